@@ -1,0 +1,50 @@
+"""tombola finds, studies and ships sparse Bayesian neural networks through lottery tickets.
+
+Names are imported when first used, so that `import tombola` costs nothing and the core needs torch and safetensors alone.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .bayesian import Bayesian as Bayesian
+    from .bayesian import find_ticket as find_ticket
+    from .data.dataset import Dataset as Dataset
+    from .errors import TombolaError as TombolaError
+    from .posterior.layout import Layout as Layout
+    from .posterior.predictive import Prediction as Prediction
+    from .settings import PosteriorSettings as PosteriorSettings
+    from .settings import PruneSettings as PruneSettings
+    from .settings import TrainSettings as TrainSettings
+    from .ticket import Ticket as Ticket
+    from .ticket import load as load
+    from .training import train as train
+
+_HOME = {
+    "Bayesian": "bayesian",
+    "find_ticket": "bayesian",
+    "Dataset": "data.dataset",
+    "TombolaError": "errors",
+    "Layout": "posterior.layout",
+    "Prediction": "posterior.predictive",
+    "PosteriorSettings": "settings",
+    "PruneSettings": "settings",
+    "TrainSettings": "settings",
+    "Ticket": "ticket",
+    "load": "ticket",
+    "train": "training",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'tombola' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,86 @@
+"""Where a training's batches come from: tensors on the device, or the caller's own loader.
+
+Legend: N examples, B examples of a batch.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from . import streams
+from .errors import TombolaError
+from .inference import Batch
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""(an epoch's inputs [N, ...], the epoch's stream) -> inputs of the same shape. Drawn once an epoch, before it is cut."""
+
+
+class Batches(Protocol):
+    """What the training loop needs of data."""
+
+    examples: int
+    """N, of the KL's weight heat / N."""
+    steps: int
+    """Batches of an epoch."""
+
+    def epoch(self, epoch: int, skip: int) -> Iterator[Batch]:
+        """The batches of that epoch from the `skip`-th on: the same at every call."""
+        ...
+
+
+class TensorBatches:
+    """Shuffled batches from tensors on one device, without a data loader."""
+
+    def __init__(self, inputs: Tensor, targets: Tensor, batch_size: int, seed: int, augment: Augment | None = None):
+        if len(inputs) != len(targets) or not len(inputs):
+            raise TombolaError(f"there are {len(inputs)} inputs for {len(targets)} targets; give as many, at least one")
+        self.inputs, self.targets, self.batch_size = inputs, targets, batch_size
+        self.seed, self.augment = seed, augment
+        self.examples = len(inputs)
+        full, rest = divmod(self.examples, batch_size)
+        # a last batch of one example, which batch norm cannot normalise, joins the one before
+        self.steps = max(1, full + (rest > 1))
+
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        order = torch.randperm(self.examples, generator=streams.generator("order", self.seed, epoch))
+        inputs, device = self.inputs, self.inputs.device
+        if self.augment is not None:
+            inputs = self.augment(inputs, streams.generator("augment", self.seed, epoch, device=device))
+        order = order.to(device)
+        for i in range(skip, self.steps):
+            last = i == self.steps - 1
+            rows = order[i * self.batch_size :] if last else order[i * self.batch_size : (i + 1) * self.batch_size]
+            yield inputs[rows], self.targets[rows]
+
+
+class LoaderBatches:
+    """The caller's own loader of (inputs, targets), moved to a device.
+
+    `loader` is iterated anew each epoch. A resumed run has the same batches only if the loader repeats itself.
+    """
+
+    def __init__(self, loader: Iterable[Any], examples: int, device: torch.device | str = "cpu"):
+        self._loader, self._device = loader, torch.device(device)
+        self.examples, self.steps = examples, len(loader)  # type: ignore[arg-type]
+
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        for i, (inputs, targets) in enumerate(self._loader):
+            if i >= skip:
+                yield inputs.to(self._device), targets.to(self._device)
+
+
+def random_shift(padding: int) -> Augment:
+    """Each image [C, H, W] moved by up to `padding` pixels in each direction, zeros moving in."""
+
+    def augment(images_NCHW: Tensor, generator: torch.Generator) -> Tensor:
+        n, _, height, width = images_NCHW.shape
+        padded = torch.nn.functional.pad(images_NCHW, [padding] * 4)
+        shift = torch.randint(2 * padding + 1, (2, n, 1), generator=generator, device=images_NCHW.device)
+        rows = shift[0] + torch.arange(height, device=images_NCHW.device)  # [N, H]
+        columns = shift[1] + torch.arange(width, device=images_NCHW.device)  # [N, W]
+        image = torch.arange(n, device=images_NCHW.device)[:, None, None]
+        return padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+    return augment

@@ -1,0 +1,113 @@
+"""The command line. Heavy imports wait until a command needs them, so that --help is quick."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from .errors import TombolaError
+
+app = typer.Typer(
+    help="Find, study and ship sparse Bayesian neural networks through lottery tickets.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _command(function: Callable[..., int]) -> Callable[..., None]:
+    """Registers a command that returns its exit code; a TombolaError is one sentence and exit code 2."""
+
+    @app.command(name=function.__name__.rstrip("_"), help=function.__doc__)
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            code = function(*args, **kwargs)
+        except TombolaError as error:
+            typer.echo(f"tombola: {error}", err=True)
+            code = 2
+        except KeyboardInterrupt:
+            typer.echo("tombola: interrupted", err=True)
+            code = 130
+        except BrokenPipeError:  # the reader of our output has gone
+            code = 0
+        raise typer.Exit(code)
+
+    return wrapped
+
+
+_Study = Annotated[str, typer.Argument(metavar="STUDY", help="A shipped study's name, or the path of a YAML file.")]
+_Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder that 'tombola run' wrote to.")]
+_Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train; auto takes a GPU if there is one.")
+]
+
+
+@_command
+def run(
+    study: _Study,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder; by default runs/NAME.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a setting, as train.epochs=20.")
+    ] = None,
+    device: _Device = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the graph, what is done, and a time forecast.")
+    ] = False,
+    store: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Finished stages; by default tombola-stages beside the output.")
+    ] = None,
+) -> int:
+    """Run a study: train, prune, evaluate, and write records and a report. The same command resumes a killed run."""
+    from .commands import run_study
+
+    return run_study(study, out, set_ or [], device, dry_run, store)
+
+
+@_command
+def status(folder: _Folder) -> int:
+    """Show what of a study is done, from any terminal."""
+    from .commands import show_status
+
+    return show_status(folder)
+
+
+@_command
+def report(
+    folder: _Folder,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The page; by default DIR/report.html.")] = None,
+) -> int:
+    """Write the report of a study, finished or not."""
+    from .commands import make_report
+
+    return make_report(folder, out)
+
+
+@_command
+def studies(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this study's YAML.")] = None,
+) -> int:
+    """List the studies that are shipped, or print one."""
+    from .commands import list_studies
+
+    return list_studies(name)
+
+
+@_command
+def evaluate(
+    ticket: Annotated[Path, typer.Argument(metavar="TICKET", help="A ticket's .safetensors file.")],
+    samples: Annotated[int, typer.Option(min=1, help="Weight samples of the predictive distribution.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Names the noise of the weight samples.")] = 0,
+    device: _Device = "auto",
+) -> int:
+    """Measure a trained ticket on the test split of the data it was trained on."""
+    from .commands import evaluate_file
+
+    return evaluate_file(ticket, samples, seed, device)
+
+
+def main() -> None:
+    """Entry point."""
+    app()

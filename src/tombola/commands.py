@@ -1,0 +1,153 @@
+"""What the commands of the command line do."""
+
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from . import models
+from .data import load_data
+from .engine import Engine, dataset, missing
+from .errors import TombolaError
+from .evaluation import evaluate_ticket
+from .folder import StudyFolder
+from .forecast import seconds_to_go
+from .settings import EvaluateSettings, TrainSettings
+from .study import read, shipped
+from .terminal import ProgressWatcher, duration, graph_table, results_table
+from .ticket import load
+
+_RECORDS_EVERY = 60.0  # seconds between writes of the records of a running study
+
+
+def run_study(study: str, out: Path | None, changes: list[str], device: str, dry_run: bool, store: Path | None) -> int:
+    """0, 1 if a stage failed, 130 if interrupted (then the same command goes on)."""
+    console, raw = Console(), read(study, changes)
+    folder = StudyFolder.of(raw, out or Path("runs") / str(raw["name"]), store)
+    settings, plan = folder.variants[0].study, folder.plan
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    todo = missing(plan, folder.store)
+    if dry_run:
+        console.print(graph_table(plan, folder.store))
+        _say_rest(console, folder)
+        return 0
+    chosen = choose_device(device)
+    folder.prepare()
+    console.print(
+        f"{plan.name}: {len(plan.rows)} tickets to evaluate, {len(todo)} of {len(plan.stages)} stages to run, on {chosen}"
+    )
+    written = time.monotonic()
+
+    def keep_records() -> None:
+        nonlocal written
+        if time.monotonic() - written > _RECORDS_EVERY:
+            folder.write_records()
+            written = time.monotonic()
+
+    with ProgressWatcher(console, todo) as watcher:
+        engine = Engine(folder.store, chosen, watcher, settings.checkpoint_seconds)
+        try:
+            engine.run(plan, keep_records)
+        except KeyboardInterrupt:
+            folder.write_records()
+            watcher.said("interrupted: what is finished is kept; the same command goes on from there")
+            return 130
+    failed = [sentence for sentence in engine.failures.values() if sentence]
+    page = folder.write_report(failed=failed)
+    table = folder.write_records()
+    if len(table):
+        console.print(results_table(table))
+    console.print(f"records: {folder.path / 'records.parquet'}", soft_wrap=True)
+    console.print(f"report:  {page}", soft_wrap=True)
+    for sentence in failed:
+        console.print(Text(f"failed: {sentence}"), soft_wrap=True)
+    return 1 if failed else 0
+
+
+def show_status(path: Path) -> int:
+    """Always 0."""
+    console, folder = Console(), StudyFolder.open(path)
+    console.print(graph_table(folder.plan, folder.store))
+    _say_rest(console, folder)
+    return 0
+
+
+def make_report(path: Path, out: Path | None) -> int:
+    """Always 0."""
+    if out is not None and out.suffix != ".html":
+        raise TombolaError(f"--out {out}: the report is an .html file; give such a name")
+    print(f"report: {StudyFolder.open(path).write_report(out)}")
+    return 0
+
+
+def list_studies(name: str | None) -> int:
+    """Always 0."""
+    known = shipped()
+    if name is not None:
+        read(name, [])  # says what is wrong with an unknown name
+        print(known.get(name, Path(name)).read_text(), end="")
+        return 0
+    table = Table(title="shipped studies: tombola run NAME")
+    for column in ("name", "what it asks"):
+        table.add_column(column)
+    for study in known:
+        table.add_row(study, read(study, []).get("description", "").strip())
+    Console().print(table)
+    return 0
+
+
+def evaluate_file(path: Path, samples: int, seed: int, device: str) -> int:
+    """Always 0. Raises TombolaError for a ticket that is damaged, untrained, or whose model or data can't be had."""
+    ticket = load(path)
+    model, data = ticket.info.get("model"), ticket.info.get("data")
+    _ = ticket.posterior  # says so where there is no trained state
+    if not model or not data:
+        raise TombolaError(
+            f"{path} does not name its model and data (it was saved from Python); use ticket.predict there"
+        )
+    module = models.build(model["name"], model["args"], model["input_shape"], model["outputs"], ("skeleton",))
+    ticket.layout.check(module)
+    there = load_data(data["name"], data["args"])
+    if there.fingerprint != data["fingerprint"]:
+        raise TombolaError(
+            f"data {data['name']!r} has fingerprint {there.fingerprint}, the ticket was trained on {data['fingerprint']}: "
+            "the data has changed since"
+        )
+    chosen = choose_device(device)
+    train = TrainSettings(**ticket.info["settings"]["train"])
+    words = ("evaluate", seed)
+    row = evaluate_ticket(
+        module.to(chosen), ticket, there.test, EvaluateSettings(samples=samples), train, words, chosen
+    )
+    table = Table(
+        title=f"{path.name}: {model['name']} on the test split of {data['name']} ({row['examples']} examples)"
+    )
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in row.items():
+        if isinstance(value, int | float):
+            table.add_row(name, f"{value:.6g}")
+    Console().print(table)
+    return 0
+
+
+def choose_device(name: str) -> torch.device:
+    """Raises TombolaError where a GPU is asked for and there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise TombolaError("--device cuda, but torch sees no GPU; use --device cpu or install a CUDA build of torch")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _say_rest(console: Console, folder: StudyFolder) -> None:
+    todo = missing(folder.plan, folder.store)
+    stages = folder.plan.stages
+    console.print(f"{len(stages) - len(todo)} of {len(stages)} stages done, {len(todo)} to run")
+    seconds = seconds_to_go(folder.plan, todo, folder.store, dataset)
+    if todo and seconds is None:
+        console.print("no time forecast yet: no training of this study was timed")
+    elif todo and seconds is not None:
+        console.print(f"about {duration(seconds)} to go, at the pace of the stages that are done")

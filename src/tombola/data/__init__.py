@@ -1,0 +1,22 @@
+"""Data by name: functions (**args) -> Dataset. Any import path works as well; `Dataset` takes tensors in memory."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .. import plugins
+from ..errors import TombolaError
+from .dataset import Dataset, Split, split
+from .digits import digits
+
+DATA: dict[str, Callable[..., Dataset]] = {"digits": digits}
+
+
+def load_data(name: str, args: Mapping[str, Any]) -> Dataset:
+    """Raises TombolaError for an unknown name or arguments that do not fit."""
+    dataset = plugins.call(plugins.resolve(name, DATA, "data set"), {}, args, f"data {name}")
+    if not isinstance(dataset, Dataset):
+        raise TombolaError(f"data {name!r} returned {type(dataset).__name__}, not a tombola Dataset")
+    return dataset
+
+
+__all__ = ["DATA", "Dataset", "Split", "digits", "load_data", "split"]

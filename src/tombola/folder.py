@@ -1,0 +1,98 @@
+"""A study's output folder: its settings, its records, its page, and where its stages are."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import records
+from .engine import dataset, missing
+from .errors import TombolaError
+from .plan import Plan, plan_study
+from .store import Store
+from .study import Study, Variant, unfold
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+STAGES = "tombola-stages"
+"""The store's name beside the output folder, where studies side by side share it."""
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """`path/` holds study.json, records.parquet, report.html and figures/."""
+
+    path: Path
+    raw: dict[str, Any]
+    store: Store
+
+    @classmethod
+    def of(cls, raw: dict[str, Any], path: Path, store: Path | None) -> "StudyFolder":
+        """The folder for a study. Raises TombolaError if it belongs to another one or to something else."""
+        if path.exists() and not path.is_dir():
+            raise TombolaError(f"{path} is a file; choose a folder with --out")
+        if (path / "study.json").is_file():
+            there = _description(path)["study"]["name"]
+            if there != raw["name"]:
+                raise TombolaError(
+                    f"{path} holds the study {there!r}, not {raw['name']!r}; choose another folder with --out"
+                )
+        elif path.is_dir() and any(path.iterdir()):
+            raise TombolaError(f"{path} is not empty and holds no study; choose another folder with --out")
+        return cls(path, raw, Store(store or path.resolve().parent / STAGES))
+
+    @classmethod
+    def open(cls, path: Path) -> "StudyFolder":
+        """A folder that `tombola run` made. Raises TombolaError if it is none."""
+        if not (path / "study.json").is_file():
+            raise TombolaError(f"{path} holds no study (no study.json); give the folder that 'tombola run' wrote to")
+        description = _description(path)
+        return cls(path, description["study"], Store(Path(description["stages"])))
+
+    @cached_property
+    def variants(self) -> list[Variant]:
+        return unfold(self.raw)
+
+    @cached_property
+    def plan(self) -> Plan:
+        return plan_study(self.variants, dataset)
+
+    def prepare(self) -> None:
+        """Makes the folder and writes down what it is of. Raises TombolaError if it can't be written."""
+        text = json.dumps({"study": self.raw, "stages": str(self.store.root.resolve())}, indent=1)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "study.json").write_text(text)
+        except OSError as error:
+            raise TombolaError(
+                f"cannot write to {self.path}: {error.strerror}; choose another folder with --out"
+            ) from None
+        self.store.prepare()
+
+    def write_records(self) -> "DataFrame":
+        """Writes and returns the table of all finished rows."""
+        table = records.collect(self.plan, self.store)
+        records.write(table, self.path / "records.parquet")
+        return table
+
+    def write_report(self, out: Path | None = None, failed: list[str] | None = None) -> Path:
+        """Writes the page (by default report.html) from what is finished."""
+        from .report import write_report
+
+        settings = records.with_defaults(self.raw, Study)
+        return write_report(
+            self.write_records(),
+            settings,
+            out or self.path / "report.html",
+            failed=failed or [],
+            missing=len(missing(self.plan, self.store)),
+        )
+
+
+def _description(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads((path / "study.json").read_text())
+    except (OSError, ValueError) as error:
+        raise TombolaError(f"{path / 'study.json'} is damaged ({error}); delete it and run the study again") from None

@@ -1,0 +1,112 @@
+"""Variational inference with the mean-field Gaussian, by shared weight samples (Blundell et al. 2015)."""
+
+import torch
+from torch import Tensor, nn
+
+from .. import streams
+from ..errors import TombolaError
+from ..posterior.binding import Binding, buffers_of, load_buffers
+from ..posterior.gaussian import Gaussian
+from ..posterior.noise import NoisePool
+from ..posterior.sample import WeightSample
+from ..posterior.state import State
+from ..settings import TrainSettings
+from .forward import Batch, DataTerm
+
+
+class VI:
+    """Minimises E_q[-log p(batch)] + heat * KL(q || prior) / N (or N times that)."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        state: State,
+        likelihood: nn.Module,
+        settings: TrainSettings,
+        examples: int,
+        words: tuple[streams.Word, ...],
+    ):
+        q = state.posterior
+        if not isinstance(q, Gaussian):
+            raise TombolaError(
+                "method vi needs a Gaussian state, this one is a point: transplant it into a Bayesian one"
+            )
+        self.settings, self.likelihood = settings, likelihood
+        self.layout, self.mask = q.layout, q.mask
+        self.mean, self.log_std = q.mean.clone(), q.log_std.clone()
+        noise = NoisePool(q.layout.random_numel, ("noise", *words), settings.noise_refresh, like=self.mean)
+        self.sample = WeightSample(q.layout, self.mean, self.log_std, q.mask, noise)
+        if settings.samples > 1:
+            self.sample.reserve_sum()
+        self.binding = Binding(module, q.layout, self.sample.theta, state.buffers)
+        self._data_term = DataTerm(self.binding, likelihood, settings.precision)
+        self.loss_scale = float(examples) if settings.loss_scale == "sum" else 1.0
+        self.kl_weight = settings.heat * self.loss_scale / examples
+
+    def groups(self) -> list[dict]:
+        """Optimiser groups: tensors with `.grad` set, their learning-rate factor and whether they are decayed."""
+        groups = []
+        for where, decayed in self.layout.decay_groups():
+            groups.append(
+                {"params": [_slice(self.mean, self.sample.mean_grad, where)], "factor": 1.0, "decayed": decayed}
+            )
+        log_std = _slice(self.log_std, self.sample.log_std_grad, slice(0, self.sample.n))
+        groups.append({"params": [log_std], "factor": self.settings.log_std_lr_factor, "decayed": False})
+        return groups
+
+    def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
+        """Sets the gradients for `batch`; returns its mean negative log likelihood (nats per example), averaged over
+        the samples. step: names the noise. kl_factor: scales the KL term (warm-up)."""
+        loss = weight_sample_gradients(
+            self._data_term, self.sample, batch, step, self.settings.samples, self.loss_scale
+        )
+        self.sample.finish(kl_factor * self.kl_weight, self.settings.prior_std)
+        return loss
+
+    def show_mean(self) -> None:
+        """The module's weights become the posterior's mean, until the next `gradients`."""
+        self.sample.theta.copy_(self.mean)
+        self.binding.wrote()
+
+    def state(self) -> State:
+        """A copy of the state as it now is. Call it while the binding is entered."""
+        posterior = Gaussian(self.layout, self.mean, self.log_std, self.mask).masked(self.mask)
+        return State(posterior, buffers_of(self.binding.module), copies(self.likelihood))
+
+    def restore(self, state: State) -> None:
+        """Goes on from `state`, in place."""
+        self.mean.copy_(state.posterior.mean)
+        self.log_std.copy_(state.posterior.tensors()["log_std"])
+        load_buffers(self.binding.module, state.buffers)
+        self.likelihood.load_state_dict(state.likelihood)
+
+
+def weight_sample_gradients(
+    data_term: DataTerm, sample: WeightSample, batch: Batch, step: int, samples: int, scale: float
+) -> Tensor:
+    """Accumulates `samples` backward passes at fresh weights, in one sample's memory; E_q[log p], not log E_q[p].
+
+    Returns the mean negative log likelihood, averaged over the samples.
+    """
+    module, total, first_buffers = data_term.binding.module, torch.zeros((), device=sample.theta.device), None
+    for s in range(samples):
+        sample.draw(step * samples + s, first=s == 0)
+        data_term.binding.wrote()
+        total = total + data_term.backward(batch, sample.grad, scale / samples) / samples
+        sample.accumulate(first=s == 0)
+        if s == 0 and samples > 1:
+            first_buffers = buffers_of(module)
+    if first_buffers is not None:
+        load_buffers(module, first_buffers)  # one update of running statistics a step, whatever the number of samples
+    return total
+
+
+def _slice(values: Tensor, grads: Tensor, where: slice) -> Tensor:
+    part = values[where]
+    part.grad = grads[where]
+    return part
+
+
+def copies(likelihood: nn.Module) -> dict[str, Tensor]:
+    """Copies of what the likelihood learns, by name."""
+    return {name: value.detach().clone() for name, value in likelihood.state_dict().items()}

@@ -1,0 +1,44 @@
+"""Whether the standard deviations of the weights learned anything: their log before and after training."""
+
+import math
+
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from tombola.metrics.inputs import as_float64
+
+_FEWEST_TO_RANK = 3  # two weights always correlate by -1 or 1
+
+
+def log_std_drift(before: Tensor, after: Tensor, keep: Tensor) -> dict[str, float]:
+    """How log_std moved over the weights that `keep` (bool) holds; all three arguments are flat and of one size.
+
+    Keys: drift_mean and drift_spread, mean and standard deviation (ddof 0) of after - before, in nats (NaN if nothing
+    is kept); drift_rank, the Spearman correlation of before and after, NaN where either is constant or fewer than three
+    weights are kept. A rank near 1 says that a score with sigma in it still ranks the initial jitter.
+    Raises ValueError if the shapes differ or are not flat, or keep is not bool.
+    """
+    shapes = [tuple(values.shape) for values in (before, after, keep)]
+    if before.ndim != 1 or len(set(shapes)) > 1:
+        raise ValueError(f"before, after and keep have shapes {shapes}, not one flat shape")
+    if keep.dtype != torch.bool:
+        raise ValueError(f"keep has dtype {keep.dtype}, bool is needed")
+    before, after = as_float64(before[keep]), as_float64(after[keep])
+    change = after - before
+    mean = change.mean()
+    return {
+        "drift_mean": mean.item(),
+        "drift_spread": (change - mean).square().mean().sqrt().item(),  # std() warns of an empty tensor
+        "drift_rank": _rank_correlation(before, after),
+    }
+
+
+def _rank_correlation(before: Tensor, after: Tensor) -> float:
+    if len(before) < _FEWEST_TO_RANK or _is_constant(before) or _is_constant(after):
+        return math.nan
+    return float(spearmanr(before.numpy(), after.numpy()).statistic)
+
+
+def _is_constant(values: Tensor) -> bool:
+    return bool(values.min() == values.max())

@@ -1,0 +1,50 @@
+"""Small convolutional networks for images [C, H, W]."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ..errors import TombolaError
+
+
+def lenet(input_shape: Sequence[int], outputs: int) -> nn.Sequential:
+    """LeNet-5 (LeCun et al. 1998) with ReLU and max pooling; pools adapt to images from 8x8 up."""
+    channels, *size = _image(input_shape, "lenet")
+    kernel = 5 if min(size) >= 28 else 3
+    return nn.Sequential(
+        nn.Conv2d(channels, 6, kernel, padding=kernel // 2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, kernel, padding=kernel // 2),
+        nn.ReLU(),
+        nn.AdaptiveMaxPool2d(min(5, min(size) // 2)),
+        nn.Flatten(),
+        nn.Linear(16 * min(5, min(size) // 2) ** 2, 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+        nn.Linear(84, outputs),
+    )
+
+
+def conv(
+    input_shape: Sequence[int], outputs: int, widths: Sequence[int] = (16, 32, 32), batch_norm: bool = False
+) -> nn.Sequential:
+    """3x3 convolutions with ReLU, each after the first at half the resolution; global average pooling; one linear layer."""
+    channels, *_ = _image(input_shape, "conv")
+    layers: list[nn.Module] = []
+    for i, width in enumerate(widths):
+        layers.append(nn.Conv2d(channels, width, 3, stride=1 if i == 0 else 2, padding=1, bias=not batch_norm))
+        if batch_norm:
+            layers.append(nn.BatchNorm2d(width))
+        layers.append(nn.ReLU())
+        channels = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, outputs))
+
+
+def _image(input_shape: Sequence[int], name: str) -> Sequence[int]:
+    if len(input_shape) != 3 or min(input_shape[1:]) < 4:
+        raise TombolaError(
+            f"{name} takes images [C, H, W] of at least 4x4; the data has inputs of shape {list(input_shape)}"
+        )
+    return input_shape

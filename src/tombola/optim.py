@@ -1,0 +1,104 @@
+"""Optimisers and learning-rate schedules of the training loop."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .inference import Learner
+from .settings import TrainSettings
+
+
+def optimiser_of(learner: Learner, likelihood: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """A fused torch optimiser over the learner's flat groups and what the likelihood learns."""
+    groups = [
+        {
+            "params": group["params"],
+            "factor": group["factor"],
+            "weight_decay": settings.weight_decay if group["decayed"] else 0.0,
+        }
+        for group in learner.groups()
+        if group["params"][0].numel()
+    ]
+    learned = [p for p in likelihood.parameters() if p.requires_grad]
+    if learned:
+        groups.append({"params": learned, "factor": 1.0, "weight_decay": 0.0})
+    return OPTIMISERS[settings.optimiser](groups, settings)
+
+
+def _sgd(groups: list[dict], s: TrainSettings) -> torch.optim.Optimizer:
+    nesterov = s.nesterov and s.momentum > 0
+    return torch.optim.SGD(groups, lr=s.lr, momentum=s.momentum, nesterov=nesterov, fused=True)
+
+
+OPTIMISERS: dict[str, Callable[[list[dict], TrainSettings], torch.optim.Optimizer]] = {
+    "adam": lambda groups, s: torch.optim.Adam(groups, lr=s.lr, fused=True),
+    "adamw": lambda groups, s: torch.optim.AdamW(groups, lr=s.lr, fused=True),
+    "sgd": _sgd,
+}
+
+
+def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = lr * group["factor"]
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Its state as named tensors: "0.exp_avg" and the like."""
+    state = optimiser.state_dict()["state"]
+    return {
+        f"{i}.{name}": value for i, entries in state.items() for name, value in entries.items() if value is not None
+    }
+
+
+def load_optimiser_tensors(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `optimiser_tensors`."""
+    whole = optimiser.state_dict()
+    for name, value in tensors.items():
+        index, _, entry = name.partition(".")
+        whole["state"].setdefault(int(index), {})[entry] = value
+    optimiser.load_state_dict(whole)
+
+
+def lr_factor(settings: TrainSettings, step: int, steps: int, steps_per_epoch: int) -> float:
+    """The learning rate of `step` (from 0) of `steps`, over the setting `lr`.
+
+    A function of the step alone: resuming needs no scheduler state. Warm-up is linear; the schedule fills what is left.
+    """
+    warmup = round(settings.warmup_epochs * steps_per_epoch)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return SCHEDULES[settings.schedule](settings, step - warmup, max(1, steps - warmup))
+
+
+def _constant(settings: TrainSettings, step: int, steps: int) -> float:
+    return 1.0
+
+
+def _step(settings: TrainSettings, step: int, steps: int) -> float:
+    return settings.gamma ** sum(step >= milestone * steps for milestone in settings.milestones)
+
+
+def _cosine(settings: TrainSettings, step: int, steps: int) -> float:
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _one_cycle(settings: TrainSettings, step: int, steps: int) -> float:
+    """Smith & Topin 2018: from 1/25 to 1 over the first 30%, then down to 1/250,000, both by cosines (torch's defaults)."""
+    peak, last = 0.3 * steps - 1, steps - 1
+    if step <= peak:
+        return _between(1 / 25, 1.0, step / peak)
+    return _between(1.0, 1 / 25e4, (step - peak) / (last - peak)) if last > peak else 1.0
+
+
+def _between(start: float, end: float, part: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
+
+
+SCHEDULES: dict[str, Callable[[TrainSettings, int, int], float]] = {
+    "constant": _constant,
+    "step": _step,
+    "cosine": _cosine,
+    "one_cycle": _one_cycle,
+}

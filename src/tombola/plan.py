@@ -1,0 +1,206 @@
+"""From a study to its graph of stages: the chains of iterative pruning, and the arms that hang on their levels."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from . import plugins
+from .data import Dataset
+from .errors import TombolaError
+from .pruning.scores import SCORES, WITHOUT_STD
+from .settings import DataSettings, TrainSettings
+from .stages import Evaluate, Init, Net, Prune, Redraw, Shuffle, Source, Stage, Train, Transplant, layout_of
+from .study import Arm, Study, Variant, arm_train
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the records to be: what it is called, and the stage that measures it."""
+
+    labels: dict[str, Any]
+    stage: Evaluate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The graph of a study."""
+
+    name: str
+    rows: list[Row]
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Every stage once, parents first."""
+        found: dict[str, Stage] = {}
+
+        def visit(stage: Stage) -> None:
+            if stage.key not in found:
+                for parent in stage.parents:
+                    visit(parent)
+                found[stage.key] = stage
+
+        for row in self.rows:
+            visit(row.stage)
+        return list(found.values())
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """The levels of one pruning chain: what each is trained from, and trained."""
+
+    tickets: list[Stage]
+    trained: list[Train]
+    dense: Stage
+    """Where survivors restart, unmasked."""
+    start: str
+
+
+def plan_study(variants: list[Variant], data: Callable[[DataSettings], Dataset]) -> Plan:
+    """Raises TombolaError for whatever can be known to be wrong before anything runs."""
+    rows: dict[tuple[Any, ...], Row] = {}
+    for variant in variants:
+        for row in _variant_rows(variant, data):
+            name = (row.labels["curve"], row.labels["variant"], row.labels["seed"], row.labels["level"], row.stage.key)
+            rows.setdefault(name, row)  # a fan-out over scores repeats the arms that have none
+    return Plan(variants[0].study.name, list(rows.values()))
+
+
+def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> Iterator[Row]:
+    study = variant.study
+    dataset = data(study.data)
+    source = Source(study.data, dataset.fingerprint)
+    net = Net(study.model, dataset.input_shape, dataset.outputs)
+    _check(study, net, dataset)
+    for seed in study.seeds:
+        for arm in study.arms:
+            for level, trained, label in _arm_stages(study, arm, net, source, seed):
+                labels = {
+                    "study": study.name,
+                    "arm": arm.arm,
+                    "curve": label,
+                    "variant": variant.label,
+                    "model": study.model.name,
+                    "data": study.data.name,
+                    "method": trained.settings.method,
+                    "score": arm_score(study, arm),
+                    "rewind": arm.rewind or study.prune.rewind,
+                    "seed": seed,
+                    "level": level,
+                }
+                stage = Evaluate(
+                    parents=(trained,),
+                    net=net,
+                    source=source,
+                    settings=study.evaluate,
+                    train=trained.settings,
+                    seed=seed,
+                )
+                yield Row(labels, stage)
+
+
+def _arm_stages(study: Study, arm: Arm, net: Net, source: Source, seed: int) -> Iterator[tuple[int, Train, str]]:
+    """(level, the training, the curve's label) of each ticket of an arm."""
+    deterministic = arm.arm in ("deterministic", "transplant") or arm.of == "deterministic"
+    settings = arm_train(study, arm, "map" if deterministic else "vi")
+    chain = _chain(study, arm, net, source, seed, settings)
+    label = curve_label(study, arm)
+    if arm.arm in ("ticket", "deterministic"):
+        yield from ((level, trained, label) for level, trained in enumerate(chain.trained))
+        return
+    first = chain.tickets[0]
+    for level in arm.levels or range(1, study.prune.levels + 1):
+        pruned = chain.tickets[level]
+        start, parent = chain.start, pruned
+        if arm.arm == "transplant":
+            parent, start = Transplant(parents=(pruned, first)), ""
+            settings = arm_train(study, arm, "vi")
+        elif arm.arm == "reinit":
+            assert isinstance(first, Init)
+            parent, start = Redraw(parents=(pruned, replace(first, draw="redrawn"))), ""
+        else:
+            parent = Shuffle(parents=(pruned, chain.dense), how=arm.arm.removeprefix("shuffle_"), seed=seed)
+        trained = Train(parents=(parent,), net=net, source=source, settings=settings, seed=seed, start=start)
+        yield level, trained, label
+
+
+def _chain(study: Study, arm: Arm, net: Net, source: Source, seed: int, settings: TrainSettings) -> _Chain:
+    def training(parent: Stage, start: str = "", stop: str = "") -> Train:
+        return Train(parents=(parent,), net=net, source=source, settings=settings, seed=seed, start=start, stop=stop)
+
+    init = Init(net=net, posterior=study.posterior, prune=study.prune, seed=seed)
+    rewind = arm.rewind or study.prune.rewind
+    at = rewind if ":" in rewind else ""
+    dense = training(init, stop=at) if at else init
+    tickets: list[Stage] = [init]
+    trained = [training(init)]
+    for _ in range(study.prune.levels):
+        restart = trained[-1] if rewind == "learning_rate" else dense
+        tickets.append(
+            Prune(
+                parents=(trained[-1], restart),
+                score=arm_score(study, arm),
+                fraction=study.prune.fraction,
+                scope=study.prune.scope,
+                seed=seed,
+            )
+        )
+        trained.append(training(tickets[-1], start=at))
+    return _Chain(tickets, trained, dense, at)
+
+
+def arm_score(study: Study, arm: Arm) -> str:
+    """The score of the chain that an arm stands on."""
+    if arm.score:
+        return arm.score
+    deterministic = arm.arm in ("deterministic", "transplant") or arm.of == "deterministic"
+    return "magnitude" if deterministic else study.prune.score
+
+
+_NAMES = {
+    "ticket": "ticket",
+    "deterministic": "deterministic",
+    "transplant": "transplant",
+    "reinit": "re-init",
+    "shuffle_layerwise": "layer-wise shuffle",
+    "shuffle_global": "global shuffle",
+    "shuffle_even": "even shuffle",
+}
+
+
+def curve_label(study: Study, arm: Arm) -> str:
+    """What people read in legends and tables."""
+    of = " of deterministic" if arm.of == "deterministic" and arm.arm not in ("deterministic", "transplant") else ""
+    rewind = arm.rewind or study.prune.rewind
+    extra = [] if rewind == "init" else ["learning-rate rewinding" if rewind == "learning_rate" else f"rewind {rewind}"]
+    extra += [f"{name}={value}" for name, value in arm.train.items()]
+    return ", ".join([f"{_NAMES[arm.arm]}{of} ({arm_score(study, arm)})", *extra])
+
+
+def _check(study: Study, net: Net, dataset: Dataset) -> None:
+    """Everything that would fail a stage later, found before the first one runs."""
+    for arm in study.arms:
+        score, rewind = arm_score(study, arm), arm.rewind or study.prune.rewind
+        plugins.resolve(score, SCORES, "score")
+        if arm.arm in ("deterministic", "transplant") and score in SCORES and score not in WITHOUT_STD:
+            raise TombolaError(
+                f"arm {arm.arm} has score {score!r}, which needs a std; a deterministic network can be pruned by "
+                f"{', '.join(sorted(WITHOUT_STD))}"
+            )
+        if rewind not in ("init", "learning_rate") and not re.fullmatch(r"(epoch|step):\d+", rewind):
+            raise TombolaError(f"rewind is {rewind!r}; it must be init, learning_rate, epoch:K or step:K")
+        if arm.levels and max(arm.levels) > study.prune.levels:
+            raise TombolaError(f"arm {arm.arm} is at level {max(arm.levels)}, but prune.levels is {study.prune.levels}")
+        settings = arm_train(study, arm, study.train.method)
+        if (settings.likelihood == "categorical") != dataset.is_classification:
+            wanted = "categorical" if dataset.is_classification else "gaussian"
+            raise TombolaError(f"train.likelihood is {settings.likelihood!r}; data {dataset.name!r} needs {wanted!r}")
+    if study.train.method != "vi":
+        raise TombolaError(
+            "train.method is 'map'; deterministic curves are the arm 'deterministic', so leave the method out"
+        )
+    layout = layout_of(net.build("check"), study.posterior, study.prune)
+    if study.prune.levels and not layout.prunable_segments():
+        raise TombolaError(
+            f"model {study.model.name!r}: nothing is prunable; set prune.classifier: true or prune.include"
+        )

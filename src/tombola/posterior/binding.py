@@ -1,0 +1,108 @@
+"""Running an unmodified module on weights that live in one flat buffer.
+
+Legend: P parameters of the layout.
+"""
+
+import weakref
+from collections.abc import Mapping
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from .layout import Layout
+
+_bound: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+
+
+class Binding:
+    """Within the context, the module's parameters are views of `theta` [P]; after it, the module is as it was.
+
+    Its parameters, gradients, buffers and training mode come back, also after an exception. `theta` may be overwritten
+    between passes: call `wrote()` then, so that a backward pass through old values is an error and not a wrong gradient.
+    """
+
+    def __init__(self, module: nn.Module, layout: Layout, theta: Tensor, buffers: Mapping[str, Tensor] | None = None):
+        layout.check(module)
+        self.module, self.theta = module, theta
+        named = dict(module.named_parameters())
+        self._params = [named[s.name] for s in layout.segments]
+        self._views = [theta[s.slice].view(s.shape) for s in layout.segments]
+        self._names = [s.name for s in layout.segments]
+        self._trainable = [i for i, p in enumerate(self._params) if p.requires_grad]
+        self._initial_buffers = buffers
+        self._shapes = [(s.slice, s.shape) for s in layout.segments]
+
+    def __enter__(self) -> "Binding":
+        if self.module in _bound:
+            raise RuntimeError(f"{type(self.module).__name__} is bound already: one binding at a time")
+        _bound.add(self.module)
+        self._saved = [(p.data, p.grad) for p in self._params]
+        self._saved_modes = [(m, m.training) for m in self.module.modules()]
+        self._saved_buffers = [(b, b.data, b.clone()) for b in self.module.buffers()]
+        for buffer in self.module.buffers():
+            buffer.data = buffer.data.to(self.theta.device)
+        for p, view in zip(self._params, self._views, strict=True):
+            p.grad, p.data = None, view
+        if self._initial_buffers is not None:
+            load_buffers(self.module, self._initial_buffers)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for p, (data, grad) in zip(self._params, self._saved, strict=True):
+            p.grad = None  # first: a gradient and its parameter share a device
+            p.data = data
+            p.grad = grad
+        for buffer, data, values in self._saved_buffers:
+            buffer.data = data
+            buffer.copy_(values)
+        for module, training in self._saved_modes:
+            module.training = training
+        _bound.discard(self.module)
+
+    def wrote(self) -> None:
+        """Says that `theta` was overwritten: graphs built on the old values can no longer be run backward.
+
+        Raises RuntimeError if something (`.to()`, `.half()`) has replaced the parameters' storage meanwhile.
+        """
+        for p, view, name in zip(self._params, self._views, self._names, strict=True):
+            if p.data_ptr() != view.data_ptr():
+                raise RuntimeError(
+                    f"parameter {name!r} was moved or converted while the module was bound; do that before"
+                )
+        torch.autograd.graph.increment_version(self._params)
+
+    def backward(self, loss: Tensor, out: Tensor) -> None:
+        """d loss / d theta into `out` [P]; zero for parameters that the loss does not reach.
+
+        Goes through each parameter's `.grad`, so hooks fire. The gradients are stolen, not accumulated: one copy, no
+        zeroing.
+        """
+        for p in self._params:
+            p.grad = None
+        loss.backward()
+        targets, sources = [], []
+        for p, (where, shape) in zip(self._params, self._shapes, strict=True):
+            if p.grad is None:
+                out[where].zero_()
+            else:
+                targets.append(out[where].view(shape))
+                sources.append(p.grad)
+            p.grad = None
+        torch._foreach_copy_(targets, sources)
+
+
+def buffers_of(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of the persistent buffers (batch-norm statistics) by name."""
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    saved = module.state_dict()
+    return {name: saved[name].detach().clone() for name in saved if name not in parameters}
+
+
+def load_buffers(module: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Writes `buffers` into the module's own."""
+    own = dict(module.named_buffers(remove_duplicate=False))
+    for name, value in buffers.items():
+        own[name].copy_(value)

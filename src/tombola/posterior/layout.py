@@ -1,0 +1,268 @@
+"""The flat order of a module's parameters, and the role of each.
+
+Legend: P parameters of the module (tied ones once), counted over all segments.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import TombolaError
+
+Predicate = Callable[[str, nn.Module, nn.Parameter], bool]
+"""(parameter name, the module that owns it, the parameter) -> whether it is random."""
+
+_LINEAR = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
+_BATCH_NORM: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+_NORM: tuple[type[nn.Module], ...] = (*_BATCH_NORM, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One parameter tensor and its place in the flat order."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    """Index of its first element in the flat order."""
+    random: bool
+    """Has a distribution; otherwise it is a number that is learned (or kept)."""
+    decayed: bool
+    """Weight decay acts on it."""
+    prunable: bool
+    """Scores rank it and masks may zero it."""
+    fan_in: int
+    """Inputs that one output sums over; the Kaiming scale is 1/sqrt(fan_in)."""
+    why: str
+    """Where the roles come from, in words."""
+
+    @property
+    def numel(self) -> int:
+        return torch.Size(self.shape).numel()
+
+    @property
+    def slice(self) -> slice:
+        return slice(self.start, self.start + self.numel)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Segments in flat order: random before deterministic, and within each so that decayed ones are contiguous."""
+
+    segments: tuple[Segment, ...]
+
+    @classmethod
+    def of(
+        cls,
+        module: nn.Module,
+        *,
+        random: Sequence[str] | Predicate | None = None,
+        decayed: Sequence[str] | None = None,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        classifier: bool = False,
+    ) -> "Layout":
+        """The layout of `module`.
+
+        random: name patterns (as in a shell) or a predicate that choose the random parameters; by default the weights and
+            biases of linear, convolution, attention and embedding layers. Frozen parameters never are.
+        decayed: name patterns of what weight decay acts on; by default every tensor of two or more dimensions.
+        include, exclude: name patterns added to and taken from what may be pruned: by default the weights (not the
+            biases) of linear, convolution and attention layers.
+        classifier: whether the last such weight, the final classifier's, may be pruned too.
+
+        Raises TombolaError for a pattern that matches no parameter, and for parameters of several dtypes.
+        """
+        owners = _owners(module)
+        if not owners:
+            raise TombolaError(f"{type(module).__name__} has no parameters: nothing to make Bayesian")
+        dtypes = {p.dtype for _, _, p in owners}
+        if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
+            raise TombolaError(
+                f"the parameters have dtypes {sorted(map(str, dtypes))}; convert the module to one, as float()"
+            )
+        names = [name for name, _, _ in owners]
+        for pattern in [*(random if isinstance(random, Sequence) else ()), *(decayed or ()), *include, *exclude]:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise TombolaError(f"pattern {pattern!r} matches no parameter; the module has {', '.join(names)}")
+
+        weights = [name for name, owner, p in owners if _is_linear(owner) and p.ndim >= 2]
+        last = {} if classifier or not weights else {weights[-1]: "the final classifier is not pruned"}
+        parts = []
+        for name, owner, p in owners:
+            kind = "linear" if _is_linear(owner) else "embedding" if isinstance(owner, nn.Embedding) else "other"
+            is_random, why = _randomness(name, owner, p, random, kind)
+            is_decayed = p.requires_grad and (p.ndim >= 2 if decayed is None else _matches(name, decayed))
+            prunable = (name in weights and name not in last) or _matches(name, include)
+            if name in last and not prunable:
+                why += f"; {last[name]}"
+            if _matches(name, exclude):
+                prunable, why = False, why + "; excluded from pruning by a pattern"
+            parts.append((name, tuple(p.shape), is_random, is_decayed, prunable, _fan_in(name, owner, p), why))
+
+        # order of groups: random decayed | random | deterministic | deterministic decayed: undecayed ones are one run
+        parts.sort(key=lambda part: (not part[2], part[2] != part[3]))
+        segments, start = [], 0
+        for name, shape, is_random, is_decayed, prunable, fan_in, why in parts:
+            segments.append(
+                Segment(
+                    name=name,
+                    shape=shape,
+                    start=start,
+                    random=is_random,
+                    decayed=is_decayed,
+                    prunable=prunable,
+                    fan_in=fan_in,
+                    why=why,
+                )
+            )
+            start += segments[-1].numel
+        return cls(tuple(segments))
+
+    @cached_property
+    def numel(self) -> int:
+        """P, the number of parameters."""
+        return sum(s.numel for s in self.segments)
+
+    @cached_property
+    def random_numel(self) -> int:
+        """The number of random parameters: the first ones in flat order."""
+        return sum(s.numel for s in self.segments if s.random)
+
+    @cached_property
+    def prunable(self) -> Tensor:
+        """Bool [P]: where a mask may be zero."""
+        return self._where(lambda s: s.prunable)
+
+    @cached_property
+    def is_random(self) -> Tensor:
+        """Bool [P]."""
+        return self._where(lambda s: s.random)
+
+    @cached_property
+    def kaiming_scale(self) -> Tensor:
+        """Float [P]: 1/sqrt(fan_in) of each parameter."""
+        return torch.cat([torch.full((s.numel,), s.fan_in**-0.5) for s in self.segments])
+
+    def decay_groups(self) -> list[tuple[slice, bool]]:
+        """Contiguous runs of the flat order and whether weight decay acts on them: at most three."""
+        runs = []
+        for decayed, segments in groupby(self.segments, key=lambda s: s.decayed):
+            run = list(segments)
+            runs.append((slice(run[0].start, run[-1].slice.stop), decayed))
+        return runs
+
+    def prunable_segments(self) -> list[Segment]:
+        return [s for s in self.segments if s.prunable]
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """name -> view of `flat` [P] in the parameter's shape."""
+        return {s.name: flat[s.slice].view(s.shape) for s in self.segments}
+
+    def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """[P], from tensors by parameter name. Raises TombolaError for a missing name or another shape."""
+        for s in self.segments:
+            if s.name not in tensors:
+                raise TombolaError(f"parameter {s.name!r} is missing; there is {', '.join(tensors)}")
+            if tuple(tensors[s.name].shape) != s.shape:
+                raise TombolaError(f"{s.name!r} has shape {tuple(tensors[s.name].shape)}, the layout says {s.shape}")
+        return torch.cat([tensors[s.name].detach().reshape(-1) for s in self.segments])
+
+    def check(self, module: nn.Module) -> None:
+        """Raises TombolaError where `module` does not have exactly the layout's parameters; it names the first."""
+        shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+        for s in self.segments:
+            if s.name not in shapes:
+                raise TombolaError(
+                    f"{type(module).__name__} has no parameter {s.name!r} of shape {s.shape}: it is another model"
+                )
+            if shapes[s.name] != s.shape:
+                raise TombolaError(
+                    f"parameter {s.name!r} of {type(module).__name__} has shape {shapes[s.name]}, not {s.shape}: "
+                    "it is another model"
+                )
+        extra = sorted(shapes.keys() - {s.name for s in self.segments})
+        if extra:
+            raise TombolaError(
+                f"{type(module).__name__} has a parameter {extra[0]!r} that the layout lacks: it is another model"
+            )
+
+    def summary(self) -> str:
+        """A table in text: every tensor, its size, its roles and why it has them."""
+        rows = [("parameter", "shape", "count", "role", "why")]
+        for s in self.segments:
+            roles = [
+                name for name, on in (("random", s.random), ("decayed", s.decayed), ("prunable", s.prunable)) if on
+            ]
+            rows.append(
+                (s.name, "x".join(map(str, s.shape)), f"{s.numel:,}", " ".join(roles) or "deterministic", s.why)
+            )
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]) for row in rows]
+        prunable = int(self.prunable.sum())
+        lines.append(f"{self.numel:,} parameters, {self.random_numel:,} random, {prunable:,} prunable")
+        return "\n".join(lines)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [asdict(s) for s in self.segments]
+
+    @classmethod
+    def from_json(cls, rows: list[dict[str, Any]]) -> "Layout":
+        return cls(tuple(Segment(**{**row, "shape": tuple(row["shape"])}) for row in rows))
+
+    def _where(self, role: Callable[[Segment], bool]) -> Tensor:
+        return torch.cat([torch.full((s.numel,), role(s)) for s in self.segments])
+
+
+def _owners(module: nn.Module) -> list[tuple[str, nn.Module, nn.Parameter]]:
+    def walk() -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
+        seen: set[int] = set()  # tied parameters once, under their first name
+        for prefix, owner in module.named_modules():
+            for name, p in owner.named_parameters(prefix, recurse=False):
+                if id(p) not in seen:
+                    seen.add(id(p))
+                    yield name, owner, p
+
+    return list(walk())
+
+
+def _is_linear(owner: nn.Module) -> bool:
+    return isinstance(owner, _LINEAR) or type(owner).__name__ == "Conv1D"  # the linear layer of Hugging Face's GPT-2
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _randomness(
+    name: str, owner: nn.Module, p: nn.Parameter, random: Sequence[str] | Predicate | None, kind: str
+) -> tuple[bool, str]:
+    layer = type(owner).__name__
+    if not p.requires_grad:
+        return False, "frozen (requires_grad is False)"
+    if random is None:
+        if isinstance(owner, _NORM):
+            return False, f"{layer}: norm layers stay deterministic"
+        if kind == "other":
+            return False, f"a bare parameter of {layer}: deterministic unless a pattern chooses it"
+        return True, layer
+    chosen = random(name, owner, p) if callable(random) else _matches(name, random)
+    return chosen, f"{layer}, {'chosen' if chosen else 'not chosen'} by the caller"
+
+
+def _fan_in(name: str, owner: nn.Module, p: nn.Parameter) -> int:
+    weight = p
+    if p.ndim < 2:  # a bias has its weight's fan-in
+        siblings = [q for q in owner.parameters(recurse=False) if q.ndim >= 2]
+        if not siblings:
+            return max(1, p.numel())
+        weight = siblings[0]
+    if type(owner).__name__ == "Conv1D":  # stored input first
+        return weight.shape[0]
+    return max(1, weight[0].numel())

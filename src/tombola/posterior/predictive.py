@@ -1,0 +1,64 @@
+"""Predictions of a posterior: one forward pass for each weight sample.
+
+Legend: S weight samples, B examples, C classes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .. import streams
+from ..errors import TombolaError
+from .binding import Binding
+from .gaussian import Point
+from .state import State
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The predictive distribution of a classifier, on the CPU in float64."""
+
+    probs_SBC: Tensor
+    """Class probabilities of each weight sample."""
+
+    @property
+    def probs(self) -> Tensor:
+        """[B, C]: averaged over the samples."""
+        return self.probs_SBC.mean(0)
+
+    @property
+    def entropy(self) -> Tensor:
+        """[B], nats: total uncertainty."""
+        return _entropy(self.probs)
+
+    @property
+    def mutual_information(self) -> Tensor:
+        """[B], nats: the part of the entropy that is the weights', total less expected (Houlsby et al. 2011)."""
+        return (self.entropy - _entropy(self.probs_SBC).mean(0)).clamp(min=0)
+
+
+def outputs(
+    module: nn.Module, state: State, inputs: Tensor, *, samples: int, words: tuple[streams.Word, ...], batch: int = 1024
+) -> Tensor:
+    """What the module gives for `inputs` [B, ...] at `samples` weight samples: [S, B, ...], on the state's device.
+
+    Evaluation mode, running batch-norm statistics. A point gives one sample. words: name the noise, one stream a sample.
+    """
+    q = state.posterior
+    if samples < 1:
+        raise TombolaError(f"samples is {samples}; it must be at least 1")
+    samples = 1 if isinstance(q, Point) else samples
+    theta = q.mean.clone()
+    parts = []
+    with torch.no_grad(), Binding(module, q.layout, theta, state.buffers) as binding:
+        module.eval()
+        for s in range(samples):
+            theta.copy_(q.sample(streams.generator("predict", *words, s, device=theta.device)))
+            binding.wrote()
+            parts.append(torch.cat([module(part) for part in inputs.to(theta.device).split(batch)]))
+    return torch.stack(parts)
+
+
+def _entropy(probs: Tensor) -> Tensor:
+    return -torch.special.xlogy(probs, probs).sum(-1)

@@ -1,0 +1,59 @@
+"""All that is trained, rewound, checkpointed and saved, always whole."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from .. import streams
+from ..settings import PosteriorSettings
+from .binding import buffers_of
+from .gaussian import POSTERIORS, Gaussian, Point, initial_log_std, initial_mean
+from .layout import Layout
+
+
+@dataclass(frozen=True)
+class State:
+    """Posterior (deterministic parameters are its part without std), buffers, and what the likelihood learns."""
+
+    posterior: Gaussian | Point
+    buffers: dict[str, Tensor]
+    likelihood: dict[str, Tensor]
+    """The likelihood's state_dict; empty before a training gave it one."""
+
+    def masked(self, mask: Tensor) -> "State":
+        """The same under `mask` (bool [P]): pruned weights are exactly 0 with std exactly 0."""
+        return replace(self, posterior=self.posterior.masked(mask))
+
+    def as_point(self) -> "State":
+        """The same without std: where deterministic training starts from the same means."""
+        return replace(self, posterior=Point(self.posterior.layout, self.posterior.mean, self.posterior.mask))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """name -> tensor, to be saved; `State.of_tensors` is the inverse."""
+        parts = {"posterior": self.posterior.tensors(), "buffer": self.buffers, "likelihood": self.likelihood}
+        return {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
+
+    @classmethod
+    def of_tensors(cls, layout: Layout, mask: Tensor, tensors: dict[str, Tensor]) -> "State":
+        parts: dict[str, dict[str, Tensor]] = {"posterior": {}, "buffer": {}, "likelihood": {}}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value
+        kind = POSTERIORS["gaussian" if "log_std" in parts["posterior"] else "point"]
+        return cls(kind(layout=layout, mask=mask, **parts["posterior"]), parts["buffer"], parts["likelihood"])
+
+    def to(self, device: torch.device | str) -> "State":
+        moved = {name: value.to(device) for name, value in self.tensors().items()}
+        return State.of_tensors(self.posterior.layout, self.posterior.mask.to(device), moved)
+
+
+def initial_state(module: nn.Module, layout: Layout, settings: PosteriorSettings, *words: streams.Word) -> State:
+    """A dense Gaussian state of `module` as it now is; what is drawn comes from the streams (init, *words, ...)."""
+    mean = initial_mean(layout, module, settings.mean, streams.generator("init", *words, "mean"))
+    log_std = initial_log_std(
+        layout, settings.std, settings.std_scale, settings.std_jitter, streams.generator("init", *words, "std")
+    )
+    dense = torch.ones(layout.numel, dtype=torch.bool, device=mean.device)
+    posterior = Gaussian(layout, mean, log_std.to(mean), dense)
+    return State(posterior, buffers_of(module), {})

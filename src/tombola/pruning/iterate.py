@@ -1,0 +1,50 @@
+"""One level of iterative pruning, and the arms that a level's ticket gives."""
+
+import warnings
+from dataclasses import replace
+
+import torch
+
+from ..errors import TombolaError
+from ..posterior.gaussian import Gaussian
+from ..posterior.state import State
+from ..ticket import Ticket, with_mask
+from .masks import SHUFFLES, emptied, prune
+from .scores import Score, evaluate
+
+
+def prune_ticket(
+    ticket: Ticket, start: State, *, name: str, score: Score, fraction: float, scope: str, generator: torch.Generator
+) -> Ticket:
+    """The next level's ticket: the trained posterior of `ticket` is scored, `fraction` of what is left is pruned, and
+    the survivors restart at `start` (the whole of it: means, std, deterministic parameters, buffers).
+
+    Warns with the name of a layer of which nothing is left.
+    """
+    layout, q = ticket.layout, ticket.posterior
+    alive = (ticket.mask & layout.prunable).nonzero().squeeze(1)
+    scores = torch.zeros(layout.numel, dtype=torch.float64)
+    scores[alive] = evaluate(name, score, q.mean[alive], q.std[alive], generator)
+    mask = prune(layout, ticket.mask, scores, fraction, scope)
+    for layer in set(emptied(layout, mask)) - set(emptied(layout, ticket.mask)):
+        warnings.warn(f"pruning by {name} has emptied layer {layer!r}: no weight of it is left", stacklevel=2)
+    return with_mask(ticket, mask, start)
+
+
+def shuffled(ticket: Ticket, start: State, how: str, generator: torch.Generator) -> Ticket:
+    """The ticket with its mask shuffled (`layerwise`, `global` or `even`) and the dense `start` under the new mask."""
+    return with_mask(ticket, SHUFFLES[how](ticket.layout, ticket.mask, generator), start)
+
+
+def transplanted(ticket: Ticket, bayesian: State) -> Ticket:
+    """A deterministic ticket in a Bayesian network: its mask and its rewind values as means, std from `bayesian`.
+
+    Raises TombolaError if the two have different layouts or `bayesian` has no std.
+    """
+    q = bayesian.posterior
+    if not isinstance(q, Gaussian):
+        raise TombolaError("transplanting needs a Gaussian state to take std from; this one is a point")
+    if q.layout.segments != ticket.layout.segments:
+        raise TombolaError("the ticket and the Bayesian network have different parameters or roles: no transplant")
+    posterior = replace(q, mean=ticket.rewind.posterior.mean)
+    return with_mask(ticket, ticket.mask, replace(ticket.rewind, posterior=posterior))

@@ -1,0 +1,100 @@
+"""What ranks weights: higher survives. A new score is a function of a few lines and a line in SCORES.
+
+mean, std: flat float64 tensors of the surviving prunable weights; the generator is for scores that draw. One number each.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..errors import TombolaError
+
+Score = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+
+
+def mu(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    """abs(mean)."""
+    return mean.abs()
+
+
+def snr(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    """abs(mean) / std: Graves 2011; "IMP" of a Bayesian network in arXiv 2602.18825. Infinite where std is 0."""
+    return mean.abs() / std
+
+
+def square(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    """sqrt(mean^2 + std^2), the root of E w^2."""
+    return (mean.square() + std.square()).sqrt()
+
+
+def random(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform in [0, 1): the baseline that knows nothing."""
+    return torch.rand(mean.shape, generator=generator, dtype=mean.dtype)
+
+
+def std_large(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    """std: the uncertain weights survive."""
+    return std
+
+
+def std_small(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    """-std: the certain weights survive."""
+    return -std
+
+
+def folded_mean(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    """E abs(w), the mean of the folded normal (used by SSVI)."""
+    ratio = mean / std
+    folded = mean * torch.erf(ratio / math.sqrt(2)) + std * math.sqrt(2 / math.pi) * torch.exp(-0.5 * ratio.square())
+    return torch.where(std > 0, folded, mean.abs())
+
+
+def folded_snr(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    """E abs(w) / sd abs(w), the signal-to-noise ratio of the folded normal (used by SSVI)."""
+    first = folded_mean(mean, std, generator)
+    return first / (std.square() + mean.square() - first.square()).clamp(min=0).sqrt()
+
+
+def snr_coded(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    """abs(mean) / (std^2 + 1e-6): what the code of arXiv 2602.18825 calls snr."""
+    return mean.abs() / (std.square() + 1e-6)
+
+
+def square_coded(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    """mean^2 + (log std)^2: what the code of arXiv 2602.18825 calls square; it ranks by log std."""
+    return mean.square() + std.log().square()
+
+
+SCORES: dict[str, Score] = {
+    "mu": mu,
+    "snr": snr,
+    "square": square,
+    "random": random,
+    "std_large": std_large,
+    "std_small": std_small,
+    "folded_mean": folded_mean,
+    "folded_snr": folded_snr,
+    "snr_coded": snr_coded,
+    "square_coded": square_coded,
+    "magnitude": mu,  # its name for deterministic networks
+}
+
+WITHOUT_STD = frozenset({"magnitude", "mu", "random"})
+"""The scores that make sense for a deterministic network."""
+
+
+def evaluate(name: str, score: Score, mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    """The score of each weight, float64 [n]. Raises TombolaError for another shape or for NaN, which cannot be ranked."""
+    values = score(mean.double(), std.double(), generator)
+    if values.shape != mean.shape:
+        raise TombolaError(f"score {name!r} returned shape {tuple(values.shape)} for {tuple(mean.shape)} weights")
+    nothing = values.isnan() & (mean == 0) & (std == 0)  # 0/0: a weight that is exactly zero goes first
+    values = values.masked_fill(nothing, -math.inf)
+    undefined = int(values.isnan().sum())
+    if undefined:
+        raise TombolaError(
+            f"score {name!r} is nan for {undefined} of {values.numel()} weights; mend it or train less far"
+        )
+    return values

@@ -1,0 +1,97 @@
+"""A study's records: one row for each evaluated ticket, as a Parquet table."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .plan import Plan, Row
+from .store import Store
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+TIMING = ("train_seconds",)
+"""Columns that differ between two runs of the same study."""
+ENVIRONMENT = ("device", "torch", "threads")
+"""Columns that tell where a row was made."""
+
+_FIRST = [
+    *(
+        "study",
+        "stage",
+        "key",
+        "ticket",
+        "arm",
+        "curve",
+        "variant",
+        "model",
+        "data",
+        "method",
+        "score",
+        "rewind",
+        "seed",
+    ),
+    *(
+        "level",
+        "density",
+        "density_all",
+        "accuracy",
+        "best_accuracy",
+        "nll",
+        "brier",
+        "ece",
+        "ece_null",
+        "mace",
+        "mace_null",
+    ),
+    *("samples", "train_seconds", "device", "torch"),
+]
+
+
+def collect(plan: Plan, store: Store) -> "DataFrame":
+    """The rows that are finished, in the plan's order. Columns of metrics that the data does not have are absent or NaN."""
+    import pandas as pd
+
+    rows = [_values(row, store) for row in plan.rows if store.done(row.stage.key)]
+    table = pd.DataFrame(rows)
+    if not len(table):
+        return pd.DataFrame(columns=_FIRST)
+    for column in _FIRST:
+        if column not in table:
+            table[column] = float("nan")
+    return table[[*_FIRST, *(c for c in table.columns if c not in _FIRST)]]
+
+
+def write(table: "DataFrame", path: Path) -> None:
+    """Writes aside and renames into place."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    table.to_parquet(aside, index=False)
+    aside.replace(path)
+
+
+def _values(row: Row, store: Store) -> dict[str, Any]:
+    (trained,) = row.stage.parents
+    measured, training = store.record(row.stage.key), store.record(trained.key)
+    return {
+        **row.labels,
+        "stage": row.stage.kind,
+        "key": row.stage.key,
+        "ticket": trained.key,
+        **measured["record"],
+        "best_accuracy": training["record"]["best_accuracy"],
+        "train_seconds": training["record"]["train_seconds"],
+        "device": training["run"]["device"],
+        "torch": training["run"]["torch"],
+        "threads": training["run"]["threads"],
+    }
+
+
+def with_defaults(raw: dict[str, Any], kind: Any) -> dict[str, Any]:
+    """Raw settings with every default filled in, lists kept as they fan out."""
+    defaults = dataclasses.asdict(kind())
+    return {name: _merged(value, raw[name]) if name in raw else value for name, value in defaults.items()}
+
+
+def _merged(default: Any, given: Any) -> Any:
+    return default | given if isinstance(default, dict) and isinstance(given, dict) else given

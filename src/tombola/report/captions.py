@@ -1,0 +1,89 @@
+"""The captions under the figures: what is drawn, and what is seen in it."""
+
+from tombola.report.figures import LayerDensity
+from tombola.report.panels import Panel
+from tombola.report.quantities import Quantity, left, listed
+from tombola.report.statistics import density_at, exceeding, levels, shared_level, summary
+
+
+def over_density(panel: Panel, quantity: Quantity, *, twice: bool = False) -> str:
+    """How to read the curves, and which one leads at the last level that all have. `twice`: also without controls."""
+    drawn = ": all curves, then a closer look without re-init and shuffles" if twice else ""
+    seen = f"{_spread(panel, quantity)} {_leader(panel, quantity)}"
+    return f"{_sentence(quantity.name)} over weights left{drawn}. {seen}"
+
+
+def calibration(panel: Panel, quantities: list[Quantity]) -> str:
+    """What the grey band is, and which curves leave their own range at their last level."""
+    names = listed([quantity.name for quantity in quantities])
+    seen = " ".join(_exceeding(panel, quantity) for quantity in quantities)
+    return (
+        f"Calibration: {names} over weights left; lower is better. {_spread(panel, quantities[0])} Grey: what a "
+        "perfectly calibrated model with the same predictions would show, for lack of test examples alone; mean and "
+        f"95% range, averaged over the curves. Only what lies above it is miscalibration. {seen}"
+    )
+
+
+def per_layer(panel: Panel, found: list[LayerDensity], level: int) -> str:
+    """Which layers keep the most and the least on every curve that prunes, and the layers that are empty."""
+    seen = []
+    for curve in dict.fromkeys(each.curve for each in found):
+        rows = sorted((each for each in found if each.curve == curve), key=lambda each: each.mean)
+        seen.append(
+            f"{curve} keeps most of {rows[-1].layer} ({left(rows[-1].mean)}) and least of {rows[0].layer} "
+            f"({left(rows[0].mean)})."
+        )
+    empty = [f"{each.layer} ({each.curve})" for each in found if each.mean == 0]
+    rest = f" Empty, and not drawn: {listed(empty)}." if empty else ""
+    return (
+        f"Density per layer with {left(density_at(panel.records, level))} left overall (level {level}), for the curves "
+        f"that find their own mask. Dot: mean over seeds; bar: smallest to largest. {' '.join(seen)}{rest}"
+    )
+
+
+def _spread(panel: Panel, quantity: Quantity) -> str:
+    counts = summary(panel.records, quantity.column)["n"]
+    if counts.max() == 1:
+        return "One seed: no spread shown."
+    some = "" if counts.min() == counts.max() else f" (some points have only {counts.min()})"
+    return f"Line: mean over {counts.max()} seeds{some}; band: smallest to largest."
+
+
+def _leader(panel: Panel, quantity: Quantity) -> str:
+    found = summary(panel.records, quantity.column)
+    curves = [curve for curve in panel.curves if (found["curve"] == curve).any()]
+    level = shared_level(panel.records, curves, quantity.column)
+    if level is None:
+        return "The curves have no level in common yet."
+    means = found[found["level"] == level].set_index("curve")["mean"]
+    ordered = means.sort_values(ascending=not quantity.higher_is_better)
+    first = f"{ordered.index[0]} has {quantity.show(ordered.iloc[0])}"
+    where = f"At {left(density_at(panel.records, level))} left, the sparsest level that all curves have,"
+    if len(ordered) == 1:
+        return f"{where} {first}."
+    ahead = f"{quantity.signed(abs(ordered.iloc[0] - ordered.iloc[1])).removeprefix('+')} {quantity.gap_unit}"
+    extreme = "highest" if quantity.higher_is_better else "lowest"
+    return (
+        f"{where} {first}, the {extreme} mean, {ahead} from the next, {ordered.index[1]}; {ordered.index[-1]} is last "
+        f"with {quantity.show(ordered.iloc[-1])}."
+    )
+
+
+def _exceeding(panel: Panel, quantity: Quantity) -> str:
+    always, sometimes = [], []
+    for curve in panel.curves:
+        reached = levels(panel.records, curve, f"{quantity.column}_null_high")
+        if not reached:
+            continue
+        above, n = exceeding(panel.records, curve, reached[-1], quantity.column)
+        if 0 < above == n:
+            always.append(curve)
+        elif above:
+            sometimes.append(curve)
+    names = "every curve" if len(always) == len(panel.curves) else listed(always)
+    some = f"; in some seeds for {listed(sometimes)}" if sometimes else ""
+    return f"At a curve's last level, {quantity.name} is above that curve's own range in every seed for {names}{some}."
+
+
+def _sentence(name: str) -> str:
+    return name[0].upper() + name[1:]

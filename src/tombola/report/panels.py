@@ -1,0 +1,73 @@
+"""A panel is what may share one figure: the rows of one model, one data set and one variant."""
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from tombola.report.quantities import ACCURACY, RMSE, Quantity
+
+ARMS = ("ticket", "deterministic", "transplant", "reinit", "shuffle_layerwise", "shuffle_even", "shuffle_global")
+CONTROLS = ("reinit", "shuffle_layerwise", "shuffle_even", "shuffle_global")
+OWN_MASK = ("ticket", "deterministic")  # the chains that prune; the other arms take a mask from one of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """The records of one figure, and what follows from them."""
+
+    number: int
+    title: str
+    records: pd.DataFrame
+    curves: list[str]  # in the order of legends and tables
+    reference: str  # the curve that the others are compared with
+    main: Quantity  # accuracy, or RMSE for regression
+
+    def arm(self, curve: str) -> str:
+        """The arm that the curve shows."""
+        return str(self.records.loc[self.records["curve"] == curve, "arm"].iloc[0])
+
+    def uncontrolled(self) -> list[str]:
+        """The curves that are no control of another one."""
+        return [curve for curve in self.curves if self.arm(curve) not in CONTROLS]
+
+    def own_masks(self) -> list[str]:
+        """The curves that found their mask themselves."""
+        return [curve for curve in self.curves if self.arm(curve) in OWN_MASK]
+
+
+def panels(records: pd.DataFrame) -> list[Panel]:
+    """The panels in the order in which the records name them; none for empty records. Infinite values become NaN."""
+    if records.empty:
+        return []
+    records = records.replace([math.inf, -math.inf], math.nan).assign(variant=records["variant"].fillna(""))
+    groups = records.groupby(["model", "data", "variant"], sort=False)
+    return [
+        _panel(number, str(model), str(data), str(variant), rows)
+        for number, ((model, data, variant), rows) in enumerate(groups, start=1)
+    ]
+
+
+def ordered_curves(records: pd.DataFrame) -> list[str]:
+    """The names of the curves: by arm, snr before other scores, then as they come."""
+    if records.empty:
+        return []
+    firsts = records.drop_duplicates("curve")
+    names = zip(firsts["arm"], firsts["score"], firsts["curve"], strict=True)
+    return [str(curve) for _, _, curve in sorted(names, key=lambda name: (_rank(name[0]), name[1] != "snr"))]
+
+
+def _rank(arm: str) -> int:
+    return ARMS.index(arm) if arm in ARMS else len(ARMS)
+
+
+def _panel(number: int, model: str, data: str, variant: str, rows: pd.DataFrame) -> Panel:
+    curves = ordered_curves(rows)
+    return Panel(
+        number=number,
+        title=f"{model} on {data}" + (f", {variant}" if variant else ""),
+        records=rows,
+        curves=curves,
+        reference=curves[0],  # tickets come first, and snr first among them
+        main=ACCURACY if rows["accuracy"].notna().any() else RMSE,
+    )

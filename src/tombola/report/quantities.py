@@ -1,0 +1,88 @@
+"""The measured quantities that the report shows, and how numbers are written."""
+
+import math
+from dataclasses import dataclass
+
+MINUS = "\N{MINUS SIGN}"
+NONE = "\N{EN DASH}"  # stands where there is no number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """A column of the records and how it is written."""
+
+    column: str
+    name: str  # as within a sentence
+    axis: str  # the axis label, with its unit
+    scale: float = 1.0  # shown number = scale * recorded number
+    decimals: int = 3
+    unit: str = ""  # follows a value
+    gap_unit: str  # follows a difference
+    higher_is_better: bool = False
+
+    def show(self, value: float) -> str:
+        """The value with its unit, such as "94.2%"; a dash where there is none."""
+        return _dash(value) or f"{_minus(f'{self.scale * value:.{self.decimals}f}')}{self.unit}"
+
+    def spread(self, mean: float, sd: float) -> str:
+        """ "94.2 ± 0.3" without unit; the mean alone where there is no standard deviation."""
+        if math.isnan(mean) or math.isnan(sd):
+            return _dash(mean) or _minus(f"{self.scale * mean:.{self.decimals}f}")
+        return f"{_minus(f'{self.scale * mean:.{self.decimals}f}')} ± {self.scale * sd:.{self.decimals}f}"
+
+    def signed(self, gap: float) -> str:
+        """A difference with its sign and one more decimal than a value has, without unit."""
+        decimals = self.decimals + 1
+        return _dash(gap) or _minus(f"{self.scale * gap:+.{decimals}f}")
+
+
+ACCURACY = Quantity(
+    column="accuracy",
+    name="accuracy",
+    axis="test accuracy (%)",
+    scale=100,
+    decimals=1,
+    unit="%",
+    gap_unit="percentage points",
+    higher_is_better=True,
+)
+RMSE = Quantity(column="rmse", name="RMSE", axis="test RMSE (target units)", gap_unit="target units")
+NLL = Quantity(column="nll", name="NLL", axis="test NLL (nats)", unit=" nats", gap_unit="nats")
+ECE = Quantity(column="ece", name="ECE", axis="ECE (fraction)", gap_unit="")
+MACE = Quantity(column="mace", name="top-label MACE", axis="top-label MACE (fraction)", gap_unit="")
+
+
+def left(density: float) -> str:
+    """A density in percent with three digits: 0.0115 is "1.15%"."""
+    return f"{100 * density:.3g}%"
+
+
+def number(value: float) -> str:
+    """Three digits after the point; a dash for NaN."""
+    return _dash(value) or _minus(f"{value:.3f}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits: "95 s", "12.3 min", "3.1 h"."""
+    if math.isnan(seconds):
+        return NONE
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def listed(words: list[str]) -> str:
+    """ "a", "a and b", "a, b and c"; "none" for an empty list."""
+    if len(words) < 2:
+        return words[0] if words else "none"
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _dash(value: float) -> str:
+    return NONE if math.isnan(value) else ""
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", MINUS)

@@ -1,0 +1,101 @@
+"""Statistics over seeds. Every function takes the records of one panel: one model, one data set, one variant."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A mean difference over n seeds and its 95% interval, in the metric's unit. NaN where n is too small."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def paired_gap(records: pd.DataFrame, curve_a: str, curve_b: str, level: int, metric: str) -> Gap:
+    """Curve a minus curve b at that level, paired over the seeds that both have."""
+    return _gap(by_seed(records, curve_a, level, metric) - by_seed(records, curve_b, level, metric))
+
+
+def level_gap(records: pd.DataFrame, curve: str, level_a: int, level_b: int, metric: str) -> Gap:
+    """Level a minus level b of one curve, paired over the seeds that both have."""
+    return _gap(by_seed(records, curve, level_a, metric) - by_seed(records, curve, level_b, metric))
+
+
+def by_seed(records: pd.DataFrame, curve: str, level: int, metric: str) -> pd.Series:
+    """The metric of that curve at that level, indexed by seed; seeds without a value are left out."""
+    rows = records[(records["curve"] == curve) & (records["level"] == level)]
+    return rows.groupby("seed")[metric].mean().dropna()
+
+
+def _gap(differences: pd.Series) -> Gap:
+    """Mean and Student t interval (n - 1 degrees of freedom); no interval below two seeds."""
+    found = differences.dropna()  # pandas aligns the seeds and leaves NaN where one of the two is missing
+    n = len(found)
+    mean = float(found.mean()) if n else math.nan
+    if n < 2:
+        return Gap(mean, math.nan, math.nan, n)
+    half = float(student.ppf((1 + CONFIDENCE) / 2, n - 1) * found.std(ddof=1) / math.sqrt(n))
+    return Gap(mean, mean - half, mean + half, n)
+
+
+def common_level(records: pd.DataFrame, curve_a: str, curve_b: str, metric: str) -> int | None:
+    """The sparsest level at which both have two seeds in common; failing that, one seed; None if they share none."""
+    lone = None
+    for level in reversed(levels(records, curve_a, metric)):
+        seeds = paired_gap(records, curve_a, curve_b, level, metric).n
+        # an unfinished study has one seed ahead of the others: a level that only it has reached gives no interval
+        if seeds >= 2:
+            return level
+        if seeds == 1 and lone is None:
+            lone = level
+    return lone
+
+
+def levels(records: pd.DataFrame, curve: str, metric: str) -> list[int]:
+    """The levels at which the curve has a value, in rising order."""
+    rows = records[(records["curve"] == curve) & records[metric].notna()]
+    return sorted(int(level) for level in rows["level"].unique())
+
+
+def shared_level(records: pd.DataFrame, curves: Sequence[str], metric: str) -> int | None:
+    """The sparsest level that every one of the curves has; None if there is none."""
+    shared = set.intersection(*(set(levels(records, curve, metric)) for curve in curves)) if curves else set()
+    return max(shared, default=None)
+
+
+def summary(records: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One row per curve and level: density, mean, sd (n - 1), low, high (range over seeds), n; levels rise."""
+    rows = records[records[metric].notna()]
+    seeds = rows.groupby(["curve", "level", "seed"], as_index=False)[["density", metric]].mean()
+    found = seeds.groupby(["curve", "level"], as_index=False).agg(
+        density=("density", "mean"),
+        mean=(metric, "mean"),
+        sd=(metric, "std"),
+        low=(metric, "min"),
+        high=(metric, "max"),
+        n=(metric, "count"),
+    )
+    return found.sort_values(["curve", "level"], ignore_index=True)
+
+
+def density_at(records: pd.DataFrame, level: int) -> float:
+    """The mean density of the rows at that level."""
+    return float(np.mean(records.loc[records["level"] == level, "density"]))
+
+
+def exceeding(records: pd.DataFrame, curve: str, level: int, metric: str) -> tuple[int, int]:
+    """In how many seeds the calibration error is above its own perfect-calibration range, and of how many."""
+    error = by_seed(records, curve, level, metric)
+    bound = by_seed(records, curve, level, f"{metric}_null_high")
+    known = error.index.intersection(bound.index)
+    return int((error[known] > bound[known]).sum()), len(known)

@@ -1,0 +1,174 @@
+"""The settings of posteriors, training and pruning: frozen, each field with a sentence. They need torch-free Python only.
+
+A field's default enters no stage key, so adding a field keeps finished stages valid; changing a default does not (then the
+stage's version must rise).
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from .errors import TombolaError
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+) -> Any:
+    """A field with its sentence and the bounds of its value (`above` and `below` are exclusive)."""
+    meta = {"help": help, "above": above, "least": least, "below": below, "most": most}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=meta)
+    return field(default=default, metadata=meta)
+
+
+class Checked:
+    """Checks bounds when made. Types are checked where YAML is read (strictly, and unknown keys are errors)."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, int | float) and not isinstance(item, bool):
+                    _check_bounds(f.name, item, f.metadata)
+
+
+def _check_bounds(name: str, value: float, bounds: Any) -> None:
+    if value != value:
+        raise TombolaError(f"{name} is nan")
+    for bound, holds, words in (
+        (bounds.get("above"), lambda b: value > b, "above"),
+        (bounds.get("least"), lambda b: value >= b, "at least"),
+        (bounds.get("below"), lambda b: value < b, "below"),
+        (bounds.get("most"), lambda b: value <= b, "at most"),
+    ):
+        if bound is not None and not holds(bound):
+            raise TombolaError(f"{name} is {value}; it must be {words} {bound}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PosteriorSettings(Checked):
+    """How the posterior starts, and which parameters are random."""
+
+    mean: Literal["module", "kaiming_uniform"] = setting(
+        "module", "Where the means start: the module's own initialisation, or U(-b, b) with b = 1/sqrt(fan_in)."
+    )
+    std: float = setting(0.02, "Standard deviation at the start, absolute or in units of the Kaiming scale.", above=0)
+    std_scale: Literal["absolute", "kaiming"] = setting(
+        "absolute", "What `std` is relative to: nothing, or the Kaiming scale 1/sqrt(fan_in) of each layer."
+    )
+    std_jitter: float = setting(
+        0.0,
+        "Standard deviation of Gaussian noise on the initial log_std; the drift of its ranks is then defined.",
+        least=0,
+    )
+    random: list[str] | None = setting(
+        None,
+        "Name patterns of the random parameters; by default weights and biases of linear, conv, attention, embedding.",
+    )
+    decayed: list[str] | None = setting(
+        None, "Name patterns of the parameters that weight decay acts on; by default tensors of two or more dimensions."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(Checked):
+    """One training, Bayesian or deterministic."""
+
+    method: Literal["vi", "map"] = setting(
+        "vi", "How the posterior is learned: variational inference, or deterministic."
+    )
+    epochs: int = setting(30, "Passes over the training data.", least=1)
+    batch_size: int = setting(128, "Examples a step.", least=1)
+    optimiser: Literal["adam", "adamw", "sgd"] = setting("adam", "Adam, AdamW (decoupled decay) or SGD with momentum.")
+    lr: float = setting(1e-3, "Learning rate of means and deterministic parameters.", above=0)
+    log_std_lr_factor: float = setting(5.0, "The learning rate of log_std is `lr` times this.", least=0)
+    momentum: float = setting(0.9, "Momentum of SGD.", least=0, below=1)
+    nesterov: bool = setting(True, "Whether SGD's momentum is Nesterov's.")
+    weight_decay: float = setting(0.0, "Weight decay of decayed means (never of log_std).", least=0)
+    schedule: Literal["constant", "step", "cosine", "one_cycle"] = setting("constant", "Course of the learning rate.")
+    warmup_epochs: float = setting(0.0, "Epochs of linear warm-up from 0, before the schedule.", least=0)
+    milestones: list[float] = setting(
+        [0.5, 0.75], "Where the `step` schedule multiplies by `gamma`, as fractions of the training.", above=0, below=1
+    )
+    gamma: float = setting(0.1, "Factor of the `step` schedule.", above=0, most=1)
+    heat: float = setting(0.1, "Weight T of the KL term; 1 is the Bayesian posterior, below 1 a cold one.", least=0)
+    kl_warmup_epochs: float = setting(0.0, "Epochs over which the KL term's weight rises linearly from 0.", least=0)
+    prior_std: float = setting(1.0, "Standard deviation of the prior N(0, prior_std^2).", above=0)
+    samples: int = setting(1, "Weight samples a step; the gradient is their average, the memory one sample's.", least=1)
+    noise_refresh: float = setting(
+        0.0625, "Fraction of the weight noise drawn anew for each sample; 1 is everything.", above=0, most=1
+    )
+    loss_scale: Literal["mean", "sum"] = setting(
+        "mean",
+        "Loss per example, or times the number of examples N (weakens coupled decay N-fold, as the paper's code).",
+    )
+    likelihood: Literal["categorical", "gaussian"] = setting(
+        "categorical", "Of the targets: classes, or reals with noise."
+    )
+    noise_std: float = setting(1.0, "Noise of the Gaussian likelihood, known or where learning starts.", above=0)
+    learn_noise: bool = setting(False, "Whether the noise of the Gaussian likelihood is learned.")
+    label_smoothing: float = setting(
+        0.0, "Label smoothing of the categorical likelihood, in training only.", least=0, below=1
+    )
+    clip_norm: float | None = setting(None, "Largest norm of the whole gradient (means and log_std together).", above=0)
+    precision: Literal["fp32", "bf16"] = setting("fp32", "Arithmetic of the forward pass: full, or bf16 autocast.")
+    channels_last: bool = setting(False, "Whether image batches are laid out channels-last in memory.")
+    divergence: float = setting(1e6, "A training loss (nats per example) above this stops the stage.", above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneSettings(Checked):
+    """One chain of iterative pruning."""
+
+    score: str = setting("snr", "What ranks weights, higher survives: a name (see docs) or package.module:function.")
+    fraction: float = setting(0.2, "Fraction of the remaining prunable weights pruned at each level.", above=0, below=1)
+    levels: int = setting(20, "How often is pruned; level 0 is the dense network.", least=0)
+    scope: Literal["global", "layerwise"] = setting("global", "Whether weights compete across layers or within each.")
+    rewind: str = setting(
+        "init", "Where survivors restart: init, epoch:K, step:K, or learning_rate (values kept, schedule restarted)."
+    )
+    classifier: bool = setting(False, "Whether the final classifier's weights are pruned too.")
+    include: list[str] = setting([], "Name patterns of parameters pruned beside the weights of linear and conv layers.")
+    exclude: list[str] = setting([], "Name patterns of parameters that are never pruned.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings(Checked):
+    """The network."""
+
+    name: str = setting("mlp", "A model's name (mlp, lenet, conv) or package.module:factory.")
+    args: dict[str, Any] = setting({}, "Keyword arguments of the factory; input_shape and outputs are given to it.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(Checked):
+    """The data."""
+
+    name: str = setting("digits", "A data set's name (digits) or package.module:factory that returns a Dataset.")
+    args: dict[str, Any] = setting({}, "Keyword arguments of the factory, as the sizes of the held-out splits.")
+    shift: int = setting(0, "Augmentation: training images are moved by up to this many pixels each way.", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(Checked):
+    """How a trained ticket is measured, on the test split."""
+
+    samples: int = setting(16, "Weight samples S averaged into one predictive distribution.", least=1)
+    repeats: int = setting(1, "Independent predictives R whose metrics are averaged.", least=1)
+    bins: int = setting(15, "Bins of the calibration metrics.", least=1)
+    redraws: int = setting(100, "Redraws of the labels for the perfect-calibration null.", least=100)
+
+
+def canonical(settings: Any) -> dict[str, Any]:
+    """The fields that differ from their defaults: what enters a stage's key."""
+    defaults = type(settings)()
+    fields = (f.name for f in dataclasses.fields(settings))
+    return {name: value for name in fields if (value := getattr(settings, name)) != getattr(defaults, name)}

@@ -1,0 +1,334 @@
+"""The stages of a study: each takes its parents' tickets and gives a ticket or a record.
+
+A stage is its settings. Its key hashes them (only what differs from a default), the data's fingerprint, the source of user
+code, its version and its parents' keys, so a finished stage is never run again, whichever study it came from.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from . import models, plugins, streams
+from .batches import TensorBatches, random_shift
+from .checkpoint import Checkpoint
+from .data import DATA, Dataset
+from .evaluation import evaluate_ticket
+from .posterior.layout import Layout
+from .posterior.state import State, initial_state
+from .pruning.iterate import prune_ticket, shuffled, transplanted
+from .pruning.scores import SCORES
+from .settings import (
+    DataSettings,
+    EvaluateSettings,
+    ModelSettings,
+    PosteriorSettings,
+    PruneSettings,
+    TrainSettings,
+    canonical,
+)
+from .ticket import Ticket, ticket_of, with_mask
+from .training import train
+
+
+@dataclass
+class Surroundings:
+    """Where a stage runs: what it may use but does not depend on."""
+
+    device: torch.device
+    data: Callable[[DataSettings], Dataset]
+    """The data set, on the CPU."""
+    checkpoint: Checkpoint | None = None
+    on_step: Callable[[int, int], None] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage gives: a ticket, and facts about it or its run."""
+
+    ticket: Ticket | None
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Net:
+    """A model as built for a data set's shapes."""
+
+    settings: ModelSettings
+    input_shape: tuple[int, ...]
+    outputs: int
+
+    @property
+    def words(self) -> str:
+        return json.dumps([self.settings.name, self.settings.args, self.input_shape, self.outputs], sort_keys=True)
+
+    def describe(self) -> dict[str, Any]:
+        source = plugins.source_digest(self.settings.name, models.MODELS)
+        return {"net": self.words} | ({"source": source} if source else {})
+
+    def build(self, *words: streams.Word) -> nn.Module:
+        return models.build(
+            self.settings.name, self.settings.args, self.input_shape, self.outputs, (*words, self.words)
+        )
+
+    def info(self) -> dict[str, Any]:
+        return {
+            "name": self.settings.name,
+            "args": self.settings.args,
+            "input_shape": list(self.input_shape),
+            "outputs": self.outputs,
+        }
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set with its fingerprint."""
+
+    settings: DataSettings
+    fingerprint: str
+
+    def describe(self) -> dict[str, Any]:
+        source = plugins.source_digest(self.settings.name, DATA)
+        return {"fingerprint": self.fingerprint} | ({"source": source} if source else {})
+
+    def info(self) -> dict[str, Any]:
+        return {"name": self.settings.name, "args": self.settings.args, "fingerprint": self.fingerprint}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stage:
+    """Frozen settings with a `run`."""
+
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+    parents: tuple["Stage", ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """Its own canonical settings, as JSON."""
+        raise NotImplementedError
+
+    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+        """Its outcome from its parents' tickets."""
+        raise NotImplementedError
+
+    @cached_property
+    def key(self) -> str:
+        return _hash([self.kind, self.version, self.describe(), [parent.key for parent in self.parents]])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Init(Stage):
+    """The dense start. `draw` tells the first drawing of the weights from re-drawn ones."""
+
+    kind: ClassVar[str] = "init"
+    net: Net
+    posterior: PosteriorSettings
+    prune: PruneSettings
+    seed: int
+    draw: str = "first"
+
+    def describe(self) -> dict[str, Any]:
+        roles = {name: v for name, v in canonical(self.prune).items() if name in ("classifier", "include", "exclude")}
+        return self.net.describe() | canonical(self.posterior) | roles | {"seed": self.seed, "draw": self.draw}
+
+    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+        module = self.net.build(self.seed, self.draw)
+        layout = layout_of(module, self.posterior, self.prune)
+        state = initial_state(module, layout, self.posterior, self.seed, self.draw, self.net.words)
+        info = {
+            "model": self.net.info(),
+            "seed": self.seed,
+            "level": 0,
+            "settings": {"posterior": canonical(self.posterior)},
+        }
+        return Outcome(ticket_of(state, info))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Train(Stage):
+    """Trains its parent's rewind state under its mask, from `start` of the schedule to `stop`."""
+
+    kind: ClassVar[str] = "train"
+    net: Net
+    source: Source
+    settings: TrainSettings
+    seed: int
+    start: str = ""
+    """"", "epoch:K" or "step:K"."""
+    stop: str = ""
+
+    def describe(self) -> dict[str, Any]:
+        own = self.net.describe() | self.source.describe() | canonical(self.settings) | {"seed": self.seed}
+        own |= {"shift": shift} if (shift := self.source.settings.shift) else {}
+        return own | {name: v for name, v in (("start", self.start), ("stop", self.stop)) if v}
+
+    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+        (parent,) = tickets
+        data = around.data(self.source.settings).to(around.device)
+        shift = self.source.settings.shift
+        batches = TensorBatches(
+            *data.train, self.settings.batch_size, self.seed, random_shift(shift) if shift else None
+        )
+        state = parent.rewind if self.settings.method == "vi" else parent.rewind.as_point()
+        whole = replace(self, stop="")  # a shorter run draws the same noise as the longer one
+        trained = train(
+            self.net.build("skeleton").to(around.device),
+            state.to(around.device),
+            batches,
+            self.settings,
+            words=(self.seed, whole.key),
+            start=step_of(self.start, batches.steps) or 0,
+            stop=step_of(self.stop, batches.steps),
+            validation=data.test,
+            checkpoint=around.checkpoint,
+            on_step=around.on_step,
+        )
+        info = parent.info | {
+            "data": self.source.info(),
+            "history": trained.history,
+            "stage": self.key,
+            "parents": [p.key for p in self.parents],
+        }
+        info["settings"] = parent.info.get("settings", {}) | {"train": canonical(self.settings)}
+        ticket = replace(parent, rewind=state, trained=trained.state.to("cpu"), info=info)
+        accuracies = [row["accuracy"] for row in trained.history if "accuracy" in row]
+        steps = len(trained.history) * batches.steps
+        return Outcome(
+            ticket,
+            {"train_seconds": trained.seconds, "best_accuracy": max(accuracies, default=None), "steps": steps},
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prune(Stage):
+    """The next level. Parents: the trained ticket, and where survivors restart (the same one: learning-rate rewinding)."""
+
+    kind: ClassVar[str] = "prune"
+    score: str
+    fraction: float
+    scope: str
+    seed: int
+
+    def describe(self) -> dict[str, Any]:
+        source = plugins.source_digest(self.score, SCORES)
+        own = {"score": self.score, "fraction": self.fraction, "scope": self.scope, "seed": self.seed}
+        return own | ({"source": source} if source else {})
+
+    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+        trained, start = tickets
+        ticket = prune_ticket(
+            trained,
+            _start_of(start),
+            name=self.score,
+            score=plugins.resolve(self.score, SCORES, "score"),
+            fraction=self.fraction,
+            scope=self.scope,
+            generator=streams.generator("score", self.seed, self.key),
+        )
+        info = {k: v for k, v in trained.info.items() if k != "history"}
+        return Outcome(
+            replace(ticket, info=info | {"level": trained.info["level"] + 1, "score": self.score, "stage": self.key})
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Redraw(Stage):
+    """Weights drawn anew, mask kept. Parents: the pruned ticket, the new dense start."""
+
+    kind: ClassVar[str] = "redraw"
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+        pruned, start = tickets
+        return Outcome(with_mask(pruned, pruned.mask, _start_of(start)))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shuffle(Stage):
+    """Mask shuffled, weights kept. Parents: the pruned ticket, the dense start."""
+
+    kind: ClassVar[str] = "shuffle"
+    how: str
+    seed: int
+
+    def describe(self) -> dict[str, Any]:
+        return {"how": self.how, "seed": self.seed}
+
+    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+        pruned, start = tickets
+        stream = streams.generator("shuffle", self.seed, self.key)
+        return Outcome(shuffled(pruned, _start_of(start), self.how, stream))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Transplant(Stage):
+    """A deterministic ticket in a Bayesian network. Parents: the pruned deterministic ticket, the Bayesian start."""
+
+    kind: ClassVar[str] = "transplant"
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+        pruned, bayesian = tickets
+        return Outcome(transplanted(pruned, bayesian.rewind))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluate(Stage):
+    """Metrics of a trained ticket on the test split."""
+
+    kind: ClassVar[str] = "evaluate"
+    net: Net
+    source: Source
+    settings: EvaluateSettings
+    train: TrainSettings
+    seed: int
+
+    def describe(self) -> dict[str, Any]:
+        return self.net.describe() | self.source.describe() | canonical(self.settings) | {"seed": self.seed}
+
+    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+        (ticket,) = tickets
+        data = around.data(self.source.settings)
+        module = self.net.build("skeleton").to(around.device)
+        words = (self.seed, self.key)
+        return Outcome(
+            None, evaluate_ticket(module, ticket, data.test, self.settings, self.train, words, around.device)
+        )
+
+
+def layout_of(module: nn.Module, posterior: PosteriorSettings, prune: PruneSettings) -> Layout:
+    """The layout with the roles that the settings give."""
+    return Layout.of(
+        module,
+        random=posterior.random,
+        decayed=posterior.decayed,
+        include=prune.include,
+        exclude=prune.exclude,
+        classifier=prune.classifier,
+    )
+
+
+def step_of(where: str, steps_per_epoch: int) -> int | None:
+    """The step that "epoch:K" or "step:K" names; None for ""."""
+    if not where:
+        return None
+    unit, _, count = where.partition(":")
+    return int(count) * (steps_per_epoch if unit == "epoch" else 1)
+
+
+def _start_of(ticket: Ticket) -> State:
+    """Where to restart: a dense start, or what a shortened training reached."""
+    return ticket.trained or ticket.rewind
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]

@@ -1,0 +1,97 @@
+"""Finished stages on disk, by key: written aside, renamed into place, shared by all studies that use the folder."""
+
+import json
+import os
+import shutil
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+from filelock import BaseFileLock, FileLock
+
+from .checkpoint import Checkpoint
+from .errors import TombolaError
+from .stages import Outcome, Stage
+from .ticket import Ticket, load
+
+_CACHED = 4  # tickets kept in memory: the next stage mostly wants the last ones
+
+
+class Store:
+    """`root/<key>/` holds a stage's `ticket.safetensors` (if it gives one) and `record.json`, whose presence marks it done."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._tickets: OrderedDict[str, Ticket] = OrderedDict()
+
+    def prepare(self) -> None:
+        """Makes the folder. Raises TombolaError if it can't be written."""
+        try:
+            (self.root / "unfinished").mkdir(parents=True, exist_ok=True)
+            probe = self.root / "unfinished" / f"probe.{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise TombolaError(
+                f"cannot write to {self.root}: {error.strerror}; choose another folder with --out or --store"
+            ) from None
+
+    def done(self, key: str) -> bool:
+        return (self.root / key / "record.json").is_file()
+
+    def record(self, key: str) -> dict[str, Any]:
+        """What the stage found out and how it was run. Raises TombolaError if the file is damaged."""
+        path = self.root / key / "record.json"
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise TombolaError(f"{path} is damaged ({error}); delete its folder and run the study again") from None
+
+    def ticket(self, key: str) -> Ticket:
+        """The stage's ticket. Raises TombolaError if its file is damaged."""
+        if key not in self._tickets:
+            self._tickets[key] = load(self.root / key / "ticket.safetensors")
+            if len(self._tickets) > _CACHED:
+                self._tickets.popitem(last=False)
+        self._tickets.move_to_end(key)
+        return self._tickets[key]
+
+    def save(self, stage: Stage, outcome: Outcome, run: dict[str, Any]) -> None:
+        """Marks the stage done. run: how it was run (seconds, device, ...)."""
+        aside = self.root / "unfinished" / f"{stage.key}.{os.getpid()}"
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            aside.mkdir()
+            if outcome.ticket is not None:
+                outcome.ticket.save(aside / "ticket.safetensors")
+            record = {
+                "key": stage.key,
+                "kind": stage.kind,
+                "version": stage.version,
+                "settings": stage.describe(),
+                "parents": [parent.key for parent in stage.parents],
+                "record": outcome.record,
+                "run": run,
+            }
+            (aside / "record.json").write_text(json.dumps(record, indent=1))
+            aside.rename(self.root / stage.key)
+        except OSError as error:
+            raise TombolaError(
+                f"cannot write stage {stage.key} to {self.root}: {error.strerror}; free space or permissions"
+            ) from None
+        self.checkpoint_path(stage.key).unlink(missing_ok=True)
+
+    def discard(self, key: str) -> None:
+        """Forgets a stage, so that it is run again."""
+        self._tickets.pop(key, None)
+        shutil.rmtree(self.root / key, ignore_errors=True)
+
+    def checkpoint(self, key: str, seconds: float) -> Checkpoint:
+        return Checkpoint(self.checkpoint_path(key), seconds)
+
+    def checkpoint_path(self, key: str) -> Path:
+        return self.root / "unfinished" / f"{key}.checkpoint"
+
+    def lock(self, key: str) -> BaseFileLock:
+        """Held while a stage runs, so that two processes on one store do not run it twice. Freed when a process dies."""
+        return FileLock(self.root / "unfinished" / f"{key}.lock")

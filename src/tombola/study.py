@@ -1,0 +1,248 @@
+"""Studies: YAML files checked field by field, in which any list fans out."""
+
+import dataclasses
+import itertools
+import json
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from .errors import TombolaError
+from .settings import (
+    Checked,
+    DataSettings,
+    EvaluateSettings,
+    ModelSettings,
+    PosteriorSettings,
+    PruneSettings,
+    TrainSettings,
+    setting,
+)
+
+CONTROLS = ("reinit", "shuffle_layerwise", "shuffle_global", "shuffle_even")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm(Checked):
+    """One curve of a study."""
+
+    arm: Literal[
+        "ticket", "deterministic", "transplant", "reinit", "shuffle_layerwise", "shuffle_global", "shuffle_even"
+    ] = setting(
+        "ticket",
+        "ticket: iterative pruning of a Bayesian network. deterministic: of a deterministic one. transplant: the deterministic "
+        "tickets trained as Bayesian networks. reinit, shuffle_*: controls from each level's ticket.",
+    )
+    score: str | None = setting(
+        None, "Score of the chain; by default prune.score, for deterministic chains and transplants magnitude."
+    )
+    of: Literal["ticket", "deterministic"] = setting("ticket", "For controls: the chain whose masks are used.")
+    rewind: str | None = setting(None, "Where survivors restart; by default prune.rewind.")
+    levels: list[int] | None = setting(
+        None, "For controls and transplants: levels to train at; by default all from 1.", least=1
+    )
+    train: dict[str, Any] = setting({}, "Fields of `train` that differ in this arm.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Checked):
+    """A study without lists to fan out: one variant."""
+
+    name: str = setting("", "Name of the study; its output folder is named so.")
+    description: str = setting("", "What the study asks, in a sentence or two.")
+    seeds: list[int] = setting([0], "Seeds: each trains every arm from its own initialisation and data order.", least=0)
+    data: DataSettings = dataclasses.field(default_factory=DataSettings)
+    model: ModelSettings = dataclasses.field(default_factory=ModelSettings)
+    posterior: PosteriorSettings = dataclasses.field(default_factory=PosteriorSettings)
+    train: TrainSettings = dataclasses.field(default_factory=TrainSettings)
+    prune: PruneSettings = dataclasses.field(default_factory=PruneSettings)
+    evaluate: EvaluateSettings = dataclasses.field(default_factory=EvaluateSettings)
+    arms: list[Arm] = setting([], "The curves.")
+    threads: int | None = setting(
+        None, "Threads of torch on a CPU; by default torch's choice. The last bits depend on it.", least=1
+    )
+    checkpoint_seconds: float = setting(60.0, "Seconds between checkpoints within a training.", above=0)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One point of a study's fan-out."""
+
+    study: Study
+    axes: dict[str, Any]
+    """Path -> value of what fanned out, apart from what a record has a column for."""
+
+    @property
+    def label(self) -> str:
+        return ", ".join(f"{path}={value}" for path, value in self.axes.items())
+
+
+_OWN_COLUMN = ("data", "data.name", "model", "model.name", "prune.score", "prune.rewind", "train.method")
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> path of the studies that come with tombola."""
+    root = Path(str(resources.files("tombola") / "studies"))
+    return {str(path.relative_to(root).with_suffix("")): path for path in sorted(root.rglob("*.yaml"))}
+
+
+def read(study: str, changes: list[str]) -> dict[str, Any]:
+    """The raw settings of a shipped study or a file, with PATH=VALUE changes. Raises TombolaError."""
+    known = shipped()
+    path = known.get(study, Path(study))
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError):
+        near = get_close_matches(study, known, 1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        raise TombolaError(
+            f"there is no study {study!r}: {meant}give a YAML file or one of {', '.join(known)}"
+        ) from None
+    raw = _parse(text, str(path))
+    if not isinstance(raw, dict):
+        raise TombolaError(f"{path} is no study: it must be a YAML mapping that starts with name:")
+    raw.setdefault("name", path.stem)
+    for change in changes:
+        _apply(raw, change)
+    return raw
+
+
+def unfold(raw: dict[str, Any]) -> list[Variant]:
+    """All variants of a raw study, each checked. Raises TombolaError naming the path of what is wrong."""
+    variants = []
+    for settings, axes in _fan(raw, Study, ""):
+        settings["arms"] = [arm for one in _arms(settings) for arm, _ in _fan(one, Arm, "arms.")]
+        study = _checked(settings)
+        variants.append(Variant(study, {path: value for path, value in axes.items() if path not in _OWN_COLUMN}))
+    return variants
+
+
+def arm_train(study: Study, arm: Arm, method: str) -> TrainSettings:
+    """The arm's training: the study's with the arm's changes, by `method`."""
+    whole = dataclasses.asdict(study.train) | arm.train | {"method": method}
+    return _checked({**_plain(study), "train": whole}).train
+
+
+def _plain(study: Study) -> dict[str, Any]:
+    return dataclasses.asdict(study)
+
+
+def _arms(raw: dict[str, Any]) -> list[dict[str, Any]]:
+    arms = raw.get("arms") or ["ticket"]
+    if not isinstance(arms, list):
+        raise TombolaError(
+            f"arms: {arms!r} is no list; write one arm a line, as '- ticket' or '- {{arm: ticket, score: mu}}'"
+        )
+    return [{"arm": arm} if isinstance(arm, str) else arm for arm in arms]
+
+
+def _fan(raw: Any, kind: type, path: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Every combination of the lists in `raw` where `kind` has no list, with the values chosen by path."""
+    if not isinstance(raw, dict):
+        yield raw, {}
+        return
+    hints = typing.get_type_hints(kind)
+    axes: list[list[tuple[str, Any, dict[str, Any]]]] = []
+    for name, value in raw.items():
+        hint, here = hints.get(name), f"{path}{name}"
+        if kind is Study and name == "arms":
+            axes.append([(name, value, {})])
+        elif kind is Arm and name == "train" and isinstance(value, dict):
+            axes.append([(name, v, {}) for v, _ in _fan(value, TrainSettings, f"{here}.")])
+        elif isinstance(value, list) and not _holds_list(hint, value):
+            if not value:
+                raise TombolaError(f"{here} is an empty list; give at least one value")
+            axes.append([(name, v, {here: item, **chosen}) for item in value for v, chosen in _inner(item, hint, here)])
+        else:
+            axes.append([(name, v, chosen) for v, chosen in _inner(value, hint, here)])
+    for combination in itertools.product(*axes):
+        yield {name: v for name, v, _ in combination}, {k: c for _, _, chosen in combination for k, c in chosen.items()}
+
+
+def _inner(value: Any, hint: Any, here: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        yield from _fan(value, hint, f"{here}.")
+    else:
+        yield value, {}
+
+
+def _holds_list(hint: Any, value: list[Any]) -> bool:
+    """Whether the list is the field's own value rather than a choice of values."""
+    takes_list = any(typing.get_origin(h) is list for h in (hint, *typing.get_args(hint)))
+    return takes_list and not (value and all(isinstance(item, list) for item in value))
+
+
+def _checked(raw: dict[str, Any]) -> Study:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        # through JSON: strict about numbers and texts, yet mappings become dataclasses
+        study = TypeAdapter(Study).validate_json(json.dumps(raw, default=str))
+    except ValidationError as error:
+        raise TombolaError(_sentence(error)) from None
+    if not study.name or "/" in study.name:
+        raise TombolaError(f"name is {study.name!r}; give the study a name without '/'")
+    if len(set(study.seeds)) < len(study.seeds) or not study.seeds:
+        raise TombolaError(f"seeds are {study.seeds}; give at least one, and each once")
+    return study
+
+
+def _sentence(error: Any) -> str:
+    """The first thing that is wrong, as one sentence: where, what, and the mend."""
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    value, kind = first["input"], first["type"]
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        names = _fields_at(first["loc"][:-1])
+        near = get_close_matches(str(first["loc"][-1]), names, 1)
+        return f"unknown key {path!r}: {f'did you mean {near[0]!r}? ' if near else ''}there are {', '.join(names)}"
+    if kind == "value_error":
+        return f"{path}: {first['ctx']['error']}" if path else str(first["ctx"]["error"])
+    if isinstance(value, str) and _is_number(value):
+        return f"{path} is the text {value!r}: YAML reads numbers such as 1e-3 as text; write 1.0e-3 or 0.001, without quotes"
+    return f"{path} is {value!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _fields_at(loc: tuple[Any, ...]) -> list[str]:
+    kind: Any = Study
+    for part in loc:
+        if isinstance(part, str):
+            hint = typing.get_type_hints(kind)[part]
+            kind = next((h for h in (*typing.get_args(hint), hint) if dataclasses.is_dataclass(h)), hint)
+    return [f.name for f in dataclasses.fields(kind)]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        raise TombolaError(f"{where} is not YAML{line}: {getattr(error, 'problem', error)}; mend that line") from None
+
+
+def _apply(raw: dict[str, Any], change: str) -> None:
+    path, equals, value = change.partition("=")
+    if not equals or not path:
+        raise TombolaError(f"--set {change!r} is no PATH=VALUE; write for example --set train.epochs=20")
+    *parents, last = path.split(".")
+    at = raw
+    for name in parents:
+        at = at.setdefault(name, {})
+        if not isinstance(at, dict):
+            raise TombolaError(f"--set {change!r}: {name!r} holds {at!r} and has no fields; check the path")
+    at[last] = _parse(value, f"--set {change!r}")

@@ -1,0 +1,134 @@
+"""What people see in the terminal: progress, tables, the graph."""
+
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from .engine import dataset, describe
+from .forecast import work_of
+from .plan import Plan
+from .stages import Stage
+from .store import Store
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_LINE_EVERY = 10.0  # seconds between lines where there is no terminal to draw a bar in
+
+
+class ProgressWatcher:
+    """A bar over the work of all stages, with what is running; a line now and then where the output is no terminal."""
+
+    def __init__(self, console: Console, todo: list[Stage]):
+        self._console, self._stages = console, len(todo)
+        self._work = {stage.key: work_of(stage, dataset) for stage in todo}
+        self._total = sum(self._work.values())
+        self._done_work, self._done, self._said_at = 0, 0, time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=self._total)
+
+    def __enter__(self) -> "ProgressWatcher":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def began(self, stage: Stage) -> None:
+        self._show(f"stage {self._done + 1}/{self._stages}: {describe(stage)}", 0)
+
+    def stepped(self, stage: Stage, done: int, total: int) -> None:
+        self._show(None, done)
+
+    def ended(self, stage: Stage) -> None:
+        self._done += 1
+        self._done_work += self._work.get(stage.key, 0)
+        self._show(None, 0)
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._said_at > _LINE_EVERY:
+            self._said_at = now
+            self._console.print(
+                f"{self._done} of {self._stages} stages done ({100 * self._done_work // self._total}% of the steps)"
+            )
+
+    def said(self, sentence: str) -> None:
+        self._bar.console.print(Text(sentence), soft_wrap=True)
+
+    def _show(self, description: str | None, extra: int) -> None:
+        completed = min(self._done_work + extra, self._total)
+        if description is None:
+            self._bar.update(self._task, completed=completed)
+        else:
+            self._bar.update(self._task, completed=completed, description=description)
+
+
+def results_table(records: "DataFrame") -> Table:
+    """Mean and standard deviation over seeds of accuracy (or RMSE) by curve and weights left, at most six levels."""
+    metric = "accuracy" if records["accuracy"].notna().any() else "rmse"
+    levels = sorted(records["level"].unique())
+    chosen = sorted({levels[round(i * (len(levels) - 1) / 5)] for i in range(6)}) if len(levels) > 6 else levels
+    left = records.groupby("level")["density"].mean()
+    table = Table(title=f"test {metric} over prunable weights left, mean ± sd over seeds")
+    table.add_column("curve")
+    for level in chosen:
+        table.add_column(f"{100 * left[level]:.3g}%", justify="right")
+    many = records["variant"].nunique() > 1 or records["model"].nunique() > 1 or records["data"].nunique() > 1
+    columns = ["model", "data", "variant", "curve"] if many else ["curve"]
+    for name, rows in records.groupby(columns, sort=False):
+        cells = []
+        for level in chosen:
+            values = rows.loc[rows["level"] == level, metric].dropna()
+            spread = f" ±{values.std():.3f}" if len(values) > 1 else ""
+            cells.append(f"{values.mean():.3f}{spread}" if len(values) else "-")
+        table.add_row(" · ".join(str(part) for part in name if part != ""), *cells)
+    return table
+
+
+def graph_table(plan: Plan, store: Store) -> Table:
+    """The graph: for each curve and level what has to be done, with how many seeds have it."""
+    table = Table(title=f"{plan.name}: stages done, of all seeds", title_justify="left")
+    for column in ("curve", "level", "stages (parents first)"):
+        table.add_column(column)
+    groups: dict[tuple[str, int], list[list[Stage]]] = defaultdict(list)
+    for row in plan.rows:
+        name = " · ".join(part for part in (row.labels["variant"], row.labels["curve"]) if part)
+        groups[name, row.labels["level"]].append(_new_stages(row.stage))
+    shown = ""
+    for (name, level), chains in groups.items():
+        parts = []
+        for alike in zip(*chains, strict=True):
+            done = sum(store.done(stage.key) for stage in alike)
+            parts.append(f"{alike[0].kind} {done}/{len(alike)}")
+        table.add_row(Text(name if name != shown else ""), str(level), Text(" → ".join(parts)), end_section=False)
+        shown = name
+    return table
+
+
+def _new_stages(stage: Stage) -> list[Stage]:
+    """The stages of one level: from the last pruning (or the start) to the evaluation."""
+    chain = [stage]
+    while chain[0].parents and chain[0].kind != "prune":
+        chain.insert(0, chain[0].parents[0])
+    return chain
+
+
+def duration(seconds: float) -> str:
+    """A time in words."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,135 @@
+"""A ticket: which weights survive, where they start, and (once trained) where they ended.
+
+Legend: P parameters of the layout, S weight samples, B examples.
+"""
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import tensorfile
+from .errors import TombolaError
+from .posterior.binding import load_buffers
+from .posterior.gaussian import Gaussian, Point
+from .posterior.layout import Layout
+from .posterior.predictive import Prediction, outputs
+from .posterior.state import State
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """Mask, rewind state, trained state, and in `info` where it came from (model, data, settings, parents, versions)."""
+
+    mask: Tensor
+    """Bool [P]; False is pruned."""
+    rewind: State
+    """Where the surviving weights start."""
+    trained: State | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> Layout:
+        return self.rewind.posterior.layout
+
+    @property
+    def posterior(self) -> Gaussian | Point:
+        """The trained posterior. Raises TombolaError if there is none."""
+        return self._trained().posterior
+
+    @property
+    def density(self) -> float:
+        """Surviving fraction of the prunable weights."""
+        prunable = self.layout.prunable
+        return self.mask.cpu()[prunable].float().mean().item() if bool(prunable.any()) else 1.0
+
+    @property
+    def density_all(self) -> float:
+        """Surviving fraction of all parameters."""
+        return int(self.mask.sum()) / self.mask.numel()
+
+    def layer_density(self) -> dict[str, float]:
+        """Surviving fraction of each prunable tensor, by name."""
+        return {s.name: self.mask[s.slice].double().mean().item() for s in self.layout.prunable_segments()}
+
+    def write_mean(self, module: nn.Module) -> nn.Module:
+        """Writes the trained posterior's mean (and buffers) into `module`: an ordinary sparse network."""
+        self.layout.check(module)
+        state = self._trained()
+        views = self.layout.views(state.posterior.mean)
+        with torch.no_grad():
+            for name, p in module.named_parameters():
+                p.copy_(views[name])
+        load_buffers(module, state.buffers)
+        return module
+
+    def predict(self, module: nn.Module, inputs: Tensor, *, samples: int = 16, seed: int = 0) -> Prediction:
+        """Class probabilities with their uncertainty for `inputs` [B, ...], from `samples` weight samples.
+
+        Raises TombolaError if the ticket is untrained or of another model."""
+        return Prediction(self.outputs(module, inputs, samples=samples, seed=seed).cpu().double().softmax(-1))
+
+    def outputs(self, module: nn.Module, inputs: Tensor, *, samples: int = 16, seed: int = 0) -> Tensor:
+        """What the module puts out at each weight sample, [S, B, ...]: for a regression, its means."""
+        return outputs(module, self._trained(), inputs, samples=samples, words=(seed,))
+
+    def save(self, path: str | Path) -> None:
+        """Writes a safetensors file; of masked weights nothing is stored, so it shrinks with the density."""
+        tensors = {"mask": tensorfile.pack(self.mask)}
+        for when, state in (("rewind", self.rewind), ("trained", self.trained)):
+            for name, value in state.tensors().items() if state else ():
+                tensors[f"{when}.{name}"] = value[self.mask] if name.startswith("posterior.") else value
+        versions = {"torch": torch.__version__, "python": sys.version.split()[0]}
+        description = {
+            "format": FORMAT,
+            "layout": self.layout.to_json(),
+            "info": {"versions": versions, **self.info},
+        }
+        tensorfile.write(Path(path), tensors, description)
+
+    def _trained(self) -> State:
+        if self.trained is None:
+            raise TombolaError("the ticket has no trained state: it is a mask and a start; train it first")
+        return self.trained
+
+
+def load(path: str | Path, module: nn.Module | None = None) -> Ticket:
+    """The ticket in a file. With `module`, checks that it is a ticket of that model.
+
+    Raises TombolaError naming what does not fit: a missing, truncated or altered file, another format, another model.
+    """
+    tensors, description = tensorfile.read(Path(path))
+    if description.get("format") != FORMAT or "mask" not in tensors:
+        found = description.get("format")
+        raise TombolaError(f"{path} is no ticket of format {FORMAT} (found {found!r}); use the tombola that wrote it")
+    layout = Layout.from_json(description["layout"])
+    if module is not None:
+        try:
+            layout.check(module)
+        except TombolaError as error:
+            raise TombolaError(f"{path} does not fit the model: {error}") from None
+    mask = tensorfile.unpack(tensors.pop("mask"), layout.numel)
+    states: dict[str, dict[str, Tensor]] = {"rewind": {}, "trained": {}}
+    for name, value in tensors.items():
+        when, _, rest = name.partition(".")
+        if rest.startswith("posterior."):
+            value = torch.zeros(layout.numel, dtype=value.dtype).masked_scatter(mask, value)
+        states[when][rest] = value
+    trained = State.of_tensors(layout, mask, states["trained"]) if states["trained"] else None
+    return Ticket(mask, State.of_tensors(layout, mask, states["rewind"]), trained, description["info"])
+
+
+def ticket_of(state: State, info: dict[str, Any] | None = None) -> Ticket:
+    """The dense ticket that starts at `state`."""
+    mask = torch.ones(state.posterior.layout.numel, dtype=torch.bool)
+    return Ticket(mask, state.to("cpu"), None, info or {})
+
+
+def with_mask(ticket: Ticket, mask: Tensor, start: State) -> Ticket:
+    """An untrained ticket: `mask`, and `start` under it."""
+    return replace(ticket, mask=mask, rewind=start.masked(mask), trained=None)

@@ -1,0 +1,176 @@
+"""One training loop for every method; it reads top to bottom.
+
+Legend: P parameters, N training examples.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from . import streams
+from .batches import Batches
+from .checkpoint import Checkpoint
+from .divergence import check_losses
+from .inference import METHODS, Batch, Learner
+from .optim import load_optimiser_tensors, lr_factor, optimiser_of, optimiser_tensors, set_lr
+from .posterior.likelihood import Categorical, GaussianNoise
+from .posterior.state import State
+from .settings import TrainSettings
+
+_LOOK_EVERY = 50  # steps between looks at the loss on a GPU, where each look waits for it
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves."""
+
+    state: State
+    history: list[dict[str, float]]
+    """A row for each epoch: epoch (from 1), loss (nats per example, averaged over the epoch's steps, without KL), lr, and
+    where validation data was given accuracy and nll of the posterior's mean weights, one pass."""
+    seconds: float
+    """Time in training, over all sittings."""
+
+
+def train(
+    module: nn.Module,
+    state: State,
+    batches: Batches,
+    settings: TrainSettings,
+    *,
+    words: tuple[streams.Word, ...],
+    start: int = 0,
+    stop: int | None = None,
+    validation: Batch | None = None,
+    checkpoint: Checkpoint | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Trained:
+    """Trains `state` of `module` on its device from step `start` of the schedule to `stop` (by default its end).
+
+    words: names of this training's own noise and dropout streams. on_step: called with (steps done, steps to do).
+    Raises TrainingError naming step and cause if the loss is not finite or above `settings.divergence`.
+    """
+    device, per_epoch = state.posterior.mean.device, batches.steps
+    total = settings.epochs * per_epoch
+    stop = total if stop is None else min(stop, total)
+    likelihood = likelihood_of(settings, state).to(device)
+    learner = METHODS[settings.method](module, state, likelihood, settings, batches.examples, words)
+    work = _Work(
+        learner, likelihood, optimiser_of(learner, likelihood, settings), torch.zeros(per_epoch, device=device)
+    )
+
+    with streams.global_stream(*words, device=device), learner.binding:
+        step, spent = work.resume(checkpoint, device) or (start, 0.0)
+        began = time.monotonic() - spent
+        while step < stop:
+            epoch = step // per_epoch
+            first, last = max(start, epoch * per_epoch), min(stop, (epoch + 1) * per_epoch)
+            module.train()
+            for batch in batches.epoch(epoch, step - epoch * per_epoch):
+                streams.reseed_global("dropout", *words, step, device=device)
+                lr = settings.lr * lr_factor(settings, step, total, per_epoch)
+                work.step(batch, step, lr, _kl_factor(settings, step, per_epoch), settings)
+                step += 1
+                if device.type == "cpu" or step % _LOOK_EVERY == 0 or step == last:
+                    made = work.losses[first % per_epoch : first % per_epoch + step - first]
+                    check_losses(made, first, settings, learner, batch)
+                if on_step:
+                    on_step(step - start, stop - start)
+                if step == last:
+                    made = work.losses[first % per_epoch : first % per_epoch + last - first]
+                    work.history.append({"epoch": epoch + 1, "loss": made.mean().item(), "lr": lr})
+                    if validation is not None:
+                        work.history[-1] |= _validate(learner, likelihood, validation)
+                if checkpoint and checkpoint.due and step < stop:
+                    work.save(checkpoint, step, time.monotonic() - began, device)
+                if step == last:
+                    break
+        return Trained(learner.state(), work.history, time.monotonic() - began)
+
+
+@dataclass
+class _Work:
+    """What a training changes as it goes on, and so what a checkpoint holds."""
+
+    learner: Learner
+    likelihood: nn.Module
+    optimiser: torch.optim.Optimizer
+    losses: Tensor
+    """Of the present epoch, by step."""
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def step(self, batch: Batch, step: int, lr: float, kl_factor: float, settings: TrainSettings) -> None:
+        set_lr(self.optimiser, lr)
+        for p in self.likelihood.parameters():
+            p.grad = None
+        loss = self.learner.gradients(_laid_out(batch, settings), step, kl_factor)
+        self.losses[step % len(self.losses)] = loss
+        if settings.clip_norm is not None:
+            everything = [p for group in self.optimiser.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(everything, settings.clip_norm)
+        self.optimiser.step()
+
+    def save(self, checkpoint: Checkpoint, step: int, spent: float, device: torch.device) -> None:
+        tensors = {f"state.{name}": value for name, value in self.learner.state().tensors().items()}
+        tensors |= {f"optimiser.{name}": value for name, value in optimiser_tensors(self.optimiser).items()}
+        description = {"step": step, "spent": spent, "history": self.history}
+        checkpoint.save({**tensors, "losses": self.losses}, description, device)
+
+    def resume(self, checkpoint: Checkpoint | None, device: torch.device) -> tuple[int, float] | None:
+        """(step, seconds spent) of the checkpoint, everything as it then was; None where there is nothing to resume."""
+        saved = checkpoint.load(device) if checkpoint else None
+        if saved is None:
+            return None
+        tensors, description = saved
+        parts: dict[str, dict[str, Tensor]] = {"state": {}, "optimiser": {}}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            parts.setdefault(part, {})[rest] = value.to(device)
+        self.learner.restore(State.of_tensors(self.learner.layout, self.learner.mask, parts["state"]))
+        self.losses.copy_(tensors["losses"])
+        load_optimiser_tensors(self.optimiser, parts["optimiser"])
+        self.history[:] = description["history"]
+        return description["step"], description["spent"]
+
+
+def likelihood_of(settings: TrainSettings, state: State) -> Categorical | GaussianNoise:
+    """The likelihood of the settings, with what `state` has learned of it."""
+    likelihood: Categorical | GaussianNoise
+    if settings.likelihood == "categorical":
+        likelihood = Categorical(settings.label_smoothing)
+    else:
+        likelihood = GaussianNoise(settings.noise_std, settings.learn_noise)
+    if state.likelihood:
+        likelihood.load_state_dict(state.likelihood)
+    return likelihood
+
+
+def _kl_factor(settings: TrainSettings, step: int, steps_per_epoch: int) -> float:
+    warmup = settings.kl_warmup_epochs * steps_per_epoch
+    return min(1.0, (step + 1) / warmup) if warmup else 1.0
+
+
+def _laid_out(batch: Batch, settings: TrainSettings) -> Batch:
+    inputs, target = batch
+    if settings.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    return inputs, target
+
+
+def _validate(learner: Learner, likelihood: nn.Module, validation: Batch) -> dict[str, float]:
+    """The cheap estimator: the posterior's mean weights, running batch-norm statistics, one pass."""
+    inputs, target = validation
+    module = learner.binding.module
+    learner.show_mean()
+    module.eval()
+    with torch.no_grad():
+        output = torch.cat([module(part) for part in inputs.split(1024)]).float()
+        row = {"nll": -likelihood.eval()(output, target).mean().item()}
+    likelihood.train()
+    module.train()
+    if not target.is_floating_point():
+        row["accuracy"] = (output.argmax(-1) == target).double().mean().item()
+    return row
