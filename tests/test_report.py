@@ -261,9 +261,7 @@ def test_a_missing_seed_is_told_at_its_point() -> None:
 
 
 def test_an_empty_study_says_that_nothing_is_finished(tmp_path: Path) -> None:
-    page = write_report(
-        pd.DataFrame(), STUDY, tmp_path / "report.html", failed=["stage x broke"], missing=3
-    ).read_text()
+    page = write_report(pd.DataFrame(), STUDY, tmp_path / "report.html", failed=["stage x broke"], missing=3).read_text()
     assert "Nothing is finished yet." in page
     assert "unfinished: 3 stages to go" in page
     assert "stage x broke" in page

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .bayesian import Bayesian as Bayesian
-    from .bayesian import find_ticket as find_ticket
+    from .bayesian import find_tickets as find_tickets
     from .data.dataset import Dataset as Dataset
     from .errors import TombolaError as TombolaError
     from .posterior.layout import Layout as Layout
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Bayesian": "bayesian",
-    "find_ticket": "bayesian",
+    "find_tickets": "bayesian",
     "Dataset": "data.dataset",
     "TombolaError": "errors",
     "Layout": "posterior.layout",

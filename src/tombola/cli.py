@@ -40,9 +40,7 @@ def _command(function: Callable[..., int]) -> Callable[..., None]:
 
 _Study = Annotated[str, typer.Argument(metavar="STUDY", help="A shipped study's name, or the path of a YAML file.")]
 _Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder that 'tombola run' wrote to.")]
-_Device = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train; auto takes a GPU if there is one.")
-]
+_Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train; auto takes a GPU if there is one.")]
 
 
 @_command
@@ -53,9 +51,7 @@ def run(
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a setting, as train.epochs=20.")
     ] = None,
     device: _Device = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the graph, what is done, and a time forecast.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the graph, what is done, and a time forecast.")] = False,
     store: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Finished stages; by default tombola-stages beside the output.")
     ] = None,

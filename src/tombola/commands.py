@@ -106,9 +106,7 @@ def evaluate_file(path: Path, samples: int, seed: int, device: str) -> int:
     model, data = ticket.info.get("model"), ticket.info.get("data")
     _ = ticket.posterior  # says so where there is no trained state
     if not model or not data:
-        raise TombolaError(
-            f"{path} does not name its model and data (it was saved from Python); use ticket.predict there"
-        )
+        raise TombolaError(f"{path} does not name its model and data (it was saved from Python); use ticket.predict there")
     module = models.build(model["name"], model["args"], model["input_shape"], model["outputs"], ("skeleton",))
     ticket.layout.check(module)
     there = load_data(data["name"], data["args"])
@@ -120,12 +118,8 @@ def evaluate_file(path: Path, samples: int, seed: int, device: str) -> int:
     chosen = choose_device(device)
     train = TrainSettings(**ticket.info["settings"]["train"])
     words = ("evaluate", seed)
-    row = evaluate_ticket(
-        module.to(chosen), ticket, there.test, EvaluateSettings(samples=samples), train, words, chosen
-    )
-    table = Table(
-        title=f"{path.name}: {model['name']} on the test split of {data['name']} ({row['examples']} examples)"
-    )
+    row = evaluate_ticket(module.to(chosen), ticket, there.test, EvaluateSettings(samples=samples), train, words, chosen)
+    table = Table(title=f"{path.name}: {model['name']} on the test split of {data['name']} ({row['examples']} examples)")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in row.items():

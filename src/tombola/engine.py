@@ -42,7 +42,7 @@ class Engine:
     """Key of a failed stage -> sentence."""
 
     def run(self, plan: Plan, after_each: Callable[[], None] = lambda: None) -> None:
-        """Runs every stage that the plan's rows need and the store lacks. A stage that fails stops only what builds on it."""
+        """Runs every stage that the rows need and the store lacks. A stage that fails stops only what builds on it."""
         self.store.prepare()
         for stage in missing(plan, self.store):
             lost = [p for p in stage.parents if p.key in self.failures]

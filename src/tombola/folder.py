@@ -66,9 +66,7 @@ class StudyFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "study.json").write_text(text)
         except OSError as error:
-            raise TombolaError(
-                f"cannot write to {self.path}: {error.strerror}; choose another folder with --out"
-            ) from None
+            raise TombolaError(f"cannot write to {self.path}: {error.strerror}; choose another folder with --out") from None
         self.store.prepare()
 
     def write_records(self) -> "DataFrame":

@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 from .data import Dataset
 from .plan import Plan
+from .rewind import step_of
 from .settings import DataSettings
-from .stages import Stage, Train, step_of
+from .stages import Stage, Train
 from .store import Store
 
 

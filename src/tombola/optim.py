@@ -47,9 +47,7 @@ def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Its state as named tensors: "0.exp_avg" and the like."""
     state = optimiser.state_dict()["state"]
-    return {
-        f"{i}.{name}": value for i, entries in state.items() for name, value in entries.items() if value is not None
-    }
+    return {f"{i}.{name}": value for i, entries in state.items() for name, value in entries.items() if value is not None}
 
 
 def load_optimiser_tensors(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

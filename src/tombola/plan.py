@@ -1,6 +1,5 @@
 """From a study to its graph of stages: the chains of iterative pruning, and the arms that hang on their levels."""
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,9 +7,11 @@ from typing import Any
 from . import plugins
 from .data import Dataset
 from .errors import TombolaError
+from .posterior.state import layout_of
 from .pruning.scores import SCORES, WITHOUT_STD
+from .rewind import parse_rewind
 from .settings import DataSettings, TrainSettings
-from .stages import Evaluate, Init, Net, Prune, Redraw, Shuffle, Source, Stage, Train, Transplant, layout_of
+from .stages import Evaluate, Init, Net, Prune, Redraw, Shuffle, Source, Stage, Train, Transplant
 from .study import Arm, Study, Variant, arm_train
 
 
@@ -130,7 +131,7 @@ def _chain(study: Study, arm: Arm, net: Net, source: Source, seed: int, settings
 
     init = Init(net=net, posterior=study.posterior, prune=study.prune, seed=seed)
     rewind = arm.rewind or study.prune.rewind
-    at = rewind if ":" in rewind else ""
+    at = parse_rewind(rewind)
     dense = training(init, stop=at) if at else init
     tickets: list[Stage] = [init]
     trained = [training(init)]
@@ -187,8 +188,7 @@ def _check(study: Study, net: Net, dataset: Dataset) -> None:
                 f"arm {arm.arm} has score {score!r}, which needs a std; a deterministic network can be pruned by "
                 f"{', '.join(sorted(WITHOUT_STD))}"
             )
-        if rewind not in ("init", "learning_rate") and not re.fullmatch(r"(epoch|step):\d+", rewind):
-            raise TombolaError(f"rewind is {rewind!r}; it must be init, learning_rate, epoch:K or step:K")
+        parse_rewind(rewind)
         if arm.levels and max(arm.levels) > study.prune.levels:
             raise TombolaError(f"arm {arm.arm} is at level {max(arm.levels)}, but prune.levels is {study.prune.levels}")
         settings = arm_train(study, arm, study.train.method)
@@ -201,6 +201,4 @@ def _check(study: Study, net: Net, dataset: Dataset) -> None:
         )
     layout = layout_of(net.build("check"), study.posterior, study.prune)
     if study.prune.levels and not layout.prunable_segments():
-        raise TombolaError(
-            f"model {study.model.name!r}: nothing is prunable; set prune.classifier: true or prune.include"
-        )
+        raise TombolaError(f"model {study.model.name!r}: nothing is prunable; set prune.classifier: true or prune.include")

@@ -27,9 +27,7 @@ def resolve(name: str, known: Mapping[str, Any], kind: str) -> Any:
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except ImportError as error:
-        raise TombolaError(
-            f"cannot import {kind} {name!r}: {error}; run where {module_name!r} can be imported"
-        ) from None
+        raise TombolaError(f"cannot import {kind} {name!r}: {error}; run where {module_name!r} can be imported") from None
     except AttributeError:
         raise TombolaError(f"{kind} {name!r}: module {module_name!r} has no {attribute!r}; check the name") from None
 

@@ -82,9 +82,7 @@ class PosteriorSettings(Checked):
 class TrainSettings(Checked):
     """One training, Bayesian or deterministic."""
 
-    method: Literal["vi", "map"] = setting(
-        "vi", "How the posterior is learned: variational inference, or deterministic."
-    )
+    method: Literal["vi", "map"] = setting("vi", "How the posterior is learned: variational inference, or deterministic.")
     epochs: int = setting(30, "Passes over the training data.", least=1)
     batch_size: int = setting(128, "Examples a step.", least=1)
     optimiser: Literal["adam", "adamw", "sgd"] = setting("adam", "Adam, AdamW (decoupled decay) or SGD with momentum.")
@@ -110,9 +108,7 @@ class TrainSettings(Checked):
         "mean",
         "Loss per example, or times the number of examples N (weakens coupled decay N-fold, as the paper's code).",
     )
-    likelihood: Literal["categorical", "gaussian"] = setting(
-        "categorical", "Of the targets: classes, or reals with noise."
-    )
+    likelihood: Literal["categorical", "gaussian"] = setting("categorical", "Of the targets: classes, or reals with noise.")
     noise_std: float = setting(1.0, "Noise of the Gaussian likelihood, known or where learning starts.", above=0)
     learn_noise: bool = setting(False, "Whether the noise of the Gaussian likelihood is learned.")
     label_smoothing: float = setting(

@@ -19,10 +19,10 @@ from .batches import TensorBatches, random_shift
 from .checkpoint import Checkpoint
 from .data import DATA, Dataset
 from .evaluation import evaluate_ticket
-from .posterior.layout import Layout
-from .posterior.state import State, initial_state
+from .posterior.state import State, initial_state, layout_of
 from .pruning.iterate import prune_ticket, shuffled, transplanted
 from .pruning.scores import SCORES
+from .rewind import step_of
 from .settings import (
     DataSettings,
     EvaluateSettings,
@@ -72,9 +72,7 @@ class Net:
         return {"net": self.words} | ({"source": source} if source else {})
 
     def build(self, *words: streams.Word) -> nn.Module:
-        return models.build(
-            self.settings.name, self.settings.args, self.input_shape, self.outputs, (*words, self.words)
-        )
+        return models.build(self.settings.name, self.settings.args, self.input_shape, self.outputs, (*words, self.words))
 
     def info(self) -> dict[str, Any]:
         return {
@@ -171,9 +169,7 @@ class Train(Stage):
         (parent,) = tickets
         data = around.data(self.source.settings).to(around.device)
         shift = self.source.settings.shift
-        batches = TensorBatches(
-            *data.train, self.settings.batch_size, self.seed, random_shift(shift) if shift else None
-        )
+        batches = TensorBatches(*data.train, self.settings.batch_size, self.seed, random_shift(shift) if shift else None)
         state = parent.rewind if self.settings.method == "vi" else parent.rewind.as_point()
         whole = replace(self, stop="")  # a shorter run draws the same noise as the longer one
         trained = train(
@@ -300,29 +296,7 @@ class Evaluate(Stage):
         data = around.data(self.source.settings)
         module = self.net.build("skeleton").to(around.device)
         words = (self.seed, self.key)
-        return Outcome(
-            None, evaluate_ticket(module, ticket, data.test, self.settings, self.train, words, around.device)
-        )
-
-
-def layout_of(module: nn.Module, posterior: PosteriorSettings, prune: PruneSettings) -> Layout:
-    """The layout with the roles that the settings give."""
-    return Layout.of(
-        module,
-        random=posterior.random,
-        decayed=posterior.decayed,
-        include=prune.include,
-        exclude=prune.exclude,
-        classifier=prune.classifier,
-    )
-
-
-def step_of(where: str, steps_per_epoch: int) -> int | None:
-    """The step that "epoch:K" or "step:K" names; None for ""."""
-    if not where:
-        return None
-    unit, _, count = where.partition(":")
-    return int(count) * (steps_per_epoch if unit == "epoch" else 1)
+        return Outcome(None, evaluate_ticket(module, ticket, data.test, self.settings, self.train, words, around.device))
 
 
 def _start_of(ticket: Ticket) -> State:

@@ -18,7 +18,7 @@ _CACHED = 4  # tickets kept in memory: the next stage mostly wants the last ones
 
 
 class Store:
-    """`root/<key>/` holds a stage's `ticket.safetensors` (if it gives one) and `record.json`, whose presence marks it done."""
+    """`root/<key>/` holds a stage's `ticket.safetensors` (if it gives one) and `record.json`, which marks it done."""
 
     def __init__(self, root: Path):
         self.root = root

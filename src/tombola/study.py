@@ -36,8 +36,8 @@ class Arm(Checked):
         "ticket", "deterministic", "transplant", "reinit", "shuffle_layerwise", "shuffle_global", "shuffle_even"
     ] = setting(
         "ticket",
-        "ticket: iterative pruning of a Bayesian network. deterministic: of a deterministic one. transplant: the deterministic "
-        "tickets trained as Bayesian networks. reinit, shuffle_*: controls from each level's ticket.",
+        "ticket: iterative pruning of a Bayesian network. deterministic: of a deterministic one. transplant: the "
+        "deterministic tickets trained as Bayesian networks. reinit, shuffle_*: controls from each level's ticket.",
     )
     score: str | None = setting(
         None, "Score of the chain; by default prune.score, for deterministic chains and transplants magnitude."
@@ -101,9 +101,7 @@ def read(study: str, changes: list[str]) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError):
         near = get_close_matches(study, known, 1)
         meant = f"did you mean {near[0]!r}? " if near else ""
-        raise TombolaError(
-            f"there is no study {study!r}: {meant}give a YAML file or one of {', '.join(known)}"
-        ) from None
+        raise TombolaError(f"there is no study {study!r}: {meant}give a YAML file or one of {', '.join(known)}") from None
     raw = _parse(text, str(path))
     if not isinstance(raw, dict):
         raise TombolaError(f"{path} is no study: it must be a YAML mapping that starts with name:")
@@ -205,7 +203,9 @@ def _sentence(error: Any) -> str:
     if kind == "value_error":
         return f"{path}: {first['ctx']['error']}" if path else str(first["ctx"]["error"])
     if isinstance(value, str) and _is_number(value):
-        return f"{path} is the text {value!r}: YAML reads numbers such as 1e-3 as text; write 1.0e-3 or 0.001, without quotes"
+        return (
+            f"{path} is the text {value!r}: YAML reads numbers such as 1e-3 as text; write 1.0e-3 or 0.001, without quotes"
+        )
     return f"{path} is {value!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
 
 

@@ -42,11 +42,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise TombolaError(
-            f"{path} is not a whole safetensors file ({error}); it is truncated or something else"
-        ) from None
+        raise TombolaError(f"{path} is not a whole safetensors file ({error}); it is truncated or something else") from None
     if _KEY not in header:
         raise TombolaError(f"{path} is a safetensors file, but tombola did not write it: its header lacks {_KEY!r}")
     if header.get("sha256") != _checksum(tensors, header[_KEY]):

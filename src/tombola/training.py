@@ -58,9 +58,7 @@ def train(
     stop = total if stop is None else min(stop, total)
     likelihood = likelihood_of(settings, state).to(device)
     learner = METHODS[settings.method](module, state, likelihood, settings, batches.examples, words)
-    work = _Work(
-        learner, likelihood, optimiser_of(learner, likelihood, settings), torch.zeros(per_epoch, device=device)
-    )
+    work = _Work(learner, likelihood, optimiser_of(learner, likelihood, settings), torch.zeros(per_epoch, device=device))
 
     with streams.global_stream(*words, device=device), learner.binding:
         step, spent = work.resume(checkpoint, device) or (start, 0.0)

@@ -58,9 +58,7 @@ class Dataset:
         for tensor in (*self.train, *self.validation, *self.test):
             value = tensor.cpu().contiguous()
             total.update(f"{value.dtype} {tuple(value.shape)}".encode())
-            total.update(
-                ctypes.string_at(value.data_ptr(), value.numel() * value.element_size()) if value.numel() else b""
-            )
+            total.update(ctypes.string_at(value.data_ptr(), value.numel() * value.element_size()) if value.numel() else b"")
         return total.hexdigest()[:16]
 
     def to(self, device: torch.device | str) -> "Dataset":

@@ -28,9 +28,7 @@ class VI:
     ):
         q = state.posterior
         if not isinstance(q, Gaussian):
-            raise TombolaError(
-                "method vi needs a Gaussian state, this one is a point: transplant it into a Bayesian one"
-            )
+            raise TombolaError("method vi needs a Gaussian state, this one is a point: transplant it into a Bayesian one")
         self.settings, self.likelihood = settings, likelihood
         self.layout, self.mask = q.layout, q.mask
         self.mean, self.log_std = q.mean.clone(), q.log_std.clone()
@@ -47,9 +45,7 @@ class VI:
         """Optimiser groups: tensors with `.grad` set, their learning-rate factor and whether they are decayed."""
         groups = []
         for where, decayed in self.layout.decay_groups():
-            groups.append(
-                {"params": [_slice(self.mean, self.sample.mean_grad, where)], "factor": 1.0, "decayed": decayed}
-            )
+            groups.append({"params": [_slice(self.mean, self.sample.mean_grad, where)], "factor": 1.0, "decayed": decayed})
         log_std = _slice(self.log_std, self.sample.log_std_grad, slice(0, self.sample.n))
         groups.append({"params": [log_std], "factor": self.settings.log_std_lr_factor, "decayed": False})
         return groups
@@ -57,9 +53,7 @@ class VI:
     def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
         """Sets the gradients for `batch`; returns its mean negative log likelihood (nats per example), averaged over
         the samples. step: names the noise. kl_factor: scales the KL term (warm-up)."""
-        loss = weight_sample_gradients(
-            self._data_term, self.sample, batch, step, self.settings.samples, self.loss_scale
-        )
+        loss = weight_sample_gradients(self._data_term, self.sample, batch, step, self.settings.samples, self.loss_scale)
         self.sample.finish(kl_factor * self.kl_weight, self.settings.prior_std)
         return loss
 

@@ -48,9 +48,7 @@ class Binding:
             load_buffers(self.module, self._initial_buffers)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for p, (data, grad) in zip(self._params, self._saved, strict=True):
             p.grad = None  # first: a gradient and its parameter share a device
             p.data = data
@@ -69,9 +67,7 @@ class Binding:
         """
         for p, view, name in zip(self._params, self._views, self._names, strict=True):
             if p.data_ptr() != view.data_ptr():
-                raise RuntimeError(
-                    f"parameter {name!r} was moved or converted while the module was bound; do that before"
-                )
+                raise RuntimeError(f"parameter {name!r} was moved or converted while the module was bound; do that before")
         torch.autograd.graph.increment_version(self._params)
 
     def backward(self, loss: Tensor, out: Tensor) -> None:

@@ -197,12 +197,8 @@ class Layout:
         """A table in text: every tensor, its size, its roles and why it has them."""
         rows = [("parameter", "shape", "count", "role", "why")]
         for s in self.segments:
-            roles = [
-                name for name, on in (("random", s.random), ("decayed", s.decayed), ("prunable", s.prunable)) if on
-            ]
-            rows.append(
-                (s.name, "x".join(map(str, s.shape)), f"{s.numel:,}", " ".join(roles) or "deterministic", s.why)
-            )
+            roles = [name for name, on in (("random", s.random), ("decayed", s.decayed), ("prunable", s.prunable)) if on]
+            rows.append((s.name, "x".join(map(str, s.shape)), f"{s.numel:,}", " ".join(roles) or "deterministic", s.why))
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]) for row in rows]
         prunable = int(self.prunable.sum())

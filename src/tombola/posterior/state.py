@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import streams
-from ..settings import PosteriorSettings
+from ..settings import PosteriorSettings, PruneSettings
 from .binding import buffers_of
 from .gaussian import POSTERIORS, Gaussian, Point, initial_log_std, initial_mean
 from .layout import Layout
@@ -46,6 +46,18 @@ class State:
     def to(self, device: torch.device | str) -> "State":
         moved = {name: value.to(device) for name, value in self.tensors().items()}
         return State.of_tensors(self.posterior.layout, self.posterior.mask.to(device), moved)
+
+
+def layout_of(module: nn.Module, posterior: PosteriorSettings, prune: PruneSettings) -> Layout:
+    """The layout with the roles that the settings give."""
+    return Layout.of(
+        module,
+        random=posterior.random,
+        decayed=posterior.decayed,
+        include=prune.include,
+        exclude=prune.exclude,
+        classifier=prune.classifier,
+    )
 
 
 def initial_state(module: nn.Module, layout: Layout, settings: PosteriorSettings, *words: streams.Word) -> State:

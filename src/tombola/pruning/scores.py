@@ -94,7 +94,5 @@ def evaluate(name: str, score: Score, mean: Tensor, std: Tensor, generator: torc
     values = values.masked_fill(nothing, -math.inf)
     undefined = int(values.isnan().sum())
     if undefined:
-        raise TombolaError(
-            f"score {name!r} is nan for {undefined} of {values.numel()} weights; mend it or train less far"
-        )
+        raise TombolaError(f"score {name!r} is nan for {undefined} of {values.numel()} weights; mend it or train less far")
     return values

@@ -1,0 +1,246 @@
+"""The Python entry: make a module Bayesian, find its tickets, or train it in a loop of your own.
+
+Legend: P parameters of the layout.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import plugins
+from .batches import TensorBatches
+from .errors import TombolaError
+from .inference.forward import DataTerm
+from .inference.vi import weight_sample_gradients
+from .posterior.binding import Binding, buffers_of
+from .posterior.gaussian import Gaussian, kl_gaussian
+from .posterior.likelihood import Categorical
+from .posterior.noise import NoisePool
+from .posterior.predictive import Prediction, outputs
+from .posterior.sample import WeightSample
+from .posterior.state import State, initial_state, layout_of
+from .pruning.iterate import prune_ticket
+from .pruning.scores import SCORES, WITHOUT_STD
+from .rewind import parse_rewind, step_of
+from .settings import PosteriorSettings, PruneSettings, TrainSettings, canonical
+from .streams import generator
+from .ticket import Ticket, ticket_of
+from .training import train as train_state
+
+
+class Bayesian(nn.Module):
+    """An ordinary module plus a Gaussian posterior over its named parameters, for a training loop of your own.
+
+    Its parameters are the flat `mean` and `log_std` [P] (and what the likelihood learns): any optimiser takes them. The
+    module itself is not changed; it is run on weight samples.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        posterior: PosteriorSettings | None = None,
+        prune: PruneSettings | None = None,
+        likelihood: nn.Module | None = None,
+        prior_std: float = 1.0,
+        noise_refresh: float = 1.0,
+        seed: int = 0,
+    ):
+        """likelihood: module (output, targets) -> log likelihood of each example [B]; by default `Categorical`.
+        noise_refresh: as in `TrainSettings`. seed: names the streams of initialisation and noise."""
+        super().__init__()
+        self._module = [module]  # in a list: its own parameters are not ours
+        self.layout = layout_of(module, posterior or PosteriorSettings(), prune or PruneSettings())
+        self._start = initial_state(module, self.layout, posterior or PosteriorSettings(), seed)
+        q = self._start.posterior
+        self.mean = nn.Parameter(q.mean.clone())
+        self.log_std = nn.Parameter(q.tensors()["log_std"].clone())
+        self.register_buffer("mask", q.mask.clone())
+        self.mask: Tensor
+        self.likelihood = likelihood if likelihood is not None else Categorical()
+        self.prior_std, self._noise_refresh, self._seed = prior_std, noise_refresh, seed
+        self._buffers_now = self._start.buffers
+        self._sample: WeightSample | None = None
+        self.step = 0
+        """Calls of `negative_elbo` so far: names the noise of the next."""
+
+    def negative_elbo(self, inputs: Any, targets: Tensor, *, examples: int, heat: float = 1.0, samples: int = 1) -> Tensor:
+        """E_q[-log p(targets | inputs)], mean over the batch, + heat * KL(q || prior) / examples: nats, a scalar.
+
+        Its `backward` is ordinary: gradients land in `mean.grad` and `log_std.grad`; scale, accumulate, clip them as any.
+        examples: N of the whole training set. samples: weight samples averaged, in one sample's memory.
+        """
+        learned = [p for p in self.likelihood.parameters() if p.requires_grad]
+        return _NegativeElbo.apply(self, inputs, targets, heat / examples, samples, self.mean, self.log_std, *learned)
+
+    def kl(self) -> Tensor:
+        """KL(q || N(0, prior_std^2)) in nats, over the surviving random parameters."""
+        return kl_gaussian(self.mean, self.log_std, self.posterior.random_kept, self.prior_std)
+
+    @property
+    def posterior(self) -> Gaussian:
+        return Gaussian(self.layout, self.mean, self.log_std, self.mask)
+
+    def state(self) -> State:
+        """A copy of all that was trained."""
+        learned = {name: value.detach().clone() for name, value in self.likelihood.state_dict().items()}
+        q = Gaussian(self.layout, self.mean.detach(), self.log_std.detach(), self.mask.clone()).masked(self.mask.clone())
+        return State(q, {k: v.clone() for k, v in self._buffers_now.items()}, learned)
+
+    def ticket(self) -> Ticket:
+        """The ticket of the present mask, start and trained state, on the CPU."""
+        mask = self.mask.cpu()
+        return Ticket(mask, self._start.to("cpu").masked(mask), self.state().to("cpu"))
+
+    def predict(self, inputs: Tensor, *, samples: int = 16, seed: int = 0) -> Prediction:
+        """Class probabilities with their uncertainty from the present posterior."""
+        out = outputs(self._module[0], self.state(), inputs, samples=samples, words=(seed,))
+        return Prediction(out.cpu().double().softmax(-1))
+
+    def prune(self, score: str = "snr", fraction: float = 0.2, scope: str = "global", seed: int = 0) -> Ticket:
+        """Prunes by the present posterior and rewinds the survivors to the start; returns the new, untrained ticket.
+
+        The parameters change in place: go on with a new optimiser.
+        """
+        rule = plugins.resolve(score, SCORES, "score")
+        stream = generator("score", seed, self.step)
+        ticket = prune_ticket(
+            self.ticket(), self._start.to("cpu"), name=score, score=rule, fraction=fraction, scope=scope, generator=stream
+        )
+        self.rewind(ticket)
+        return ticket
+
+    def rewind(self, ticket: Ticket) -> None:
+        """Restarts at the ticket's mask and rewind state, in place. Raises TombolaError for a ticket of another model."""
+        ticket.layout.check(self._module[0])
+        q = ticket.rewind.posterior
+        if not isinstance(q, Gaussian):
+            raise TombolaError("the ticket is deterministic; transplant it into a Bayesian state first")
+        with torch.no_grad():
+            self.mean.copy_(q.mean)
+            self.log_std.copy_(q.log_std)
+            self.mask.copy_(ticket.mask)
+        self._buffers_now, self._sample = ticket.rewind.buffers, None
+        self.mean.grad = self.log_std.grad = None
+
+    def _weight_sample(self) -> WeightSample:
+        """The buffers of weight sampling, made anew when the parameters have moved to other memory."""
+        mean, log_std = self.mean.data, self.log_std.data
+        if self._sample is None or self._sample.mean.data_ptr() != mean.data_ptr():
+            noise = NoisePool(self.layout.random_numel, ("noise", self._seed), self._noise_refresh, like=mean)
+            self._sample = WeightSample(self.layout, mean, log_std, self.mask, noise)
+            self._sample.reserve_sum()
+        return self._sample
+
+
+class _NegativeElbo(torch.autograd.Function):
+    """Runs forward and backward passes at once, sample by sample, and hands the gradients on when asked."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, net: Bayesian, inputs: Any, targets: Tensor, kl_weight: float, samples: int, *params: Tensor
+    ) -> Tensor:
+        sample, learned = net._weight_sample(), params[2:]
+        before = [p.grad for p in learned]
+        for p in learned:
+            p.grad = None
+        binding = Binding(net._module[0], net.layout, sample.theta, net._buffers_now)
+        try:
+            with torch.enable_grad(), binding:
+                net._module[0].train(net.training)
+                batch, step = (inputs, targets), net.step
+                loss = weight_sample_gradients(DataTerm(binding, net.likelihood), sample, batch, step, samples, 1.0)
+                if net.training:
+                    net._buffers_now = buffers_of(net._module[0])
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]
+        finally:
+            for p, grad in zip(learned, before, strict=True):
+                p.grad = grad
+        sample.finish(kl_weight, net.prior_std)
+        net.step += 1
+        ctx.save_for_backward(sample.mean_grad.clone(), sample.log_std_grad.clone(), *grads)
+        return loss + kl_weight * net.kl().detach()
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> Any:
+        (scale,) = outputs
+        return (None,) * 5 + tuple(scale * grad for grad in ctx.saved_tensors)
+
+
+def find_tickets(
+    module: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    train: TrainSettings | None = None,
+    prune: PruneSettings | None = None,
+    posterior: PosteriorSettings | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> list[Ticket]:
+    """Iterative pruning of `module` on tensors in memory: one trained ticket a level, dense first, sparsest last.
+
+    The module is left as it was; it starts from its present values. Raises TombolaError for settings that do not fit.
+    """
+    train, prune, posterior = train or TrainSettings(), prune or PruneSettings(), posterior or PosteriorSettings()
+    if train.method == "map" and prune.score in SCORES and prune.score not in WITHOUT_STD:
+        raise TombolaError(f"score {prune.score!r} needs a std; with method map use one of {', '.join(sorted(WITHOUT_STD))}")
+    at, score = parse_rewind(prune.rewind), plugins.resolve(prune.score, SCORES, "score")
+    batches = TensorBatches(inputs.to(device), targets.to(device), train.batch_size, seed)
+    layout = layout_of(module, posterior, prune)
+    start = step_of(at, batches.steps) or 0
+    info = {
+        "seed": seed,
+        "settings": {"train": canonical(train), "prune": canonical(prune), "posterior": canonical(posterior)},
+    }
+    dense = initial_state(module, layout, posterior, seed).to("cpu")
+    ticket, tickets = ticket_of(dense if train.method == "vi" else dense.as_point(), info), []
+    with _bar(prune.levels + 1, train.epochs * batches.steps, progress) as show:
+        for level in range(prune.levels + 1):
+
+            def run(state: State, begin: int, stop: int | None, level: int = level) -> Any:
+                return train_state(
+                    module,
+                    state.to(device),
+                    batches,
+                    train,
+                    words=(seed, "find_tickets", level),
+                    start=begin,
+                    stop=stop,
+                    on_step=lambda done, _: show(level, done),
+                )
+
+            if level == 0 and start:
+                dense = run(ticket.rewind, 0, start).state.to("cpu")
+            trained = run(ticket.rewind, 0 if level == 0 else start, None)
+            tickets.append(
+                replace(ticket, trained=trained.state.to("cpu"), info=info | {"level": level, "history": trained.history})
+            )
+            if level < prune.levels:
+                restart = tickets[-1].trained if prune.rewind == "learning_rate" else dense
+                assert restart is not None
+                ticket = prune_ticket(
+                    tickets[-1],
+                    restart if train.method == "vi" else restart.as_point(),
+                    name=prune.score,
+                    score=score,
+                    fraction=prune.fraction,
+                    scope=prune.scope,
+                    generator=generator("score", seed, level),
+                )
+    return tickets
+
+
+@contextmanager
+def _bar(levels: int, steps: int, shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over levels and steps, where there is a terminal to see it."""
+    from rich.progress import Progress
+
+    with Progress(disable=not shown, transient=True) as bar:
+        task = bar.add_task("finding tickets", total=levels * steps)
+        yield lambda level, done: bar.update(task, completed=level * steps + done)
