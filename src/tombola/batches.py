@@ -30,6 +30,13 @@ class Batches(Protocol):
         ...
 
 
+def steps_per_epoch(examples: int, batch_size: int) -> int:
+    """Batches of an epoch of TensorBatches."""
+    full, rest = divmod(examples, batch_size)
+    # a last batch of one example, which batch norm cannot normalise, joins the one before
+    return max(1, full + (rest > 1))
+
+
 class TensorBatches:
     """Shuffled batches from tensors on one device, without a data loader."""
 
@@ -39,9 +46,7 @@ class TensorBatches:
         self.inputs, self.targets, self.batch_size = inputs, targets, batch_size
         self.seed, self.augment = seed, augment
         self.examples = len(inputs)
-        full, rest = divmod(self.examples, batch_size)
-        # a last batch of one example, which batch norm cannot normalise, joins the one before
-        self.steps = max(1, full + (rest > 1))
+        self.steps = steps_per_epoch(self.examples, batch_size)
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         order = torch.randperm(self.examples, generator=streams.generator("order", self.seed, epoch))

@@ -132,8 +132,7 @@ class Bayesian(nn.Module):
         mean, log_std = self.mean.data, self.log_std.data
         if self._sample is None or self._sample.mean.data_ptr() != mean.data_ptr():
             noise = NoisePool(self.layout.random_numel, ("noise", self._seed), self._noise_refresh, like=mean)
-            self._sample = WeightSample(self.layout, mean, log_std, self.mask, noise)
-            self._sample.reserve_sum()
+            self._sample = WeightSample(self.layout, mean, log_std, self.mask, noise, several=True)
         return self._sample
 
 
@@ -152,15 +151,22 @@ class _NegativeElbo(torch.autograd.Function):
         try:
             with torch.enable_grad(), binding:
                 net._module[0].train(net.training)
-                batch, step = (inputs, targets), net.step
-                loss = weight_sample_gradients(DataTerm(binding, net.likelihood), sample, batch, step, samples, 1.0)
+                loss = weight_sample_gradients(
+                    DataTerm(binding, net.likelihood),
+                    sample,
+                    (inputs, targets),
+                    net.step,
+                    samples=samples,
+                    scale=1.0,
+                    kl_weight=kl_weight,
+                    prior_std=net.prior_std,
+                )
                 if net.training:
                     net._buffers_now = buffers_of(net._module[0])
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]
         finally:
             for p, grad in zip(learned, before, strict=True):
                 p.grad = grad
-        sample.finish(kl_weight, net.prior_std)
         net.step += 1
         ctx.save_for_backward(sample.mean_grad.clone(), sample.log_std_grad.clone(), *grads)
         return loss + kl_weight * net.kl().detach()

@@ -26,7 +26,7 @@ _RECORDS_EVERY = 60.0  # seconds between writes of the records of a running stud
 def run_study(study: str, out: Path | None, changes: list[str], device: str, dry_run: bool, store: Path | None) -> int:
     """0, 1 if a stage failed, 130 if interrupted (then the same command goes on)."""
     console, raw = Console(), read(study, changes)
-    folder = StudyFolder.of(raw, out or Path("runs") / str(raw["name"]), store)
+    folder = StudyFolder.of(raw, out or Path("runs") / str(raw["name"]), store, Path(study).parent)
     settings, plan = folder.variants[0].study, folder.plan
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -60,7 +60,7 @@ def run_study(study: str, out: Path | None, changes: list[str], device: str, dry
     page = folder.write_report(failed=failed)
     table = folder.write_records()
     if len(table):
-        console.print(results_table(table))
+        console.print(results_table(table, console.width))
     console.print(f"records: {folder.path / 'records.parquet'}", soft_wrap=True)
     console.print(f"report:  {page}", soft_wrap=True)
     for sentence in failed:

@@ -55,6 +55,7 @@ class Engine:
     def _run(self, stage: Stage) -> None:
         with self.store.lock(stage.key):
             if self.store.done(stage.key):  # another process was faster
+                self.watcher.ended(stage)
                 return
             self.watcher.began(stage)
             tickets = [self._ticket(parent) for parent in stage.parents]

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import records
+from . import plugins, records
 from .engine import dataset, missing
 from .errors import TombolaError
 from .plan import Plan, plan_study
@@ -27,9 +27,11 @@ class StudyFolder:
     path: Path
     raw: dict[str, Any]
     store: Store
+    imports: Path
+    """Where the study's file lies: import paths may name modules beside it."""
 
     @classmethod
-    def of(cls, raw: dict[str, Any], path: Path, store: Path | None) -> "StudyFolder":
+    def of(cls, raw: dict[str, Any], path: Path, store: Path | None, imports: Path) -> "StudyFolder":
         """The folder for a study. Raises TombolaError if it belongs to another one or to something else."""
         if path.exists() and not path.is_dir():
             raise TombolaError(f"{path} is a file; choose a folder with --out")
@@ -41,7 +43,7 @@ class StudyFolder:
                 )
         elif path.is_dir() and any(path.iterdir()):
             raise TombolaError(f"{path} is not empty and holds no study; choose another folder with --out")
-        return cls(path, raw, Store(store or path.resolve().parent / STAGES))
+        return cls(path, raw, Store(store or path.resolve().parent / STAGES), imports.resolve())
 
     @classmethod
     def open(cls, path: Path) -> "StudyFolder":
@@ -49,7 +51,7 @@ class StudyFolder:
         if not (path / "study.json").is_file():
             raise TombolaError(f"{path} holds no study (no study.json); give the folder that 'tombola run' wrote to")
         description = _description(path)
-        return cls(path, description["study"], Store(Path(description["stages"])))
+        return cls(path, description["study"], Store(Path(description["stages"])), Path(description["imports"]))
 
     @cached_property
     def variants(self) -> list[Variant]:
@@ -57,11 +59,14 @@ class StudyFolder:
 
     @cached_property
     def plan(self) -> Plan:
+        plugins.look_in(self.imports)
         return plan_study(self.variants, dataset)
 
     def prepare(self) -> None:
         """Makes the folder and writes down what it is of. Raises TombolaError if it can't be written."""
-        text = json.dumps({"study": self.raw, "stages": str(self.store.root.resolve())}, indent=1)
+        text = json.dumps(
+            {"study": self.raw, "stages": str(self.store.root.resolve()), "imports": str(self.imports)}, indent=1
+        )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "study.json").write_text(text)
@@ -72,25 +77,28 @@ class StudyFolder:
     def write_records(self) -> "DataFrame":
         """Writes and returns the table of all finished rows."""
         table = records.collect(self.plan, self.store)
-        records.write(table, self.path / "records.parquet")
+        try:
+            records.write(table, self.path / "records.parquet")
+        except OSError as error:
+            raise TombolaError(f"cannot write to {self.path}: {error.strerror}; free space or permissions") from None
         return table
 
     def write_report(self, out: Path | None = None, failed: list[str] | None = None) -> Path:
         """Writes the page (by default report.html) from what is finished."""
         from .report import write_report
 
-        settings = records.with_defaults(self.raw, Study)
-        return write_report(
-            self.write_records(),
-            settings,
-            out or self.path / "report.html",
-            failed=failed or [],
-            missing=len(missing(self.plan, self.store)),
-        )
+        settings, page = records.with_defaults(self.raw, Study), out or self.path / "report.html"
+        table, todo = self.write_records(), len(missing(self.plan, self.store))
+        try:
+            return write_report(table, settings, page, failed=failed or [], missing=todo)
+        except OSError as error:
+            raise TombolaError(f"cannot write {page}: {error.strerror}; choose another file with --out") from None
 
 
 def _description(path: Path) -> dict[str, Any]:
     try:
-        return json.loads((path / "study.json").read_text())
-    except (OSError, ValueError) as error:
+        description = json.loads((path / "study.json").read_text())
+        _ = description["study"]["name"], Path(description["stages"])  # what is read of it
+        return description
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise TombolaError(f"{path / 'study.json'} is damaged ({error}); delete it and run the study again") from None

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable
 
+from .batches import steps_per_epoch
 from .data import Dataset
 from .plan import Plan
 from .rewind import step_of
@@ -15,11 +16,9 @@ def work_of(stage: Stage, data: Callable[[DataSettings], Dataset]) -> int:
     """Training steps; 1 for any other stage."""
     if not isinstance(stage, Train):
         return 1
-    examples = len(data(stage.source.settings).train[0])
-    full, rest = divmod(examples, stage.settings.batch_size)
-    per_epoch = max(1, full + (rest > 1))
-    total = stage.settings.epochs * per_epoch
-    return (step_of(stage.stop, per_epoch) or total) - (step_of(stage.start, per_epoch) or 0)
+    per_epoch = steps_per_epoch(len(data(stage.source.settings).train[0]), stage.settings.batch_size)
+    stop = step_of(stage.stop, per_epoch)
+    return (stage.settings.epochs * per_epoch if stop is None else stop) - (step_of(stage.start, per_epoch) or 0)
 
 
 def seconds_to_go(plan: Plan, todo: list[Stage], store: Store, data: Callable[[DataSettings], Dataset]) -> float | None:

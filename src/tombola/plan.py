@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import plugins
+from .batches import steps_per_epoch
 from .data import Dataset
 from .errors import TombolaError
 from .posterior.state import layout_of
 from .pruning.scores import SCORES, WITHOUT_STD
-from .rewind import parse_rewind
+from .rewind import parse_rewind, step_of
 from .settings import DataSettings, TrainSettings
 from .stages import Evaluate, Init, Net, Prune, Redraw, Shuffle, Source, Stage, Train, Transplant
 from .study import Arm, Study, Variant, arm_train
@@ -188,10 +189,16 @@ def _check(study: Study, net: Net, dataset: Dataset) -> None:
                 f"arm {arm.arm} has score {score!r}, which needs a std; a deterministic network can be pruned by "
                 f"{', '.join(sorted(WITHOUT_STD))}"
             )
-        parse_rewind(rewind)
+        at = parse_rewind(rewind)
         if arm.levels and max(arm.levels) > study.prune.levels:
             raise TombolaError(f"arm {arm.arm} is at level {max(arm.levels)}, but prune.levels is {study.prune.levels}")
         settings = arm_train(study, arm, study.train.method)
+        steps = steps_per_epoch(len(dataset.train[0]), settings.batch_size)
+        if (step_of(at, steps) or 0) >= settings.epochs * steps:
+            raise TombolaError(
+                f"rewind is {rewind!r}, but training ends at epoch:{settings.epochs} (step:{settings.epochs * steps}); "
+                "rewind to an earlier point"
+            )
         if (settings.likelihood == "categorical") != dataset.is_classification:
             wanted = "categorical" if dataset.is_classification else "gaussian"
             raise TombolaError(f"train.likelihood is {settings.likelihood!r}; data {dataset.name!r} needs {wanted!r}")

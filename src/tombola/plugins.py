@@ -21,33 +21,56 @@ def resolve(name: str, known: Mapping[str, Any], kind: str) -> Any:
         meant = f"did you mean {near[0]!r}? " if near else ""
         raise TombolaError(f"unknown {kind} {name!r}: {meant}there are {', '.join(known)}, or package.module:name")
     module_name, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:  # a user's file beside the study is found, as `python -m` would
-        sys.path.insert(0, here)
+    look_in(Path.cwd())  # as `python -m` does
     try:
-        return getattr(importlib.import_module(module_name), attribute)
+        found = getattr(importlib.import_module(module_name), attribute, None)
     except ImportError as error:
         raise TombolaError(f"cannot import {kind} {name!r}: {error}; run where {module_name!r} can be imported") from None
-    except AttributeError:
-        raise TombolaError(f"{kind} {name!r}: module {module_name!r} has no {attribute!r}; check the name") from None
+    except Exception as error:  # whatever the user's module does when it is imported
+        raise TombolaError(f"cannot import {kind} {name!r}: {_in_short(error)}; mend {module_name!r}") from error
+    if not callable(found):
+        raise TombolaError(f"{kind} {name!r}: module {module_name!r} has no function {attribute!r}; check the name")
+    return found
+
+
+def look_in(folder: Path) -> None:
+    """Lets import paths name modules in `folder`."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
 
 def call(factory: Callable[..., Any], offered: Mapping[str, Any], args: Mapping[str, Any], name: str) -> Any:
     """`factory(**args)` with those of `offered` that it takes. Raises TombolaError for arguments that do not fit."""
-    signature = inspect.signature(factory)
+    try:
+        signature = inspect.signature(factory)
+    except ValueError as error:  # some builtins tell nothing of themselves
+        raise TombolaError(f"{name}: {_in_short(error)}; wrap it in a function of yours") from None
     takes_all = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     arguments = {k: v for k, v in offered.items() if takes_all or k in signature.parameters} | dict(args)
     try:
         signature.bind(**arguments)
     except TypeError as error:
         raise TombolaError(f"{name}{signature} does not fit args {dict(args)}: {error}") from None
-    return factory(**arguments)
+    try:
+        return factory(**arguments)
+    except TombolaError:
+        raise
+    except Exception as error:
+        raise TombolaError(f"{name} failed with args {dict(args)}: {_in_short(error)}; mend them or it") from error
 
 
 def source_digest(name: str, known: Mapping[str, Any]) -> str:
     """A hash of the module that a user's name lives in; empty for ours, whose changes raise a stage's version."""
     if name in known:
         return ""
-    target = resolve(name, known, "name")
-    file = inspect.getsourcefile(inspect.unwrap(target))
+    target = inspect.unwrap(resolve(name, known, "name"))
+    try:
+        file = inspect.getsourcefile(target)
+    except TypeError:  # a callable object or a builtin: the module that it is named by
+        file = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
+
+
+def _in_short(error: Exception) -> str:
+    """An error of the user's code in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -120,6 +120,10 @@ class TrainSettings(Checked):
     divergence: float = setting(1e6, "A training loss (nats per example) above this stops the stage.", above=0)
 
 
+VARIATIONAL = ("heat", "kl_warmup_epochs", "prior_std", "samples", "noise_refresh", "log_std_lr_factor")
+"""The fields of `TrainSettings` that method `map` does not read."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PruneSettings(Checked):
     """One chain of iterative pruning."""

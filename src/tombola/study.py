@@ -83,7 +83,8 @@ class Variant:
         return ", ".join(f"{path}={value}" for path, value in self.axes.items())
 
 
-_OWN_COLUMN = ("data", "data.name", "model", "model.name", "prune.score", "prune.rewind", "train.method")
+_OF_THE_WHOLE = ("name", "description", "threads", "checkpoint_seconds")
+_OWN_COLUMN = ("data.name", "model.name", "prune.score", "prune.rewind", "train.method")
 
 
 def shipped() -> dict[str, Path]:
@@ -113,6 +114,9 @@ def read(study: str, changes: list[str]) -> dict[str, Any]:
 
 def unfold(raw: dict[str, Any]) -> list[Variant]:
     """All variants of a raw study, each checked. Raises TombolaError naming the path of what is wrong."""
+    for name in _OF_THE_WHOLE:
+        if isinstance(raw.get(name), list):
+            raise TombolaError(f"{name} is the list {raw[name]}; it is of the whole study and does not fan out")
     variants = []
     for settings, axes in _fan(raw, Study, ""):
         settings["arms"] = [arm for one in _arms(settings) for arm, _ in _fan(one, Arm, "arms.")]
@@ -124,7 +128,10 @@ def unfold(raw: dict[str, Any]) -> list[Variant]:
 def arm_train(study: Study, arm: Arm, method: str) -> TrainSettings:
     """The arm's training: the study's with the arm's changes, by `method`."""
     whole = dataclasses.asdict(study.train) | arm.train | {"method": method}
-    return _checked({**_plain(study), "train": whole}).train
+    try:
+        return _checked({**_plain(study), "train": whole}).train
+    except TombolaError as error:
+        raise TombolaError(f"arm {arm.arm}: {error}") from None
 
 
 def _plain(study: Study) -> dict[str, Any]:
@@ -156,11 +163,16 @@ def _fan(raw: Any, kind: type, path: str) -> Iterator[tuple[Any, dict[str, Any]]
         elif isinstance(value, list) and not _holds_list(hint, value):
             if not value:
                 raise TombolaError(f"{here} is an empty list; give at least one value")
-            axes.append([(name, v, {here: item, **chosen}) for item in value for v, chosen in _inner(item, hint, here)])
+            axes.append([(name, v, _named(here, item) | chosen) for item in value for v, chosen in _inner(item, hint, here)])
         else:
             axes.append([(name, v, chosen) for v, chosen in _inner(value, hint, here)])
     for combination in itertools.product(*axes):
         yield {name: v for name, v, _ in combination}, {k: c for _, _, chosen in combination for k, c in chosen.items()}
+
+
+def _named(here: str, item: Any) -> dict[str, Any]:
+    """A value of a fan-out by its path; the fields of a mapping by theirs, so that two models of one name differ."""
+    return {f"{here}.{name}": v for name, v in item.items()} if isinstance(item, dict) else {here: item}
 
 
 def _inner(value: Any, hint: Any, here: str) -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -184,6 +196,8 @@ def _checked(raw: dict[str, Any]) -> Study:
         study = TypeAdapter(Study).validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
         raise TombolaError(_sentence(error)) from None
+    except ValueError as error:
+        raise TombolaError(f"the study can't be written as JSON: {error}; a YAML alias may contain itself") from None
     if not study.name or "/" in study.name:
         raise TombolaError(f"name is {study.name!r}; give the study a name without '/'")
     if len(set(study.seeds)) < len(study.seeds) or not study.seeds:
@@ -232,7 +246,8 @@ def _parse(text: str, where: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
-        raise TombolaError(f"{where} is not YAML{line}: {getattr(error, 'problem', error)}; mend that line") from None
+        problem = str(getattr(error, "problem", error))
+        raise TombolaError(f"{where} is not YAML{line}: {' '.join(problem.split())}; mend that line") from None
 
 
 def _apply(raw: dict[str, Any], change: str) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections import defaultdict
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -77,45 +78,50 @@ class ProgressWatcher:
             self._bar.update(self._task, completed=completed, description=description)
 
 
-def results_table(records: "DataFrame") -> Table:
-    """Mean and standard deviation over seeds of accuracy (or RMSE) by curve and weights left, at most six levels."""
+def results_table(records: "DataFrame", width: int) -> Table:
+    """Mean and standard deviation over seeds of accuracy (or RMSE) by curve and weights left; as many levels as fit."""
     metric = "accuracy" if records["accuracy"].notna().any() else "rmse"
+    columns = ["curve", *(c for c in ("model", "data", "variant") if records[c].nunique() > 1)]
+    groups = {" · ".join(str(part) for part in name if part): rows for name, rows in records.groupby(columns, sort=False)}
     levels = sorted(records["level"].unique())
-    chosen = sorted({levels[round(i * (len(levels) - 1) / 5)] for i in range(6)}) if len(levels) > 6 else levels
+    fitting = max(2, (width - max(map(len, groups)) - 4) // len("| 0.123 ±0.123 "))
+    if len(levels) > fitting:  # the first, the last, and evenly between
+        levels = [levels[round(i * (len(levels) - 1) / (fitting - 1))] for i in range(fitting)]
     left = records.groupby("level")["density"].mean()
-    table = Table(title=f"test {metric} over prunable weights left, mean ± sd over seeds")
-    table.add_column("curve")
-    for level in chosen:
-        table.add_column(f"{100 * left[level]:.3g}%", justify="right")
-    many = records["variant"].nunique() > 1 or records["model"].nunique() > 1 or records["data"].nunique() > 1
-    columns = ["model", "data", "variant", "curve"] if many else ["curve"]
-    for name, rows in records.groupby(columns, sort=False):
+    table = Table(title=f"test {metric} over prunable weights left, mean ±sd over seeds", title_justify="left")
+    table.add_column("curve", no_wrap=True)
+    for level in levels:
+        table.add_column(f"{100 * left[level]:.3g}%", justify="right", no_wrap=True)
+    for name, rows in groups.items():
         cells = []
-        for level in chosen:
+        for level in levels:
             values = rows.loc[rows["level"] == level, metric].dropna()
             spread = f" ±{values.std():.3f}" if len(values) > 1 else ""
             cells.append(f"{values.mean():.3f}{spread}" if len(values) else "-")
-        table.add_row(" · ".join(str(part) for part in name if part != ""), *cells)
+        table.add_row(Text(name), *cells)
     return table
 
 
 def graph_table(plan: Plan, store: Store) -> Table:
     """The graph: for each curve and level what has to be done, with how many seeds have it."""
-    table = Table(title=f"{plan.name}: stages done, of all seeds", title_justify="left")
-    for column in ("curve", "level", "stages (parents first)"):
-        table.add_column(column)
-    groups: dict[tuple[str, int], list[list[Stage]]] = defaultdict(list)
+    table = Table(title=f"{plan.name}: stages, done of all seeds", title_justify="left")
+    for column in ("curve", "level", "stages of a level, parents first"):
+        table.add_column(column, no_wrap=column != "curve")
+    chains: dict[tuple[str, int], list[list[Stage]]] = defaultdict(list)
     for row in plan.rows:
-        name = " · ".join(part for part in (row.labels["variant"], row.labels["curve"]) if part)
-        groups[name, row.labels["level"]].append(_new_stages(row.stage))
-    shown = ""
-    for (name, level), chains in groups.items():
-        parts = []
-        for alike in zip(*chains, strict=True):
-            done = sum(store.done(stage.key) for stage in alike)
-            parts.append(f"{alike[0].kind} {done}/{len(alike)}")
-        table.add_row(Text(name if name != shown else ""), str(level), Text(" → ".join(parts)), end_section=False)
-        shown = name
+        name = " · ".join(part for part in (row.labels["curve"], row.labels["variant"]) if part)
+        chains[name, row.labels["level"]].append(_new_stages(row.stage))
+    lines = [
+        (
+            name,
+            level,
+            " → ".join(f"{a[0].kind} {sum(store.done(s.key) for s in a)}/{len(a)}" for a in zip(*those, strict=True)),
+        )
+        for (name, level), those in chains.items()
+    ]
+    for (name, what), alike in groupby(lines, key=lambda line: (line[0], line[2])):
+        levels = [level for _, level, _ in alike]
+        table.add_row(Text(name), f"{levels[0]}-{levels[-1]}" if len(levels) > 1 else str(levels[0]), Text(what))
     return table
 
 

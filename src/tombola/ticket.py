@@ -46,7 +46,7 @@ class Ticket:
     def density(self) -> float:
         """Surviving fraction of the prunable weights."""
         prunable = self.layout.prunable
-        return self.mask.cpu()[prunable].float().mean().item() if bool(prunable.any()) else 1.0
+        return self.mask.cpu()[prunable].double().mean().item() if bool(prunable.any()) else 1.0
 
     @property
     def density_all(self) -> float:

@@ -72,16 +72,14 @@ def train(
                 lr = settings.lr * lr_factor(settings, step, total, per_epoch)
                 work.step(batch, step, lr, _kl_factor(settings, step, per_epoch), settings)
                 step += 1
+                losses = work.losses[first - epoch * per_epoch : step - epoch * per_epoch]
                 if device.type == "cpu" or step % _LOOK_EVERY == 0 or step == last:
-                    made = work.losses[first % per_epoch : first % per_epoch + step - first]
-                    check_losses(made, first, settings, learner, batch)
+                    check_losses(losses, first, settings, learner, batch)
                 if on_step:
                     on_step(step - start, stop - start)
                 if step == last:
-                    made = work.losses[first % per_epoch : first % per_epoch + last - first]
-                    work.history.append({"epoch": epoch + 1, "loss": made.mean().item(), "lr": lr})
-                    if validation is not None:
-                        work.history[-1] |= _validate(learner, likelihood, validation)
+                    measured = _validate(learner, likelihood, validation) if validation is not None else {}
+                    work.history.append({"epoch": epoch + 1, "loss": losses.mean().item(), "lr": lr, **measured})
                 if checkpoint and checkpoint.due and step < stop:
                     work.save(checkpoint, step, time.monotonic() - began, device)
                 if step == last:

@@ -33,9 +33,7 @@ class VI:
         self.layout, self.mask = q.layout, q.mask
         self.mean, self.log_std = q.mean.clone(), q.log_std.clone()
         noise = NoisePool(q.layout.random_numel, ("noise", *words), settings.noise_refresh, like=self.mean)
-        self.sample = WeightSample(q.layout, self.mean, self.log_std, q.mask, noise)
-        if settings.samples > 1:
-            self.sample.reserve_sum()
+        self.sample = WeightSample(q.layout, self.mean, self.log_std, q.mask, noise, settings.samples > 1)
         self.binding = Binding(module, q.layout, self.sample.theta, state.buffers)
         self._data_term = DataTerm(self.binding, likelihood, settings.precision)
         self.loss_scale = float(examples) if settings.loss_scale == "sum" else 1.0
@@ -53,9 +51,16 @@ class VI:
     def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
         """Sets the gradients for `batch`; returns its mean negative log likelihood (nats per example), averaged over
         the samples. step: names the noise. kl_factor: scales the KL term (warm-up)."""
-        loss = weight_sample_gradients(self._data_term, self.sample, batch, step, self.settings.samples, self.loss_scale)
-        self.sample.finish(kl_factor * self.kl_weight, self.settings.prior_std)
-        return loss
+        return weight_sample_gradients(
+            self._data_term,
+            self.sample,
+            batch,
+            step,
+            samples=self.settings.samples,
+            scale=self.loss_scale,
+            kl_weight=kl_factor * self.kl_weight,
+            prior_std=self.settings.prior_std,
+        )
 
     def show_mean(self) -> None:
         """The module's weights become the posterior's mean, until the next `gradients`."""
@@ -76,20 +81,30 @@ class VI:
 
 
 def weight_sample_gradients(
-    data_term: DataTerm, sample: WeightSample, batch: Batch, step: int, samples: int, scale: float
+    data_term: DataTerm,
+    sample: WeightSample,
+    batch: Batch,
+    step: int,
+    *,
+    samples: int,
+    scale: float,
+    kl_weight: float,
+    prior_std: float,
 ) -> Tensor:
-    """Accumulates `samples` backward passes at fresh weights, in one sample's memory; E_q[log p], not log E_q[p].
+    """Gradients of scale * E_q[-log p(batch)] + kl_weight * KL, from `samples` backward passes in one sample's memory.
 
-    Returns the mean negative log likelihood, averaged over the samples.
+    Returns the mean negative log likelihood (nats per example), averaged over the samples: E_q[log p], not log E_q[p].
     """
     module, total, first_buffers = data_term.binding.module, torch.zeros((), device=sample.theta.device), None
     for s in range(samples):
         sample.draw(step * samples + s, first=s == 0)
         data_term.binding.wrote()
         total = total + data_term.backward(batch, sample.grad, scale / samples) / samples
-        sample.accumulate(first=s == 0)
         if s == 0 and samples > 1:
             first_buffers = buffers_of(module)
+        if s < samples - 1:
+            sample.accumulate(first=s == 0)
+    sample.finish(samples == 1, kl_weight, prior_std)
     if first_buffers is not None:
         load_buffers(module, first_buffers)  # one update of running statistics a step, whatever the number of samples
     return total

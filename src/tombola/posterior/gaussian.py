@@ -3,6 +3,7 @@
 Legend: P parameters of the layout.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -115,7 +116,7 @@ def kl_gaussian(mean: Tensor, log_std: Tensor, keep: Tensor, prior_std: float) -
     mean, log_std = mean[keep], log_std[keep]
     second_moment = (2 * log_std).exp() + mean.square()
     terms = second_moment / (2 * prior_std**2) - 0.5 - log_std
-    return terms.sum() + terms.numel() * torch.tensor(prior_std).log().to(terms)
+    return terms.sum() + terms.numel() * math.log(prior_std)
 
 
 def kaiming_uniform(layout: Layout, generator: torch.Generator) -> Tensor:

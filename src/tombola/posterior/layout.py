@@ -92,7 +92,8 @@ class Layout:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise TombolaError(f"pattern {pattern!r} matches no parameter; the module has {', '.join(names)}")
 
-        weights = [name for name, owner, p in owners if _is_linear(owner) and p.ndim >= 2]
+        # nn.MultiheadAttention's bias_k and bias_v have three dimensions
+        weights = [n for n, owner, p in owners if _is_linear(owner) and p.ndim >= 2 and "bias" not in n.split(".")[-1]]
         last = {} if classifier or not weights else {weights[-1]: "the final classifier is not pruned"}
         parts = []
         for name, owner, p in owners:

@@ -23,7 +23,8 @@ class Categorical(nn.Module):
 
     def forward(self, logits_BC: Tensor, labels_B: Tensor) -> Tensor:
         """Log likelihood of each example, [B], in nats. With label smoothing e the target is (1 - e) one-hot + e / C."""
-        return -F.cross_entropy(logits_BC.float(), labels_B, reduction="none", label_smoothing=self.label_smoothing)
+        logits_BC = logits_BC if logits_BC.dtype == torch.float64 else logits_BC.float()  # bf16 would round the loss
+        return -F.cross_entropy(logits_BC, labels_B, reduction="none", label_smoothing=self.label_smoothing)
 
     def predict(self, logits: Tensor) -> Tensor:
         """Class probabilities, float64, over the last dimension."""

@@ -12,24 +12,25 @@ from torch import Tensor
 from .layout import Layout
 from .noise import NoisePool
 
-_BLOCK = 1 << 17  # parameters at a time: a block of each tensor in use stays in the second-level cache
+_BLOCK = 1 << 16  # parameters at a time: a block of each tensor in use stays in the second-level cache
 _LOG2_E = math.log2(math.e)
 
 
 class WeightSample:
     """Buffers and arithmetic of VI by weight samples for given `mean` and `log_std` [P], which are read in place.
 
-    One step is: for each sample `draw`, a backward pass into `grad`, `accumulate`; then `finish`. Afterwards `mean_grad` and
-    `log_std_grad` hold the gradients of the loss. Everything goes block by block, so that ten passes over memory become
-    about three.
+    One step is: for each sample `draw` and a backward pass into `grad`; after each but the last `accumulate`, after the last
+    `finish`. Then `mean_grad` and `log_std_grad` hold the gradients of the loss. All goes block by block: the dozen
+    operations read and write memory about as often as three would.
     """
 
-    def __init__(self, layout: Layout, mean: Tensor, log_std: Tensor, mask: Tensor, noise: NoisePool):
+    def __init__(self, layout: Layout, mean: Tensor, log_std: Tensor, mask: Tensor, noise: NoisePool, several: bool):
+        """several: whether a step may have more than one sample, whose sum needs a buffer of its own."""
         self.n = layout.random_numel
         self.mean, self.log_std, self.noise = mean, log_std, noise
         self.theta = mean.clone()
         self.grad = torch.zeros_like(mean)
-        self.mean_grad = self.grad  # with one sample they are the same buffer
+        self.mean_grad = torch.zeros_like(mean) if several else self.grad
         self.log_std_grad = torch.zeros_like(mean)
         self._std = torch.zeros_like(mean[: self.n])
         self._keep = None if bool(mask.all()) else mask.to(mean.dtype)
@@ -55,44 +56,50 @@ class WeightSample:
             self.theta[rest].copy_(self.mean[rest])
 
     def accumulate(self, first: bool) -> None:
-        """Adds this sample's gradient, which is in `grad`."""
-        if first and self.mean_grad is not self.grad:
+        """Adds this sample's gradient, which is in `grad`, to the sums; the `first` one of its step begins them."""
+        assert self.mean_grad is not self.grad, "made for one sample a step"
+        for grad, eps, log_std_grad in self._blocks(self.grad, self._eps, self.log_std_grad):
+            _add_product(log_std_grad, grad, eps, first)
+        if first:
             self.mean_grad.copy_(self.grad)
-        elif not first:
-            if self.mean_grad is self.grad:
-                raise RuntimeError("several samples a step need a second gradient buffer: call `reserve_sum` before")
+        else:
             self.mean_grad.add_(self.grad)
-        for out, grad, eps in self._blocks(self.log_std_grad, self.grad, self._eps):
-            if first:
-                torch.mul(grad, eps, out=out)
-            else:
-                out.addcmul_(grad, eps)
 
-    def reserve_sum(self) -> None:
-        """Makes room for the sum over several samples."""
-        if self.mean_grad is self.grad:
-            self.mean_grad = torch.zeros_like(self.grad)
-
-    def finish(self, kl_weight: float, prior_std: float) -> None:
-        """Turns the accumulated sums into the gradients of loss + kl_weight * KL(q || N(0, prior_std^2)).
+    def finish(self, first: bool, kl_weight: float, prior_std: float) -> None:
+        """Adds the last sample's gradient, and that of kl_weight * KL(q || N(0, prior_std^2)).
 
         d KL / d mean = mean / s^2 and d KL / d log_std = std^2 / s^2 - 1; the data's part of log_std is grad * eps * std.
         """
         scaled = kl_weight / prior_std**2
-        for mean, std, mean_grad, log_std_grad, keep in self._blocks(
-            self.mean, self._std, self.mean_grad, self.log_std_grad, self._keep
+        summed = self.mean_grad is not self.grad
+        for mean, std, grad, eps, mean_grad, log_std_grad, keep in self._blocks(
+            self.mean, self._std, self.grad, self._eps, self.mean_grad, self.log_std_grad, self._keep
         ):
+            _add_product(log_std_grad, grad, eps, first)
             log_std_grad.add_(std, alpha=scaled).mul_(std)  # std is 0 where masked, and so is this
+            if summed:
+                mean_grad.copy_(grad) if first else mean_grad.add_(grad)
             if keep is None:
                 log_std_grad.sub_(kl_weight)
             else:
                 log_std_grad.sub_(keep, alpha=kl_weight)
                 mean_grad.mul_(keep)
             mean_grad.add_(mean, alpha=scaled)
+        rest = slice(self.n, None)
+        if summed:
+            self.mean_grad[rest].copy_(self.grad[rest]) if first else self.mean_grad[rest].add_(self.grad[rest])
         if self._keep is not None:
-            self.mean_grad[self.n :].mul_(self._keep[self.n :])
+            self.mean_grad[rest].mul_(self._keep[rest])
 
     def _blocks(self, *tensors: Tensor | None) -> Iterator[tuple]:
-        for start in range(0, self.n, _BLOCK):
+        """The random part of each, block by block, from the back: what the optimiser touched last is still in the cache."""
+        for start in range((self.n - 1) // _BLOCK * _BLOCK, -1, -_BLOCK):
             stop = min(start + _BLOCK, self.n)
             yield tuple(None if t is None else t[start:stop] for t in tensors)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
+    if first:
+        torch.mul(a, b, out=total)
+    else:
+        total.addcmul_(a, b)

@@ -53,8 +53,10 @@ def folded_mean(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor
 
 def folded_snr(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
     """E abs(w) / sd abs(w), the signal-to-noise ratio of the folded normal (used by SSVI)."""
-    first = folded_mean(mean, std, generator)
-    return first / (std.square() + mean.square() - first.square()).clamp(min=0).sqrt()
+    size, ratio = mean.abs(), mean.abs() / std
+    excess = std * math.sqrt(2 / math.pi) * torch.exp(-0.5 * ratio.square()) - size * torch.erfc(ratio / math.sqrt(2))
+    first = size + excess  # sd^2 = std^2 + mean^2 - first^2 without the difference of nearly equal squares
+    return first / (std.square() - excess * (first + size)).sqrt()
 
 
 def snr_coded(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
