@@ -50,9 +50,8 @@ def main() -> int:
         ratio = {label: t / medians["deterministic"] for label, t in medians.items()}
         hit = ratio["vi"] <= target
         missed |= not hit
-        print(
-            f"{name}, batch {args.batch}, {args.threads} thread(s): deterministic step {1e3 * medians['deterministic']:.1f} ms"
-        )
+        took = 1e3 * medians["deterministic"]
+        print(f"{name}, batch {args.batch}, {args.threads} thread(s): deterministic step {took:.1f} ms")
         for label in ("map", "vi", "vi, 10 samples"):
             note = f"   target <= {target:.2f}: {'met' if hit else 'MISSED'}" if label == "vi" else ""
             print(f"  {label:15s} {ratio[label]:6.3f}{note}")

@@ -70,19 +70,18 @@ class WeightSample:
 
         d KL / d mean = mean / s^2 and d KL / d log_std = std^2 / s^2 - 1; the data's part of log_std is grad * eps * std.
         """
-        scaled = kl_weight / prior_std**2
-        summed = self.mean_grad is not self.grad
+        scaled, summed = kl_weight / prior_std**2, self.mean_grad is not self.grad
+        entropy = torch.full_like(self.grad[: min(self.n, _BLOCK)], -kl_weight)
         for mean, std, grad, eps, mean_grad, log_std_grad, keep in self._blocks(
             self.mean, self._std, self.grad, self._eps, self.mean_grad, self.log_std_grad, self._keep
         ):
             _add_product(log_std_grad, grad, eps, first)
-            log_std_grad.add_(std, alpha=scaled).mul_(std)  # std is 0 where masked, and so is this
+            log_std_grad.add_(std, alpha=scaled)
+            torch.addcmul(entropy[: len(std)], log_std_grad, std, out=log_std_grad)
             if summed:
                 mean_grad.copy_(grad) if first else mean_grad.add_(grad)
-            if keep is None:
-                log_std_grad.sub_(kl_weight)
-            else:
-                log_std_grad.sub_(keep, alpha=kl_weight)
+            if keep is not None:
+                log_std_grad.mul_(keep)
                 mean_grad.mul_(keep)
             mean_grad.add_(mean, alpha=scaled)
         rest = slice(self.n, None)
