@@ -58,17 +58,17 @@ class Engine:
                 self.watcher.ended(stage)
                 return
             self.watcher.began(stage)
-            tickets = [self._ticket(parent) for parent in stage.parents]
             around = Surroundings(
                 self.device,
                 dataset,
                 self.store.checkpoint(stage.key, self.checkpoint_seconds) if isinstance(stage, Train) else None,
                 lambda done, total: self.watcher.stepped(stage, done, total),
             )
-            began = time.monotonic()
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 try:
+                    tickets = [self._ticket(parent) for parent in stage.parents]
+                    began = time.monotonic()
                     outcome = stage.run(tickets, around)
                 except Exception as error:
                     self._failed(stage, error)

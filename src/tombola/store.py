@@ -74,6 +74,7 @@ class Store:
                 "run": run,
             }
             (aside / "record.json").write_text(json.dumps(record, indent=1))
+            self.discard(stage.key)  # a folder without a record is left by nobody but may be there
             aside.rename(self.root / stage.key)
         except OSError as error:
             raise TombolaError(

@@ -1,0 +1,148 @@
+"""What several test files need: a command line in this process, modules of a user, small studies."""
+
+import importlib
+import sys
+import textwrap
+import traceback
+from collections import Counter
+
+import pytest
+import torch
+import yaml
+from hypothesis import settings
+
+torch.set_num_threads(1)
+settings.register_profile("tombola", deadline=None, max_examples=40)  # the first example pays for imports
+settings.load_profile("tombola")
+
+
+@pytest.fixture(autouse=True)
+def _import_path_restored(monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+@pytest.fixture
+def tiny():
+    """A study of seconds: 297 digits to train on, one level, half of the weights pruned."""
+    return {
+        "name": "tiny",
+        "threads": 1,
+        "data": {"name": "digits", "args": {"validation": 0, "test": 1500}},
+        "model": {"name": "mlp", "args": {"hidden": [8]}},
+        "train": {"epochs": 2, "batch_size": 64, "lr": 0.01},
+        "prune": {"fraction": 0.5, "levels": 1},
+        "evaluate": {"samples": 2},
+    }
+
+
+@pytest.fixture
+def plan_of():
+    """The plan of raw settings."""
+    from tombola.engine import dataset
+    from tombola.plan import plan_study
+    from tombola.study import unfold
+
+    return lambda raw: plan_study(unfold(raw), dataset)
+
+
+@pytest.fixture
+def user_module(tmp_path, monkeypatch):
+    """Writes a module that a study can name; it is forgotten after the test."""
+    from tombola.engine import _dataset
+
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+
+    def write(name, source):
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
+        importlib.invalidate_caches()
+
+    yield write
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+    _dataset.cache_clear()
+
+
+@pytest.fixture
+def study_file(tmp_path):
+    """Writes raw settings, or text, as a YAML file."""
+
+    def write(raw, name="study.yaml"):
+        path = tmp_path / name
+        path.write_text(raw if isinstance(raw, str) else yaml.safe_dump(raw))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch):
+    """The command line in this process, in an empty folder. An error that it does not catch fails the test."""
+    from typer.testing import CliRunner
+
+    from tombola.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*args):
+        result = CliRunner().invoke(app, [str(arg) for arg in args])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            pytest.fail("".join(traceback.format_exception(result.exception)))
+        return result
+
+    return call
+
+
+@pytest.fixture
+def refused(cli):
+    """Runs a command that must be refused: exit code 2 and one sentence; returns the sentence."""
+
+    def call(*args):
+        result = cli(*args)
+        assert result.exit_code == 2, result.output
+        lines = result.stderr.splitlines()
+        assert len(lines) == 1, result.stderr
+        assert lines[0].startswith("tombola: ")
+        assert "Traceback" not in result.output
+        return lines[0].removeprefix("tombola: ")
+
+    return call
+
+
+class Recorder:
+    """A watcher that counts."""
+
+    def __init__(self):
+        self.began_of, self.ended_of, self.sentences, self.steps = [], [], [], 0
+
+    def began(self, stage):
+        self.began_of.append(stage.key)
+
+    def stepped(self, stage, done, total):
+        self.steps += 1
+
+    def ended(self, stage):
+        self.ended_of.append(stage.key)
+
+    def said(self, sentence):
+        self.sentences.append(sentence)
+
+    def times(self):
+        return Counter(self.began_of)
+
+
+@pytest.fixture
+def run_plan(tmp_path):
+    """Runs a plan into a store; returns the store, the watcher and the engine."""
+    from tombola.engine import Engine
+    from tombola.store import Store
+
+    def run(plan, root="stages", watcher=None):
+        store, watcher = Store(tmp_path / root), watcher or Recorder()
+        engine = Engine(store, torch.device("cpu"), watcher)
+        engine.run(plan)
+        return store, watcher, engine
+
+    return run

@@ -1,0 +1,508 @@
+"""Studies: what fans out, what is refused, and what enters the keys of stages."""
+
+import dataclasses
+import typing
+
+import pytest
+import yaml
+
+from tombola import plugins
+from tombola.engine import dataset
+from tombola.errors import TombolaError
+from tombola.plan import plan_study
+from tombola.pruning.scores import SCORES
+from tombola.settings import (
+    DataSettings,
+    EvaluateSettings,
+    ModelSettings,
+    PosteriorSettings,
+    PruneSettings,
+    TrainSettings,
+    canonical,
+)
+from tombola.stages import Evaluate, Init, Net, Prune, Source, Train
+from tombola.study import Arm, Study, read, shipped, unfold
+
+SETTINGS = [PosteriorSettings, TrainSettings, PruneSettings, ModelSettings, DataSettings, EvaluateSettings]
+
+
+def variants(text):
+    return unfold({"name": "it"} | (yaml.safe_load(text) or {}))
+
+
+def only(text):
+    (variant,) = variants(text)
+    return variant.study
+
+
+def refused(text):
+    with pytest.raises(TombolaError) as caught:
+        plan_study(variants(text), dataset)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_empty_study_is_all_defaults_with_a_ticket():
+    assert only("") == Study(name="it", arms=[Arm()])
+    assert variants("")[0].axes == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "read", "values", "labels"),
+    [
+        ("train: {lr: [0.1, 0.2]}", lambda s: s.train.lr, [0.1, 0.2], ["train.lr=0.1", "train.lr=0.2"]),
+        ("prune: {score: [snr, mu]}", lambda s: s.prune.score, ["snr", "mu"], ["", ""]),
+        ("prune: {rewind: [init, 'epoch:1']}", lambda s: s.prune.rewind, ["init", "epoch:1"], ["", ""]),
+        ("model: {name: [mlp, conv]}", lambda s: s.model.name, ["mlp", "conv"], ["", ""]),
+        ("model: [{name: mlp}, {name: conv}]", lambda s: s.model.name, ["mlp", "conv"], ["", ""]),
+        (
+            "model: [{args: {hidden: [3]}}, {args: {hidden: [4]}}]",
+            lambda s: s.model.args["hidden"],
+            [[3], [4]],
+            ["model.args={'hidden': [3]}", "model.args={'hidden': [4]}"],
+        ),
+        (
+            "model: {args: [{hidden: [3]}, {hidden: [4]}]}",
+            lambda s: s.model.args["hidden"],
+            [[3], [4]],
+            ["model.args.hidden=[3]", "model.args.hidden=[4]"],
+        ),
+        (
+            "train: {milestones: [[0.5], [0.2, 0.3]]}",
+            lambda s: s.train.milestones,
+            [[0.5], [0.2, 0.3]],
+            ["train.milestones=[0.5]", "train.milestones=[0.2, 0.3]"],
+        ),
+        ("seeds: [[0, 1], [2]]", lambda s: s.seeds, [[0, 1], [2]], ["seeds=[0, 1]", "seeds=[2]"]),
+        (
+            "train: {learn_noise: [true, false]}",
+            lambda s: s.train.learn_noise,
+            [True, False],
+            ["train.learn_noise=True", "train.learn_noise=False"],
+        ),
+        (
+            "train: {clip_norm: [null, 1.0]}",
+            lambda s: s.train.clip_norm,
+            [None, 1.0],
+            ["train.clip_norm=None", "train.clip_norm=1.0"],
+        ),
+        ("train: [{lr: 0.1}, {lr: 0.2}]", lambda s: s.train.lr, [0.1, 0.2], ["train.lr=0.1", "train.lr=0.2"]),
+    ],
+)
+def test_a_list_fans_out(text, read, values, labels):
+    made = variants(text)
+    assert [read(v.study) for v in made] == values
+    assert [v.label for v in made] == labels
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("seeds: [3, 4]", lambda s: s.seeds == [3, 4]),
+        ("train: {milestones: [0.3, 0.6]}", lambda s: s.train.milestones == [0.3, 0.6]),
+        ("train: {milestones: []}", lambda s: s.train.milestones == []),
+        (
+            "prune: {include: ['*.bias'], exclude: ['1.*']}",
+            lambda s: (s.prune.include, s.prune.exclude) == (["*.bias"], ["1.*"]),
+        ),
+        ("posterior: {random: ['*.weight']}", lambda s: s.posterior.random == ["*.weight"]),
+        ("prune: {levels: 3}\narms: [{arm: reinit, levels: [1, 3]}]", lambda s: s.arms[0].levels == [1, 3]),
+        ("model: {args: {hidden: [5, 6]}}", lambda s: s.model.args == {"hidden": [5, 6]}),
+    ],
+)
+def test_a_fields_own_list_does_not_fan_out(text, read):
+    assert read(only(text))
+
+
+def test_lists_multiply():
+    made = variants("train: {lr: [0.1, 0.2], epochs: [1, 2, 3]}\nposterior: {std: [0.01, 0.02]}")
+    assert len({(v.study.train.lr, v.study.train.epochs, v.study.posterior.std) for v in made}) == len(made) == 12
+    assert made[0].axes == {"train.lr": 0.1, "train.epochs": 1, "posterior.std": 0.01}
+
+
+def test_arms_fan_out_in_place_and_give_no_variant():
+    study = only("""
+        arms:
+          - {arm: ticket, score: [snr, mu]}
+          - deterministic
+          - {arm: [reinit, shuffle_even], of: [ticket, deterministic]}
+          - {arm: ticket, train: {lr: [0.1, 0.2], milestones: [0.5]}}
+          - {arm: ticket, train: [{heat: 1.0}, {heat: 0.0}]}
+          - {arm: transplant, levels: [[1], [2, 3]]}
+        """)
+    assert [(a.arm, a.score, a.of, a.levels, a.train) for a in study.arms] == [
+        ("ticket", "snr", "ticket", None, {}),
+        ("ticket", "mu", "ticket", None, {}),
+        ("deterministic", None, "ticket", None, {}),
+        ("reinit", None, "ticket", None, {}),
+        ("reinit", None, "deterministic", None, {}),
+        ("shuffle_even", None, "ticket", None, {}),
+        ("shuffle_even", None, "deterministic", None, {}),
+        ("ticket", None, "ticket", None, {"lr": 0.1, "milestones": [0.5]}),
+        ("ticket", None, "ticket", None, {"lr": 0.2, "milestones": [0.5]}),
+        ("ticket", None, "ticket", None, {"heat": 1.0}),
+        ("ticket", None, "ticket", None, {"heat": 0.0}),
+        ("transplant", None, "ticket", [1], {}),
+        ("transplant", None, "ticket", [2, 3], {}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("trian: {lr: 0.1}", "unknown key 'trian': did you mean 'train'? there are name, description, seeds, data, model,"),
+        ("qqqq: 1", "unknown key 'qqqq': there are name, description,"),
+        ("train: {lrr: 0.1}", "unknown key 'train.lrr': did you mean 'lr'? there are method, epochs,"),
+        ("model: {nam: mlp}", "unknown key 'model.nam': did you mean 'name'? there are name, args"),
+        (
+            "arms: [ticket, {arm: ticket, scor: mu}]",
+            "unknown key 'arms.1.scor': did you mean 'score'? there are arm, score, of,",
+        ),
+        ("arms: [{train: {lrr: 0.1}}]", "arm ticket: unknown key 'train.lrr': did you mean 'lr'? there are method,"),
+        (
+            "train: {lr: 1e-3}",
+            "train.lr is the text '1e-3': YAML reads numbers such as 1e-3 as text; write 1.0e-3 or 0.001,",
+        ),
+        ("arms: [{train: {lr: 1e-3}}]", "arm ticket: train.lr is the text '1e-3': YAML reads numbers such as 1e-3 as text;"),
+        ("train: {epochs: '3'}", "train.epochs is the text '3'"),
+        ("train: {lr: abc}", "train.lr is 'abc'; input should be a valid number"),
+        ("train: {epochs: true}", "train.epochs is True; input should be a valid integer"),
+        ("train: {lr: true}", "train.lr is True; input should be a valid number"),
+        ("train: {nesterov: 1}", "train.nesterov is 1; input should be a valid boolean"),
+        ("train: {epochs: 1.5}", "train.epochs is 1.5; input should be a valid integer"),
+        (
+            "train: {schedule: cosin}",
+            "train.schedule is 'cosin'; input should be 'constant', 'step', 'cosine' or 'one_cycle'",
+        ),
+        ("train: {lr: .nan}", "train: lr is nan"),
+        ("train: {lr: 0.0}", "train: lr is 0.0; it must be above 0"),
+        ("train: {milestones: [0.5, 1.0]}", "train: milestones is 1.0; it must be below 1"),
+        ("prune: {fraction: 1.5}", "prune: fraction is 1.5; it must be below 1"),
+        ("prune: {fraction: [0.2, 1.5]}", "prune: fraction is 1.5; it must be below 1"),
+        ("prune: {include: '*.bias'}", "prune.include is '*.bias'; input should be a valid array"),
+        ("evaluate: {redraws: 10}", "evaluate: redraws is 10; it must be at least 100"),
+        ("seeds: [0, -1]", "seeds is -1; it must be at least 0"),
+        ("seeds: [0, 0]", "seeds are [0, 0]; give at least one, and each once"),
+        ("seeds: []", "seeds are []; give at least one, and each once"),
+        ("seeds: 3", "seeds is 3; input should be a valid array"),
+        ("train: {lr: []}", "train.lr is an empty list; give at least one value"),
+        ("train: 5", "train is 5; input should be an object"),
+        ("model: mlp", "model is 'mlp'; input should be an object"),
+        ("arms: ticket", "arms: 'ticket' is no list; write one arm a line,"),
+        ("arms: [tickt]", "arms.0.arm is 'tickt'; input should be 'ticket', 'deterministic',"),
+        ("arms: [3]", "arms.0 is 3; input should be an object"),
+        ("arms: [{train: 3}]", "arms.0.train is 3; input should be an object"),
+        ("name: a/b", "name is 'a/b'; give the study a name without '/'"),
+        ("name: ''", "name is ''; give the study a name without '/'"),
+        ("name: [a, b]", "name is the list ['a', 'b']; it is of the whole study and does not fan out"),
+        ("threads: [1, 2]", "threads is the list [1, 2]; it is of the whole study and does not fan out"),
+        ("model: &m {args: *m}", "the study can't be written as JSON: Circular reference detected;"),
+        ("1: 2", "unknown key '1': there are name,"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_path(text, said):
+    assert refused(text).startswith(said)
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_every_field_has_a_sentence_and_a_default_that_survives_yaml(kind):
+    for field in dataclasses.fields(kind):
+        assert field.metadata["help"].endswith("."), field.name
+    section = kind.__name__.removesuffix("Settings").lower()
+    text = yaml.safe_dump({section: dataclasses.asdict(kind())})
+    assert getattr(only(text), section) == kind()
+
+
+def test_a_study_survives_yaml_whole():
+    study = only(
+        "arms: [ticket, {arm: reinit, of: deterministic, levels: [2], train: {lr: 0.5}}]\nthreads: 2\nseeds: [1, 5]"
+    )
+    assert only(yaml.safe_dump(dataclasses.asdict(study))) == study
+
+
+# --set
+
+
+def changed(*changes, text="name: it\ntrain: {lr: 0.1}\n", study_file):
+    return read(str(study_file(text)), list(changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("train.lr=0.5", {"train": {"lr": 0.5}}),
+        ("train.epochs=3", {"train": {"lr": 0.1, "epochs": 3}}),
+        ("prune.levels=2", {"train": {"lr": 0.1}, "prune": {"levels": 2}}),
+        ("model.args.hidden=[3, 4]", {"train": {"lr": 0.1}, "model": {"args": {"hidden": [3, 4]}}}),
+        ("arms=[ticket]", {"train": {"lr": 0.1}, "arms": ["ticket"]}),
+        ("train.lr=[0.1, 0.2]", {"train": {"lr": [0.1, 0.2]}}),
+        ("train.nesterov=false", {"train": {"lr": 0.1, "nesterov": False}}),
+        ("description=a=b", {"train": {"lr": 0.1}, "description": "a=b"}),
+        ("train={heat: 1.0}", {"train": {"heat": 1.0}}),
+        ("train.clip_norm=", {"train": {"lr": 0.1, "clip_norm": None}}),
+    ],
+)
+def test_set_changes_or_makes_one_setting(change, expected, study_file):
+    assert changed(change, study_file=study_file) == {"name": "it"} | expected
+
+
+def test_set_applies_in_order(study_file):
+    assert changed("train.lr=0.5", "train.lr=0.7", study_file=study_file)["train"] == {"lr": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("train.lr", "--set 'train.lr' is no PATH=VALUE; write for example --set train.epochs=20"),
+        ("=3", "--set '=3' is no PATH=VALUE"),
+        ("train.lr.x=3", "--set 'train.lr.x=3': 'lr' holds 0.1 and has no fields; check the path"),
+        ("name.x=3", "--set 'name.x=3': 'name' holds 'it' and has no fields"),
+        ("train.lr=[1", "--set 'train.lr=[1' is not YAML at line 1"),
+    ],
+)
+def test_a_bad_set_is_refused(change, said, study_file):
+    with pytest.raises(TombolaError) as caught:
+        changed(change, study_file=study_file)
+    assert str(caught.value).startswith(said)
+
+
+# files
+
+
+def test_a_file_without_a_name_is_named_by_its_stem(study_file):
+    assert read(str(study_file("seeds: [1]", "mine.yaml")), [])["name"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: it\ntrain: {lr: 0.1\nseeds: [0]", "is not YAML at line 3: "),
+        ("name: it\n\tlr: 1", "is not YAML at line 2: "),
+        ("a: \0", "is not YAML: unacceptable character #x0000"),
+        ("a: !!python/object:os.system {}", "is not YAML at line 1: "),
+        ("- a\n- b", "is no study: it must be a YAML mapping that starts with name:"),
+        ("", "is no study: it must be a YAML mapping that starts with name:"),
+        ("just text", "is no study"),
+    ],
+)
+def test_a_file_that_is_no_study_is_refused(text, said, study_file):
+    path = study_file(text)
+    with pytest.raises(TombolaError) as caught:
+        read(str(path), [])
+    assert str(caught.value).startswith(f"{path} {said}")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_study_is_refused_with_what_was_meant(tmp_path):
+    with pytest.raises(
+        TombolaError, match=r"there is no study 'dmeo': did you mean 'demo'\? give a YAML file or one of demo"
+    ):
+        read("dmeo", [])
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path, tmp_path / "none.yaml", tmp_path / "binary"):
+        with pytest.raises(TombolaError, match="there is no study"):
+            read(str(path), [])
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_study_parses_and_plans(name):
+    raw = read(name, [])
+    assert raw["description"].strip()
+    plan = plan_study(unfold(raw), dataset)
+    assert {row.labels["seed"] for row in plan.rows} == set(raw["seeds"])
+    assert len(plan.stages) > len(plan.rows)
+
+
+# keys
+
+
+def keys(raw):
+    return [stage.key for stage in plan_study(unfold(raw), dataset).stages]
+
+
+def net(**settings):
+    return Net(ModelSettings(**settings), (1, 8, 8), 10)
+
+
+def source(fingerprint="abc", **settings):
+    return Source(DataSettings(**settings), fingerprint)
+
+
+def an_init(**changes):
+    given = {"net": net(), "posterior": PosteriorSettings(), "prune": PruneSettings(), "seed": 0}
+    return Init(**given | changes)
+
+
+def a_train(parent=None, settings=None, **changes):
+    given = {"net": net(), "source": source(), "settings": settings or TrainSettings(), "seed": 0}
+    return Train(parents=(parent or an_init(),), **given | changes)
+
+
+def an_evaluate(parent=None, settings=None, **changes):
+    given = {
+        "net": net(),
+        "source": source(),
+        "settings": settings or EvaluateSettings(),
+        "train": TrainSettings(),
+        "seed": 0,
+    }
+    return Evaluate(parents=(parent or a_train(),), **given | changes)
+
+
+def another(field, hint):
+    """Some other value that the field may have."""
+    default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return next(option for option in options if option != default)
+    if default is None:
+        return ["*"] if list in [typing.get_origin(option) for option in options] else 1.0
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, int):
+        return default + 1
+    if isinstance(default, float):
+        return default / 2 or 0.5
+    return {"list": ["*"] if not default else [0.25], "dict": {"a": 1}, "str": "other"}[type(default).__name__]
+
+
+def each_change(kind):
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        yield field.name, kind(**{field.name: another(field, hints[field.name])})
+
+
+@pytest.mark.parametrize(
+    ("kind", "stage"),
+    [
+        (TrainSettings, lambda s: a_train(settings=s)),
+        (PosteriorSettings, lambda s: an_init(posterior=s)),
+        (EvaluateSettings, lambda s: an_evaluate(settings=s)),
+    ],
+)
+def test_changing_any_single_field_changes_the_key_and_defaults_do_not(kind, stage):
+    found = {name: stage(settings).key for name, settings in each_change(kind)}
+    assert len(set(found.values()) | {stage(kind()).key}) == len(dataclasses.fields(kind)) + 1
+    for name, settings in each_change(kind):
+        assert canonical(settings).keys() == {name}
+        assert stage(settings).key == found[name]
+    assert canonical(kind()) == {}
+
+
+def test_only_what_makes_the_layout_enters_the_start_of_pruning():
+    base = an_init().key
+    same = {name for name, settings in each_change(PruneSettings) if an_init(prune=settings).key == base}
+    assert same == {"score", "fraction", "levels", "scope", "rewind"}
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [
+            an_init(),
+            an_init(seed=1),
+            an_init(draw="redrawn"),
+            an_init(net=net(name="conv")),
+            an_init(net=net(args={"hidden": [3]})),
+        ],
+        [a_train(), a_train(seed=1), a_train(source=source("abd")), a_train(an_init(seed=1)), a_train(start="epoch:1")],
+        [a_train(stop="epoch:1"), a_train(stop="step:1"), a_train(source=source(shift=1)), a_train(start="epoch:2")],
+        [an_evaluate(), an_evaluate(seed=1), an_evaluate(source=source("abd")), an_evaluate(a_train(seed=1))],
+        [
+            Prune(parents=(a_train(), an_init()), score=score, fraction=fraction, scope=scope, seed=seed)
+            for score, fraction, scope, seed in [
+                ("snr", 0.2, "global", 0),
+                ("mu", 0.2, "global", 0),
+                ("snr", 0.3, "global", 0),
+                ("snr", 0.2, "layerwise", 0),
+                ("snr", 0.2, "global", 1),
+            ]
+        ],
+        [
+            Prune(parents=parents, score="snr", fraction=0.2, scope="global", seed=0)
+            for parents in [(a_train(), an_init()), (a_train(), a_train()), (a_train(), an_init(seed=1))]
+        ],
+    ],
+    ids=lambda stages: stages[0].kind,
+)
+def test_each_word_of_a_stage_enters_its_key(stages):
+    assert len({stage.key for stage in stages}) == len(stages)
+
+
+def test_the_version_enters_the_key(monkeypatch):
+    before = an_init().key
+    monkeypatch.setattr(Init, "version", Init.version + 1)
+    assert an_init().key != before
+
+
+def test_writing_a_default_down_changes_no_key(tiny):
+    whole = {
+        section: dataclasses.asdict(kind()) for section, kind in [("posterior", PosteriorSettings), ("train", TrainSettings)]
+    }
+    assert keys(tiny | {"posterior": {}}) == keys(
+        tiny | {"posterior": whole["posterior"], "train": whole["train"] | tiny["train"]}
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"checkpoint_seconds": 3.0}, {"threads": 2}, {"name": "other"}, {"description": "x"}],
+    ids=lambda c: next(iter(c)),
+)
+def test_what_does_not_change_results_does_not_change_keys(change, tiny):
+    assert keys(tiny | change) == keys(tiny)
+
+
+def test_another_seed_or_other_data_shares_no_stage(tiny):
+    assert not set(keys(tiny)) & set(keys(tiny | {"seeds": [1]}))
+    other = tiny | {"data": {"args": {"validation": 0, "test": 1501}}}
+    shared = set(keys(tiny)) & set(keys(other))
+    assert len(shared) == 1  # the dense start does not see the data
+
+
+def test_more_levels_or_arms_keep_the_stages_that_are_done(tiny):
+    assert set(keys(tiny)) < set(keys(tiny | {"prune": {"fraction": 0.5, "levels": 3}, "arms": ["ticket", "reinit"]}))
+
+
+MINE = """
+import torch
+from torch import nn
+from tombola import Dataset
+
+def net(outputs):
+    return nn.Sequential(nn.Linear(2, 3), nn.Linear(3, outputs))
+
+def data():
+    part = torch.ones(4, 2), torch.tensor([0, 1, 0, 1])
+    return Dataset("mine", part, part, part)
+
+def score(mean, std, generator):
+    return mean.abs()
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "kinds"),
+    [
+        ({"model": {"name": "my_own:net"}}, {"init", "train", "prune", "evaluate"}),
+        ({"data": {"name": "my_own:data"}}, {"train", "prune", "evaluate"}),
+        ({"prune": {"score": "my_own:score", "levels": 1}}, {"prune", "train", "evaluate"}),
+    ],
+    ids=["model", "data", "score"],
+)
+def test_a_users_source_enters_the_keys_of_what_uses_it(change, kinds, user_module, tmp_path):
+    user_module("my_own", MINE)
+    raw = {"name": "it", "model": {"args": {"hidden": [4]}}, "prune": {"levels": 1}} | change
+    if "model" in change:
+        raw["data"] = {"name": "my_own:data"}
+
+    def by_kind():
+        stages = plan_study(unfold(raw), dataset).stages
+        return {kind: {s.key for s in stages if s.kind == kind} for kind in {s.kind for s in stages}}
+
+    before, digest = by_kind(), plugins.source_digest("my_own:score", SCORES)
+    assert by_kind() == before
+    (tmp_path / "my_own.py").write_text(MINE + "# one comment more\n")
+    after = by_kind()
+    assert plugins.source_digest("my_own:score", SCORES) != digest
+    assert {kind for kind in before if before[kind] != after[kind]} == kinds
