@@ -1,6 +1,6 @@
 """VI on a Bayesian linear regression, where the optimum is known in closed form.
 
-For y = X w + N(0, s^2) and the prior N(0, p^2) the posterior precision is A = X'X / s^2 + I / p^2 and its mean A^-1 X'y / s^2.
+For y = X w + N(0, s^2) and the prior N(0, p^2) the posterior precision is A = X'X / s^2 + I / p^2, its mean A^-1 X'y / s^2.
 The mean-field Gaussian nearest to it in KL(q || p) has that mean, and 1 / sigma_j^2 = A_jj (Bishop 2006, section 10.1.2).
 """
 
@@ -54,8 +54,8 @@ def learned(epochs: int = 2000, **changes) -> State:
         **{
             "epochs": epochs,
             "batch_size": N,
-            "samples": 4,
-            "lr": 0.02,
+            "samples": 16,
+            "lr": 0.01,
             "log_std_lr_factor": 1.0,
             "schedule": "cosine",
             "heat": 1.0,

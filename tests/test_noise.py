@@ -55,7 +55,7 @@ def test_refresh_1_draws_everything_anew():
 
 @pytest.mark.parametrize("refresh", [0.5, 0.25, 0.0625])
 def test_each_tick_renews_the_fraction(refresh: float):
-    noise = pool(1600, refresh)
+    noise = pool(16 * 1024, refresh)
     before = window(noise, 0)
     for tick in range(1, 30):
         after = window(noise, tick)

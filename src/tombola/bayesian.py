@@ -18,6 +18,7 @@ from .inference.forward import DataTerm
 from .inference.vi import weight_sample_gradients
 from .posterior.binding import Binding, buffers_of
 from .posterior.gaussian import Gaussian, kl_gaussian
+from .posterior.layout import Layout
 from .posterior.likelihood import Categorical
 from .posterior.noise import NoisePool
 from .posterior.predictive import Prediction, outputs
@@ -57,11 +58,12 @@ class Bayesian(nn.Module):
         self.layout = layout_of(module, posterior or PosteriorSettings(), prune or PruneSettings())
         self._start = initial_state(module, self.layout, posterior or PosteriorSettings(), seed)
         q = self._start.posterior
+        self.likelihood = likelihood if likelihood is not None else Categorical()
+        self._start = replace(self._start, likelihood=self._learned())
         self.mean = nn.Parameter(q.mean.clone())
         self.log_std = nn.Parameter(q.tensors()["log_std"].clone())
         self.register_buffer("mask", q.mask.clone())
         self.mask: Tensor
-        self.likelihood = likelihood if likelihood is not None else Categorical()
         self.prior_std, self._noise_refresh, self._seed = prior_std, noise_refresh, seed
         self._buffers_now = self._start.buffers
         self._sample: WeightSample | None = None
@@ -87,9 +89,11 @@ class Bayesian(nn.Module):
 
     def state(self) -> State:
         """A copy of all that was trained."""
-        learned = {name: value.detach().clone() for name, value in self.likelihood.state_dict().items()}
         q = Gaussian(self.layout, self.mean.detach(), self.log_std.detach(), self.mask.clone()).masked(self.mask.clone())
-        return State(q, {k: v.clone() for k, v in self._buffers_now.items()}, learned)
+        return State(q, {k: v.clone() for k, v in self._buffers_now.items()}, self._learned())
+
+    def _learned(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.likelihood.state_dict().items()}
 
     def ticket(self) -> Ticket:
         """The ticket of the present mask, start and trained state, on the CPU."""
@@ -97,7 +101,9 @@ class Bayesian(nn.Module):
         return Ticket(mask, self._start.to("cpu").masked(mask), self.state().to("cpu"))
 
     def predict(self, inputs: Tensor, *, samples: int = 16, seed: int = 0) -> Prediction:
-        """Class probabilities with their uncertainty from the present posterior."""
+        """Class probabilities with their uncertainty from the present posterior; for a `Categorical` likelihood."""
+        if not isinstance(self.likelihood, Categorical):
+            raise TombolaError(f"{type(self.likelihood).__name__} has no class probabilities; use ticket().outputs")
         out = outputs(self._module[0], self.state(), inputs, samples=samples, words=(seed,))
         return Prediction(out.cpu().double().softmax(-1))
 
@@ -124,6 +130,7 @@ class Bayesian(nn.Module):
             self.mean.copy_(q.mean)
             self.log_std.copy_(q.log_std)
             self.mask.copy_(ticket.mask)
+        self.likelihood.load_state_dict(ticket.rewind.likelihood or self._start.likelihood)
         self._buffers_now, self._sample = ticket.rewind.buffers, None
         self.mean.grad = self.log_std.grad = None
 
@@ -194,12 +201,11 @@ def find_tickets(
     The module is left as it was; it starts from its present values. Raises TombolaError for settings that do not fit.
     """
     train, prune, posterior = train or TrainSettings(), prune or PruneSettings(), posterior or PosteriorSettings()
-    if train.method == "map" and prune.score in SCORES and prune.score not in WITHOUT_STD:
-        raise TombolaError(f"score {prune.score!r} needs a std; with method map use one of {', '.join(sorted(WITHOUT_STD))}")
     at, score = parse_rewind(prune.rewind), plugins.resolve(prune.score, SCORES, "score")
     batches = TensorBatches(inputs.to(device), targets.to(device), train.batch_size, seed)
     layout = layout_of(module, posterior, prune)
     start = step_of(at, batches.steps) or 0
+    _check_fits(layout, targets, train, prune, start, train.epochs * batches.steps)
     info = {
         "seed": seed,
         "settings": {"train": canonical(train), "prune": canonical(prune), "posterior": canonical(posterior)},
@@ -240,6 +246,21 @@ def find_tickets(
                     generator=generator("score", seed, level),
                 )
     return tickets
+
+
+def _check_fits(layout: Layout, targets: Tensor, train: TrainSettings, prune: PruneSettings, start: int, steps: int) -> None:
+    """Raises TombolaError for what would fail after minutes of training."""
+    if train.method == "map" and prune.score in SCORES and prune.score not in WITHOUT_STD:
+        raise TombolaError(f"score {prune.score!r} needs a std; with method map use one of {', '.join(sorted(WITHOUT_STD))}")
+    if prune.levels and not layout.prunable_segments():
+        raise TombolaError("nothing is prunable: every weight is excluded; set classifier=True or include a pattern")
+    if (train.likelihood == "categorical") == targets.is_floating_point():
+        wanted = "gaussian" if targets.is_floating_point() else "categorical"
+        raise TombolaError(f"likelihood {train.likelihood!r} does not fit targets of {targets.dtype}; use {wanted!r}")
+    if start >= steps:
+        raise TombolaError(
+            f"rewind {prune.rewind!r} is at step {start}, but the training has {steps}: nothing would be trained"
+        )
 
 
 @contextmanager

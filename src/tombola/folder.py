@@ -98,7 +98,7 @@ class StudyFolder:
 def _description(path: Path) -> dict[str, Any]:
     try:
         description = json.loads((path / "study.json").read_text())
-        _ = description["study"]["name"], Path(description["stages"])  # what is read of it
+        _ = description["study"]["name"], Path(description["stages"]), Path(description["imports"])  # what is read of it
         return description
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TombolaError(f"{path / 'study.json'} is damaged ({error}); delete it and run the study again") from None

@@ -6,6 +6,7 @@ code, its version and its parents' keys, so a finished stage is never run again,
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -196,7 +197,7 @@ class Train(Stage):
         steps = len(trained.history) * batches.steps
         return Outcome(
             ticket,
-            {"train_seconds": trained.seconds, "best_accuracy": max(accuracies, default=None), "steps": steps},
+            {"train_seconds": trained.seconds, "best_accuracy": max(accuracies, default=math.nan), "steps": steps},
         )
 
 

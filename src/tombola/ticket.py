@@ -71,7 +71,9 @@ class Ticket:
     def predict(self, module: nn.Module, inputs: Tensor, *, samples: int = 16, seed: int = 0) -> Prediction:
         """Class probabilities with their uncertainty for `inputs` [B, ...], from `samples` weight samples.
 
-        Raises TombolaError if the ticket is untrained or of another model."""
+        Raises TombolaError if the ticket is untrained, of another model, or a regression (then use `outputs`)."""
+        if "log_noise" in self._trained().likelihood:
+            raise TombolaError("the ticket is a regression and has no class probabilities; use ticket.outputs")
         return Prediction(self.outputs(module, inputs, samples=samples, seed=seed).cpu().double().softmax(-1))
 
     def outputs(self, module: nn.Module, inputs: Tensor, *, samples: int = 16, seed: int = 0) -> Tensor:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from .. import streams
 
+_SMALLEST_BLOCK = 1024
+
 
 class NoisePool:
     """A window of `size` normal draws for each tick (one weight sample), a function of the words and the tick alone.
@@ -18,7 +20,8 @@ class NoisePool:
     """
 
     def __init__(self, size: int, words: tuple[streams.Word, ...], refresh: float, like: Tensor):
-        blocks = max(1, round(1 / refresh))
+        # few parameters have few offsets, and meet the same draws again too soon: all of their noise is new
+        blocks = max(1, min(round(1 / refresh), size // _SMALLEST_BLOCK))
         self._block = math.ceil(size / blocks)
         self._blocks = blocks if blocks == 1 else blocks + 1  # one to spare, so that the window can move
         self._size, self._words = size, words
