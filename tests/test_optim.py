@@ -1,0 +1,70 @@
+"""Learning-rate schedules against torch's, and what weight decay acts on."""
+
+import pytest
+import torch
+from torch import nn
+
+from tombola import Layout, PosteriorSettings, TrainSettings
+from tombola.inference import VI
+from tombola.optim import lr_factor, optimiser_of, set_lr
+from tombola.posterior.likelihood import Categorical
+from tombola.posterior.state import initial_state
+
+STEPS, PER_EPOCH = 60, 6
+
+
+def by_torch(make) -> list[float]:
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler, factors = make(optimiser), []
+    for _ in range(STEPS):
+        factors.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        scheduler.step()
+    return factors
+
+
+def ours(**settings) -> list[float]:
+    return [lr_factor(TrainSettings(**settings), step, STEPS, PER_EPOCH) for step in range(STEPS)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "make"),
+    [
+        ({"schedule": "cosine"}, lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, STEPS)),
+        (
+            {"schedule": "one_cycle"},
+            lambda o: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=1.0, total_steps=STEPS, cycle_momentum=False),
+        ),
+        (
+            {"schedule": "step", "milestones": [0.5, 0.75], "gamma": 0.1},
+            lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [30, 45], gamma=0.1),
+        ),
+        ({"schedule": "constant"}, lambda o: torch.optim.lr_scheduler.ConstantLR(o, factor=1.0)),
+    ],
+)
+def test_schedules_equal_torchs(settings: dict, make):
+    assert ours(**settings) == pytest.approx(by_torch(make), rel=1e-9, abs=1e-12)
+
+
+def test_warm_up_rises_linearly_and_the_schedule_fills_the_rest():
+    factors = ours(schedule="cosine", warmup_epochs=2)
+    warm = 2 * PER_EPOCH
+    assert factors[:warm] == pytest.approx([(i + 1) / (warm + 1) for i in range(warm)])
+    alone = [lr_factor(TrainSettings(schedule="cosine"), i, STEPS - warm, PER_EPOCH) for i in range(STEPS - warm)]
+    assert factors[warm:] == pytest.approx(alone)
+
+
+def test_weight_decay_acts_on_decayed_means_alone_and_log_std_has_its_own_rate():
+    module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    layout = Layout.of(module)
+    settings = TrainSettings(optimiser="sgd", momentum=0.0, lr=0.1, weight_decay=0.5, log_std_lr_factor=3.0)
+    learner = VI(module, initial_state(module, layout, PosteriorSettings(), 0), Categorical(), settings, 10, ("x",))
+    optimiser = optimiser_of(learner, Categorical(), settings)
+    set_lr(optimiser, 0.1)
+    mean, log_std = learner.mean.clone(), learner.log_std.clone()
+    learner.sample.mean_grad.fill_(1.0)
+    learner.sample.log_std_grad.fill_(1.0)
+    optimiser.step()
+    decayed = torch.cat([torch.full((s.numel,), len(s.shape) > 1) for s in layout.segments])  # weights, not biases
+    torch.testing.assert_close(learner.mean, mean - 0.1 * (1.0 + 0.5 * mean * decayed))
+    torch.testing.assert_close(learner.log_std, log_std - 0.3)

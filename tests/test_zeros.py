@@ -1,0 +1,85 @@
+"""A pruned weight is exactly zero with zero variance, whatever the optimiser does, forever."""
+
+import pytest
+import torch
+from torch import nn
+
+from tombola import Bayesian, Layout, PosteriorSettings, TrainSettings, train
+from tombola.batches import TensorBatches
+from tombola.posterior.state import initial_state
+from tombola.streams import generator
+
+STEPS = 1000
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    stream = generator("zeros")
+    return torch.randn(64, 6, generator=stream), torch.randint(3, (64,), generator=stream)
+
+
+def half_masked(layout: Layout) -> torch.Tensor:
+    return (torch.rand(layout.numel, generator=generator("mask")) < 0.5) | ~layout.prunable
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("optimiser", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("method", ["vi", "map"])
+def test_masked_weights_are_exactly_zero_after_1000_steps(method: str, optimiser: str, precision: str):
+    module = net()
+    layout = Layout.of(module)
+    mask = half_masked(layout)
+    state = initial_state(module, layout, PosteriorSettings(), 0).masked(mask)
+    seen = []
+
+    def watch(module: nn.Module, inputs: object) -> None:
+        flat = layout.flatten(dict(module.named_parameters()))
+        seen.append(float(flat[~mask].abs().max()))
+
+    module.register_forward_pre_hook(watch)
+    settings = TrainSettings(
+        method=method, optimiser=optimiser, lr=0.01, weight_decay=0.1, precision=precision, batch_size=64, epochs=STEPS
+    )
+    start = state if method == "vi" else state.as_point()
+    q = train(module, start, TensorBatches(*data(), 64, 0), settings, words=("zeros",)).state.posterior
+
+    assert len(seen) == STEPS
+    assert max(seen) == 0.0  # in every sample that the network saw
+    assert bool((q.mean[~mask] == 0).all())
+    assert bool((q.std[~mask] == 0).all())
+    assert bool(q.mean[mask].abs().min() > 0)  # while the others were trained
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.1),
+        lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1),
+        lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+    ],
+)
+def test_a_mask_set_in_the_middle_holds_against_an_optimiser_with_momentum(make):
+    inputs, targets = data()
+    bnn = Bayesian(net())
+    optimiser = make(bnn.parameters())  # kept over the pruning, with momentum for weights that are pruned
+
+    def step() -> None:
+        optimiser.zero_grad()
+        bnn.negative_elbo(inputs, targets, examples=64, heat=0.1).backward()
+        optimiser.step()
+
+    for _ in range(30):
+        step()
+    ticket = bnn.prune("mu", 0.6)
+    pruned = ~ticket.mask
+    assert int(pruned.sum()) > 0
+    for _ in range(200):
+        step()
+        shown = bnn._weight_sample().theta
+        assert bool((shown[pruned] == 0).all())
+        q = bnn.state().posterior
+        assert bool((q.mean[pruned] == 0).all())
+        assert bool((q.std[pruned] == 0).all())
