@@ -50,7 +50,7 @@ def assert_equal(a: State, b: State) -> None:
         assert torch.equal(left[name], right[name]), name
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for the end of the process."""
 
 
@@ -70,9 +70,9 @@ def test_a_resumed_training_has_the_same_bits(changes: dict, step: int, tmp_path
 
     def kill(done: int, total: int) -> None:
         if done == step + 1:  # the checkpoint of `step` is written
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(changes, checkpoint=checkpoint, on_step=kill)
     sat = []
     resumed = run(changes, checkpoint=checkpoint, on_step=lambda done, total: sat.append(done))
@@ -96,9 +96,9 @@ def test_a_shorter_run_is_the_beginning_of_the_longer_one(tmp_path: Path):
 
     def kill(done: int, total: int) -> None:
         if done == 6:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(checkpoint=checkpoint, on_step=kill)
     saved = checkpoint.load(torch.device("cpu"))
     assert saved is not None

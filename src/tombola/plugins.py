@@ -50,7 +50,8 @@ def call(factory: Callable[..., Any], offered: Mapping[str, Any], args: Mapping[
     try:
         signature.bind(**arguments)
     except TypeError as error:
-        raise TombolaError(f"{name}{signature} does not fit args {dict(args)}: {error}") from None
+        takes = ", ".join(p for p in signature.parameters if p not in offered)
+        raise TombolaError(f"{name} does not fit args {dict(args)}: {error}; it takes {takes or 'none'}") from None
     try:
         return factory(**arguments)
     except TombolaError:

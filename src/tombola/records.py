@@ -16,51 +16,22 @@ TIMING = ("train_seconds",)
 ENVIRONMENT = ("device", "torch", "threads")
 """Columns that tell where a row was made."""
 
-_FIRST = [
-    *(
-        "study",
-        "stage",
-        "key",
-        "ticket",
-        "arm",
-        "curve",
-        "variant",
-        "model",
-        "data",
-        "method",
-        "score",
-        "rewind",
-        "seed",
-    ),
-    *(
-        "level",
-        "density",
-        "density_all",
-        "accuracy",
-        "best_accuracy",
-        "nll",
-        "brier",
-        "ece",
-        "ece_null",
-        "mace",
-        "mace_null",
-    ),
-    *("samples", "train_seconds", "device", "torch"),
-]
+COLUMNS = ["study", "stage", "key", "ticket", "arm", "curve", "variant", "model", "data", "method", "score", "rewind", "seed", "level", "density", "density_all", "accuracy", "best_accuracy", "nll", "brier", "ece", "ece_null", "mace", "mace_null", "samples", "train_seconds", "device", "torch", "threads", "repeats", "examples", "layer_density", "accuracy_sd", "rmse", "predictive_entropy", "mutual_information", "drift_mean", "drift_spread", "drift_rank"]
+"""The columns that every table has, first; NaN where the data or the method lacks them."""
 
 
 def collect(plan: Plan, store: Store) -> "DataFrame":
-    """The rows that are finished, in the plan's order. Columns of metrics that the data does not have are absent or NaN."""
+    """The rows that are finished, in the plan's order: `COLUMNS`, then the calibration metrics with their nulls."""
     import pandas as pd
 
     rows = [_values(row, store) for row in plan.rows if store.done(row.stage.key)]
     table = pd.DataFrame(rows)
     if not len(table):
-        return pd.DataFrame(columns=_FIRST)
-    for column in _FIRST:
+        return pd.DataFrame(columns=COLUMNS)
+    for column in COLUMNS:
         if column not in table:
             table[column] = float("nan")
-    return table[[*_FIRST, *(c for c in table.columns if c not in _FIRST)]]
+    return table[[*COLUMNS, *(c for c in table.columns if c not in COLUMNS)]]
 
 
 def write(table: "DataFrame", path: Path) -> None:
