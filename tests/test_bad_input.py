@@ -19,7 +19,7 @@ from tombola.store import Store
         ("train.heat=-1", r"train: heat is -1.*; it must be at least 0"),
         ("train.optimiser=lion", r"train\.optimiser is 'lion'.*'adam', 'adamw' or 'sgd'"),
         ("model.name=mlpp", r"unknown model 'mlpp': did you mean 'mlp'"),
-        ("model.args={hiden: [3]}", r"model mlp\(.*\) does not fit args \{'hiden': \[3\]\}"),
+        ("model.args={hiden: [3]}", r"model mlp does not fit args \{'hiden': \[3\]\}"),
         ("model.name=nowhere:net", r"cannot import model 'nowhere:net'"),
         ("data.name=digit", r"unknown data set 'digit': did you mean 'digits'"),
         ("data.args={test: 5000}", r"hold.*5000|5000.*held-out examples leave nothing"),

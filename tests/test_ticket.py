@@ -38,7 +38,8 @@ def noisy(state, seed):
 
 
 def a_ticket(kind="gaussian", trained=True, density=0.5, module=None):
-    module = module or net()
+    """Of a regression, unless another module is given."""
+    regression, module = module is None, module or net()
     layout = Layout.of(module)
     start = noisy(initial_state(module, layout, PosteriorSettings(), 0), 1)
     if kind == "point":
@@ -47,7 +48,7 @@ def a_ticket(kind="gaussian", trained=True, density=0.5, module=None):
     mask |= ~layout.prunable
     end = noisy(start, 2)
     learned = {f"{k}": v.detach() for k, v in GaussianNoise(0.3, learn_noise=True).state_dict().items()}
-    end = State(end.posterior, end.buffers, learned).masked(mask)
+    end = State(end.posterior, end.buffers, learned if regression else {}).masked(mask)
     info = {"model": {"name": "ours"}, "level": 3, "history": [{"loss": 0.1 + 0.2}]}
     return Ticket(mask, start.masked(mask), end if trained else None, info)
 
@@ -255,6 +256,11 @@ def test_predictions_are_a_function_of_the_seed():
     assert first.probs_SBC.shape == (7, 5, 2)
     assert torch.equal(first.probs_SBC, ticket.predict(module, inputs, samples=7, seed=1).probs_SBC)
     assert not torch.equal(first.probs_SBC, ticket.predict(module, inputs, samples=7, seed=2).probs_SBC)
+
+
+def test_a_regression_has_no_class_probabilities():
+    with pytest.raises(TombolaError, match=r"use ticket\.outputs"):
+        a_ticket().predict(net(), torch.ones(5, 3))
 
 
 def test_a_deterministic_ticket_predicts_what_its_network_does():

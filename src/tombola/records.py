@@ -16,7 +16,47 @@ TIMING = ("train_seconds",)
 ENVIRONMENT = ("device", "torch", "threads")
 """Columns that tell where a row was made."""
 
-COLUMNS = ["study", "stage", "key", "ticket", "arm", "curve", "variant", "model", "data", "method", "score", "rewind", "seed", "level", "density", "density_all", "accuracy", "best_accuracy", "nll", "brier", "ece", "ece_null", "mace", "mace_null", "samples", "train_seconds", "device", "torch", "threads", "repeats", "examples", "layer_density", "accuracy_sd", "rmse", "predictive_entropy", "mutual_information", "drift_mean", "drift_spread", "drift_rank"]
+COLUMNS = [
+    "study",
+    "stage",
+    "key",
+    "ticket",
+    "arm",
+    "curve",
+    "variant",
+    "model",
+    "data",
+    "method",
+    "score",
+    "rewind",
+    "seed",
+    "level",
+    "density",
+    "density_all",
+    "accuracy",
+    "best_accuracy",
+    "nll",
+    "brier",
+    "ece",
+    "ece_null",
+    "mace",
+    "mace_null",
+    "samples",
+    "train_seconds",
+    "device",
+    "torch",
+    "threads",
+    "repeats",
+    "examples",
+    "layer_density",
+    "accuracy_sd",
+    "rmse",
+    "predictive_entropy",
+    "mutual_information",
+    "drift_mean",
+    "drift_spread",
+    "drift_rank",
+]
 """The columns that every table has, first; NaN where the data or the method lacks them."""
 
 
