@@ -67,6 +67,7 @@ class Bayesian(nn.Module):
         self.prior_std, self._noise_refresh, self._seed = prior_std, noise_refresh, seed
         self._buffers_now = self._start.buffers
         self._sample: WeightSample | None = None
+        self._made_for: tuple[int, ...] = ()
         self.step = 0
         """Calls of `negative_elbo` so far: names the noise of the next."""
 
@@ -81,11 +82,13 @@ class Bayesian(nn.Module):
 
     def kl(self) -> Tensor:
         """KL(q || N(0, prior_std^2)) in nats, over the surviving random parameters."""
-        return kl_gaussian(self.mean, self.log_std, self.posterior.random_kept, self.prior_std)
+        keep = self.mask & self.layout.is_random.to(self.mask.device)
+        return kl_gaussian(self.mean, self.log_std, keep, self.prior_std)
 
     @property
     def posterior(self) -> Gaussian:
-        return Gaussian(self.layout, self.mean, self.log_std, self.mask)
+        # masked: an optimiser's momentum may have moved the mean of pruned weights since the last step
+        return Gaussian(self.layout, self.mean, self.log_std, self.mask).masked(self.mask)
 
     def state(self) -> State:
         """A copy of all that was trained."""
@@ -135,9 +138,11 @@ class Bayesian(nn.Module):
         self.mean.grad = self.log_std.grad = None
 
     def _weight_sample(self) -> WeightSample:
-        """The buffers of weight sampling, made anew when the parameters have moved to other memory."""
+        """The buffers of weight sampling, made anew when the parameters have moved to other memory or the mask was set."""
         mean, log_std = self.mean.data, self.log_std.data
-        if self._sample is None or self._sample.mean.data_ptr() != mean.data_ptr():
+        made_for = (mean.data_ptr(), self.mask.data_ptr(), self.mask._version)
+        if self._sample is None or self._made_for != made_for:
+            self._made_for = made_for
             noise = NoisePool(self.layout.random_numel, ("noise", self._seed), self._noise_refresh, like=mean)
             self._sample = WeightSample(self.layout, mean, log_std, self.mask, noise, several=True)
         return self._sample
@@ -172,6 +177,7 @@ class _NegativeElbo(torch.autograd.Function):
                     net._buffers_now = buffers_of(net._module[0])
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]
         finally:
+            torch.clear_autocast_cache()  # within the caller's autocast: the copies of the last weight sample
             for p, grad in zip(learned, before, strict=True):
                 p.grad = grad
         net.step += 1

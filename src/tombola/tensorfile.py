@@ -21,7 +21,8 @@ def write(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -
     """Writes aside and renames into place, so that a reader never sees half a file."""
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps(description, sort_keys=True)
-    header = {_KEY: text, "sha256": _checksum(stored, text)}
+    # one entry: safetensors writes several in any order, and equal tickets are to be equal files
+    header = {_KEY: f"{_checksum(stored, text)} {text}"}
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         save_file(stored, aside, metadata=header)
@@ -47,9 +48,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise TombolaError(f"{path} is not a whole safetensors file ({error}); it is truncated or something else") from None
     if _KEY not in header:
         raise TombolaError(f"{path} is a safetensors file, but tombola did not write it: its header lacks {_KEY!r}")
-    if header.get("sha256") != _checksum(tensors, header[_KEY]):
+    checksum, _, text = header[_KEY].partition(" ")
+    if checksum != _checksum(tensors, text):
         raise TombolaError(f"{path} is corrupt: its checksum does not match; take another copy or train it anew")
-    return tensors, json.loads(header[_KEY])
+    return tensors, json.loads(text)
 
 
 def pack(mask: Tensor) -> Tensor:

@@ -92,9 +92,10 @@ class Layout:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise TombolaError(f"pattern {pattern!r} matches no parameter; the module has {', '.join(names)}")
 
-        # nn.MultiheadAttention's bias_k and bias_v have three dimensions
-        weights = [n for n, owner, p in owners if _is_linear(owner) and p.ndim >= 2 and "bias" not in n.split(".")[-1]]
-        last = {} if classifier or not weights else {weights[-1]: "the final classifier is not pruned"}
+        weights = [name for name, owner, p in owners if _is_weight(name, owner, p)]
+        uses = [id(p) for m in module.modules() for name, p in m.named_parameters(recurse=False) if _is_weight(name, m, p)]
+        # by identity: a classifier that is tied to an embedding has the embedding's name
+        last = [n for n, _, p in owners if uses and not classifier and id(p) == uses[-1]]
         parts = []
         for name, owner, p in owners:
             kind = "linear" if _is_linear(owner) else "embedding" if isinstance(owner, nn.Embedding) else "other"
@@ -102,7 +103,7 @@ class Layout:
             is_decayed = p.requires_grad and (p.ndim >= 2 if decayed is None else _matches(name, decayed))
             prunable = (name in weights and name not in last) or _matches(name, include)
             if name in last and not prunable:
-                why += f"; {last[name]}"
+                why += "; the final classifier is not pruned"
             if _matches(name, exclude):
                 prunable, why = False, why + "; excluded from pruning by a pattern"
             parts.append((name, tuple(p.shape), is_random, is_decayed, prunable, _fan_in(name, owner, p), why))
@@ -231,6 +232,11 @@ def _owners(module: nn.Module) -> list[tuple[str, nn.Module, nn.Parameter]]:
 
 def _is_linear(owner: nn.Module) -> bool:
     return isinstance(owner, _LINEAR) or type(owner).__name__ == "Conv1D"  # the linear layer of Hugging Face's GPT-2
+
+
+def _is_weight(name: str, owner: nn.Module, p: nn.Parameter) -> bool:
+    # nn.MultiheadAttention's bias_k and bias_v have three dimensions
+    return _is_linear(owner) and p.ndim >= 2 and "bias" not in name.split(".")[-1]
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

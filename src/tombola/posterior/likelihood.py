@@ -49,7 +49,7 @@ class GaussianNoise(nn.Module):
         target = target.view_as(output)
         residual = (target - output) * torch.exp(-self.log_noise)
         log_density = -0.5 * residual.square() - self.log_noise - 0.5 * math.log(2 * math.pi)
-        return log_density.flatten(1).sum(1)
+        return log_density.reshape(len(log_density), -1).sum(1)  # outputs [B] too
 
     def predict(self, output: Tensor) -> Tensor:
         """The mean of the target, float64."""

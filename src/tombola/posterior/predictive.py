@@ -56,7 +56,9 @@ def outputs(
         for s in range(samples):
             theta.copy_(q.sample(streams.generator("predict", *words, s, device=theta.device)))
             binding.wrote()
+            torch.clear_autocast_cache()  # within the caller's autocast: the copies of the last weights
             parts.append(torch.cat([module(part) for part in inputs.to(theta.device).split(batch)]))
+    torch.clear_autocast_cache()
     return torch.stack(parts)
 
 
