@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from tombola import Bayesian, PosteriorSettings, PruneSettings, TombolaError, TrainSettings, find_tickets, load
+from tombola import Bayesian, PosteriorSettings, PruneSettings, TombolaError, TrainSettings, find_tickets, load, train
+from tombola.batches import TensorBatches
 from tombola.posterior.likelihood import GaussianNoise
+from tombola.posterior.state import initial_state
 from tombola.streams import generator
 
 
@@ -53,6 +55,81 @@ def test_gradients_accumulate_as_of_any_loss():
     bnn.mean.grad, bnn.step = None, 0
     bnn.negative_elbo(inputs, targets, examples=32).backward()
     torch.testing.assert_close(twice, 2 * bnn.mean.grad)
+
+
+def test_two_halves_of_a_batch_accumulate_to_the_whole():
+    inputs, targets = data(torch.float64)
+    # with a std of nearly nothing the noise, which differs between calls, does not matter
+    bnn = Bayesian(net().double(), posterior=PosteriorSettings(std=1e-12))
+    for half in (slice(0, 16), slice(16, 32)):
+        (bnn.negative_elbo(inputs[half], targets[half], examples=32, heat=0.7) / 2).backward()
+    mean, log_std = bnn.mean.grad.clone(), bnn.log_std.grad.clone()
+    bnn.zero_grad()
+    bnn.negative_elbo(inputs, targets, examples=32, heat=0.7).backward()
+    torch.testing.assert_close(mean, bnn.mean.grad, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(log_std, bnn.log_std.grad, rtol=1e-9, atol=1e-9)
+
+
+def test_the_gradients_of_pruned_and_deterministic_parameters_are_zero():
+    inputs, targets = data()
+    module = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+    bnn = Bayesian(module)
+    bnn.prune("random", 0.5)
+    bnn.negative_elbo(inputs, targets, examples=32, heat=1.0, samples=3).backward()
+    assert bool((bnn.mean.grad[~bnn.mask] == 0).all())
+    fixed = ~bnn.layout.is_random
+    assert bool((bnn.log_std.grad[fixed | ~bnn.mask] == 0).all())
+    assert bool((bnn.mean.grad[fixed] != 0).all())
+
+
+@pytest.mark.parametrize("name", ["SGD", "RMSprop", "Adagrad", "Adadelta", "NAdam", "RAdam", "Rprop", "Adamax", "ASGD"])
+def test_any_torch_optimiser_trains_it(name: str):
+    inputs, targets = data()
+    module = net()
+    bnn, before = Bayesian(module), [p.clone() for p in module.parameters()]
+    optimiser = getattr(torch.optim, name)(bnn.parameters(), lr={"Adadelta": 3.0, "Rprop": 1e-3}.get(name, 0.05))
+
+    def loss() -> Tensor:
+        return bnn.negative_elbo(inputs, targets, examples=32, heat=0.01)
+
+    first = loss().item()
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss().backward()
+        optimiser.step()
+    assert loss().item() < first - 0.05
+    assert all(torch.equal(p, q) for p, q in zip(module.parameters(), before, strict=True))  # the module is as it was
+
+
+def test_uncertainty_is_in_bounds():
+    inputs, _ = data()
+    prediction = Bayesian(net(), posterior=PosteriorSettings(std=0.7)).predict(inputs, samples=8)
+    torch.testing.assert_close(prediction.probs_SBC.sum(-1), torch.ones(8, 32, dtype=torch.float64))
+    assert bool((prediction.mutual_information >= 0).all())
+    assert bool((prediction.mutual_information <= prediction.entropy).all())
+    assert float(prediction.entropy.max()) <= torch.tensor(3.0).log() + 1e-12
+    assert float(prediction.mutual_information.mean()) > 0.01
+
+
+def test_a_loop_with_autocast_leaves_the_module_its_own_weights():
+    (inputs, targets), module = data(), net()
+    bnn = Bayesian(module, posterior=PosteriorSettings(std=0.5))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        before = module(inputs)
+        bnn.negative_elbo(inputs, targets, examples=32, samples=2).backward()
+        assert torch.equal(module(inputs), before)
+
+
+def test_running_statistics_are_learned_and_the_module_keeps_its_own():
+    inputs, targets = data()
+    module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    bnn = Bayesian(module)
+    for _ in range(3):
+        bnn.negative_elbo(inputs, targets, examples=32, samples=2)
+    bnn.eval()
+    bnn.negative_elbo(inputs, targets, examples=32)
+    assert int(bnn.state().buffers["1.num_batches_tracked"]) == 3
+    assert int(module[1].num_batches_tracked) == 0
 
 
 def test_an_ordinary_loop_learns_prunes_and_saves(tmp_path):
@@ -116,6 +193,24 @@ def test_tickets_are_nested_exact_and_reproducible(rewind: str):
     if rewind == "learning_rate":
         kept = tickets[-1].mask
         assert torch.equal(tickets[-1].rewind.posterior.mean[kept], tickets[-2].posterior.mean[kept])
+
+
+@pytest.mark.parametrize(("rewind", "step"), [("epoch:1", 4), ("step:3", 3), ("init", 0)])
+@pytest.mark.parametrize("method", ["vi", "map"])
+def test_survivors_restart_where_the_dense_training_was(method: str, rewind: str, step: int):
+    inputs, targets = data()
+    module, train_settings = net(), TrainSettings(epochs=2, batch_size=8, method=method)
+    prune = PruneSettings(levels=2, fraction=0.25, rewind=rewind, score="mu")
+    tickets = find_tickets(module, inputs, targets, train=train_settings, prune=prune, seed=1, progress=False)
+
+    # the oracle: the dense training by itself, stopped there (its noise is named as the finder's)
+    dense = initial_state(module, tickets[0].layout, PosteriorSettings(), 1)
+    dense = dense if method == "vi" else dense.as_point()
+    words = (1, "find_tickets", 0)
+    there = train(module, dense, TensorBatches(inputs, targets, 8, 1), train_settings, words=words, stop=step).state
+    for ticket in tickets[1:]:
+        for name, value in there.masked(ticket.mask).posterior.tensors().items():
+            assert torch.equal(ticket.rewind.posterior.tensors()[name], value), name
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,12 @@ def test_tied_parameters_appear_once_under_their_first_name():
     layout.check(module)
 
 
+def test_a_classifier_tied_to_an_embedding_is_still_the_final_one():
+    module = nn.Sequential(nn.Embedding(7, 3), nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 7))
+    module[3].weight = module[0].weight
+    assert names(Layout.of(module), "prunable") == {"1.weight", "2.weight"}
+
+
 def test_a_module_used_twice_appears_once():
     shared = nn.Linear(3, 3)
     layout = Layout.of(nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(3, 2)))

@@ -54,17 +54,38 @@ def test_warm_up_rises_linearly_and_the_schedule_fills_the_rest():
     assert factors[warm:] == pytest.approx(alone)
 
 
-def test_weight_decay_acts_on_decayed_means_alone_and_log_std_has_its_own_rate():
-    module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    layout = Layout.of(module)
-    settings = TrainSettings(optimiser="sgd", momentum=0.0, lr=0.1, weight_decay=0.5, log_std_lr_factor=3.0)
-    learner = VI(module, initial_state(module, layout, PosteriorSettings(), 0), Categorical(), settings, 10, ("x",))
-    optimiser = optimiser_of(learner, Categorical(), settings)
-    set_lr(optimiser, 0.1)
-    mean, log_std = learner.mean.clone(), learner.log_std.clone()
-    learner.sample.mean_grad.fill_(1.0)
-    learner.sample.log_std_grad.fill_(1.0)
-    optimiser.step()
-    decayed = torch.cat([torch.full((s.numel,), len(s.shape) > 1) for s in layout.segments])  # weights, not biases
-    torch.testing.assert_close(learner.mean, mean - 0.1 * (1.0 + 0.5 * mean * decayed))
-    torch.testing.assert_close(learner.log_std, log_std - 0.3)
+def test_warm_up_is_torchs_linear_one():
+    warm = 3 * PER_EPOCH
+
+    expected = by_torch(lambda o: torch.optim.lr_scheduler.LinearLR(o, 1 / (warm + 1), total_iters=warm))
+    assert ours(schedule="constant", warmup_epochs=3) == pytest.approx(expected, rel=1e-9)
+
+
+def first_step(optimiser: str, weight_decay: float, grad: float = 0.5) -> tuple[VI, torch.Tensor, torch.Tensor]:
+    """The learner after one step with all gradients `grad`, and its mean and log_std before."""
+    module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    settings = TrainSettings(optimiser=optimiser, momentum=0.0, lr=0.1, weight_decay=weight_decay, log_std_lr_factor=3.0)
+    start = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
+    learner = VI(module, start, Categorical(), settings, 10, ("x",))
+    chosen = optimiser_of(learner, Categorical(), settings)
+    set_lr(chosen, 0.1)
+    learner.sample.mean_grad.fill_(grad)
+    learner.sample.log_std_grad.fill_(grad)
+    chosen.step()
+    return learner, start.posterior.mean, start.posterior.log_std
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam", "adamw"])
+def test_weight_decay_acts_on_decayed_means_alone_and_log_std_has_its_own_rate(optimiser: str):
+    learner, mean, log_std = first_step(optimiser, weight_decay=0.7)
+    decayed = torch.cat([torch.full((s.numel,), len(s.shape) > 1) for s in learner.layout.segments])  # no bias, no norm
+    coupled = 0.5 + 0.7 * mean * decayed
+    expected = {
+        "sgd": mean - 0.1 * coupled,
+        "adam": mean - 0.1 * coupled.sign(),  # Adam's first step is the sign of its gradient
+        "adamw": mean * (1 - 0.1 * 0.7 * decayed) - 0.1,
+    }
+    torch.testing.assert_close(learner.mean, expected[optimiser], rtol=1e-5, atol=1e-6)
+    n, rate = learner.layout.random_numel, 0.3 * (0.5 if optimiser == "sgd" else 1.0)
+    torch.testing.assert_close(learner.log_std[:n], log_std[:n] - rate, rtol=1e-5, atol=1e-6)
+    assert torch.equal(learner.log_std[n:], log_std[n:])  # of deterministic parameters it means nothing

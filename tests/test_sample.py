@@ -176,6 +176,14 @@ def test_the_gradient_of_a_learned_noise_is_the_average_over_samples(samples: in
     assert likelihood.log_noise.grad.item() == pytest.approx(expected, rel=1e-10)
 
 
+@pytest.mark.parametrize("shape", [(7,), (7, 1), (7, 3), (7, 2, 4)])
+def test_the_gaussian_likelihood_is_that_of_torch_distributions(shape: tuple[int, ...]):
+    output, target = torch.randn(2, *shape, generator=generator("likelihood"), dtype=torch.float64)
+    expected = Normal(output, 0.6).log_prob(target).view(7, -1).sum(1)
+    torch.testing.assert_close(GaussianNoise(0.6)(output, target), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(GaussianNoise(0.6)(output, target.flatten()), expected, rtol=1e-6, atol=1e-6)
+
+
 class Watch:
     """The loss of each forward pass of a module, one by one."""
 

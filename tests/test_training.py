@@ -199,6 +199,109 @@ def test_a_shift_moves_each_image_whole_and_zeros_move_in():
     assert {tuple(float(v) for v in one.flatten()) for one in shifted} == windows  # all nine occur, and nothing else
 
 
+def test_arms_of_one_seed_see_the_same_shifts():
+    def images(seed: int, epoch: int) -> Tensor:
+        inputs, targets = data(12)
+        return torch.cat([x for x, _ in TensorBatches(inputs, targets, 5, seed, random_shift(2)).epoch(epoch)])
+
+    assert images(0, 1).shape == (12, 1, 4, 4)
+    assert torch.equal(images(0, 1), images(0, 1))
+    assert not torch.equal(images(0, 1), images(0, 2))
+    assert not torch.equal(images(0, 1), images(1, 1))
+
+
+@pytest.mark.parametrize("method", ["vi", "map"])
+def test_the_whole_gradient_is_clipped(method: str):
+    module = net()
+    start = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
+    start = start if method == "vi" else start.as_point()
+    changes = {"method": method, "optimiser": "sgd", "momentum": 0.0, "lr": 1.0, "schedule": "constant"}
+
+    def moved(clip_norm: float | None) -> float:  # with a rate of 1 the step is the gradient
+        after = run({**changes, "log_std_lr_factor": 1.0, "clip_norm": clip_norm, "loss_scale": "sum"}, stop=1).state
+        return math.sqrt(
+            sum(
+                float((value - start.posterior.tensors()[name]).square().sum())
+                for name, value in after.posterior.tensors().items()
+            )
+        )
+
+    free = moved(None)
+    assert free > 1
+    assert moved(0.25) == pytest.approx(0.25, rel=1e-3)
+    assert moved(2 * free) == pytest.approx(free, rel=1e-3)
+
+
+def test_a_resumed_training_meets_the_noise_that_it_had_kept(tmp_path: Path):
+    # 5,000 weights: part of the noise of a step was drawn in the steps before it
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 256), nn.Linear(256, 3))
+    start = initial_state(module, Layout.of(module), PosteriorSettings(std=0.3), 0)
+
+    def run(**kwargs) -> Trained:
+        return train(module, start, TensorBatches(*data(), 16, 0), settings(), words=("t",), **kwargs)
+
+    def kill(done: int, total: int) -> None:
+        if done == 7:
+            raise KilledError
+
+    checkpoint = Checkpoint(tmp_path / "checkpoint", seconds=0)
+    with pytest.raises(KilledError):
+        run(checkpoint=checkpoint, on_step=kill)
+    assert_equal(run().state, run(checkpoint=checkpoint).state)
+
+
+def test_a_damaged_checkpoint_means_from_the_beginning(tmp_path: Path):
+    checkpoint, sat = Checkpoint(tmp_path / "checkpoint", seconds=0), []
+    run(checkpoint=checkpoint)
+    checkpoint.path.write_bytes(checkpoint.path.read_bytes()[:-7])
+    again = run(checkpoint=Checkpoint(tmp_path / "checkpoint", seconds=1e9), on_step=lambda done, _: sat.append(done))
+    assert sat[0] == 1
+    assert_equal(again.state, run().state)
+
+
+def test_a_learned_noise_is_resumed(tmp_path: Path):
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
+    start = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
+    inputs, labels = data()
+
+    def run(**kwargs) -> Trained:
+        chosen = settings(likelihood="gaussian", learn_noise=True)
+        return train(module, start, TensorBatches(inputs, labels.float(), 16, 0), chosen, words=("t",), **kwargs)
+
+    def kill(done: int, total: int) -> None:
+        if done == 7:
+            raise KilledError
+
+    checkpoint = Checkpoint(tmp_path / "checkpoint", seconds=0)
+    with pytest.raises(KilledError):
+        run(checkpoint=checkpoint, on_step=kill)
+    whole = run()
+    assert whole.state.likelihood["log_noise"] != 0
+    assert_equal(whole.state, run(checkpoint=checkpoint).state)
+
+
+def test_a_failed_training_leaves_the_module_and_the_global_randomness():
+    module = net().eval()
+    before, random = {k: v.clone() for k, v in module.state_dict().items()}, torch.get_rng_state()
+    inputs, targets = data()
+    state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
+    with pytest.raises(TrainingError):
+        train(module, state, TensorBatches(inputs * math.nan, targets, 16, 0), settings(), words=("t",))
+    assert not module.training
+    assert torch.equal(random, torch.get_rng_state())
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_a_loaders_batches_are_its_own_from_the_one_asked_for():
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data(20)), batch_size=8)
+    batches = LoaderBatches(loader, examples=20)
+    assert batches.steps == 3
+    for (x, y), (inputs, targets) in zip(batches.epoch(0, skip=1), list(loader)[1:], strict=True):
+        assert torch.equal(x, inputs)
+        assert torch.equal(y, targets)
+
+
 def test_a_loader_of_ones_own_trains():
     inputs, targets = data()
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, targets), batch_size=16)
