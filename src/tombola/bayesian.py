@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from . import plugins
 from .batches import TensorBatches
 from .errors import TombolaError
+from .inference import method_of
 from .inference.forward import DataTerm
 from .inference.vi import weight_sample_gradients
+from .optim import SCHEDULES
 from .posterior.binding import Binding, buffers_of
 from .posterior.gaussian import Gaussian, kl_gaussian
 from .posterior.layout import Layout
@@ -217,7 +219,8 @@ def find_tickets(
         "settings": {"train": canonical(train), "prune": canonical(prune), "posterior": canonical(posterior)},
     }
     dense = initial_state(module, layout, posterior, seed).to("cpu")
-    ticket, tickets = ticket_of(dense if train.method == "vi" else dense.as_point(), info), []
+    deterministic = method_of(train.method).deterministic
+    ticket, tickets = ticket_of(dense.as_point() if deterministic else dense, info), []
     with _bar(prune.levels + 1, train.epochs * batches.steps, progress) as show:
         for level in range(prune.levels + 1):
 
@@ -244,7 +247,7 @@ def find_tickets(
                 assert restart is not None
                 ticket = prune_ticket(
                     tickets[-1],
-                    restart if train.method == "vi" else restart.as_point(),
+                    restart.as_point() if deterministic else restart,
                     name=prune.score,
                     score=score,
                     fraction=prune.fraction,
@@ -256,8 +259,11 @@ def find_tickets(
 
 def _check_fits(layout: Layout, targets: Tensor, train: TrainSettings, prune: PruneSettings, start: int, steps: int) -> None:
     """Raises TombolaError for what would fail after minutes of training."""
-    if train.method == "map" and prune.score in SCORES and prune.score not in WITHOUT_STD:
-        raise TombolaError(f"score {prune.score!r} needs a std; with method map use one of {', '.join(sorted(WITHOUT_STD))}")
+    if method_of(train.method).deterministic and prune.score in SCORES and prune.score not in WITHOUT_STD:
+        raise TombolaError(
+            f"score {prune.score!r} needs a std; with method {train.method} use one of {', '.join(sorted(WITHOUT_STD))}"
+        )
+    plugins.resolve(train.schedule, SCHEDULES, "schedule")
     if prune.levels and not layout.prunable_segments():
         raise TombolaError("nothing is prunable: every weight is excluded; set classifier=True or include a pattern")
     if (train.likelihood == "categorical") == targets.is_floating_point():

@@ -82,7 +82,9 @@ class PosteriorSettings(Checked):
 class TrainSettings(Checked):
     """One training, Bayesian or deterministic."""
 
-    method: Literal["vi", "map"] = setting("vi", "How the posterior is learned: variational inference, or deterministic.")
+    method: str = setting(
+        "vi", "How the posterior is learned: vi (variational inference), map (deterministic) or package.module:Class."
+    )
     epochs: int = setting(30, "Passes over the training data.", least=1)
     batch_size: int = setting(128, "Examples a step.", least=1)
     optimiser: Literal["adam", "adamw", "sgd"] = setting("adam", "Adam, AdamW (decoupled decay) or SGD with momentum.")
@@ -91,7 +93,10 @@ class TrainSettings(Checked):
     momentum: float = setting(0.9, "Momentum of SGD.", least=0, below=1)
     nesterov: bool = setting(True, "Whether SGD's momentum is Nesterov's.")
     weight_decay: float = setting(0.0, "Weight decay of decayed means (never of log_std).", least=0)
-    schedule: Literal["constant", "step", "cosine", "one_cycle"] = setting("constant", "Course of the learning rate.")
+    schedule: str = setting(
+        "constant",
+        "Course of the learning rate: constant, step, cosine, one_cycle or package.module:function.",
+    )
     warmup_epochs: float = setting(0.0, "Epochs of linear warm-up from 0, before the schedule.", least=0)
     milestones: list[float] = setting(
         [0.5, 0.75], "Where the `step` schedule multiplies by `gamma`, as fractions of the training.", above=0, below=1

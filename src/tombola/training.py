@@ -14,7 +14,7 @@ from . import streams
 from .batches import Batches
 from .checkpoint import Checkpoint
 from .divergence import check_losses
-from .inference import METHODS, Batch, Learner
+from .inference import Batch, Learner, method_of
 from .optim import load_optimiser_tensors, lr_factor, optimiser_of, optimiser_tensors, set_lr
 from .posterior.likelihood import Categorical, GaussianNoise
 from .posterior.state import State
@@ -57,7 +57,7 @@ def train(
     total = settings.epochs * per_epoch
     stop = total if stop is None else min(stop, total)
     likelihood = likelihood_of(settings, state).to(device)
-    learner = METHODS[settings.method](module, state, likelihood, settings, batches.examples, words)
+    learner = method_of(settings.method)(module, state, likelihood, settings, batches.examples, words)
     work = _Work(learner, likelihood, optimiser_of(learner, likelihood, settings), torch.zeros(per_epoch, device=device))
 
     with streams.global_stream(*words, device=device), learner.binding:
