@@ -33,4 +33,5 @@ def test_what_a_public_function_says_is_shown(site):
     reference = (site / "api.html").read_text()
     for function in (tombola.find_tickets, tombola.load, tombola.train):
         first = function.__doc__.splitlines()[0].split("`")[0].strip()
-        assert first and first in reference
+        assert first
+        assert first in reference

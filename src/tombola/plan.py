@@ -13,7 +13,7 @@ from .optim import SCHEDULES
 from .posterior.state import layout_of
 from .pruning.scores import SCORES, WITHOUT_STD
 from .rewind import parse_rewind, step_of
-from .settings import DataSettings, TrainSettings
+from .settings import DataSettings, TrainSettings, deterministic_part
 from .stages import Evaluate, Init, Net, Prune, Redraw, Shuffle, Source, Stage, Train, Transplant
 from .study import Arm, Study, Variant, arm_train
 
@@ -112,14 +112,14 @@ def _arm_stages(study: Study, arm: Arm, net: Net, source: Source, seed: int) -> 
         yield from ((level, trained, label) for level, trained in enumerate(chain.trained))
         return
     first = chain.tickets[0]
+    assert isinstance(first, Init)
     for level in arm.levels or range(1, study.prune.levels + 1):
         pruned = chain.tickets[level]
         start, parent = chain.start, pruned
         if arm.arm == "transplant":
-            parent, start = Transplant(parents=(pruned, first)), ""
+            parent, start = Transplant(parents=(pruned, replace(first, posterior=study.posterior))), ""
             settings = arm_train(study, arm, deterministic=False)
         elif arm.arm == "reinit":
-            assert isinstance(first, Init)
             parent, start = Redraw(parents=(pruned, replace(first, draw="redrawn"))), ""
         else:
             parent = Shuffle(parents=(pruned, chain.dense), how=arm.arm.removeprefix("shuffle_"), seed=seed)
@@ -131,7 +131,9 @@ def _chain(study: Study, arm: Arm, net: Net, source: Source, seed: int, settings
     def training(parent: Stage, start: str = "", stop: str = "") -> Train:
         return Train(parents=(parent,), net=net, source=source, settings=settings, seed=seed, start=start, stop=stop)
 
-    init = Init(net=net, posterior=study.posterior, prune=study.prune, seed=seed)
+    # a deterministic chain is the same whatever sigma starts at, so that studies of sigma share it
+    posterior = deterministic_part(study.posterior) if deterministic(arm) else study.posterior
+    init = Init(net=net, posterior=posterior, prune=study.prune, seed=seed)
     rewind = arm.rewind or study.prune.rewind
     at = parse_rewind(rewind)
     dense = training(init, stop=at) if at else init

@@ -125,8 +125,11 @@ class TrainSettings(Checked):
     divergence: float = setting(1e6, "A training loss (nats per example) above this stops the stage.", above=0)
 
 
-VARIATIONAL = ("heat", "kl_warmup_epochs", "prior_std", "samples", "noise_refresh", "log_std_lr_factor")
-"""The fields of `TrainSettings` that method `map` does not read."""
+VARIATIONAL = {
+    PosteriorSettings: ("std", "std_scale", "std_jitter"),
+    TrainSettings: ("heat", "kl_warmup_epochs", "prior_std", "samples", "noise_refresh", "log_std_lr_factor"),
+}
+"""The fields that deterministic training does not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +173,12 @@ class EvaluateSettings(Checked):
     repeats: int = setting(1, "Independent predictives R whose metrics are averaged.", least=1)
     bins: int = setting(15, "Bins of the calibration metrics.", least=1)
     redraws: int = setting(100, "Redraws of the labels for the perfect-calibration null.", least=100)
+
+
+def deterministic_part(settings: Any) -> Any:
+    """The same with the fields of `VARIATIONAL` at their defaults: what a deterministic stage depends on."""
+    defaults = type(settings)()
+    return dataclasses.replace(settings, **{name: getattr(defaults, name) for name in VARIATIONAL[type(settings)]})
 
 
 def canonical(settings: Any) -> dict[str, Any]:
