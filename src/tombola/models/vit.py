@@ -113,7 +113,7 @@ def patches(images: Tensor, patch: int) -> Tensor:
 
 
 def sin_cos_positions(rows: int, columns: int, dim: int) -> Tensor:
-    """[rows * columns, dim]: sine and cosine of column and row, at dim / 4 frequencies from 1 to 1/10000 (Beyer et al. 2022)."""
+    """[rows * columns, dim]: sine, cosine of column, then row, at dim / 4 frequencies of 1 to 1/10000 (Beyer et al.)."""
     k = torch.arange(dim // 4)
     frequency = 10_000.0 ** -(k / (dim // 4 - 1))
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
