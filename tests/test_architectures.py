@@ -55,9 +55,9 @@ def vgg_size(channels):
     return convs + channels[-1] * 10 + 10
 
 
-def vit_size(dim, heads, depth, patch):
+def vit_size(dim, heads, depth, patch, patch_norm=False):
     pixels, inner, hidden = 3 * patch**2, 64 * heads, 4 * dim
-    embed = 2 * pixels + (pixels + 1) * dim + 2 * dim
+    embed = (pixels + 1) * dim + patch_norm * 2 * (pixels + dim)
     attention = 2 * dim + dim * 3 * inner + inner * dim
     mlp = 2 * dim + (dim + 1) * hidden + (hidden + 1) * dim
     return embed + depth * (attention + mlp) + 2 * dim + (dim + 1) * 10
@@ -89,6 +89,8 @@ VGG = {
         ("vgg", {"depth": 11, "width": 8}, vgg_size([c // 8 for c in VGG[11]]), None),
         ("vit_tiny", {}, vit_size(192, 3, 6, 4), 2.68e6),
         ("vit_tiny", {"patch": 2, "depth": 12}, vit_size(192, 3, 12, 2), 5.33e6),
+        ("vit_tiny", {"patch_norm": True}, vit_size(192, 3, 6, 4, True), 2.68e6),
+        ("vit_tiny", {"patch": 2, "depth": 12, "patch_norm": True}, vit_size(192, 3, 12, 2, True), 5.33e6),
         ("vit_small", {}, vit_size(384, 6, 12, 4), None),
         ("vit_base", {}, vit_size(768, 3, 12, 4), None),
     ],
@@ -197,15 +199,16 @@ def test_positions_are_sines_and_cosines_of_column_and_row():
             torch.testing.assert_close(found[row * 5 + column], torch.tensor(expected))
 
 
-def test_a_vit_without_blocks_effect_is_a_linear_map_of_mean_normed_patches_at_their_positions():
-    net = made("vit", (2, 8, 4), 3, dim=8, heads=2, depth=2, patch=2)
+@pytest.mark.parametrize("patch_norm", [False, True])
+def test_a_vit_whose_blocks_add_nothing_is_the_mean_of_its_normed_embedded_patches(patch_norm):
+    net = made("vit", (2, 8, 4), 3, dim=8, heads=2, depth=2, patch=2, patch_norm=patch_norm)
     for block in net.blocks:
         nn.init.zeros_(block.attention.out.weight)
         nn.init.zeros_(block.mlp.down.weight)
         nn.init.zeros_(block.mlp.down.bias)
     x = images(2, 2, 8, 4)
-    tokens = F.layer_norm(patches(x, 2), (8,)) @ net.embed[1].weight.T + net.embed[1].bias
-    tokens = F.layer_norm(tokens, (8,)) + sin_cos_positions(4, 2, 8)
+    norm = (lambda t: F.layer_norm(t, (8,))) if patch_norm else (lambda t: t)
+    tokens = norm(norm(patches(x, 2)) @ net.embed.weight.T + net.embed.bias) + sin_cos_positions(4, 2, 8)
     expected = F.layer_norm(tokens, (8,)).mean(1) @ net.classifier.weight.T + net.classifier.bias
     torch.testing.assert_close(net(x), expected)
     assert "positions" not in net.state_dict()
