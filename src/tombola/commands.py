@@ -2,6 +2,7 @@
 
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -88,7 +89,9 @@ def show_status(path: Path, watch: bool) -> int:
     elif follower.runs_now:
         _watch(console, follower, picture)
         picture = follower.look()
-    console.print(draw(picture, console.width, max(console.height, _LINES_OF_STATUS)))
+    console.print(draw(replace(picture, failed=[]), console.width, max(console.height, _LINES_OF_STATUS)))
+    for sentence in picture.failed:  # in full: there is nothing below that has to stay in view
+        console.print(Text(sentence, style="red"), soft_wrap=True)
     done, stages = picture.stages
     if not follower.runs_now and done < stages:
         console.print(f"nothing runs now: {stages - done} stages to run; `tombola run` goes on with the same command")

@@ -30,9 +30,14 @@ def work_of(stage: Stage, data: Data) -> int:
     """Training steps; 1 for any other stage."""
     if not isinstance(stage, Train):
         return 1
-    per_epoch = steps_per_epoch(len(data(stage.source.settings).train[0]), stage.settings.batch_size)
+    per_epoch = epoch_steps(stage, data)
     stop = step_of(stage.stop, per_epoch)
     return (stage.settings.epochs * per_epoch if stop is None else stop) - (step_of(stage.start, per_epoch) or 0)
+
+
+def epoch_steps(stage: Train, data: Data) -> int:
+    """Steps of an epoch."""
+    return steps_per_epoch(len(data(stage.source.settings).train[0]), stage.settings.batch_size)
 
 
 class Forecast:
@@ -146,8 +151,7 @@ class Forecast:
     def _full_work(self, stage: Stage) -> float:
         if isinstance(stage, Train):
             steps = work_of(stage, self._data)
-            per_epoch = steps_per_epoch(len(self._data(stage.source.settings).train[0]), stage.settings.batch_size)
-            return steps + steps / per_epoch * self._passes(stage)
+            return steps + steps / epoch_steps(stage, self._data) * self._passes(stage)
         if isinstance(stage, Evaluate):
             samples = 1 if stage.train.method == "map" else stage.settings.samples
             return samples * stage.settings.repeats * self._passes(stage)

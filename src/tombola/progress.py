@@ -36,8 +36,6 @@ class Progress:
     timed_seconds: float = 0.0
     timed_epochs: int = 0
     """Epochs that ended in that time, each with its measurement on the held-out examples."""
-    epoch: int = 0
-    """Epochs that are finished."""
     loss: float | None = None
     """Of the last finished epoch, nats per example."""
     stage_since: float = 0.0
@@ -55,7 +53,7 @@ class Progress:
 
     def begin(self, key: str, name: str) -> None:
         self.key, self.name, self.stage_since = key, name, time.time()
-        self.done = self.total = self.epoch = 0
+        self.done = self.total = 0
         self.loss = None
         self.timed_steps, self.timed_seconds, self.timed_epochs = 0, 0.0, 0
         self._first = None
@@ -68,7 +66,7 @@ class Progress:
         self.timed_steps, self.timed_seconds = done - self._first[0], now - self._first[1]
 
     def end_epoch(self, row: dict[str, float]) -> None:
-        self.epoch, self.loss = int(row["epoch"]), row["loss"]
+        self.loss = row["loss"]
         self.timed_epochs += 1
 
     @property

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..engine import dataset
-from ..forecast import Forecast, work_of
+from ..forecast import Forecast, epoch_steps, work_of
 from ..naming import curve_of, names_of
 from ..plan import Plan
+from ..progress import Progress
+from ..rewind import step_of
 from ..stages import Stage, Train
 from ..store import Store
 from .picture import Finished, Picture, Running
@@ -68,10 +70,9 @@ class Board:
         for key in lost:
             self.forecast.drop(self.stages[key])
 
-    def running(self, progress: Any, state: str = "running", own: bool = False) -> Running:
+    def running(self, progress: Progress, state: str = "running", own: bool = False) -> Running:
         stage = self.stages[progress.key]
-        epochs = stage.settings.epochs if isinstance(stage, Train) else 0
-        return Running(progress, state, epochs, self.forecast.stage_left(progress), own)
+        return Running(progress, state, _epoch(stage, progress.done), self.forecast.stage_left(progress), own)
 
     def picture(self, running: Iterable[Running], since: float | None) -> Picture:
         running = list(running)
@@ -94,6 +95,14 @@ class Board:
         self._done.add(key)
         self._steps_done += self._work[key]
         self._evaluated.update(self._rows.get(key, []))
+
+
+def _epoch(stage: Stage, done: int) -> tuple[int, int] | None:
+    """The epoch that follows `done` steps of the stage, of all in its schedule."""
+    if not isinstance(stage, Train):
+        return None
+    steps, epochs = epoch_steps(stage, dataset), stage.settings.epochs
+    return min(((step_of(stage.start, steps) or 0) + done) // steps + 1, epochs), epochs
 
 
 def worth_showing(record: dict[str, Any]) -> bool:

@@ -38,7 +38,7 @@ class Follower:
             if said and not board.done(key) and key not in at_work:
                 if since is not None and failed_at >= since:  # what builds on it will not come in this run
                     board.fell_out(stage, "")
-                board.failed[key] = f"{board.names[key]}: {said}"
+                board.failed[key] = f"{board.names[key]} failed: {said} (details in {self._store.error_path(key)})"
         running = {}  # by stage: one that stopped and is run again is running
         for state in ("stopped", "silent", "running"):
             for one in self.runs:

@@ -20,7 +20,8 @@ class Running:
     progress: Progress
     state: str = "running"
     """running, stopped or silent, as in `progress.Seen`."""
-    epochs: int = 0
+    epoch: tuple[int, int] | None = None
+    """The one it is in, from 1, of all; None where the stage has none."""
     left: float | None = None
     """Seconds."""
     own: bool = False
@@ -82,9 +83,13 @@ def _whole(picture: Picture, width: int) -> list[RenderableType]:
     bar = ProgressBar(total=1.0, completed=part, width=max(4, width - len(title) - len(said) - 4))
     words = [] if picture.since is None else [f"running for {duration(picture.now - picture.since)}"]
     if done < stages:
-        words.append(until(picture.left, picture.now))
+        words.append(until(picture.left, picture.now) if picture.since or picture.left is None else _to_go(picture.left))
     lines: list[RenderableType] = [_row(Text(title, style="bold"), bar, Text(said))]
     return [*lines, _line("", Text(" · ".join(words)))] if words else lines
+
+
+def _to_go(seconds: float) -> str:
+    return f"about {duration(seconds)} to go once it runs"
 
 
 def until(left: float | None, now: float) -> str:
@@ -102,8 +107,8 @@ def _running(one: Running, width: int, now: float) -> list[RenderableType]:
     """Two lines: which stage, how far it is."""
     progress, words = one.progress, []
     part = progress.done / progress.total if progress.total else None
-    if one.epochs:
-        words.append(f"epoch {min(progress.epoch + 1, one.epochs)}/{one.epochs}")
+    if one.epoch:
+        words.append(f"epoch {one.epoch[0]}/{one.epoch[1]}")
     if progress.loss is not None:
         words.append(f"loss {progress.loss:.4g}")
     if one.state == "stopped":
@@ -170,7 +175,7 @@ def _row(*cells: RenderableType) -> RenderableType:
 
 def _line(word: str, said: RenderableType) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=7, no_wrap=True, style="dim")
+    grid.add_column(width=7, min_width=7, no_wrap=True, style="dim")
     grid.add_column(no_wrap=True, overflow="ellipsis")
     grid.add_row(word, said)
     return grid

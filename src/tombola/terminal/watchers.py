@@ -1,6 +1,7 @@
 """A run as it goes on: a live picture in a terminal, a line now and then elsewhere."""
 
 import time
+from copy import copy
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -40,9 +41,9 @@ class _Watching:
         self._console.print(Text(sentence), soft_wrap=True)
 
     def _picture(self) -> Picture:
-        progress = self._progress  # once: the engine's thread sets it
-        at = progress.key if progress else ""
-        running = [self._board.running(progress, own=True)] if progress and at in self._board.stages else []
+        progress = copy(self._progress)  # the engine's thread changes it while this one draws
+        known = progress is not None and progress.key in self._board.stages
+        running = [self._board.running(progress, own=True)] if progress and known else []
         return self._board.picture(running, self._since)
 
 
