@@ -135,6 +135,18 @@ def test_what_runs_is_forecast_at_its_own_pace(tiny, plan_of):
     assert forecast.stage_left(progress) is None
 
 
+def test_a_running_evaluation_is_forecast_by_the_clock(tiny, plan_of):
+    plan = plan_of(tiny | {"prune": {"levels": 0}})
+    (stage,) = (stage for stage in plan.stages if isinstance(stage, Evaluate))
+    forecast = Forecast(plan, Records({s.key: 1.0 for s in plan.stages if s is not stage}), dataset)
+    whole = forecast.left()  # priced by the training's steps
+    begun = Progress(key=stage.key, stage_since=time.time() - whole / 4)
+    assert forecast.stage_left(begun) == pytest.approx(0.75 * whole, rel=0.05)
+    assert forecast.left([begun]) == pytest.approx(0.75 * whole, rel=0.05)
+    late = Progress(key=stage.key, stage_since=time.time() - 9 * whole)
+    assert forecast.left([late]) == 0
+
+
 def test_trainings_of_a_store_give_the_pace_of_all_their_sittings(tiny, plan_of, run_plan):
     """A training's own seconds, which a resumed one carries on, rather than those of its last sitting."""
     plan = plan_of(tiny)

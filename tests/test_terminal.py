@@ -163,7 +163,8 @@ def test_a_run_in_a_terminal_is_drawn_and_counted(tiny, plan_of, tmp_path, monke
         return real(picture, width, height)
 
     monkeypatch.setattr(watchers, "draw", watched)
-    plan = plan_of(tiny | {"train": {"epochs": 60, "batch_size": 64}, "arms": ["ticket", "deterministic"]})
+    monkeypatch.setattr(watchers, "_DRAWN_A_SECOND", 50.0)
+    plan = plan_of(tiny | {"train": {"epochs": 15, "batch_size": 64}, "arms": ["ticket", "deterministic"]})
     _, last, shown = run_watched(plan, tmp_path / "stages", width=80, height=20, force_terminal=True)
     assert last.stages == (len(plan.stages), len(plan.stages))
     assert last.steps[0] == last.steps[1]
@@ -173,7 +174,7 @@ def test_a_run_in_a_terminal_is_drawn_and_counted(tiny, plan_of, tmp_path, monke
     assert not last.running
     assert [picture.stages[0] for picture in seen] == sorted(picture.stages[0] for picture in seen)
     assert any(name.startswith("train ") for name in names)
-    assert "/60 · loss" in shown
+    assert "/15 · loss" in shown
     assert shown.count("\n") < 25 * len(seen)
 
 

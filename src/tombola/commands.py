@@ -48,7 +48,8 @@ def run_study(study: str, out: Path | None, changes: list[str], device: str, dry
     console.print(
         f"{plan.name}: {len(plan.rows)} tickets to evaluate, {len(todo)} of {len(plan.stages)} stages to run, on {chosen}"
     )
-    calibrate(forecast, chosen, dataset, Guesses.read(folder.timings)).write(folder.timings)
+    with console.status("timing a few steps of each kind of training"):
+        calibrate(forecast, chosen, dataset, Guesses.read(folder.timings)).write(folder.timings)
     if (seconds := forecast.left()) is not None and todo:
         console.print(f"{until(seconds, time.time())}, at the pace of a few steps and of what is done")
     written = time.monotonic()

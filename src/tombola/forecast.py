@@ -5,6 +5,7 @@ activations, are three products of about one size), which prices the measurement
 one was timed.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
@@ -93,7 +94,7 @@ class Forecast:
         if pace is None:
             pace = self._pace(self._kinds[progress.key], {})
             if pace is not None and not progress.total:  # no steps to see it by: by the clock
-                done = (progress.updated - progress.stage_since) / pace if pace else 0.0
+                done = (time.time() - progress.stage_since) / pace if pace else 0.0
         return None if pace is None else max(0.0, self._work[progress.key] - done) * pace
 
     def left(self, running: Iterable[Progress] = ()) -> float | None:

@@ -12,6 +12,7 @@ from ..stages import Stage
 from .board import Board
 from .picture import Picture, draw, until
 
+_DRAWN_A_SECOND = 1.0  # oftener is unrest, and takes time from the training
 _SOON, _LATER = 10.0, 60.0  # seconds between lines, in the first minute and after it
 
 
@@ -52,7 +53,11 @@ class LiveWatcher(_Watching):
 
     def __enter__(self) -> "LiveWatcher":
         self._live = Live(
-            console=self._console, get_renderable=self._draw, refresh_per_second=1, transient=True, redirect_stderr=False
+            console=self._console,
+            get_renderable=self._draw,
+            refresh_per_second=_DRAWN_A_SECOND,
+            transient=True,
+            redirect_stderr=False,
         )
         self._live.start()
         return self
