@@ -31,7 +31,7 @@ def test_two_runs_of_one_process_have_a_file_each(tmp_path):
         assert len(seen(tmp_path)) == 2
 
 
-def test_it_is_written_once_a_second_at_most(tmp_path):
+def test_it_is_written_every_two_seconds_at_most(tmp_path):
     with ProgressFile(tmp_path, Progress()) as file:
         file.progress.begin("key", "train vi")
         began, versions = time.monotonic(), set()

@@ -18,7 +18,7 @@ from .naming import names_of
 from .plan import Plan
 from .progress import Progress, ProgressFile, forget_stopped
 from .settings import DataSettings
-from .stages import Stage, Surroundings, Train
+from .stages import Evaluate, Stage, Surroundings, Train
 from .store import Store
 from .ticket import Ticket
 
@@ -88,7 +88,7 @@ class Engine:
                 try:
                     tickets = [self._ticket(parent) for parent in stage.parents]
                     progress.begin(stage.key, self._names[stage.key])
-                    self._file.write(at_once=True)
+                    self._file.write(at_once=isinstance(stage, Evaluate))  # it may be long, and has no steps
                     self.watcher.began(stage, progress)
                     began = time.monotonic()
                     outcome = stage.run(tickets, around)

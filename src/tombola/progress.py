@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 _numbers = itertools.count()  # of the runs of this process
 
-_WRITE_EVERY = 1.0  # seconds
+_WRITE_EVERY = 2.0  # seconds: a write takes about half a millisecond
 _SILENT_AFTER = 60.0  # seconds without a word after which a process on another machine may have stopped
 
 
@@ -77,8 +77,11 @@ class Progress:
         return self.timed_steps / self.timed_seconds
 
 
+_FIELDS: dict[str, Any] = {f.name: f.type for f in fields(Progress)}
+
+
 class ProgressFile:
-    """Writes a process's progress into `folder`, within a `with`; at most once a second but where a stage begins."""
+    """Writes a process's progress into `folder`, within a `with`; at most every two seconds but where told to at once."""
 
     def __init__(self, folder: Path, progress: Progress):
         self.progress = progress
@@ -107,7 +110,7 @@ class ProgressFile:
         self.progress.updated = time.time()
         aside = self._path.with_suffix(".part")
         try:
-            aside.write_text(json.dumps(asdict(self.progress)))
+            aside.write_text(json.dumps({name: getattr(self.progress, name) for name in _FIELDS}))
             aside.replace(self._path)
         except OSError:  # a full disk stops the stage that has something to keep, not this
             aside.unlink(missing_ok=True)
@@ -137,17 +140,16 @@ def forget_stopped(folder: Path, keys: set[str]) -> None:
     """Removes the files of stopped processes that were at one of these stages, or between two."""
     for one in seen(folder):
         if one.state == "stopped" and (not one.progress.key or one.progress.key in keys):
-            one.path.unlink(missing_ok=True)
-            _lock_of(one.path).unlink(missing_ok=True)
+            for path in (one.path, one.path.with_suffix(".part"), _lock_of(one.path)):
+                path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Progress | None:
-    kinds: dict[str, Any] = {f.name: f.type for f in fields(Progress)}
     number = (int, float)
     wanted: dict[Any, Any] = {int: int, float: number, str: str, float | None: (*number, type(None))}
     try:
         given = json.loads(path.read_text())
-        if given.keys() == kinds.keys() and all(isinstance(v, wanted[kinds[k]]) for k, v in given.items()):
+        if given.keys() == _FIELDS.keys() and all(isinstance(v, wanted[_FIELDS[k]]) for k, v in given.items()):
             return Progress(**given)
     except (OSError, ValueError, AttributeError):
         pass
