@@ -34,6 +34,7 @@ def test_two_runs_of_one_process_have_a_file_each(tmp_path):
 def test_it_is_written_every_two_seconds_at_most(tmp_path):
     with ProgressFile(tmp_path, Progress()) as file:
         file.progress.begin("key", "train vi")
+        file.write(at_once=True)
         began, versions = time.monotonic(), set()
         while time.monotonic() - began < 0.5:
             file.progress.step(file.progress.done + 1, 10**9)
@@ -41,6 +42,21 @@ def test_it_is_written_every_two_seconds_at_most(tmp_path):
             versions.add(next(tmp_path.glob("*.progress")).stat().st_ino)
         assert len(versions) == 1
         assert file.progress.done > 100
+
+
+def test_another_stage_is_written_sooner(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with ProgressFile(tmp_path, Progress()) as file:
+        file.progress.begin("one", "train vi")
+        file.write(at_once=True)
+        file.progress.begin("two", "train vi")
+        shown = []
+        for now[0] in (100.1, 100.2, 100.3, 101.0, 102.2, 102.4):
+            file.progress.done += 1
+            file.write()
+            shown.append((seen(tmp_path)[0].progress.key, seen(tmp_path)[0].progress.done))
+    assert shown == [("one", 0), ("one", 0), ("two", 3), ("two", 3), ("two", 3), ("two", 6)]
 
 
 def test_an_interrupted_stage_is_told_of_until_it_goes_on(tmp_path):

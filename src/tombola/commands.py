@@ -89,6 +89,7 @@ def show_status(path: Path, watch: bool) -> int:
         console.print(graph_table(folder.plan, folder.store))
     elif follower.runs_now:
         _watch(console, follower, picture)
+        follower = Follower(folder.plan, folder.store, folder.timings)  # what failed is to do again: the next run tries it
         picture = follower.look()
     console.print(draw(replace(picture, failed=[]), console.width, max(console.height, _LINES_OF_STATUS)))
     for sentence in picture.failed:  # in full: there is nothing below that has to stay in view

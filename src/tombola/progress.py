@@ -6,6 +6,7 @@ enters a record or a key.
 
 import itertools
 import json
+import math
 import os
 import socket
 import time
@@ -18,6 +19,7 @@ from filelock import FileLock, Timeout
 _numbers = itertools.count()  # of the runs of this process
 
 _WRITE_EVERY = 2.0  # seconds: a write takes about half a millisecond
+_SOON = 0.25  # seconds after the last write, where another stage has begun
 _SILENT_AFTER = 60.0  # seconds without a word after which a process on another machine may have stopped
 
 
@@ -87,7 +89,7 @@ class ProgressFile:
         self.progress = progress
         self._path = folder / f"{progress.host}.{progress.pid}.{next(_numbers)}.progress"
         self._lock = FileLock(_lock_of(self._path))
-        self._due = 0.0
+        self._wrote_at, self._last_key = -math.inf, ""
 
     def __enter__(self) -> "ProgressFile":
         self._lock.acquire()
@@ -104,9 +106,10 @@ class ProgressFile:
 
     def write(self, at_once: bool = False) -> None:
         now = time.monotonic()
-        if not at_once and now < self._due:
+        wait = _WRITE_EVERY if self.progress.key == self._last_key else _SOON
+        if not at_once and now - self._wrote_at < wait:
             return
-        self._due = now + _WRITE_EVERY
+        self._wrote_at, self._last_key = now, self.progress.key
         self.progress.updated = time.time()
         aside = self._path.with_suffix(".part")
         try:

@@ -67,7 +67,7 @@ def draw(picture: Picture, width: int, height: int) -> RenderableType:
     if len(running) > max(2, room - 1):
         running = running[: max(2, room - 2) // 2 * 2]
     room -= len(running)
-    failed = _listed("failed", [Text(name, style="red", no_wrap=True, overflow="ellipsis") for name in picture.failed], room)
+    failed = _listed("failed", [Text(_cut(name, width - 8), style="red") for name in picture.failed], room)
     room -= len(failed)
     curves = _curves(picture.curves, width)
     finished = _listed("done", [_finished(one, width) for one in picture.finished], max(0, min(6, room - len(curves))))
@@ -175,7 +175,7 @@ def _row(*cells: RenderableType) -> RenderableType:
 
 def _line(word: str, said: RenderableType) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=7, min_width=7, no_wrap=True, style="dim")
+    grid.add_column(width=7, no_wrap=True, style="dim")
     grid.add_column(no_wrap=True, overflow="ellipsis")
     grid.add_row(word, said)
     return grid
