@@ -117,7 +117,7 @@ class Recorder:
     def __init__(self):
         self.began_of, self.ended_of, self.sentences, self.steps = [], [], [], 0
 
-    def began(self, stage):
+    def began(self, stage, progress):
         self.began_of.append(stage.key)
 
     def stepped(self, stage, done, total):
@@ -125,6 +125,9 @@ class Recorder:
 
     def ended(self, stage):
         self.ended_of.append(stage.key)
+
+    def failed(self, stage, sentence):
+        self.sentences.append(sentence)
 
     def said(self, sentence):
         self.sentences.append(sentence)

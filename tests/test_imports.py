@@ -13,7 +13,7 @@ ORDER = [
     *("errors", "streams", "settings", "plugins", "rewind", "tensorfile"),
     *("posterior", "inference", "batches", "checkpoint", "divergence", "optim", "ticket", "pruning", "training", "bayesian"),
     *("models", "data", "metrics", "evaluation", "stages", "study", "plan", "store", "records", "report"),
-    *("engine", "forecast", "folder", "terminal", "commands", "cli"),
+    *("progress", "naming", "engine", "forecast", "calibrate", "folder", "terminal", "commands", "cli"),
 ]
 """Each module or package imports only from those before it (and from its own)."""
 

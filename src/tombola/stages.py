@@ -48,6 +48,7 @@ class Surroundings:
     """The data set, on the CPU."""
     checkpoint: Checkpoint | None = None
     on_step: Callable[[int, int], None] | None = None
+    on_epoch: Callable[[dict[str, float]], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,7 @@ class Train(Stage):
             validation=data.test,
             checkpoint=around.checkpoint,
             on_step=around.on_step,
+            on_epoch=around.on_epoch,
         )
         info = parent.info | {
             "data": self.source.info(),

@@ -47,10 +47,12 @@ def train(
     validation: Batch | None = None,
     checkpoint: Checkpoint | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> Trained:
     """Trains `state` of `module` on its device from step `start` of the schedule to `stop` (by default its end).
 
     words: names of this training's own noise and dropout streams. on_step: called with (steps done, steps to do).
+    on_epoch: called with each new row of the history.
     Raises TrainingError naming step and cause if the loss is not finite or above `settings.divergence`.
     """
     device, per_epoch = state.posterior.mean.device, batches.steps
@@ -80,6 +82,8 @@ def train(
                 if step == last:
                     measured = _validate(learner, likelihood, validation) if validation is not None else {}
                     work.history.append({"epoch": epoch + 1, "loss": losses.mean().item(), "lr": lr, **measured})
+                    if on_epoch:
+                        on_epoch(work.history[-1])
                 if checkpoint and checkpoint.due and step < stop:
                     work.save(checkpoint, step, time.monotonic() - began, device)
                 if step == last:
