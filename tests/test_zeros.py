@@ -77,7 +77,7 @@ def test_a_mask_set_in_the_middle_holds_against_an_optimiser_with_momentum(make)
 
     def step() -> None:
         optimiser.zero_grad()
-        bnn.negative_elbo(inputs, targets, examples=64, heat=0.1).backward()
+        bnn.negative_elbo((inputs, targets), examples=64, heat=0.1).backward()
         optimiser.step()
 
     for _ in range(30):
@@ -108,7 +108,7 @@ def test_a_mask_that_is_written_or_loaded_into_a_running_loop_holds():
         shown.clear()
         for _ in range(20):
             optimiser.zero_grad()
-            bnn.negative_elbo(inputs, targets, examples=64).backward()
+            bnn.negative_elbo((inputs, targets), examples=64).backward()
             optimiser.step()
 
     steps()

@@ -16,12 +16,13 @@ from .batches import TensorBatches
 from .errors import TombolaError
 from .inference.forward import DataTerm
 from .inference.vi import weight_sample_gradients
+from .posterior.batch import Batch
 from .posterior.binding import Binding, buffers_of
 from .posterior.gaussian import Gaussian, kl_gaussian
 from .posterior.layout import Layout
-from .posterior.likelihood import Categorical
+from .posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood
 from .posterior.noise import NoisePool
-from .posterior.predictive import Prediction, outputs
+from .posterior.predictive import Prediction, classes_of, outputs
 from .posterior.sample import WeightSample
 from .posterior.state import State, initial_state, layout_of
 from .pruning.iterate import prune_ticket
@@ -46,19 +47,20 @@ class Bayesian(nn.Module):
         *,
         posterior: PosteriorSettings | None = None,
         prune: PruneSettings | None = None,
-        likelihood: nn.Module | None = None,
+        likelihood: nn.Module | LogLikelihood | None = None,
         prior_std: float = 1.0,
         noise_refresh: float = 1.0,
         seed: int = 0,
     ):
-        """likelihood: module (output, targets) -> log likelihood of each example [B]; by default `Categorical`.
+        """likelihood: (output, batch) -> log likelihood of each example [B], a function or a module (whose parameters are
+        learned); by default `Categorical`.
         noise_refresh: as in `TrainSettings`. seed: names the streams of initialisation and noise."""
         super().__init__()
         self._module = [module]  # in a list: its own parameters are not ours
         self.layout = layout_of(module, posterior or PosteriorSettings(), prune or PruneSettings())
         self._start = initial_state(module, self.layout, posterior or PosteriorSettings(), seed)
         q = self._start.posterior
-        self.likelihood = likelihood if likelihood is not None else Categorical()
+        self.likelihood = as_likelihood(likelihood if likelihood is not None else Categorical())
         self._start = replace(self._start, likelihood=self._learned())
         self.mean = nn.Parameter(q.mean.clone())
         self.log_std = nn.Parameter(q.tensors()["log_std"].clone())
@@ -71,14 +73,15 @@ class Bayesian(nn.Module):
         self.step = 0
         """Calls of `negative_elbo` so far: names the noise of the next."""
 
-    def negative_elbo(self, inputs: Any, targets: Tensor, *, examples: int, heat: float = 1.0, samples: int = 1) -> Tensor:
-        """E_q[-log p(targets | inputs)], mean over the batch, + heat * KL(q || prior) / examples: nats, a scalar.
+    def negative_elbo(self, batch: Batch, *, examples: int, heat: float = 1.0, samples: int = 1) -> Tensor:
+        """E_q[-log p(batch)], mean over the batch, + heat * KL(q || prior) / examples: nats, a scalar.
 
         Its `backward` is ordinary: gradients land in `mean.grad` and `log_std.grad`; scale, accumulate, clip them as any.
+        batch: a pair (inputs, targets) or a mapping with `labels`, see `tombola.posterior.batch`.
         examples: N of the whole training set. samples: weight samples averaged, in one sample's memory.
         """
         learned = [p for p in self.likelihood.parameters() if p.requires_grad]
-        return _NegativeElbo.apply(self, inputs, targets, heat / examples, samples, self.mean, self.log_std, *learned)
+        return _NegativeElbo.apply(self, batch, heat / examples, samples, self.mean, self.log_std, *learned)
 
     def kl(self) -> Tensor:
         """KL(q || N(0, prior_std^2)) in nats, over the surviving random parameters."""
@@ -103,12 +106,11 @@ class Bayesian(nn.Module):
         mask = self.mask.cpu()
         return Ticket(mask, self._start.to("cpu").masked(mask), self.state().to("cpu"))
 
-    def predict(self, inputs: Tensor, *, samples: int = 16, seed: int = 0) -> Prediction:
-        """Class probabilities with their uncertainty from the present posterior; for a `Categorical` likelihood."""
-        if not isinstance(self.likelihood, Categorical):
-            raise TombolaError(f"{type(self.likelihood).__name__} has no class probabilities; use ticket().outputs")
-        out = outputs(self._module[0], self.state(), inputs, samples=samples, words=(seed,))
-        return Prediction(out.cpu().double().softmax(-1))
+    def predict(self, inputs: Any, *, samples: int = 16, seed: int = 0) -> Prediction:
+        """Class probabilities with their uncertainty from the present posterior, as `Ticket.predict`."""
+        if isinstance(self.likelihood, GaussianNoise):
+            raise TombolaError("a regression has no class probabilities; use ticket().outputs")
+        return classes_of(outputs(self._module[0], self.state(), inputs, samples=samples, words=(seed,)))
 
     def prune(self, score: str = "snr", fraction: float = 0.2, scope: str = "global", seed: int = 0) -> Ticket:
         """Prunes by the present posterior and rewinds the survivors to the start; returns the new, untrained ticket.
@@ -152,9 +154,7 @@ class _NegativeElbo(torch.autograd.Function):
     """Runs forward and backward passes at once, sample by sample, and hands the gradients on when asked."""
 
     @staticmethod
-    def forward(
-        ctx: Any, net: Bayesian, inputs: Any, targets: Tensor, kl_weight: float, samples: int, *params: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, net: Bayesian, batch: Batch, kl_weight: float, samples: int, *params: Tensor) -> Tensor:
         sample, learned = net._weight_sample(), params[2:]
         before = [p.grad for p in learned]
         for p in learned:
@@ -166,7 +166,7 @@ class _NegativeElbo(torch.autograd.Function):
                 loss = weight_sample_gradients(
                     DataTerm(binding, net.likelihood),
                     sample,
-                    (inputs, targets),
+                    batch,
                     net.step,
                     samples=samples,
                     scale=1.0,
@@ -177,7 +177,6 @@ class _NegativeElbo(torch.autograd.Function):
                     net._buffers_now = buffers_of(net._module[0])
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]
         finally:
-            torch.clear_autocast_cache()  # within the caller's autocast: the copies of the last weight sample
             for p, grad in zip(learned, before, strict=True):
                 p.grad = grad
         net.step += 1
@@ -187,7 +186,7 @@ class _NegativeElbo(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> Any:
         (scale,) = outputs
-        return (None,) * 5 + tuple(scale * grad for grad in ctx.saved_tensors)
+        return (None,) * 4 + tuple(scale * grad for grad in ctx.saved_tensors)
 
 
 def find_tickets(

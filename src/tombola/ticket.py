@@ -4,6 +4,7 @@ Legend: P parameters of the layout, S weight samples, B examples.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 
 from . import tensorfile
 from .errors import TombolaError
+from .posterior.batch import logits_of
 from .posterior.binding import load_buffers
 from .posterior.gaussian import Gaussian, Point
 from .posterior.layout import Layout
-from .posterior.predictive import Prediction, outputs
+from .posterior.predictive import Prediction, classes_of, outputs
 from .posterior.state import State
 
 FORMAT = 1
@@ -68,17 +70,39 @@ class Ticket:
         load_buffers(module, state.buffers)
         return module
 
-    def predict(self, module: nn.Module, inputs: Tensor, *, samples: int = 16, seed: int = 0) -> Prediction:
-        """Class probabilities with their uncertainty for `inputs` [B, ...], from `samples` weight samples.
+    def predict(
+        self,
+        module: nn.Module,
+        inputs: Any,
+        *,
+        samples: int = 16,
+        seed: int = 0,
+        select: Callable[[Any], Tensor] = logits_of,
+    ) -> Prediction:
+        """Class probabilities with their uncertainty for `inputs` of B examples, from `samples` weight samples.
 
-        Raises TombolaError if the ticket is untrained, of another model, or a regression (then use `outputs`)."""
+        inputs, select: as of `outputs`. Raises TombolaError if the ticket is untrained, of another model, or a regression
+        (then use `outputs`)."""
         if "log_noise" in self._trained().likelihood:
             raise TombolaError("the ticket is a regression and has no class probabilities; use ticket.outputs")
-        return Prediction(self.outputs(module, inputs, samples=samples, seed=seed).cpu().double().softmax(-1))
+        return classes_of(self.outputs(module, inputs, samples=samples, seed=seed, select=select))
 
-    def outputs(self, module: nn.Module, inputs: Tensor, *, samples: int = 16, seed: int = 0) -> Tensor:
-        """What the module puts out at each weight sample, [S, B, ...]: for a regression, its means."""
-        return outputs(module, self._trained(), inputs, samples=samples, words=(seed,))
+    def outputs(
+        self,
+        module: nn.Module,
+        inputs: Any,
+        *,
+        samples: int = 16,
+        seed: int = 0,
+        select: Callable[[Any], Tensor] = logits_of,
+    ) -> Tensor:
+        """What the module puts out at each weight sample, [S, B, ...], on its device: logits, or for a regression its means.
+
+        inputs: what the module is called with: a tensor, a tuple of positional or a mapping of keyword arguments. Equal
+        seeds give equal weight samples, so batches of a loader can be predicted one by one. select: the tensor of an output
+        [B, ...]; by default itself, its `logits`, or the first of a tuple."""
+        state = self._trained().to(next(module.parameters()).device)
+        return outputs(module, state, inputs, samples=samples, words=(seed,), select=select)
 
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file; of masked weights nothing is stored, so it shrinks with the density."""

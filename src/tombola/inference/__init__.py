@@ -5,10 +5,10 @@ from typing import Protocol
 
 from torch import Tensor
 
+from ..posterior.batch import Batch
 from ..posterior.binding import Binding
 from ..posterior.layout import Layout
 from ..posterior.state import State
-from .forward import Batch
 from .map import Map
 from .vi import VI
 

@@ -4,11 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from .. import streams
+from ..posterior.batch import Batch
 from ..posterior.binding import Binding, buffers_of, load_buffers
 from ..posterior.gaussian import Point
 from ..posterior.state import State
 from ..settings import TrainSettings
-from .forward import Batch, DataTerm
+from .forward import DataTerm
 from .vi import copies
 
 

@@ -5,13 +5,14 @@ from torch import Tensor, nn
 
 from .. import streams
 from ..errors import TombolaError
+from ..posterior.batch import Batch
 from ..posterior.binding import Binding, buffers_of, load_buffers
 from ..posterior.gaussian import Gaussian
 from ..posterior.noise import NoisePool
 from ..posterior.sample import WeightSample
 from ..posterior.state import State
 from ..settings import TrainSettings
-from .forward import Batch, DataTerm
+from .forward import DataTerm
 
 
 class VI:

@@ -46,6 +46,7 @@ class Binding:
             p.grad, p.data = None, view
         if self._initial_buffers is not None:
             load_buffers(self.module, self._initial_buffers)
+        torch.clear_autocast_cache()  # within the caller's autocast: its copies of other weights
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -58,6 +59,7 @@ class Binding:
             buffer.copy_(values)
         for module, training in self._saved_modes:
             module.training = training
+        torch.clear_autocast_cache()
         _bound.discard(self.module)
 
     def wrote(self) -> None:
@@ -69,6 +71,7 @@ class Binding:
             if p.data_ptr() != view.data_ptr():
                 raise RuntimeError(f"parameter {name!r} was moved or converted while the module was bound; do that before")
         torch.autograd.graph.increment_version(self._params)
+        torch.clear_autocast_cache()  # it keeps low-precision copies of weights, which are now of the last values
 
     def backward(self, loss: Tensor, out: Tensor) -> None:
         """d loss / d theta into `out` [P]; zero for parameters that the loss does not reach.
