@@ -178,7 +178,7 @@ def test_tickets_are_nested_exact_and_reproducible(rewind: str):
     train, prune = TrainSettings(epochs=2, batch_size=8), PruneSettings(levels=3, fraction=0.25, rewind=rewind)
 
     def find() -> list:
-        return find_tickets(module, inputs, targets, train=train, prune=prune, seed=1, progress=False)
+        return find_tickets(module, (inputs, targets), train=train, prune=prune, seed=1, progress=False)
 
     tickets = find()
     assert [int(t.mask[t.layout.prunable].sum()) for t in tickets] == [32, 24, 18, 14]  # a quarter each, ties to even
@@ -201,7 +201,7 @@ def test_survivors_restart_where_the_dense_training_was(method: str, rewind: str
     inputs, targets = data()
     module, train_settings = net(), TrainSettings(epochs=2, batch_size=8, method=method)
     prune = PruneSettings(levels=2, fraction=0.25, rewind=rewind, score="mu")
-    tickets = find_tickets(module, inputs, targets, train=train_settings, prune=prune, seed=1, progress=False)
+    tickets = find_tickets(module, (inputs, targets), train=train_settings, prune=prune, seed=1, progress=False)
 
     # the oracle: the dense training by itself, stopped there (its noise is named as the finder's)
     dense = initial_state(module, tickets[0].layout, PosteriorSettings(), 1)
@@ -226,13 +226,13 @@ def test_survivors_restart_where_the_dense_training_was(method: str, rewind: str
 )
 def test_what_does_not_fit_is_said_before_anything_runs(changes: dict, sentence: str):
     with pytest.raises(TombolaError, match=sentence):
-        find_tickets(net(), *data(), progress=False, **changes)
+        find_tickets(net(), data(), progress=False, **changes)
 
 
 def test_a_deterministic_chain_has_no_std():
     tickets = find_tickets(
         net(),
-        *data(),
+        data(),
         train=TrainSettings(method="map", epochs=2),
         prune=PruneSettings(score="magnitude", levels=1),
         progress=False,

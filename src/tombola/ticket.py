@@ -3,6 +3,7 @@
 Legend: P parameters of the layout, S weight samples, B examples.
 """
 
+import copy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import tensorfile
+from . import __version__, streams, tensorfile
 from .errors import TombolaError
 from .posterior.batch import logits_of
-from .posterior.binding import load_buffers
 from .posterior.gaussian import Gaussian, Point
 from .posterior.layout import Layout
 from .posterior.predictive import Prediction, classes_of, outputs
@@ -59,15 +59,27 @@ class Ticket:
         """Surviving fraction of each prunable tensor, by name."""
         return {s.name: self.mask[s.slice].double().mean().item() for s in self.layout.prunable_segments()}
 
-    def write_mean(self, module: nn.Module) -> nn.Module:
-        """Writes the trained posterior's mean (and buffers) into `module`: an ordinary sparse network."""
+    def state_dict(self, module: nn.Module, *, seed: int | None = None) -> dict[str, Any]:
+        """A plain state_dict of `module` with the trained posterior's mean, or with a weight sample: of `seed`, as the first
+        one of `predict`. On the CPU, in the module's dtypes, tied weights under all their names; `module` is not changed.
+
+        Raises TombolaError if the ticket is untrained or of another model.
+        """
         self.layout.check(module)
         state = self._trained()
-        views = self.layout.views(state.posterior.mean)
-        with torch.no_grad():
-            for name, p in module.named_parameters():
-                p.copy_(views[name])
-        load_buffers(module, state.buffers)
+        q = state.posterior
+        views = self.layout.views(q.mean if seed is None else q.sample(streams.generator("predict", seed, 0)))
+        first = {id(p): name for name, p in module.named_parameters()}
+        found = {name: views[first[id(p)]].to(p.dtype) for name, p in module.named_parameters(remove_duplicate=False)}
+        found |= {name: value for name, value in state.buffers.items() if name in module.state_dict()}
+        return {
+            name: found[name].clone() if name in found else copy.deepcopy(value)
+            for name, value in module.state_dict().items()
+        }
+
+    def write_mean(self, module: nn.Module) -> nn.Module:
+        """Loads `state_dict` of the mean into `module`, which becomes an ordinary sparse network; returns it."""
+        module.load_state_dict(self.state_dict(module))
         return module
 
     def predict(
@@ -110,7 +122,7 @@ class Ticket:
         for when, state in (("rewind", self.rewind), ("trained", self.trained)):
             for name, value in state.tensors().items() if state else ():
                 tensors[f"{when}.{name}"] = value[self.mask] if name.startswith("posterior.") else value
-        versions = {"torch": torch.__version__, "python": sys.version.split()[0]}
+        versions = {"tombola": __version__, "torch": torch.__version__, "python": sys.version.split()[0]}
         description = {
             "format": FORMAT,
             "layout": self.layout.to_json(),

@@ -55,7 +55,8 @@ class Map:
         return loss
 
     def show_mean(self) -> None:
-        """As `VI.show_mean`: the weights are the mean already."""
+        """As `VI.show_mean`: the weights are the mean already, but for copies in another dtype."""
+        self.binding.wrote()
 
     def state(self) -> State:
         """As `VI.state`."""
