@@ -293,7 +293,7 @@ def _batches_of(data: Any, examples: int | None, size: int, seed: int, device: t
         return TensorBatches(data[0].to(device), data[1].to(device), size, seed)
     if isinstance(data, tuple | Mapping | Tensor):
         raise TombolaError(
-            f"data is a {type(data).__name__}; it must be a pair of tensors (inputs, targets), or a loader or list of batches"
+            f"data is a {type(data).__name__}; it must be a pair of tensors (inputs, targets), a loader or a list of batches"
         )
     return LoaderBatches(data, examples, device)
 
