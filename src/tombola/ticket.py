@@ -71,11 +71,9 @@ class Ticket:
         views = self.layout.views(q.mean if seed is None else q.sample(streams.generator("predict", seed, 0)))
         first = {id(p): name for name, p in module.named_parameters()}
         found = {name: views[first[id(p)]].to(p.dtype) for name, p in module.named_parameters(remove_duplicate=False)}
-        found |= {name: value for name, value in state.buffers.items() if name in module.state_dict()}
-        return {
-            name: found[name].clone() if name in found else copy.deepcopy(value)
-            for name, value in module.state_dict().items()
-        }
+        own = module.state_dict()
+        found |= {k: v for k, v in state.buffers.items() if k in own and own[k].shape == v.shape}
+        return {name: found[name].clone() if name in found else copy.deepcopy(value) for name, value in own.items()}
 
     def write_mean(self, module: nn.Module) -> nn.Module:
         """Loads `state_dict` of the mean into `module`, which becomes an ordinary sparse network; returns it."""
