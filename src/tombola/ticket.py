@@ -61,7 +61,7 @@ class Ticket:
 
     def state_dict(self, module: nn.Module, *, seed: int | None = None) -> dict[str, Any]:
         """A plain state_dict of `module` with the trained posterior's mean, or with a weight sample: of `seed`, as the first
-        one of `predict`. On the CPU, in the module's dtypes, tied weights under all their names; `module` is not changed.
+        one of `predict`. In the dtypes of `module`, which is not changed; tied weights under all their names.
 
         Raises TombolaError if the ticket is untrained or of another model.
         """
