@@ -107,7 +107,7 @@ def test_a_hot_kl_draws_the_posterior_to_the_start_or_to_zero():
     for where in ("zero", "start"):
         posterior = PosteriorSettings(std=0.1, prior_mean=where)
         module = net()
-        settings = TrainSettings(epochs=150, batch_size=32, lr=0.02, heat=100.0, prior_std=0.05)
+        settings = TrainSettings(epochs=80, batch_size=32, lr=0.03, heat=100.0, prior_std=0.05)
         (ticket,) = find_tickets(
             module, (x, y), train=settings, prune=PruneSettings(levels=0), posterior=posterior, progress=False
         )
@@ -185,8 +185,7 @@ def test_masks_of_torch_prune_are_taken_over_and_hold():
     )
     torch_prune.random_unstructured(module[0], "bias", 0.5)
     plain, masks = from_torch_prune(module)
-    assert [name for name, _ in plain.named_parameters()] == [name for name, _ in net().named_parameters()]
-    assert not plain.state_dict().keys() ^ net().state_dict().keys()
+    assert plain.state_dict().keys() == net().state_dict().keys()
     torch.testing.assert_close(plain(x), module(x))
     assert torch_prune.is_pruned(module)  # it is as it was
     assert masks.keys() == {"0.weight", "0.bias", "3.weight"}
