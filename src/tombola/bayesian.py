@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from . import plugins
 from .batches import Batches, LoaderBatches, TensorBatches
 from .errors import TombolaError
+from .inference import method_of
 from .inference.forward import DataTerm
 from .inference.vi import weight_sample_gradients
+from .optim import SCHEDULES
 from .posterior.batch import Batch
 from .posterior.binding import Binding, buffers_of
 from .posterior.gaussian import Gaussian
@@ -249,7 +251,7 @@ def find_tickets(
         "settings": {"train": canonical(train), "prune": canonical(prune), "posterior": canonical(posterior)},
     }
     dense = initial_state(module, layout, posterior, seed).to("cpu")
-    dense = dense if train.method == "vi" else dense.as_point()
+    dense = dense.as_point() if method_of(train.method).deterministic else dense
     ticket, tickets = with_mask(ticket_of(dense, info), layout.mask_of(mask or {}), dense), []
     with _bar(prune.levels + 1, train.epochs * batches.steps, progress) as show:
         for level in range(prune.levels + 1):
@@ -300,8 +302,11 @@ def _batches_of(data: Any, examples: int | None, size: int, seed: int, device: t
 
 def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, start: int, steps: int) -> None:
     """Raises TombolaError for what would fail after minutes of training."""
-    if train.method == "map" and prune.score in SCORES and prune.score not in WITHOUT_STD:
-        raise TombolaError(f"score {prune.score!r} needs a std; with method map use one of {', '.join(sorted(WITHOUT_STD))}")
+    if method_of(train.method).deterministic and prune.score in SCORES and prune.score not in WITHOUT_STD:
+        raise TombolaError(
+            f"score {prune.score!r} needs a std; with method {train.method} use one of {', '.join(sorted(WITHOUT_STD))}"
+        )
+    plugins.resolve(train.schedule, SCHEDULES, "schedule")
     if prune.levels and not layout.prunable_segments():
         raise TombolaError("nothing is prunable: every weight is excluded; set classifier=True or include a pattern")
     if start >= steps:

@@ -87,7 +87,9 @@ class PosteriorSettings(Checked):
 class TrainSettings(Checked):
     """One training, Bayesian or deterministic."""
 
-    method: Literal["vi", "map"] = setting("vi", "How the posterior is learned: variational inference, or deterministic.")
+    method: str = setting(
+        "vi", "How the posterior is learned: vi (variational inference), map (deterministic) or package.module:Class."
+    )
     epochs: int = setting(30, "Passes over the training data.", least=1)
     batch_size: int = setting(128, "Examples a step.", least=1)
     optimiser: Literal["adam", "adamw", "sgd"] = setting("adam", "Adam, AdamW (decoupled decay) or SGD with momentum.")
@@ -96,7 +98,10 @@ class TrainSettings(Checked):
     momentum: float = setting(0.9, "Momentum of SGD.", least=0, below=1)
     nesterov: bool = setting(True, "Whether SGD's momentum is Nesterov's.")
     weight_decay: float = setting(0.0, "Weight decay of decayed means (never of log_std).", least=0)
-    schedule: Literal["constant", "step", "cosine", "one_cycle"] = setting("constant", "Course of the learning rate.")
+    schedule: str = setting(
+        "constant",
+        "Course of the learning rate: constant, step, cosine, one_cycle or package.module:function.",
+    )
     warmup_epochs: float = setting(0.0, "Epochs of linear warm-up from 0, before the schedule.", least=0)
     milestones: list[float] = setting(
         [0.5, 0.75], "Where the `step` schedule multiplies by `gamma`, as fractions of the training.", above=0, below=1
@@ -125,8 +130,11 @@ class TrainSettings(Checked):
     divergence: float = setting(1e6, "A training loss (nats per example) above this stops the stage.", above=0)
 
 
-VARIATIONAL = ("heat", "kl_warmup_epochs", "prior_std", "samples", "noise_refresh", "log_std_lr_factor")
-"""The fields of `TrainSettings` that method `map` does not read."""
+VARIATIONAL = {
+    PosteriorSettings: ("std", "std_scale", "std_jitter", "prior_mean"),
+    TrainSettings: ("heat", "kl_warmup_epochs", "prior_std", "samples", "noise_refresh", "log_std_lr_factor"),
+}
+"""The fields that deterministic training does not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +178,12 @@ class EvaluateSettings(Checked):
     repeats: int = setting(1, "Independent predictives R whose metrics are averaged.", least=1)
     bins: int = setting(15, "Bins of the calibration metrics.", least=1)
     redraws: int = setting(100, "Redraws of the labels for the perfect-calibration null.", least=100)
+
+
+def deterministic_part(settings: Any) -> Any:
+    """The same with the fields of `VARIATIONAL` at their defaults: what a deterministic stage depends on."""
+    defaults = type(settings)()
+    return dataclasses.replace(settings, **{name: getattr(defaults, name) for name in VARIATIONAL[type(settings)]})
 
 
 def canonical(settings: Any) -> dict[str, Any]:

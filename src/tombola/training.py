@@ -16,7 +16,7 @@ from . import streams
 from .batches import Batches
 from .checkpoint import Checkpoint
 from .divergence import check_losses
-from .inference import METHODS, Learner
+from .inference import Learner, method_of
 from .optim import load_optimiser_tensors, lr_factor, optimiser_of, optimiser_tensors, set_lr
 from .posterior.batch import IGNORED, Batch, examples_of, inputs_of, logits_of, parts, run, targets_of
 from .posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood
@@ -63,7 +63,7 @@ def train(
     total = settings.epochs * per_epoch
     stop = total if stop is None else min(stop, total)
     model = likelihood_of(settings, state, likelihood).to(device)
-    learner = METHODS[settings.method](module, state, model, settings, batches.examples, words)
+    learner = method_of(settings.method)(module, state, model, settings, batches.examples, words)
     work = _Work(learner, model, optimiser_of(learner, model, settings), torch.zeros(per_epoch, device=device))
 
     with streams.global_stream(*words, device=device), learner.binding:

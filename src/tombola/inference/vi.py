@@ -1,5 +1,7 @@
 """Variational inference with the mean-field Gaussian, by shared weight samples (Blundell et al. 2015)."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,8 @@ from .forward import DataTerm
 
 class VI:
     """Minimises E_q[-log p(batch)] + heat * KL(q || prior) / N (or N times that)."""
+
+    deterministic: ClassVar[bool] = False
 
     def __init__(
         self,

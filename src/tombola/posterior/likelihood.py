@@ -93,6 +93,7 @@ class Custom(nn.Module):
         self.function = function
 
     def forward(self, output: Any, batch: Batch) -> Tensor:
+        """What the function returns."""
         return self.function(output, batch)
 
 
