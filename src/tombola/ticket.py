@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -87,15 +87,19 @@ class Ticket:
         *,
         samples: int = 16,
         seed: int = 0,
+        batch: int = 1024,
+        batch_norm: Literal["running", "batch"] = "running",
         select: Callable[[Any], Tensor] = logits_of,
     ) -> Prediction:
         """Class probabilities with their uncertainty for `inputs` of B examples, from `samples` weight samples.
 
-        inputs, select: as of `outputs`. Raises TombolaError if the ticket is untrained, of another model, or a regression
-        (then use `outputs`)."""
+        inputs, batch, batch_norm, select: as of `outputs`. Raises TombolaError if the ticket is untrained, of another model,
+        or a regression (then use `outputs`)."""
         if "log_noise" in self._trained().likelihood:
             raise TombolaError("the ticket is a regression and has no class probabilities; use ticket.outputs")
-        return classes_of(self.outputs(module, inputs, samples=samples, seed=seed, select=select))
+        return classes_of(
+            self.outputs(module, inputs, samples=samples, seed=seed, batch=batch, batch_norm=batch_norm, select=select)
+        )
 
     def outputs(
         self,
@@ -104,15 +108,21 @@ class Ticket:
         *,
         samples: int = 16,
         seed: int = 0,
+        batch: int = 1024,
+        batch_norm: Literal["running", "batch"] = "running",
         select: Callable[[Any], Tensor] = logits_of,
     ) -> Tensor:
         """What the module puts out at each weight sample, [S, B, ...], on its device: logits, or for a regression its means.
 
         inputs: what the module is called with: a tensor, a tuple of positional or a mapping of keyword arguments. Equal
-        seeds give equal weight samples, so batches of a loader can be predicted one by one. select: the tensor of an output
-        [B, ...]; by default itself, its `logits`, or the first of a tuple."""
-        state = self._trained().to(next(module.parameters()).device)
-        return outputs(module, state, inputs, samples=samples, words=(seed,), select=select)
+        seeds give equal weight samples, so batches of a loader can be predicted one by one. batch: examples a forward pass.
+        batch_norm: by running statistics, or by those of each `batch` at hand: the result then depends on its size and on
+        which examples share one. select: the tensor of an output [B, ...]; by default itself, its `logits`, or the first of
+        a tuple."""
+        state, words = self._trained().to(next(module.parameters()).device), (seed,)
+        return outputs(
+            module, state, inputs, samples=samples, words=words, batch=batch, batch_norm=batch_norm, select=select
+        )
 
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file; of masked weights nothing is stored, so it shrinks with the density."""

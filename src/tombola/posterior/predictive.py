@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import streams
 from ..errors import TombolaError
@@ -49,13 +50,15 @@ def outputs(
     samples: int,
     words: tuple[streams.Word, ...],
     batch: int = 1024,
+    batch_norm: str = "running",
     select: Callable[[Any], Tensor] = logits_of,
 ) -> Tensor:
     """What the module gives for `inputs` of B examples at `samples` weight samples: [S, B, ...], on the state's device.
 
-    Evaluation mode, running batch-norm statistics. A point gives one sample. inputs: a tensor, a tuple or a mapping, as in
-    `batch.run`; they go through in pieces of `batch` examples. words: name the noise, one stream a sample. select: the
-    tensor of an output [B, ...]; by default its logits.
+    Evaluation mode. A point gives one sample. inputs: a tensor, a tuple or a mapping, as in `batch.run`. words: name the
+    noise, one stream a sample. batch: examples a forward pass. batch_norm: `running` statistics, or those of each `batch`,
+    on which the result then depends: by its size, and by which examples share one. Neither changes the running ones. select:
+    the tensor of an output [B, ...]; by default its logits. Raises TombolaError for batch statistics of one example.
     """
     q = state.posterior
     if samples < 1:
@@ -65,6 +68,8 @@ def outputs(
     inputs, length, drawn = moved(inputs, theta.device), length_of(inputs), []
     with torch.no_grad(), Binding(module, q.layout, theta, state.buffers) as binding:
         module.eval()
+        if batch_norm == "batch":
+            _use_batch_statistics(module, length, batch)
         for s in range(samples):
             theta.copy_(q.sample(streams.generator("predict", *words, s, device=theta.device)))
             binding.wrote()
@@ -77,6 +82,18 @@ def classes_of(logits_SBC: Tensor) -> Prediction:
     if logits_SBC.shape[-1] == 1:
         raise TombolaError("the module has one output, which has no class probabilities; use ticket.outputs")
     return Prediction(logits_SBC.cpu().double().softmax(-1))
+
+
+def _use_batch_statistics(module: nn.Module, examples: int, batch: int) -> None:
+    """Puts the batch-norm layers, and nothing else (no dropout), in training mode. The binding puts all of it back."""
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    if layers and (batch == 1 or examples % batch == 1):
+        raise TombolaError(
+            f"{examples} examples in batches of {batch} leave one alone, which has no batch-norm statistics; "
+            "choose another batch size, or batch_norm running"
+        )
+    for layer in layers:
+        layer.training = True
 
 
 def _entropy(probs: Tensor) -> Tensor:
