@@ -60,14 +60,19 @@ class PosteriorSettings(Checked):
     mean: Literal["module", "kaiming_uniform"] = setting(
         "module", "Where the means start: the module's own initialisation, or U(-b, b) with b = 1/sqrt(fan_in)."
     )
-    std: float = setting(0.02, "Standard deviation at the start, absolute or in units of the Kaiming scale.", above=0)
-    std_scale: Literal["absolute", "kaiming"] = setting(
-        "absolute", "What `std` is relative to: nothing, or the Kaiming scale 1/sqrt(fan_in) of each layer."
+    std: float = setting(0.02, "Standard deviation at the start, absolute or relative to `std_scale`.", above=0)
+    std_scale: Literal["absolute", "kaiming", "weight"] = setting(
+        "absolute",
+        "What `std` is relative to: nothing, the Kaiming scale 1/sqrt(fan_in) of each layer, or each weight's own size "
+        "abs(mean), but at least a tenth of the Kaiming scale.",
     )
     std_jitter: float = setting(
         0.0,
         "Standard deviation of Gaussian noise on the initial log_std; the drift of its ranks is then defined.",
         least=0,
+    )
+    prior_mean: Literal["zero", "start"] = setting(
+        "zero", "Mean of the prior: zero, or where the means start (for a pre-trained network), at every level."
     )
     random: list[str] | None = setting(
         None,
@@ -104,7 +109,7 @@ class TrainSettings(Checked):
     gamma: float = setting(0.1, "Factor of the `step` schedule.", above=0, most=1)
     heat: float = setting(0.1, "Weight T of the KL term; 1 is the Bayesian posterior, below 1 a cold one.", least=0)
     kl_warmup_epochs: float = setting(0.0, "Epochs over which the KL term's weight rises linearly from 0.", least=0)
-    prior_std: float = setting(1.0, "Standard deviation of the prior N(0, prior_std^2).", above=0)
+    prior_std: float = setting(1.0, "Standard deviation of the prior N(prior_mean, prior_std^2).", above=0)
     samples: int = setting(1, "Weight samples a step; the gradient is their average, the memory one sample's.", least=1)
     noise_refresh: float = setting(
         0.0625, "Fraction of the weight noise drawn anew for each sample; 1 is everything.", above=0, most=1
@@ -126,7 +131,7 @@ class TrainSettings(Checked):
 
 
 VARIATIONAL = {
-    PosteriorSettings: ("std", "std_scale", "std_jitter"),
+    PosteriorSettings: ("std", "std_scale", "std_jitter", "prior_mean"),
     TrainSettings: ("heat", "kl_warmup_epochs", "prior_std", "samples", "noise_refresh", "log_std_lr_factor"),
 }
 """The fields that deterministic training does not read."""

@@ -5,11 +5,11 @@ from typing import ClassVar, Protocol
 from torch import Tensor, nn
 
 from .. import plugins, streams
+from ..posterior.batch import Batch
 from ..posterior.binding import Binding
 from ..posterior.layout import Layout
 from ..posterior.state import State
 from ..settings import TrainSettings
-from .forward import Batch
 from .map import Map
 from .vi import VI
 

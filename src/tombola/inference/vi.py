@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from .. import streams
 from ..errors import TombolaError
+from ..posterior.batch import Batch
 from ..posterior.binding import Binding, buffers_of, load_buffers
 from ..posterior.gaussian import Gaussian
 from ..posterior.noise import NoisePool
 from ..posterior.sample import WeightSample
 from ..posterior.state import State
 from ..settings import TrainSettings
-from .forward import Batch, DataTerm
+from .forward import DataTerm
 
 
 class VI:
@@ -35,9 +36,9 @@ class VI:
             raise TombolaError("method vi needs a Gaussian state, this one is a point: transplant it into a Bayesian one")
         self.settings, self.likelihood = settings, likelihood
         self.layout, self.mask = q.layout, q.mask
-        self.mean, self.log_std = q.mean.clone(), q.log_std.clone()
+        self.mean, self.log_std, self._prior_mean = q.mean.clone(), q.log_std.clone(), q.prior_mean
         noise = NoisePool(q.layout.random_numel, ("noise", *words), settings.noise_refresh, like=self.mean)
-        self.sample = WeightSample(q.layout, self.mean, self.log_std, q.mask, noise, settings.samples > 1)
+        self.sample = WeightSample(q.layout, self.mean, self.log_std, q.mask, noise, settings.samples > 1, q.prior_mean)
         self.binding = Binding(module, q.layout, self.sample.theta, state.buffers)
         self._data_term = DataTerm(self.binding, likelihood, settings.precision)
         self.loss_scale = float(examples) if settings.loss_scale == "sum" else 1.0
@@ -73,7 +74,7 @@ class VI:
 
     def state(self) -> State:
         """A copy of the state as it now is. Call it while the binding is entered."""
-        posterior = Gaussian(self.layout, self.mean, self.log_std, self.mask).masked(self.mask)
+        posterior = Gaussian(self.layout, self.mean, self.log_std, self.mask, self._prior_mean).masked(self.mask)
         return State(posterior, buffers_of(self.binding.module), copies(self.likelihood))
 
     def restore(self, state: State) -> None:
