@@ -15,8 +15,9 @@ from . import plugins
 from .batches import TensorBatches
 from .errors import TombolaError
 from .inference.forward import DataTerm
-from .inference.vi import weight_sample_gradients
+from .inference.objectives import OBJECTIVES
 from .posterior.binding import Binding, buffers_of
+from .posterior.estimators import ESTIMATORS
 from .posterior.gaussian import Gaussian, kl_gaussian
 from .posterior.layout import Layout
 from .posterior.likelihood import Categorical
@@ -27,7 +28,7 @@ from .posterior.state import State, initial_state, layout_of
 from .pruning.iterate import prune_ticket
 from .pruning.scores import SCORES, WITHOUT_STD
 from .rewind import parse_rewind, step_of
-from .settings import PosteriorSettings, PruneSettings, TrainSettings, canonical
+from .settings import PosteriorSettings, PruneSettings, TrainSettings, canonical, check_samples
 from .streams import generator
 from .ticket import Ticket, ticket_of
 from .training import train as train_state
@@ -48,11 +49,13 @@ class Bayesian(nn.Module):
         prune: PruneSettings | None = None,
         likelihood: nn.Module | None = None,
         prior_std: float = 1.0,
+        estimator: str = "weight_sample",
+        objective: str = "expected_log",
         noise_refresh: float = 1.0,
         seed: int = 0,
     ):
         """likelihood: module (output, targets) -> log likelihood of each example [B]; by default `Categorical`.
-        noise_refresh: as in `TrainSettings`. seed: names the streams of initialisation and noise."""
+        estimator, objective, noise_refresh: as in `TrainSettings`. seed: names the streams of initialisation and noise."""
         super().__init__()
         self._module = [module]  # in a list: its own parameters are not ours
         self.layout = layout_of(module, posterior or PosteriorSettings(), prune or PruneSettings())
@@ -65,6 +68,8 @@ class Bayesian(nn.Module):
         self.register_buffer("mask", q.mask.clone())
         self.mask: Tensor
         self.prior_std, self._noise_refresh, self._seed = prior_std, noise_refresh, seed
+        self.estimator, self._make_sample = estimator, plugins.resolve(estimator, ESTIMATORS, "estimator")
+        self._gradients = plugins.resolve(objective, OBJECTIVES, "objective")
         self._buffers_now = self._start.buffers
         self._sample: WeightSample | None = None
         self._made_for: tuple[int, ...] = ()
@@ -77,6 +82,7 @@ class Bayesian(nn.Module):
         Its `backward` is ordinary: gradients land in `mean.grad` and `log_std.grad`; scale, accumulate, clip them as any.
         examples: N of the whole training set. samples: weight samples averaged, in one sample's memory.
         """
+        check_samples(self.estimator, samples)
         learned = [p for p in self.likelihood.parameters() if p.requires_grad]
         return _NegativeElbo.apply(self, inputs, targets, heat / examples, samples, self.mean, self.log_std, *learned)
 
@@ -144,7 +150,7 @@ class Bayesian(nn.Module):
         if self._sample is None or self._made_for != made_for:
             self._made_for = made_for
             noise = NoisePool(self.layout.random_numel, ("noise", self._seed), self._noise_refresh, like=mean)
-            self._sample = WeightSample(self.layout, mean, log_std, self.mask, noise, several=True)
+            self._sample = self._make_sample(self.layout, mean, log_std, self.mask, noise, several=True)
         return self._sample
 
 
@@ -163,7 +169,7 @@ class _NegativeElbo(torch.autograd.Function):
         try:
             with torch.enable_grad(), binding:
                 net._module[0].train(net.training)
-                loss = weight_sample_gradients(
+                loss = net._gradients(
                     DataTerm(binding, net.likelihood),
                     sample,
                     (inputs, targets),
