@@ -115,7 +115,7 @@ class OutputEstimator(MeanWeights):
         if not (call.operation.autocasts and torch.is_autocast_enabled(kind)):
             return function.apply(x, w, b, call.operation, of_w, of_b, self._outputs)
         lower = torch.get_autocast_dtype(kind)
-        x, w, b = (t if t is None or t.dtype == torch.float64 else t.to(lower) for t in (x, w, b))
+        x, w, b = _lowered(x, lower), _lowered(w, lower), None if b is None else _lowered(b, lower)
         with torch.autocast(kind, enabled=False):
             return function.apply(x, w, b, call.operation, of_w, of_b, self._outputs)
 
@@ -142,6 +142,10 @@ class OutputEstimator(MeanWeights):
                 f"{type(self).__name__} has no rule for {used_by} of parameter {name!r}: it sees a weight sample",
                 stacklevel=2,
             )
+
+
+def _lowered(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.to(dtype)  # as autocast does
 
 
 class Local(OutputEstimator):

@@ -47,7 +47,10 @@ class FlatWeights:
         return self.shares_memory(tensor) and tensor.storage_offset() < self._stop and self.alive[self.index(tensor)]
 
     def shares_memory(self, tensor: Tensor) -> bool:
-        return tensor.untyped_storage().data_ptr() == self._storage
+        try:
+            return tensor.untyped_storage().data_ptr() == self._storage
+        except (NotImplementedError, RuntimeError):  # sparse ones, and those of tracers and vmap, have none
+            return False
 
     def index(self, tensor: Tensor) -> int:
         """Which of the random parameters it is, or is a view of."""

@@ -18,10 +18,13 @@ Grads = tuple[Tensor | None, Tensor | None, Tensor | None]
 class Operation(Protocol):
     """out = x * w + b, for whatever the product is."""
 
-    channel: int | None
-    """The dimension, of input and output, in which a sign flips (Flipout); None where there is none."""
-    autocasts: bool
-    """Whether autocast lowers its precision."""
+    @property
+    def channel(self) -> int | None:
+        """The dimension, of input and output, in which a sign flips (Flipout); None where there is none."""
+
+    @property
+    def autocasts(self) -> bool:
+        """Whether autocast lowers its precision."""
 
     def __call__(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor: ...
     def squared(self, x: Tensor) -> Tensor:
