@@ -477,3 +477,33 @@ def test_output_noise_depends_on_the_tick_and_the_order_alone(refresh: float):
     assert abs(large.var() - 1) < 5 * math.sqrt(2 / len(large))
     assert abs(torch.corrcoef(torch.stack([large[:65_536], large[65_536:131_072]]))[0, 1]) < 5 / 256
     assert set(expected[0][3].flatten().tolist()) == {-1.0, 1.0}
+
+
+# --- Hugging Face ---
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert", "vit"])
+def test_transformers_of_hugging_face_need_no_weight_sample(kind: str):
+    # GPT-2 has addmm and an embedding that is tied to its head
+    hub = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    ids = torch.tensor([[0, 1, 2, 3], [3, 3, 2, 1]])
+    make, x = {
+        "gpt2": (
+            lambda: hub.GPT2LMHeadModel(
+                hub.GPT2Config(vocab_size=4, n_positions=8, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+            ),
+            ids,
+        ),
+        "bert": (lambda: hub.BertForSequenceClassification(hub.BertConfig(vocab_size=4, max_position_embeddings=4, **sizes)), ids),
+        "vit": (
+            lambda: hub.ViTForImageClassification(hub.ViTConfig(image_size=8, patch_size=4, **sizes)),
+            normal(2, 3, 8, 8),
+        ),
+    }[kind]
+    module = seeded(make)
+    rig = Rig("local", module, random=None)
+    with torch.random.fork_rng():
+        _, _, by_log_std = rig.run(lambda: module(x).logits.square().mean())  # a warning would be an error
+    unused = 0.4 if kind == "bert" else 0.1  # positions and kinds of tokens that do not occur, and what dropout hides
+    assert (by_log_std[: rig.layout.random_numel] != 0).double().mean() > 1 - unused

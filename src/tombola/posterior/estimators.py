@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import TombolaError
 from .intercept import FlatWeights, Interception
 from .layout import Layout
-from .local import Flipout, LocalReparameterisation, Sampled, Spread
+from .local import FlipoutFunction, LocalFunction, Sampled, Spread
 from .noise import NoisePool
 from .noise_outputs import OutputNoise
 from .operations import Call
@@ -157,22 +157,22 @@ class Local(OutputEstimator):
             self._var = self._std.square()
 
     def apply(self, call: Call) -> Tensor | None:
-        return self._run(LocalReparameterisation, call, self._var, None)
+        return self._run(LocalFunction, call, self._var, None)
 
 
-class FlipoutSigns(OutputEstimator):
+class Flipout(OutputEstimator):
     """Flipout: one weight sample, whose perturbation has random signs for each example and channel."""
 
     def apply(self, call: Call) -> Tensor | None:
         if call.operation.channel is None:
             return None
-        return self._run(Flipout, call, self._delta(), self._eps_drawn())
+        return self._run(FlipoutFunction, call, self._delta(), self._eps_drawn())
 
 
 ESTIMATORS: dict[str, Callable[..., WeightSample]] = {
     "weight_sample": WeightSample,
     "antithetic": Antithetic,
     "local": Local,
-    "flipout": FlipoutSigns,
+    "flipout": Flipout,
     "mean": MeanWeights,
 }

@@ -28,7 +28,7 @@ class Spread:
     """The perturbation's noise (Flipout)."""
 
 
-class LocalReparameterisation(torch.autograd.Function):
+class LocalFunction(torch.autograd.Function):
     """out ~ N(f(x, w, b), f(x^2, var w, var b)), drawn for each output by itself (Kingma, Salimans & Welling 2015).
 
     With r = noise / sd, out = mean + var * r; for a gradient g of out, g r is twice that of var, and as var = std^2 the
@@ -71,7 +71,7 @@ class LocalReparameterisation(torch.autograd.Function):
         return of_x, of_mean, of_mean_b, None, None, None, None
 
 
-class Flipout(torch.autograd.Function):
+class FlipoutFunction(torch.autograd.Function):
     """out = f(x, w, b) + r f(s x, std * eps), with signs s and r of each example and channel (Wen et al. 2018)."""
 
     @staticmethod

@@ -11,7 +11,7 @@ from .. import streams
 from .noise import NoisePool
 
 _POOL = 1 << 20  # draws that are kept: 4 MB stay in a third-level cache
-_BLOCK = 1 << 16  # outputs at a time: a block of each tensor in use stays in the second-level cache
+_BLOCK = 1 << 17  # outputs at a time: a block of each tensor in use stays in the second-level cache
 
 
 class OutputNoise:
