@@ -1,4 +1,6 @@
-"""What a variational training step costs over a deterministic one: python -m benchmarks.training [--quick] [--threads N].
+"""What a variational training step costs over a deterministic one.
+
+    python -m benchmarks.training [--quick] [--threads N] [--nets resnet20 vit_tiny]
 
 Every configuration is interleaved in one process; medians; each is the whole step (gradients, fused Adam). The deterministic
 one is a plain torch loop, not ours. Before anything is timed, its gradients are compared with autograd's. Exit code 1 when a
@@ -22,8 +24,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from benchmarks.nets import NETS, batch_for
-from tombola.inference import VI, Learner, Map
+from benchmarks.nets import NETS
+from tombola.inference import METHODS, VI, Learner
 from tombola.optim import optimiser_of
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import Categorical
@@ -32,32 +34,41 @@ from tombola.settings import PosteriorSettings, TrainSettings
 
 _EXAMPLES = 50_000
 
+CONFIGURATIONS = {
+    "map": TrainSettings(method="map"),
+    "vi": TrainSettings(),
+    "vi, 10 samples": TrainSettings(samples=10),
+}
+"""What is timed beside the plain loop. The targets are those of `vi`."""
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
-    parser.add_argument("--batch", type=int, default=128, help="examples a step (128)")
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS), help="which networks (all)")
+    parser.add_argument("--batch", type=int, help="examples a step (by default each network's own)")
     parser.add_argument("--out", type=Path, help="write a JSON record here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     _keep_freed_memory()
     rows, missed = [], False
-    for name, (factory, target) in NETS.items():
-        batch = batch_for(name, args.batch)
-        _assert_correct(factory().double(), (batch[0][:16].double(), batch[1][:16]))
-        medians = _interleaved(_steps(factory, batch), repeats=9 if args.quick else 31)
+    for name in args.nets:
+        net, target = NETS[name], NETS[name].target
+        batch = net.data(args.batch)
+        size = len(batch[1])
+        _assert_correct(net.make().double(), (batch[0][:16].double(), batch[1][:16]))
+        medians = _interleaved(_steps(net.make, batch), repeats=9 if args.quick else 31)
         ratio = {label: t / medians["deterministic"] for label, t in medians.items()}
         hit = ratio["vi"] <= target
         missed |= not hit
         took = 1e3 * medians["deterministic"]
-        print(f"{name}, batch {args.batch}, {args.threads} thread(s): deterministic step {took:.1f} ms")
-        for label in ("map", "vi", "vi, 10 samples"):
+        print(f"{name}, batch {size}, {args.threads} thread(s): deterministic step {took:.1f} ms")
+        for label in CONFIGURATIONS:
             note = f"   target <= {target:.2f}: {'met' if hit else 'MISSED'}" if label == "vi" else ""
             print(f"  {label:15s} {ratio[label]:6.3f}{note}")
-        rows.append(
-            {"net": name, "batch": args.batch, "milliseconds": {k: 1e3 * t for k, t in medians.items()}, "ratio": ratio}
-        )
+        milliseconds = {label: 1e3 * t for label, t in medians.items()}
+        rows.append({"net": name, "batch": size, "milliseconds": milliseconds, "ratio": ratio})
     if args.out:
         record = {
             "command": "python -m benchmarks.training " + " ".join(sys.argv[1:]),
@@ -95,20 +106,14 @@ def _steps(factory: Callable[[], nn.Module], batch: tuple[Tensor, Tensor]) -> di
         F.cross_entropy(module(batch[0]), batch[1]).backward()
         optimiser.step()
 
-    return {
-        "deterministic": deterministic,
-        "map": _step_of(Map, factory(), TrainSettings(method="map"), batch),
-        "vi": _step_of(VI, factory(), TrainSettings(), batch),
-        "vi, 10 samples": _step_of(VI, factory(), TrainSettings(samples=10), batch),
-    }
+    ours = {label: _step_of(factory(), settings, batch) for label, settings in CONFIGURATIONS.items()}
+    return {"deterministic": deterministic} | ours
 
 
-def _step_of(
-    method: type[VI] | type[Map], module: nn.Module, settings: TrainSettings, batch: tuple[Tensor, Tensor]
-) -> Callable[[], None]:
+def _step_of(module: nn.Module, settings: TrainSettings, batch: tuple[Tensor, Tensor]) -> Callable[[], None]:
     state, likelihood = _state(module), Categorical()
-    start = state if method is VI else state.as_point()
-    learner: Learner = method(module, start, likelihood, settings, _EXAMPLES, ("benchmark",))
+    start = state if settings.method == "vi" else state.as_point()
+    learner: Learner = METHODS[settings.method](module, start, likelihood, settings, _EXAMPLES, ("benchmark",))
     optimiser, step = optimiser_of(learner, likelihood, settings), 0
     learner.binding.__enter__()  # stays bound, as during a training
     module.train()

@@ -34,7 +34,15 @@ def evaluate_ticket(
     inputs, targets = test
     state_there, rows = state.to(device), []
     for repeat in range(settings.repeats):
-        out = outputs(module, state_there, inputs.to(device), samples=settings.samples, words=(*words, repeat)).cpu()
+        out = outputs(
+            module,
+            state_there,
+            inputs.to(device),
+            samples=settings.samples,
+            words=(*words, repeat),
+            batch=settings.batch_size,
+            batch_norm=settings.batch_norm,
+        ).cpu()
         if targets.is_floating_point():
             noise_std = math.exp(likelihood_of(train, state).state_dict()["log_noise"].item())
             rows.append(metrics.regression(out.view(len(out), *targets.shape), noise_std, targets))

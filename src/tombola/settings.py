@@ -164,7 +164,9 @@ class PruneSettings(Checked):
 class ModelSettings(Checked):
     """The network."""
 
-    name: str = setting("mlp", "A model's name (mlp, lenet, conv) or package.module:factory.")
+    name: str = setting(
+        "mlp", "A model's name (mlp, resnet20, vgg11, vit_tiny; all are in docs/models.md) or package.module:factory."
+    )
     args: dict[str, Any] = setting({}, "Keyword arguments of the factory; input_shape and outputs are given to it.")
 
 
@@ -183,6 +185,12 @@ class EvaluateSettings(Checked):
 
     samples: int = setting(16, "Weight samples S averaged into one predictive distribution.", least=1)
     repeats: int = setting(1, "Independent predictives R whose metrics are averaged.", least=1)
+    batch_norm: Literal["running", "batch"] = setting(
+        "running",
+        "Statistics of batch-norm layers: the running ones of training, or those of each test batch (results then depend on "
+        "`batch_size` and on the order of the examples).",
+    )
+    batch_size: int = setting(1024, "Examples a forward pass; changes results only with batch_norm `batch`.", least=1)
     bins: int = setting(15, "Bins of the calibration metrics.", least=1)
     redraws: int = setting(100, "Redraws of the labels for the perfect-calibration null.", least=100)
 

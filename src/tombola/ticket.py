@@ -6,7 +6,7 @@ Legend: P parameters of the layout, S weight samples, B examples.
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -68,17 +68,41 @@ class Ticket:
         load_buffers(module, state.buffers)
         return module
 
-    def predict(self, module: nn.Module, inputs: Tensor, *, samples: int = 16, seed: int = 0) -> Prediction:
+    def predict(
+        self,
+        module: nn.Module,
+        inputs: Tensor,
+        *,
+        samples: int = 16,
+        seed: int = 0,
+        batch: int = 1024,
+        batch_norm: Literal["running", "batch"] = "running",
+    ) -> Prediction:
         """Class probabilities with their uncertainty for `inputs` [B, ...], from `samples` weight samples.
 
-        Raises TombolaError if the ticket is untrained, of another model, or a regression (then use `outputs`)."""
+        batch, batch_norm: as in `outputs`. Raises TombolaError if the ticket is untrained, of another model, or a regression
+        (then use `outputs`)."""
         if "log_noise" in self._trained().likelihood:
             raise TombolaError("the ticket is a regression and has no class probabilities; use ticket.outputs")
-        return Prediction(self.outputs(module, inputs, samples=samples, seed=seed).cpu().double().softmax(-1))
+        out = self.outputs(module, inputs, samples=samples, seed=seed, batch=batch, batch_norm=batch_norm)
+        return Prediction(out.cpu().double().softmax(-1))
 
-    def outputs(self, module: nn.Module, inputs: Tensor, *, samples: int = 16, seed: int = 0) -> Tensor:
-        """What the module puts out at each weight sample, [S, B, ...]: for a regression, its means."""
-        return outputs(module, self._trained(), inputs, samples=samples, words=(seed,))
+    def outputs(
+        self,
+        module: nn.Module,
+        inputs: Tensor,
+        *,
+        samples: int = 16,
+        seed: int = 0,
+        batch: int = 1024,
+        batch_norm: Literal["running", "batch"] = "running",
+    ) -> Tensor:
+        """What the module puts out at each weight sample, [S, B, ...]: for a regression, its means.
+
+        batch: examples a forward pass. batch_norm: by running statistics, or by those of each `batch` at hand: the result
+        then depends on its size and on which examples share one."""
+        state = self._trained()
+        return outputs(module, state, inputs, samples=samples, words=(seed,), batch=batch, batch_norm=batch_norm)
 
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file; of masked weights nothing is stored, so it shrinks with the density."""

@@ -49,9 +49,7 @@ def resnet18(input_shape: Sequence[int], outputs: int, width: int = 64) -> nn.Se
     return _residual("resnet18", [2] * 4, input_shape, outputs, width)
 
 
-def _residual(
-    name: str, blocks: Sequence[int], input_shape: Sequence[int], outputs: int, width: int
-) -> nn.Sequential:
+def _residual(name: str, blocks: Sequence[int], input_shape: Sequence[int], outputs: int, width: int) -> nn.Sequential:
     """Segments of so many blocks; each after the first has twice the channels and half the resolution."""
     channels, *_ = image(input_shape, name)
     positive(name, width=width)

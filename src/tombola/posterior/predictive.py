@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import streams
 from ..errors import TombolaError
@@ -39,11 +40,20 @@ class Prediction:
 
 
 def outputs(
-    module: nn.Module, state: State, inputs: Tensor, *, samples: int, words: tuple[streams.Word, ...], batch: int = 1024
+    module: nn.Module,
+    state: State,
+    inputs: Tensor,
+    *,
+    samples: int,
+    words: tuple[streams.Word, ...],
+    batch: int = 1024,
+    batch_norm: str = "running",
 ) -> Tensor:
     """What the module gives for `inputs` [B, ...] at `samples` weight samples: [S, B, ...], on the state's device.
 
-    Evaluation mode, running batch-norm statistics. A point gives one sample. words: name the noise, one stream a sample.
+    Evaluation mode. A point gives one sample. words: name the noise, one stream a sample. batch: examples a forward pass.
+    batch_norm: `running` statistics, or those of each `batch`, on which the result then depends: by its size, and by which
+    examples share one. Neither changes the running ones. Raises TombolaError for a batch of one example in that case.
     """
     q = state.posterior
     if samples < 1:
@@ -53,6 +63,8 @@ def outputs(
     parts = []
     with torch.no_grad(), Binding(module, q.layout, theta, state.buffers) as binding:
         module.eval()
+        if batch_norm == "batch":
+            _use_batch_statistics(module, len(inputs), batch)
         for s in range(samples):
             theta.copy_(q.sample(streams.generator("predict", *words, s, device=theta.device)))
             binding.wrote()
@@ -60,6 +72,18 @@ def outputs(
             parts.append(torch.cat([module(part) for part in inputs.to(theta.device).split(batch)]))
     torch.clear_autocast_cache()
     return torch.stack(parts)
+
+
+def _use_batch_statistics(module: nn.Module, examples: int, batch: int) -> None:
+    """Puts the batch-norm layers, and nothing else (no dropout), in training mode. The binding puts all of it back."""
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    if layers and (batch == 1 or examples % batch == 1):
+        raise TombolaError(
+            f"{examples} examples in batches of {batch} leave one alone, which has no batch-norm statistics; "
+            "choose another batch size, or batch_norm running"
+        )
+    for layer in layers:
+        layer.training = True
 
 
 def _entropy(probs: Tensor) -> Tensor:
