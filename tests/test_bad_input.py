@@ -24,6 +24,8 @@ from tombola.store import Store
         ("data.name=digit", r"unknown data set 'digit': did you mean 'digits'"),
         ("data.args={test: 5000}", r"hold.*5000|5000.*held-out examples leave nothing"),
         ("prune.score=snrr", r"unknown score 'snrr': did you mean 'snr'"),
+        ("train.schedule=cosin", r"unknown schedule 'cosin': did you mean 'cosine'"),
+        ("train.method=vii", r"unknown method 'vii': did you mean 'vi'"),
         ("prune.rewind=soon", r"rewind is 'soon'; it must be init"),
         ("prune.exclude=[nothing*]", r"pattern 'nothing\*' matches no parameter"),
         ("arms=[tickets]", r"arms\.0\.arm is 'tickets'"),

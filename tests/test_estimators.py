@@ -105,7 +105,7 @@ def test_pairs_need_an_even_number_of_samples():
         TrainSettings(estimator="antithetic", samples=3)
     x, y = torch.randn(4, 3), torch.randint(2, (4,))
     with pytest.raises(TombolaError, match="must be even"):
-        Bayesian(nn.Linear(3, 2), estimator="antithetic").negative_elbo(x, y, examples=4)
+        Bayesian(nn.Linear(3, 2), estimator="antithetic").negative_elbo((x, y), examples=4)
 
 
 # --- whole modules ---
@@ -438,7 +438,7 @@ def test_the_python_entry_takes_every_estimator(name: str):
     optimiser = torch.optim.Adam(bnn.parameters(), lr=0.01)
 
     def loss() -> Tensor:
-        return bnn.negative_elbo(inputs, targets, examples=32, heat=0.01, samples=2)
+        return bnn.negative_elbo((inputs, targets), examples=32, heat=0.01, samples=2)
 
     before = loss().item()
     for _ in range(30):
@@ -495,7 +495,10 @@ def test_transformers_of_hugging_face_need_no_weight_sample(kind: str):
             ),
             ids,
         ),
-        "bert": (lambda: hub.BertForSequenceClassification(hub.BertConfig(vocab_size=4, max_position_embeddings=4, **sizes)), ids),
+        "bert": (
+            lambda: hub.BertForSequenceClassification(hub.BertConfig(vocab_size=4, max_position_embeddings=4, **sizes)),
+            ids,
+        ),
         "vit": (
             lambda: hub.ViTForImageClassification(hub.ViTConfig(image_size=8, patch_size=4, **sizes)),
             normal(2, 3, 8, 8),

@@ -47,7 +47,7 @@ def reference(learner: VI, module: nn.Module, likelihood: nn.Module, step: int) 
         eps = torch.zeros_like(mean)
         eps[: layout.random_numel] = learner.sample.noise.window(step * settings.samples + s)
         theta = mean * learner.mask + log_std.exp() * keep * eps
-        found.append(likelihood(functional_call(module, layout.views(theta), x), y))
+        found.append(likelihood(functional_call(module, layout.views(theta), x), (x, y)))
     log_p = torch.stack(found).logsumexp(0) - torch.tensor(settings.samples).double().log()
     kl = torch.distributions.kl_divergence(
         torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(0.0, settings.prior_std)
@@ -74,8 +74,8 @@ def test_log_expected_is_autograds_of_all_samples_at_once(samples: int, loss_sca
 
 def test_a_learned_noise_gets_its_gradient_too():
     class Noise(GaussianNoise):
-        def forward(self, output: Tensor, target: Tensor) -> Tensor:
-            return super().forward(output[:, 0], target.double())
+        def forward(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+            return super().forward(output[:, 0], (batch[0], batch[1].double()))
 
     likelihood = Noise(0.8, learn_noise=True).double()
     learner = learner_of(net(), likelihood, samples=3)
@@ -162,7 +162,7 @@ def test_eight_samples_need_the_activations_of_one(objective: str):
 def test_the_python_entry_takes_the_objective():
     x, y = data()
     values = {
-        objective: Bayesian(net(), objective=objective).negative_elbo(x, y, examples=N, samples=4).item()
+        objective: Bayesian(net(), objective=objective).negative_elbo((x, y), examples=N, samples=4).item()
         for objective in ("expected_log", "log_expected")
     }
     assert values["log_expected"] < values["expected_log"]

@@ -116,7 +116,7 @@ def test_a_ticket_and_its_evaluation_use_the_statistics_that_are_asked_for():
     targets = torch.arange(20) % 3
     train = TrainSettings(method="map", epochs=2, batch_size=10, lr=0.1)
     prune = PruneSettings(score="magnitude", levels=0)
-    (ticket,) = find_tickets(module, inputs, targets, train=train, prune=prune, progress=False)
+    (ticket,) = find_tickets(module, (inputs, targets), train=train, prune=prune, progress=False)
     found = {}
     for how in ("running", "batch"):
         settings = EvaluateSettings(batch_norm=how, batch_size=5)

@@ -3,15 +3,15 @@
 Legend: N examples, B examples of a batch.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from . import streams
 from .errors import TombolaError
-from .inference import Batch
+from .posterior.batch import Batch, moved
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """(an epoch's inputs [N, ...], the epoch's stream) -> inputs of the same shape. Drawn once an epoch, before it is cut."""
@@ -61,19 +61,34 @@ class TensorBatches:
 
 
 class LoaderBatches:
-    """The caller's own loader of (inputs, targets), moved to a device.
+    """The caller's own loader of batches (pairs or mappings), moved to a device.
 
     `loader` is iterated anew each epoch. A resumed run has the same batches only if the loader repeats itself.
     """
 
-    def __init__(self, loader: Iterable[Any], examples: int, device: torch.device | str = "cpu"):
+    def __init__(self, loader: Iterable[Batch], examples: int | None = None, device: torch.device | str = "cpu"):
+        """examples: N of the whole training set; by default the length of the loader's `dataset`.
+
+        Raises TombolaError for a loader without a length, one that can be iterated only once, and where N is not known.
+        """
+        name = type(loader).__name__
+        if not isinstance(loader, Sized):
+            raise TombolaError(f"the loader {name} has no length (its batches of an epoch); give one that has, as a list")
+        if not len(loader):
+            raise TombolaError(f"the loader {name} is empty; give at least one batch")
+        if examples is None:
+            if not isinstance(dataset := getattr(loader, "dataset", None), Sized):
+                raise TombolaError(f"of the loader {name} the number of training examples is not known; give `examples`")
+            examples = len(dataset)
+        if examples < 1:
+            raise TombolaError(f"examples is {examples}; it must be at least 1")
         self._loader, self._device = loader, torch.device(device)
-        self.examples, self.steps = examples, len(loader)  # type: ignore[arg-type]
+        self.examples, self.steps = examples, len(loader)
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        for i, (inputs, targets) in enumerate(self._loader):
+        for i, batch in enumerate(self._loader):
             if i >= skip:
-                yield inputs.to(self._device), targets.to(self._device)
+                yield moved(batch, self._device)
 
 
 def random_shift(padding: int) -> Augment:

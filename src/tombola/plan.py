@@ -8,10 +8,12 @@ from . import plugins
 from .batches import steps_per_epoch
 from .data import Dataset
 from .errors import TombolaError
+from .inference import method_of
+from .optim import SCHEDULES
 from .posterior.state import layout_of
 from .pruning.scores import SCORES, WITHOUT_STD
 from .rewind import parse_rewind, step_of
-from .settings import DataSettings, TrainSettings
+from .settings import DataSettings, TrainSettings, deterministic_part
 from .stages import Evaluate, Init, Net, Prune, Redraw, Shuffle, Source, Stage, Train, Transplant
 from .study import Arm, Study, Variant, arm_train
 
@@ -103,22 +105,21 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
 
 def _arm_stages(study: Study, arm: Arm, net: Net, source: Source, seed: int) -> Iterator[tuple[int, Train, str]]:
     """(level, the training, the curve's label) of each ticket of an arm."""
-    deterministic = arm.arm in ("deterministic", "transplant") or arm.of == "deterministic"
-    settings = arm_train(study, arm, "map" if deterministic else "vi")
+    settings = arm_train(study, arm, deterministic=deterministic(arm))
     chain = _chain(study, arm, net, source, seed, settings)
     label = curve_label(study, arm)
     if arm.arm in ("ticket", "deterministic"):
         yield from ((level, trained, label) for level, trained in enumerate(chain.trained))
         return
     first = chain.tickets[0]
+    assert isinstance(first, Init)
     for level in arm.levels or range(1, study.prune.levels + 1):
         pruned = chain.tickets[level]
         start, parent = chain.start, pruned
         if arm.arm == "transplant":
-            parent, start = Transplant(parents=(pruned, first)), ""
-            settings = arm_train(study, arm, "vi")
+            parent, start = Transplant(parents=(pruned, replace(first, posterior=study.posterior))), ""
+            settings = arm_train(study, arm, deterministic=False)
         elif arm.arm == "reinit":
-            assert isinstance(first, Init)
             parent, start = Redraw(parents=(pruned, replace(first, draw="redrawn"))), ""
         else:
             parent = Shuffle(parents=(pruned, chain.dense), how=arm.arm.removeprefix("shuffle_"), seed=seed)
@@ -130,7 +131,9 @@ def _chain(study: Study, arm: Arm, net: Net, source: Source, seed: int, settings
     def training(parent: Stage, start: str = "", stop: str = "") -> Train:
         return Train(parents=(parent,), net=net, source=source, settings=settings, seed=seed, start=start, stop=stop)
 
-    init = Init(net=net, posterior=study.posterior, prune=study.prune, seed=seed)
+    # a deterministic chain is the same whatever sigma starts at, so that studies of sigma share it
+    posterior = deterministic_part(study.posterior) if deterministic(arm) else study.posterior
+    init = Init(net=net, posterior=posterior, prune=study.prune, seed=seed)
     rewind = arm.rewind or study.prune.rewind
     at = parse_rewind(rewind)
     dense = training(init, stop=at) if at else init
@@ -155,8 +158,12 @@ def arm_score(study: Study, arm: Arm) -> str:
     """The score of the chain that an arm stands on."""
     if arm.score:
         return arm.score
-    deterministic = arm.arm in ("deterministic", "transplant") or arm.of == "deterministic"
-    return "magnitude" if deterministic else study.prune.score
+    return "magnitude" if deterministic(arm) else study.prune.score
+
+
+def deterministic(arm: Arm) -> bool:
+    """Whether the chain that the arm stands on is deterministic."""
+    return arm.arm in ("deterministic", "transplant") or arm.of == "deterministic"
 
 
 _NAMES = {
@@ -175,7 +182,8 @@ def curve_label(study: Study, arm: Arm) -> str:
     of = " of deterministic" if arm.of == "deterministic" and arm.arm not in ("deterministic", "transplant") else ""
     rewind = arm.rewind or study.prune.rewind
     extra = [] if rewind == "init" else ["learning-rate rewinding" if rewind == "learning_rate" else f"rewind {rewind}"]
-    extra += [f"{name}={value}" for name, value in arm.train.items()]
+    changes = ({} if study.train.method == "vi" or deterministic(arm) else {"method": study.train.method}) | arm.train
+    extra += [f"{name}={value}" for name, value in changes.items()]
     return ", ".join([f"{_NAMES[arm.arm]}{of} ({arm_score(study, arm)})", *extra])
 
 
@@ -192,7 +200,13 @@ def _check(study: Study, net: Net, dataset: Dataset) -> None:
         at = parse_rewind(rewind)
         if arm.levels and max(arm.levels) > study.prune.levels:
             raise TombolaError(f"arm {arm.arm} is at level {max(arm.levels)}, but prune.levels is {study.prune.levels}")
-        settings = arm_train(study, arm, study.train.method)
+        settings = arm_train(study, arm, deterministic=False)
+        if method_of(settings.method).deterministic:
+            raise TombolaError(
+                f"train.method is {settings.method!r}; deterministic curves are the arm 'deterministic', so leave the "
+                "method out or name a Bayesian one"
+            )
+        plugins.resolve(settings.schedule, SCHEDULES, "schedule")
         steps = steps_per_epoch(len(dataset.train[0]), settings.batch_size)
         if (step_of(at, steps) or 0) >= settings.epochs * steps:
             raise TombolaError(
@@ -202,10 +216,6 @@ def _check(study: Study, net: Net, dataset: Dataset) -> None:
         if (settings.likelihood == "categorical") != dataset.is_classification:
             wanted = "categorical" if dataset.is_classification else "gaussian"
             raise TombolaError(f"train.likelihood is {settings.likelihood!r}; data {dataset.name!r} needs {wanted!r}")
-    if study.train.method != "vi":
-        raise TombolaError(
-            "train.method is 'map'; deterministic curves are the arm 'deterministic', so leave the method out"
-        )
     layout = layout_of(net.build("check"), study.posterior, study.prune)
     if study.prune.levels and not layout.prunable_segments():
         raise TombolaError(f"model {study.model.name!r}: nothing is prunable; set prune.classifier: true or prune.include")

@@ -60,14 +60,19 @@ class PosteriorSettings(Checked):
     mean: Literal["module", "kaiming_uniform"] = setting(
         "module", "Where the means start: the module's own initialisation, or U(-b, b) with b = 1/sqrt(fan_in)."
     )
-    std: float = setting(0.02, "Standard deviation at the start, absolute or in units of the Kaiming scale.", above=0)
-    std_scale: Literal["absolute", "kaiming"] = setting(
-        "absolute", "What `std` is relative to: nothing, or the Kaiming scale 1/sqrt(fan_in) of each layer."
+    std: float = setting(0.02, "Standard deviation at the start, absolute or relative to `std_scale`.", above=0)
+    std_scale: Literal["absolute", "kaiming", "weight"] = setting(
+        "absolute",
+        "What `std` is relative to: nothing, the Kaiming scale 1/sqrt(fan_in) of each layer, or each weight's own size "
+        "abs(mean), but at least a tenth of the Kaiming scale.",
     )
     std_jitter: float = setting(
         0.0,
         "Standard deviation of Gaussian noise on the initial log_std; the drift of its ranks is then defined.",
         least=0,
+    )
+    prior_mean: Literal["zero", "start"] = setting(
+        "zero", "Mean of the prior: zero, or where the means start (for a pre-trained network), at every level."
     )
     random: list[str] | None = setting(
         None,
@@ -82,7 +87,9 @@ class PosteriorSettings(Checked):
 class TrainSettings(Checked):
     """One training, Bayesian or deterministic."""
 
-    method: Literal["vi", "map"] = setting("vi", "How the posterior is learned: variational inference, or deterministic.")
+    method: str = setting(
+        "vi", "How the posterior is learned: vi (variational inference), map (deterministic) or package.module:Class."
+    )
     epochs: int = setting(30, "Passes over the training data.", least=1)
     batch_size: int = setting(128, "Examples a step.", least=1)
     optimiser: Literal["adam", "adamw", "sgd"] = setting("adam", "Adam, AdamW (decoupled decay) or SGD with momentum.")
@@ -91,7 +98,10 @@ class TrainSettings(Checked):
     momentum: float = setting(0.9, "Momentum of SGD.", least=0, below=1)
     nesterov: bool = setting(True, "Whether SGD's momentum is Nesterov's.")
     weight_decay: float = setting(0.0, "Weight decay of decayed means (never of log_std).", least=0)
-    schedule: Literal["constant", "step", "cosine", "one_cycle"] = setting("constant", "Course of the learning rate.")
+    schedule: str = setting(
+        "constant",
+        "Course of the learning rate: constant, step, cosine, one_cycle or package.module:function.",
+    )
     warmup_epochs: float = setting(0.0, "Epochs of linear warm-up from 0, before the schedule.", least=0)
     milestones: list[float] = setting(
         [0.5, 0.75], "Where the `step` schedule multiplies by `gamma`, as fractions of the training.", above=0, below=1
@@ -99,7 +109,7 @@ class TrainSettings(Checked):
     gamma: float = setting(0.1, "Factor of the `step` schedule.", above=0, most=1)
     heat: float = setting(0.1, "Weight T of the KL term; 1 is the Bayesian posterior, below 1 a cold one.", least=0)
     kl_warmup_epochs: float = setting(0.0, "Epochs over which the KL term's weight rises linearly from 0.", least=0)
-    prior_std: float = setting(1.0, "Standard deviation of the prior N(0, prior_std^2).", above=0)
+    prior_std: float = setting(1.0, "Standard deviation of the prior N(prior_mean, prior_std^2).", above=0)
     estimator: Literal["weight_sample", "antithetic", "local", "flipout", "mean"] = setting(
         "weight_sample",
         "What a training pass sees of random weights: one draw, draws in pairs of opposite sign, noise in "
@@ -138,10 +148,14 @@ def check_samples(estimator: str, samples: int) -> None:
         raise TombolaError(f"samples is {samples}; estimator antithetic draws pairs, so it must be even")
 
 
-VARIATIONAL = (
-    *("heat", "kl_warmup_epochs", "prior_std", "estimator", "objective", "samples", "noise_refresh", "log_std_lr_factor"),
-)
-"""The fields of `TrainSettings` that method `map` does not read."""
+VARIATIONAL = {
+    PosteriorSettings: ("std", "std_scale", "std_jitter", "prior_mean"),
+    TrainSettings: (
+        *("heat", "kl_warmup_epochs", "prior_std", "estimator", "objective", "samples", "noise_refresh"),
+        "log_std_lr_factor",
+    ),
+}
+"""The fields that deterministic training does not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +207,12 @@ class EvaluateSettings(Checked):
     batch_size: int = setting(1024, "Examples a forward pass; changes results only with batch_norm `batch`.", least=1)
     bins: int = setting(15, "Bins of the calibration metrics.", least=1)
     redraws: int = setting(100, "Redraws of the labels for the perfect-calibration null.", least=100)
+
+
+def deterministic_part(settings: Any) -> Any:
+    """The same with the fields of `VARIATIONAL` at their defaults: what a deterministic stage depends on."""
+    defaults = type(settings)()
+    return dataclasses.replace(settings, **{name: getattr(defaults, name) for name in VARIATIONAL[type(settings)]})
 
 
 def canonical(settings: Any) -> dict[str, Any]:

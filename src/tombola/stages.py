@@ -20,6 +20,8 @@ from .batches import TensorBatches, random_shift
 from .checkpoint import Checkpoint
 from .data import DATA, Dataset
 from .evaluation import evaluate_ticket
+from .inference import METHODS, method_of
+from .optim import SCHEDULES
 from .posterior.state import State, initial_state, layout_of
 from .pruning.iterate import prune_ticket, shuffled, transplanted
 from .pruning.scores import SCORES
@@ -164,6 +166,12 @@ class Train(Stage):
     def describe(self) -> dict[str, Any]:
         own = self.net.describe() | self.source.describe() | canonical(self.settings) | {"seed": self.seed}
         own |= {"shift": shift} if (shift := self.source.settings.shift) else {}
+        for what, name, known in (
+            ("method", self.settings.method, METHODS),
+            ("schedule", self.settings.schedule, SCHEDULES),
+        ):
+            source = plugins.source_digest(name, known)
+            own |= {f"{what}_source": source} if source else {}
         return own | {name: v for name, v in (("start", self.start), ("stop", self.stop)) if v}
 
     def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
@@ -171,7 +179,7 @@ class Train(Stage):
         data = around.data(self.source.settings).to(around.device)
         shift = self.source.settings.shift
         batches = TensorBatches(*data.train, self.settings.batch_size, self.seed, random_shift(shift) if shift else None)
-        state = parent.rewind if self.settings.method == "vi" else parent.rewind.as_point()
+        state = parent.rewind.as_point() if method_of(self.settings.method).deterministic else parent.rewind
         whole = replace(self, stop="")  # a shorter run draws the same noise as the longer one
         trained = train(
             self.net.build("skeleton").to(around.device),

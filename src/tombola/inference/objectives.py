@@ -8,9 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..posterior.batch import Batch
 from ..posterior.binding import buffers_of, load_buffers
 from ..posterior.sample import WeightSample
-from .forward import Batch, DataTerm
+from .forward import DataTerm
 
 
 def expected_log(

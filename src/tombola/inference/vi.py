@@ -1,21 +1,26 @@
 """Variational inference with the mean-field Gaussian (Blundell et al. 2015), by any estimator."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from .. import streams
 from ..errors import TombolaError
+from ..posterior.batch import Batch
 from ..posterior.binding import Binding, buffers_of, load_buffers
 from ..posterior.estimators import ESTIMATORS
 from ..posterior.gaussian import Gaussian
 from ..posterior.noise import NoisePool
 from ..posterior.state import State
 from ..settings import TrainSettings
-from .forward import Batch, DataTerm
+from .forward import DataTerm
 from .objectives import OBJECTIVES
 
 
 class VI:
     """Minimises E_q[-log p(batch)] + heat * KL(q || prior) / N (or N times that), or another of `OBJECTIVES`."""
+
+    deterministic: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -31,10 +36,10 @@ class VI:
             raise TombolaError("method vi needs a Gaussian state, this one is a point: transplant it into a Bayesian one")
         self.settings, self.likelihood = settings, likelihood
         self.layout, self.mask = q.layout, q.mask
-        self.mean, self.log_std = q.mean.clone(), q.log_std.clone()
+        self.mean, self.log_std, self._prior_mean = q.mean.clone(), q.log_std.clone(), q.prior_mean
         noise = NoisePool(q.layout.random_numel, ("noise", *words), settings.noise_refresh, like=self.mean)
         estimator = ESTIMATORS[settings.estimator]
-        self.sample = estimator(q.layout, self.mean, self.log_std, q.mask, noise, settings.samples > 1)
+        self.sample = estimator(q.layout, self.mean, self.log_std, q.mask, noise, settings.samples > 1, q.prior_mean)
         self.binding = Binding(module, q.layout, self.sample.theta, state.buffers)
         self._data_term = DataTerm(self.binding, likelihood, settings.precision)
         self.loss_scale = float(examples) if settings.loss_scale == "sum" else 1.0
@@ -70,7 +75,7 @@ class VI:
 
     def state(self) -> State:
         """A copy of the state as it now is. Call it while the binding is entered."""
-        posterior = Gaussian(self.layout, self.mean, self.log_std, self.mask).masked(self.mask)
+        posterior = Gaussian(self.layout, self.mean, self.log_std, self.mask, self._prior_mean).masked(self.mask)
         return State(posterior, buffers_of(self.binding.module), copies(self.likelihood))
 
     def restore(self, state: State) -> None:

@@ -51,8 +51,17 @@ class OutputEstimator(MeanWeights):
     each parameter and function. Pruned weights have no variance: they stay exactly 0 in every output.
     """
 
-    def __init__(self, layout: Layout, mean: Tensor, log_std: Tensor, mask: Tensor, noise: NoisePool, several: bool):
-        super().__init__(layout, mean, log_std, mask, noise, several)
+    def __init__(
+        self,
+        layout: Layout,
+        mean: Tensor,
+        log_std: Tensor,
+        mask: Tensor,
+        noise: NoisePool,
+        several: bool,
+        prior_mean: Tensor | None = None,
+    ):
+        super().__init__(layout, mean, log_std, mask, noise, several, prior_mean)
         self._weights = FlatWeights(layout, self.theta, mask)
         self._outputs = OutputNoise((*noise.words, "outputs"), noise.refresh, self.theta)
         self._said: set[tuple[str, str]] = set()
@@ -101,7 +110,7 @@ class OutputEstimator(MeanWeights):
         ):
             if alive and i not in self._seen and bool(self.grad[where].any()):
                 raise TombolaError(
-                    f"parameter {name!r} is used where no noise could be added (compiled or scripted code, or a copy); "
+                    f"parameter {name!r} is used where no noise could be added (scripted code, a copy, another dtype); "
                     "use estimator weight_sample"
                 )
 

@@ -3,7 +3,9 @@
 Legend: S weight samples, B examples, C classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import streams
 from ..errors import TombolaError
+from .batch import length_of, logits_of, moved, parts, run
 from .binding import Binding
 from .gaussian import Point
 from .state import State
@@ -42,36 +45,44 @@ class Prediction:
 def outputs(
     module: nn.Module,
     state: State,
-    inputs: Tensor,
+    inputs: Any,
     *,
     samples: int,
     words: tuple[streams.Word, ...],
     batch: int = 1024,
     batch_norm: str = "running",
+    select: Callable[[Any], Tensor] = logits_of,
 ) -> Tensor:
-    """What the module gives for `inputs` [B, ...] at `samples` weight samples: [S, B, ...], on the state's device.
+    """What the module gives for `inputs` of B examples at `samples` weight samples: [S, B, ...], on the state's device.
 
-    Evaluation mode. A point gives one sample. words: name the noise, one stream a sample. batch: examples a forward pass.
-    batch_norm: `running` statistics, or those of each `batch`, on which the result then depends: by its size, and by which
-    examples share one. Neither changes the running ones. Raises TombolaError for a batch of one example in that case.
+    Evaluation mode. A point gives one sample. inputs: a tensor, a tuple or a mapping, as in `batch.run`; they go through in
+    pieces of `batch` examples. words: name the noise, one stream a sample. batch_norm: `running` statistics, or those of
+    each `batch`, on which the result then depends: by its size, and by which examples share one. Neither changes the
+    running ones. select: the tensor of an output [B, ...]; by default its logits. Raises TombolaError for a batch of one
+    example with batch statistics.
     """
     q = state.posterior
     if samples < 1:
         raise TombolaError(f"samples is {samples}; it must be at least 1")
     samples = 1 if isinstance(q, Point) else samples
     theta = q.mean.clone()
-    parts = []
+    inputs, length, drawn = moved(inputs, theta.device), length_of(inputs), []
     with torch.no_grad(), Binding(module, q.layout, theta, state.buffers) as binding:
         module.eval()
         if batch_norm == "batch":
-            _use_batch_statistics(module, len(inputs), batch)
+            _use_batch_statistics(module, length, batch)
         for s in range(samples):
             theta.copy_(q.sample(streams.generator("predict", *words, s, device=theta.device)))
             binding.wrote()
-            torch.clear_autocast_cache()  # within the caller's autocast: the copies of the last weights
-            parts.append(torch.cat([module(part) for part in inputs.to(theta.device).split(batch)]))
-    torch.clear_autocast_cache()
-    return torch.stack(parts)
+            drawn.append(torch.cat([select(run(module, part)) for part in parts(inputs, length, batch)]))
+    return torch.stack(drawn)
+
+
+def classes_of(logits_SBC: Tensor) -> Prediction:
+    """The softmax of logits. Raises TombolaError where there is one output, which has no classes."""
+    if logits_SBC.shape[-1] == 1:
+        raise TombolaError("the module has one output, which has no class probabilities; use ticket.outputs")
+    return Prediction(logits_SBC.cpu().double().softmax(-1))
 
 
 def _use_batch_statistics(module: nn.Module, examples: int, batch: int) -> None:

@@ -28,8 +28,18 @@ class WeightSample:
     _eps: Tensor | None
     """The noise of `theta`; None where `log_std_grad` gets the derivative by std otherwise."""
 
-    def __init__(self, layout: Layout, mean: Tensor, log_std: Tensor, mask: Tensor, noise: NoisePool, several: bool):
-        """several: whether a step may have more than one sample, whose sum needs a buffer of its own."""
+    def __init__(
+        self,
+        layout: Layout,
+        mean: Tensor,
+        log_std: Tensor,
+        mask: Tensor,
+        noise: NoisePool,
+        several: bool,
+        prior_mean: Tensor | None = None,
+    ):
+        """several: whether a step may have more than one sample, whose sum needs a buffer of its own. prior_mean: [P]; None
+        is 0."""
         self.n = layout.random_numel
         self.mean, self.log_std, self.noise = mean, log_std, noise
         self.theta = mean.clone()
@@ -38,6 +48,7 @@ class WeightSample:
         self.log_std_grad = torch.zeros_like(mean)
         self._std = torch.zeros_like(mean[: self.n])
         self._keep = None if bool(mask.all()) else mask.to(mean.dtype)
+        self._prior = prior_mean if prior_mean is None or self._keep is None else prior_mean * self._keep
 
     def draw(self, tick: int, first: bool) -> None:
         """Writes a weight sample into `theta`; `first` of its step, when mean and log_std are new."""
@@ -77,14 +88,15 @@ class WeightSample:
             self.mean_grad.add_(self.grad)
 
     def finish(self, first: bool, kl_weight: float, prior_std: float) -> None:
-        """Adds the last sample's gradient, and that of kl_weight * KL(q || N(0, prior_std^2)).
+        """Adds the last sample's gradient, and that of kl_weight * KL(q || N(prior_mean, prior_std^2)).
 
-        d KL / d mean = mean / s^2 and d KL / d log_std = std^2 / s^2 - 1; the data's part of log_std is grad * eps * std.
+        d KL / d mean = (mean - prior_mean) / s^2 and d KL / d log_std = std^2 / s^2 - 1; the data's part of log_std is
+        grad * eps * std.
         """
         scaled, summed = kl_weight / prior_std**2, self.mean_grad is not self.grad
         entropy = torch.full_like(self.grad[: min(self.n, _BLOCK)], -kl_weight)
-        for mean, std, grad, eps, mean_grad, log_std_grad, keep in self._blocks(
-            self.mean, self._std, self.grad, self._eps, self.mean_grad, self.log_std_grad, self._keep
+        for mean, std, grad, eps, mean_grad, log_std_grad, keep, prior in self._blocks(
+            self.mean, self._std, self.grad, self._eps, self.mean_grad, self.log_std_grad, self._keep, self._prior
         ):
             if eps is not None:
                 _add_product(log_std_grad, grad, eps, first)
@@ -96,6 +108,8 @@ class WeightSample:
                 log_std_grad.mul_(keep)
                 mean_grad.mul_(keep)
             mean_grad.add_(mean, alpha=scaled)
+            if prior is not None:
+                mean_grad.sub_(prior, alpha=scaled)
         rest = slice(self.n, None)
         if summed:
             self.mean_grad[rest].copy_(self.grad[rest]) if first else self.mean_grad[rest].add_(self.grad[rest])
