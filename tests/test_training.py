@@ -62,6 +62,9 @@ class KilledError(Exception):
         {"optimiser": "adamw", "samples": 2, "weight_decay": 0.1},
         {"optimiser": "sgd", "clip_norm": 0.5},
         {"method": "map"},
+        {"estimator": "antithetic", "samples": 2},
+        {"estimator": "local", "batch_size": 14},  # the epoch's last batch is smaller
+        {"estimator": "flipout", "objective": "log_expected", "samples": 2},
     ],
 )
 def test_a_resumed_training_has_the_same_bits(changes: dict, step: int, tmp_path: Path):
