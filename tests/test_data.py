@@ -19,6 +19,10 @@ def some(**changes):
     return Dataset("some", **splits | changes)
 
 
+def splits(dataset):
+    return {name: getattr(dataset, name) for name in ("train", "validation", "test")}
+
+
 def rows(dataset):
     return {name: getattr(dataset, name)[0].flatten(1) for name in ("train", "validation", "test")}
 
@@ -78,7 +82,8 @@ def test_the_fingerprint_sees_dtypes_and_shapes_but_not_devices_or_strides():
     data = some()
     inputs, targets = data.train
     assert some(train=(inputs.double(), targets)).fingerprint != data.fingerprint
-    assert some(train=(inputs.view(4, 1, 2), targets)).fingerprint != data.fingerprint
+    wider = {name: (values[0][:, None], values[1]) for name, values in splits(data).items()}
+    assert some(**wider).fingerprint != data.fingerprint
     assert some(train=(inputs.t().contiguous().t(), targets)).fingerprint == data.fingerprint
     assert data.to("cpu").fingerprint == data.fingerprint
 

@@ -118,8 +118,9 @@ def evaluate_file(path: Path, samples: int, seed: int, device: str) -> int:
     chosen = choose_device(device)
     train = TrainSettings(**ticket.info["settings"]["train"])
     words = ("evaluate", seed)
-    row = evaluate_ticket(module.to(chosen), ticket, there.test, EvaluateSettings(samples=samples), train, words, chosen)
-    table = Table(title=f"{path.name}: {model['name']} on the test split of {data['name']} ({row['examples']} examples)")
+    measure = EvaluateSettings(samples=samples)
+    row = evaluate_ticket(module.to(chosen), ticket, there.test, measure, train, words, chosen, there.prepare)
+    table = Table(title=f"{path.name}: {model['name']} on the test split of {there.name} ({row['examples']} examples)")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in row.items():

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from . import metrics, streams
+from .batches import Prepare
 from .data import Split
 from .posterior.gaussian import Gaussian, Point
 from .posterior.predictive import Prediction, outputs
@@ -24,8 +25,11 @@ def evaluate_ticket(
     train: TrainSettings,
     words: tuple[streams.Word, ...],
     device: torch.device,
+    prepare: Prepare | None = None,
 ) -> dict[str, Any]:
     """Metrics of the averaged predictive of S samples, averaged over R repeats; densities; drift of log_std.
+
+    prepare: what the network takes, of stored inputs, as `Dataset.prepare`.
 
     Raises TombolaError if the ticket is untrained or of another model.
     """
@@ -34,6 +38,7 @@ def evaluate_ticket(
     inputs, targets = test
     state_there, rows = state.to(device), []
     for repeat in range(settings.repeats):
+<<<<<<< HEAD
         out = outputs(
             module,
             state_there,
@@ -43,6 +48,10 @@ def evaluate_ticket(
             batch=settings.batch_size,
             batch_norm=settings.batch_norm,
         ).cpu()
+=======
+        named = (*words, repeat)
+        out = outputs(module, state_there, inputs, samples=settings.samples, words=named, prepare=prepare).cpu()
+>>>>>>> 1bb0e2f (Data from Hugging Face tables and image folders: decoded once, kept as uint8, normalised and augmented in batches)
         if targets.is_floating_point():
             noise_std = math.exp(likelihood_of(train, state).state_dict()["log_noise"].item())
             rows.append(metrics.regression(out.view(len(out), *targets.shape), noise_std, targets))

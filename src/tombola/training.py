@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import streams
-from .batches import Batches
+from .batches import Batches, Prepare
 from .checkpoint import Checkpoint
 from .divergence import check_losses
 from .inference import Batch, Learner, method_of
@@ -45,12 +45,14 @@ def train(
     start: int = 0,
     stop: int | None = None,
     validation: Batch | None = None,
+    prepare: Prepare | None = None,
     checkpoint: Checkpoint | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Trained:
     """Trains `state` of `module` on its device from step `start` of the schedule to `stop` (by default its end).
 
     words: names of this training's own noise and dropout streams. on_step: called with (steps done, steps to do).
+    prepare: applied to the inputs of `validation`, part by part; `batches` give theirs prepared.
     Raises TrainingError naming step and cause if the loss is not finite or above `settings.divergence`.
     """
     device, per_epoch = state.posterior.mean.device, batches.steps
@@ -78,7 +80,7 @@ def train(
                 if on_step:
                     on_step(step - start, stop - start)
                 if step == last:
-                    measured = _validate(learner, likelihood, validation) if validation is not None else {}
+                    measured = _validate(learner, likelihood, validation, prepare) if validation is not None else {}
                     work.history.append({"epoch": epoch + 1, "loss": losses.mean().item(), "lr": lr, **measured})
                 if checkpoint and checkpoint.due and step < stop:
                     work.save(checkpoint, step, time.monotonic() - began, device)
@@ -156,14 +158,18 @@ def _laid_out(batch: Batch, settings: TrainSettings) -> Batch:
     return inputs, target
 
 
-def _validate(learner: Learner, likelihood: nn.Module, validation: Batch) -> dict[str, float]:
+def _validate(
+    learner: Learner, likelihood: nn.Module, validation: Batch, prepare: Prepare | None = None
+) -> dict[str, float]:
     """The cheap estimator: the posterior's mean weights, running batch-norm statistics, one pass."""
     inputs, target = validation
-    module = learner.binding.module
+    module, device = learner.binding.module, learner.binding.theta.device
+    parts = (part.to(device) for part in inputs.split(1024))
+    target = target.to(device)
     learner.show_mean()
     module.eval()
     with torch.no_grad():
-        output = torch.cat([module(part) for part in inputs.split(1024)]).float()
+        output = torch.cat([module(prepare(part) if prepare else part) for part in parts]).float()
         row = {"nll": -likelihood.eval()(output, target).mean().item()}
     likelihood.train()
     module.train()

@@ -3,6 +3,7 @@
 Legend: S weight samples, B examples, C classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,7 @@ def outputs(
     samples: int,
     words: tuple[streams.Word, ...],
     batch: int = 1024,
+<<<<<<< HEAD
     batch_norm: str = "running",
 ) -> Tensor:
     """What the module gives for `inputs` [B, ...] at `samples` weight samples: [S, B, ...], on the state's device.
@@ -54,6 +56,14 @@ def outputs(
     Evaluation mode. A point gives one sample. words: name the noise, one stream a sample. batch: examples a forward pass.
     batch_norm: `running` statistics, or those of each `batch`, on which the result then depends: by its size, and by which
     examples share one. Neither changes the running ones. Raises TombolaError for a batch of one example in that case.
+=======
+    prepare: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """What the module gives for `inputs` [B, ...] at `samples` weight samples: [S, B, ...], on the state's device.
+
+    Evaluation mode, running batch-norm statistics. A point gives one sample. words: name the noise, one stream a sample.
+    prepare: applied to the inputs of each pass, on the device, as `Dataset.prepare`.
+>>>>>>> 1bb0e2f (Data from Hugging Face tables and image folders: decoded once, kept as uint8, normalised and augmented in batches)
     """
     q = state.posterior
     if samples < 1:
@@ -69,7 +79,8 @@ def outputs(
             theta.copy_(q.sample(streams.generator("predict", *words, s, device=theta.device)))
             binding.wrote()
             torch.clear_autocast_cache()  # within the caller's autocast: the copies of the last weights
-            parts.append(torch.cat([module(part) for part in inputs.to(theta.device).split(batch)]))
+            passes = (part.to(theta.device) for part in inputs.split(batch))  # a memory map need not fit on the device
+            parts.append(torch.cat([module(prepare(part) if prepare else part) for part in passes]))
     torch.clear_autocast_cache()
     return torch.stack(parts)
 
