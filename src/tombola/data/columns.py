@@ -88,9 +88,7 @@ def _input_columns(features: Any, inputs: str | list[str] | None, name: str) -> 
 def _target_column(features: Any, target: str | None, inputs: list[str], name: str) -> str:
     columns = [target] if target is not None else [c for c, f in features.items() if _kind(f) == "class" and c not in inputs]
     if len(columns) != 1:
-        raise TombolaError(
-            f"data {name!r}: which column is the target? Set args.target; the columns are {_listed(features)}"
-        )
+        raise TombolaError(f"data {name!r}: which column is the target? Set args.target; there are {_listed(features)}")
     kind = _kind(features[_known(features, columns[0], "target", name)])
     if kind not in ("class", "numbers", "whole numbers", "text") or columns[0] in inputs:
         why = "is an input, too" if columns[0] in inputs else f"holds {kind}"
@@ -158,27 +156,23 @@ def _numbers(rows: Any, part: str, columns: list[str], decoder: Decoder) -> Any:
     numeric = rows.select_columns(columns)
 
     def read(chosen: list[int]) -> Iterator[Tensor]:
-        first = None
         for at in range(0, len(chosen), _READ):
             batch = numeric.select(chosen[at : at + _READ])[:]
             for offset, cells in enumerate(zip(*(batch[column] for column in columns), strict=True)):
                 row = chosen[at + offset]
+                what = f"{columns[0]!r} in row {row} of {part}"
                 try:
                     value = torch.tensor([float("nan") if c is None else c for c in cells], dtype=torch.float32)
-                except (ValueError, TypeError):  # rows of a nested list that differ in length
-                    raise _unlike(row, part, columns, decoder.name, "is ragged") from None
+                except (ValueError, TypeError):  # lists that differ in length, or words
+                    raise TombolaError(
+                        f"data {decoder.name!r}: {what} is no array of numbers; mend it or take the row out"
+                    ) from None
                 value = value[0] if value.ndim > 1 else value
-                first = value.shape if first is None else first
-                if value.shape != first:
-                    raise _unlike(row, part, columns, decoder.name, f"has shape {list(value.shape)}, not {list(first)}")
+                decoder.alike(what, value, "; inputs need one shape")
                 _check_finite(value[None], row, part, columns, decoder.name)
                 yield value
 
     return read
-
-
-def _unlike(row: int, part: str, columns: list[str], name: str, what: str) -> TombolaError:
-    return TombolaError(f"data {name!r}: {columns[0]!r} in row {row} of {part} {what}; inputs need one shape")
 
 
 def _check_finite(values: Tensor, row: int, part: str, columns: list[str], name: str) -> None:

@@ -3,8 +3,9 @@
 import glob
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ def huggingface(
                     raise TombolaError(
                         f"data {title!r}: there is no split {split!r}; set args.{part} to one of {', '.join(splits)}{held}"
                     )
-            tables, classes = tables_of({part: splits[split] for part, split in wanted.items()}, inputs, target, decoder)
+            parts = {part: splits[split]() for part, split in wanted.items()}
+            tables, classes = tables_of(parts, inputs, target, decoder)
             return assemble(title, tables, classes, options, decoder)
 
         return cached(["huggingface", where, arguments], decode)
@@ -136,31 +138,42 @@ def _split_in(text: str) -> str | None:
     return None
 
 
-def _from_files(path: str, files: list[Path], space: str) -> Any:
-    """Split -> datasets.Dataset, read through a copy in `space`."""
+def _from_files(path: str, files: list[Path], space: str) -> Mapping[str, Callable[[], Any]]:
+    """Split -> what reads its `datasets.Dataset`, through a copy in `space`."""
     import datasets
 
     here = Path(path).expanduser()
+
+    def read(kind: str, some: list[str]) -> Any:
+        extra = {"sep": "\t"} if some[0].lower().endswith(".tsv") else {}
+        try:
+            return datasets.load_dataset(kind, data_files=some, split="train", cache_dir=space, **extra)
+        except Exception as error:
+            raise TombolaError(f"{path} can't be read: {_in_short(error)}; check the files") from error
+
     try:
         if here.is_dir() and ((here / "dataset_dict.json").is_file() or (here / "state.json").is_file()):
             saved = datasets.load_from_disk(str(here))
-            return saved if isinstance(saved, dict) else {"train": saved}
-        by_split: dict[str, list[str]] = {}
-        for file in files:
-            split = _split_in(file.stem) or (_split_in(file.parent.name) if here.is_dir() or len(files) > 1 else None)
-            by_split.setdefault(split or "train", []).append(str(file.resolve()))
-        extra = {"sep": "\t"} if files[0].suffix.lower() == ".tsv" else {}
-        kind = FORMATS[files[0].suffix.lower()]
-        return datasets.load_dataset(kind, data_files=by_split, cache_dir=space, **extra)
+            return _loaded(saved if isinstance(saved, dict) else {"train": saved})
     except Exception as error:
         raise TombolaError(f"{path} can't be read: {_in_short(error)}; check the files") from error
+    by_split: dict[str, list[str]] = {}
+    for file in files:
+        split = _split_in(file.stem) or (_split_in(file.parent.name) if len(files) > 1 else None)
+        by_split.setdefault(split or "train", []).append(str(file.resolve()))
+    kind = FORMATS[files[0].suffix.lower()]
+    return {split: partial(read, kind, some) for split, some in by_split.items()}
 
 
-def _from_hub(path: str, name: str | None, revision: str | None) -> Any:
+def _loaded(splits: Mapping[str, Any]) -> Mapping[str, Callable[[], Any]]:
+    return {split: partial(splits.__getitem__, split) for split in splits}
+
+
+def _from_hub(path: str, name: str | None, revision: str | None) -> Mapping[str, Callable[[], Any]]:
     import datasets
 
     try:
-        return datasets.load_dataset(path, name, revision=revision)
+        return _loaded(datasets.load_dataset(path, name, revision=revision))
     except Exception as error:
         raise TombolaError(
             f"data {path!r} is no local path, and can't be had from the Hugging Face hub: {_in_short(error)}; check the "

@@ -65,7 +65,7 @@ class Decoder:
     qualities: set[int | None] = field(default_factory=set)
     """JPEG qualities that were met; None of an image that is no JPEG or whose tables are not the usual ones."""
     first: tuple[str, tuple[int, ...]] | None = None
-    """(name, shape) of the first image."""
+    """(name, shape) of the first example."""
     found: str | None = None
     """Mode of the first image, RGB or L."""
 
@@ -91,7 +91,8 @@ class Decoder:
             ) from None
         self.qualities.add(jpeg_quality(tuple(tables[0])) if tables else None)
         pixels = pixels.view(image.height, image.width, -1).permute(2, 0, 1)
-        return self._pooled(what, self._alike(what, pixels))
+        self.alike(what, pixels, "(channels, height, width); set args.size to resize all")
+        return self._pooled(what, pixels)
 
     def _converted(self, what: str, image: Any) -> Any:
         mode = "L" if image.mode in _GRAY else "RGB" if image.mode in _COLOUR else None
@@ -109,15 +110,13 @@ class Decoder:
         wanted = self.mode or self.found
         return image if image.mode == wanted else image.convert(wanted)
 
-    def _alike(self, what: str, pixels: Tensor) -> Tensor:
-        shape = tuple(pixels.shape)
+    def alike(self, what: str, value: Tensor, mend: str) -> None:
+        """Raises TombolaError where the shape is not that of the first example."""
+        shape = tuple(value.shape)
         self.first = self.first or (what, shape)
         if shape != self.first[1]:
-            raise TombolaError(
-                f"data {self.name!r}: {what} has shape {list(shape)}, {self.first[0]} {list(self.first[1])} "
-                "(channels, height, width); set args.size to resize all"
-            )
-        return pixels
+            name, first = self.first
+            raise TombolaError(f"data {self.name!r}: {what} has shape {list(shape)}, {name} {list(first)} {mend}")
 
     def _pooled(self, what: str, pixels: Tensor) -> Tensor:
         if self.pool == 1:
