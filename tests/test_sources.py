@@ -149,7 +149,17 @@ def test_a_damaged_cache_is_made_anew(pets, here):
         file.write_bytes(damaged)
         assert huggingface(pets).fingerprint == before
     assert not list((here / "cache").glob("*.part"))
-    assert not list((here / "cache").glob("reading-*"))
+
+
+def test_what_a_killed_process_left_is_cleared_away(pets, here):
+    (here / "cache").mkdir()
+    huggingface(pets)
+    (file,) = (here / "cache").glob("*.safetensors")
+    file.with_suffix(".part").mkdir()
+    (file.with_suffix(".part") / "data").write_bytes(b"half")
+    file.unlink()
+    assert len(huggingface(pets).train[0]) == 12
+    assert {f.suffix for f in (here / "cache").iterdir()} == {".safetensors", ".lock"}
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence(pets, monkeypatch):

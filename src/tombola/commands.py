@@ -112,7 +112,7 @@ def evaluate_file(path: Path, samples: int, seed: int, device: str) -> int:
     there = load_data(data["name"], data["args"])
     if there.fingerprint != data["fingerprint"]:
         raise TombolaError(
-            f"data {data['name']!r} has fingerprint {there.fingerprint}, the ticket was trained on {data['fingerprint']}: "
+            f"data {there.name!r} has fingerprint {there.fingerprint}, the ticket was trained on {data['fingerprint']}: "
             "the data has changed since"
         )
     chosen = choose_device(device)

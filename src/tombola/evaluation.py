@@ -38,20 +38,16 @@ def evaluate_ticket(
     inputs, targets = test
     state_there, rows = state.to(device), []
     for repeat in range(settings.repeats):
-<<<<<<< HEAD
         out = outputs(
             module,
             state_there,
-            inputs.to(device),
+            inputs,
             samples=settings.samples,
             words=(*words, repeat),
             batch=settings.batch_size,
             batch_norm=settings.batch_norm,
+            prepare=prepare,
         ).cpu()
-=======
-        named = (*words, repeat)
-        out = outputs(module, state_there, inputs, samples=settings.samples, words=named, prepare=prepare).cpu()
->>>>>>> 1bb0e2f (Data from Hugging Face tables and image folders: decoded once, kept as uint8, normalised and augmented in batches)
         if targets.is_floating_point():
             noise_std = math.exp(likelihood_of(train, state).state_dict()["log_noise"].item())
             rows.append(metrics.regression(out.view(len(out), *targets.shape), noise_std, targets))

@@ -1,6 +1,6 @@
 """From a study to its graph of stages: the chains of iterative pruning, and the arms that hang on their levels."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,11 +63,11 @@ class _Chain:
 def plan_study(variants: list[Variant], data: Callable[[DataSettings], Dataset]) -> Plan:
     """Raises TombolaError for whatever can be known to be wrong before anything runs."""
     rows: dict[tuple[Any, ...], Row] = {}
-    _check_names(variants, data)
     for variant in variants:
         for row in _variant_rows(variant, data):
             name = (row.labels["curve"], row.labels["variant"], row.labels["seed"], row.labels["level"], row.stage.key)
             rows.setdefault(name, row)  # a fan-out over scores repeats the arms that have none
+    _check_names(rows.values())
     return Plan(variants[0].study.name, list(rows.values()))
 
 
@@ -188,13 +188,13 @@ def curve_label(study: Study, arm: Arm) -> str:
     return ", ".join([f"{_NAMES[arm.arm]}{of} ({arm_score(study, arm)})", *extra])
 
 
-def _check_names(variants: list[Variant], data: Callable[[DataSettings], Dataset]) -> None:
+def _check_names(rows: Iterable[Row]) -> None:
     """Raises TombolaError where two data sets of a study would be one in its tables."""
     factory_of: dict[str, str] = {}
-    for settings in (variant.study.data for variant in variants):
-        called = data(settings).name
-        if (first := factory_of.setdefault(called, settings.name)) != settings.name:
-            raise TombolaError(f"data {first!r} and {settings.name!r} are both called {called!r}; rename one Dataset")
+    for row in rows:
+        called, factory = row.labels["data"], row.stage.source.settings.name
+        if (first := factory_of.setdefault(called, factory)) != factory:
+            raise TombolaError(f"data {first!r} and {factory!r} are both called {called!r}; rename one Dataset")
 
 
 def _check(study: Study, net: Net, dataset: Dataset) -> None:

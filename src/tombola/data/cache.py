@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -49,10 +50,10 @@ def root() -> Path:
     return Path(os.environ.get("TOMBOLA_CACHE") or Path.home() / ".cache" / "tombola")
 
 
-def cached(identity: Any, decode: Callable[[], Decoded]) -> Dataset:
+def cached(identity: Any, decode: Callable[[Path], Decoded]) -> Dataset:
     """The data set of that identity (JSON), memory-mapped; decoded and written first where it is not there yet.
 
-    Raises TombolaError where the cache can't be written.
+    decode: gets a folder for what it needs meanwhile. Raises TombolaError where the cache can't be written.
     """
     key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:24]
     path = root() / f"{key}.safetensors"
@@ -65,12 +66,14 @@ def cached(identity: Any, decode: Callable[[], Decoded]) -> Dataset:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not path.is_file() or not _is_whole(path):  # another process was faster
-                aside = path.with_suffix(f".{os.getpid()}.part")
+                aside = path.with_suffix(".part")
+                shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+                aside.mkdir()
                 try:
-                    _write(aside, decode())
-                    aside.replace(path)
+                    _write(aside / "data", decode(aside))
+                    (aside / "data").replace(path)
                 finally:
-                    aside.unlink(missing_ok=True)
+                    shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise TombolaError(
             f"cannot keep decoded data in {path.parent}: {error.strerror or error}; free space, or set "

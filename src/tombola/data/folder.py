@@ -54,7 +54,7 @@ def folder(
     files = [[part, *identity_of(f)] for part in found for images in found[part].values() for f in images]
     arguments = [title, test, validation, subset, subset_test, size, pool, mode, normalise]
 
-    def decode() -> Decoded:
+    def decode(space: Path) -> Decoded:
         names = list(found["train"])
         tables = {part: _table(part, classes, names, decoder) for part, classes in found.items()}
         return assemble(title, tables, names, options, decoder)

@@ -2,15 +2,14 @@
 
 import glob
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import TombolaError
-from .cache import cached, identity_of, root
+from .cache import Decoded, cached, identity_of
 from .columns import tables_of
 from .dataset import Dataset
 from .source import Options, assemble, check_numbers, decoder_of
@@ -65,16 +64,10 @@ def huggingface(
     decoder, options = decoder_of(title, size, pool, mode), Options(validation, test, subset, subset_test, normalise)
     where: list[Any] = [identity_of(f) for f in files] or [path, revision]
     arguments = [title, name, train, test, validation, inputs, target, subset, subset_test, size, pool, mode, normalise]
-    with ExitStack() as stack:
 
-        def decode() -> Any:
-            stack.enter_context(_quiet())
-            if files:
-                root().mkdir(parents=True, exist_ok=True)
-                space = stack.enter_context(tempfile.TemporaryDirectory(dir=root(), prefix="reading-"))
-                splits = _from_files(path, files, space)
-            else:
-                splits = _from_hub(path, name, revision)
+    def decode(space: Path) -> Decoded:
+        with _quiet():
+            splits = _from_files(path, files, space / "copy") if files else _from_hub(path, name, revision)
             wanted = options.named(train)
             for part, split in wanted.items():
                 if split not in splits:
@@ -84,9 +77,9 @@ def huggingface(
                     )
             parts = {part: splits[split]() for part, split in wanted.items()}
             tables, classes = tables_of(parts, inputs, target, decoder)
-            return assemble(title, tables, classes, options, decoder)
+        return assemble(title, tables, classes, options, decoder)
 
-        return cached(["huggingface", where, arguments], decode)
+    return cached(["huggingface", where, arguments], decode)
 
 
 def _local(path: str) -> list[Path]:
@@ -138,7 +131,7 @@ def _split_in(text: str) -> str | None:
     return None
 
 
-def _from_files(path: str, files: list[Path], space: str) -> Mapping[str, Callable[[], Any]]:
+def _from_files(path: str, files: list[Path], space: Path) -> Mapping[str, Callable[[], Any]]:
     """Split -> what reads its `datasets.Dataset`, through a copy in `space`."""
     import datasets
 
@@ -147,7 +140,7 @@ def _from_files(path: str, files: list[Path], space: str) -> Mapping[str, Callab
     def read(kind: str, some: list[str]) -> Any:
         extra = {"sep": "\t"} if some[0].lower().endswith(".tsv") else {}
         try:
-            return datasets.load_dataset(kind, data_files=some, split="train", cache_dir=space, **extra)
+            return datasets.load_dataset(kind, data_files=some, split="train", cache_dir=str(space), **extra)
         except Exception as error:
             raise TombolaError(f"{path} can't be read: {_in_short(error)}; check the files") from error
 

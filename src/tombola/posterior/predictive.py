@@ -48,22 +48,15 @@ def outputs(
     samples: int,
     words: tuple[streams.Word, ...],
     batch: int = 1024,
-<<<<<<< HEAD
     batch_norm: str = "running",
+    prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """What the module gives for `inputs` [B, ...] at `samples` weight samples: [S, B, ...], on the state's device.
 
     Evaluation mode. A point gives one sample. words: name the noise, one stream a sample. batch: examples a forward pass.
     batch_norm: `running` statistics, or those of each `batch`, on which the result then depends: by its size, and by which
     examples share one. Neither changes the running ones. Raises TombolaError for a batch of one example in that case.
-=======
-    prepare: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """What the module gives for `inputs` [B, ...] at `samples` weight samples: [S, B, ...], on the state's device.
-
-    Evaluation mode, running batch-norm statistics. A point gives one sample. words: name the noise, one stream a sample.
     prepare: applied to the inputs of each pass, on the device, as `Dataset.prepare`.
->>>>>>> 1bb0e2f (Data from Hugging Face tables and image folders: decoded once, kept as uint8, normalised and augmented in batches)
     """
     q = state.posterior
     if samples < 1:
