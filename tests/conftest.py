@@ -21,6 +21,17 @@ def _import_path_restored(monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
 
 
+@pytest.fixture(scope="session")
+def decoded(tmp_path_factory):
+    """Where all tests keep decoded data."""
+    return tmp_path_factory.mktemp("decoded")
+
+
+@pytest.fixture(autouse=True)
+def _cache_apart(monkeypatch, decoded):
+    monkeypatch.setenv("TOMBOLA_CACHE", str(decoded))
+
+
 @pytest.fixture
 def tiny():
     """A study of seconds: 297 digits to train on, one level, half of the weights pruned."""

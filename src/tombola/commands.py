@@ -151,14 +151,15 @@ def evaluate_file(path: Path, samples: int, seed: int, device: str) -> int:
     there = load_data(data["name"], data["args"])
     if there.fingerprint != data["fingerprint"]:
         raise TombolaError(
-            f"data {data['name']!r} has fingerprint {there.fingerprint}, the ticket was trained on {data['fingerprint']}: "
+            f"data {there.name!r} has fingerprint {there.fingerprint}, the ticket was trained on {data['fingerprint']}: "
             "the data has changed since"
         )
     chosen = choose_device(device)
     train = TrainSettings(**ticket.info["settings"]["train"])
     words = ("evaluate", seed)
-    row = evaluate_ticket(module.to(chosen), ticket, there.test, EvaluateSettings(samples=samples), train, words, chosen)
-    table = Table(title=f"{path.name}: {model['name']} on the test split of {data['name']} ({row['examples']} examples)")
+    measure = EvaluateSettings(samples=samples)
+    row = evaluate_ticket(module.to(chosen), ticket, there.test, measure, train, words, chosen, there.prepare)
+    table = Table(title=f"{path.name}: {model['name']} on the test split of {there.name} ({row['examples']} examples)")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in row.items():

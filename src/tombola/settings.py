@@ -188,9 +188,20 @@ class ModelSettings(Checked):
 class DataSettings(Checked):
     """The data."""
 
-    name: str = setting("digits", "A data set's name (digits) or package.module:factory that returns a Dataset.")
+    name: str = setting(
+        "digits", "A data set's name (digits, huggingface, folder) or package.module:factory that returns a Dataset."
+    )
     args: dict[str, Any] = setting({}, "Keyword arguments of the factory, as the sizes of the held-out splits.")
-    shift: int = setting(0, "Augmentation: training images are moved by up to this many pixels each way.", least=0)
+    flip: bool = setting(
+        False, "Augmentation: half of the training images, drawn anew each epoch, are mirrored left to right."
+    )
+    crop: int = setting(
+        0, "Augmentation: training images are padded with this many zeros on each side and cut back at random.", least=0
+    )
+    resident: bool | None = setting(
+        None,
+        "Whether training data lies on the device, or is sent there batch by batch: the same bits. By default what fits.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
