@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from . import plugins
 from .batches import Batches, LoaderBatches, TensorBatches
 from .errors import TombolaError
-from .inference import method_of
+from .inference import OBJECTIVES, method_of
 from .inference.forward import DataTerm
-from .inference.objectives import OBJECTIVES
 from .optim import SCHEDULES
 from .posterior.batch import Batch
 from .posterior.binding import Binding, buffers_of
@@ -313,6 +312,8 @@ def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, star
             f"score {prune.score!r} needs a std; with method {train.method} use one of {', '.join(sorted(WITHOUT_STD))}"
         )
     plugins.resolve(train.schedule, SCHEDULES, "schedule")
+    plugins.resolve(train.estimator, ESTIMATORS, "estimator")
+    plugins.resolve(train.objective, OBJECTIVES, "objective")
     if prune.levels and not layout.prunable_segments():
         raise TombolaError("nothing is prunable: every weight is excluded; set classifier=True or include a pattern")
     if start >= steps:

@@ -6,6 +6,7 @@ Legend: P parameters of the layout, of which the first n are random.
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -48,8 +49,12 @@ class OutputEstimator(MeanWeights):
     """Noise in the outputs of the operations that use a random weight; the module's parameters are the mean.
 
     An operation without a rule sees a weight sample, the same for all such uses in one pass, and a warning says so once for
-    each parameter and function. Pruned weights have no variance: they stay exactly 0 in every output.
+    each parameter and function. Pruned weights have no variance: they stay exactly 0 in every output. Raises TombolaError
+    where noise would silently be missing or another one in the backward pass.
     """
+
+    says_fallbacks: ClassVar[bool] = True
+    """Whether a weight sample in place of a rule is warned of."""
 
     def __init__(
         self,
@@ -82,11 +87,12 @@ class OutputEstimator(MeanWeights):
         self._seen |= interception.seen
 
     def apply(self, call: Call) -> Tensor | None:
+        """The output of an operation whose weight is random; None where this estimator has no rule for it."""
         raise NotImplementedError
 
     def sampled(self, weight: Tensor, used_by: str | None) -> Tensor:
         """The weight sample, as method weight_sample has it at this tick."""
-        if used_by is not None:
+        if used_by is not None and self.says_fallbacks:
             self._say(self._weights.names[self._weights.index(weight)], used_by)
         expanded = [d for d, stride in enumerate(weight.stride()) if stride == 0 and weight.shape[d] > 1]
         single = weight
