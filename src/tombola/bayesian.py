@@ -190,6 +190,7 @@ class _NegativeElbo(torch.autograd.Function):
         for p in learned:
             p.grad = None
         binding = Binding(net._module[0], net.layout, sample.theta, net._buffers_now)
+        sample.converted = binding.converted
         try:
             dropout = global_stream("dropout", net._seed, net.step, device=sample.theta.device)
             with torch.enable_grad(), dropout, binding:

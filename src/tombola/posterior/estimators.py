@@ -78,6 +78,8 @@ class OutputEstimator(MeanWeights):
         self._eps_now: Tensor | None = None
         self._delta_now: Tensor | None = None
         self._seen.clear()
+        for where in self._converted():  # their uses cannot be seen: the copies are made of a weight sample
+            torch.add(self.mean[where], self._delta()[where], out=self.theta[where])
 
     @contextmanager
     def forward(self) -> Iterator[None]:
@@ -102,21 +104,27 @@ class OutputEstimator(MeanWeights):
         return sample.expand_as(weight) if expanded else sample
 
     def accumulate(self, first: bool) -> None:
-        self._check_seen()
+        self._account()
         super().accumulate(first)
 
     def finish(self, first: bool, kl_weight: float, prior_std: float) -> None:
-        self._check_seen()
+        self._account()
         super().finish(first, kl_weight, prior_std)
 
-    def _check_seen(self) -> None:
-        """Raises TombolaError if a random weight has a gradient but was never met: its noise would silently be missing."""
+    def _converted(self) -> list[slice]:
+        return [where for where in self.converted if where.start < self.n]
+
+    def _account(self) -> None:
+        """Adds what converted copies say of std. Raises TombolaError if another random weight has a gradient but was never
+        met: its noise would silently be missing."""
+        for where in self._converted():
+            self.log_std_grad[where].addcmul_(self.grad[where], self._eps_drawn()[where])
         for i, (name, where, alive) in enumerate(
             zip(self._weights.names, self._weights.slices, self._weights.alive, strict=True)
         ):
-            if alive and i not in self._seen and bool(self.grad[where].any()):
+            if alive and i not in self._seen and where not in self.converted and bool(self.grad[where].any()):
                 raise TombolaError(
-                    f"parameter {name!r} is used where no noise could be added (scripted code, a copy, another dtype); "
+                    f"parameter {name!r} is used where no noise could be added (scripted code, or a copy); "
                     "use estimator weight_sample"
                 )
 
