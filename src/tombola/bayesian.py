@@ -169,7 +169,7 @@ class Bayesian(nn.Module):
         self.mean.grad = self.log_std.grad = None
 
     def _weight_sample(self) -> WeightSample:
-        """The buffers of weight sampling, made anew when the parameters have moved to other memory or the mask was set."""
+        """The buffers of the estimator, made anew when the parameters have moved to other memory or the mask was set."""
         mean, log_std = self.mean.data, self.log_std.data
         made_for = (mean.data_ptr(), self.mask.data_ptr(), self.mask._version)
         if self._sample is None or self._made_for != made_for:
