@@ -90,7 +90,8 @@ class StudyFolder:
         settings, page = records.with_defaults(self.raw, Study), out or self.path / "report.html"
         table, todo = self.write_records(), len(missing(self.plan, self.store))
         try:
-            return write_report(table, settings, page, failed=failed or [], missing=todo)
+            times = records.stage_times(self.plan, self.store)
+            return write_report(table, settings, page, stages=times, failed=failed or [], missing=todo)
         except OSError as error:
             raise TombolaError(f"cannot write {page}: {error.strerror}; choose another file with --out") from None
 

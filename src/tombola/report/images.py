@@ -1,4 +1,4 @@
-"""Matplotlib figures as bytes: inline SVG for the page, PNG for a folder. Equal figures give equal bytes."""
+"""Matplotlib figures as bytes: inline SVG for the page; SVG, PDF, PNG and CSV for a folder. Equal figures give equal bytes."""
 
 import html
 import io
@@ -7,6 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
+
+from tombola.report.figures import Drawing
 
 # for matplotlib.rc_context: around the drawing and around the saving
 SETTINGS: dict[Any, Any] = {
@@ -29,14 +31,26 @@ SETTINGS: dict[Any, Any] = {
     "legend.columnspacing": 1.2,
     "svg.fonttype": "path",  # the page brings no font
     "svg.hashsalt": "tombola",
+    "pdf.fonttype": 42,  # text that can be selected, as journals ask
 }
+UNDATED = {"Creator": None, "Producer": None, "CreationDate": None}
 
 
-def svg(figure: Figure, *, name: str, label: str) -> Markup:
-    """The figure as an <svg> element that fills its container; `name` goes before its ids, for a page repeats none."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = buffer.getvalue()
+def files(drawing: Drawing, name: str) -> dict[str, bytes]:
+    """The drawing by file name: SVG, PDF, PNG at 200 dots per inch, and its numbers as CSV."""
+    vector = _saved(drawing.figure, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    drawing.figure.set_layout_engine("none")  # it is laid out now; doing so again takes most of the time of a saving
+    return {
+        f"{name}.svg": vector,
+        f"{name}.pdf": _saved(drawing.figure, format="pdf", metadata=UNDATED),
+        f"{name}.png": _saved(drawing.figure, format="png", dpi=200, metadata={"Software": None}),
+        f"{name}.csv": drawing.numbers.to_csv(index=False, lineterminator="\n").encode(),
+    }
+
+
+def inline(svg: bytes, *, name: str, label: str) -> Markup:
+    """An SVG file as an element that fills its container; `name` goes before its ids, for a page repeats none."""
+    text = svg.decode()
     text = text[text.index("<svg") :]  # the prolog has no place within a page
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -46,8 +60,7 @@ def svg(figure: Figure, *, name: str, label: str) -> Markup:
     return Markup(text)
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as PNG, 200 dots per inch."""
+def _saved(figure: Figure, **how: Any) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+    figure.savefig(buffer, **how)
     return buffer.getvalue()

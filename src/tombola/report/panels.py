@@ -18,6 +18,7 @@ class Panel:
 
     number: int
     title: str
+    variant: str
     records: pd.DataFrame
     curves: list[str]  # in the order of legends and tables
     reference: str  # the curve that the others are compared with
@@ -34,6 +35,12 @@ class Panel:
     def own_masks(self) -> list[str]:
         """The curves that found their mask themselves."""
         return [curve for curve in self.curves if self.arm(curve) in OWN_MASK]
+
+    def stages(self, stages: pd.DataFrame) -> pd.DataFrame:
+        """Those of a table of stages that were run for this panel."""
+        own = self.records[["model", "data"]].iloc[0]
+        here = (stages["model"] == own["model"]) & (stages["data"] == own["data"]) & (stages["variant"] == self.variant)
+        return stages[here]
 
 
 def panels(records: pd.DataFrame) -> list[Panel]:
@@ -66,6 +73,7 @@ def _panel(number: int, model: str, data: str, variant: str, rows: pd.DataFrame)
     return Panel(
         number=number,
         title=f"{model} on {data}" + (f", {variant}" if variant else ""),
+        variant=variant,
         records=rows,
         curves=curves,
         reference=curves[0],  # tickets come first, and snr first among them
