@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from tombola.report.compare import Side
+    from tombola.report.images import Picture
 
 __all__ = ["write_comparison", "write_report"]
 
@@ -33,8 +34,8 @@ def write_report(
     """
     from tombola.report.page import FIGURES, render  # pandas, scipy and matplotlib take a second to import
 
-    html, figures = render(records, study, stages=stages, failed=failed, missing=missing)
-    return _write(html, figures, Path(out), FIGURES)
+    html, pictures = render(records, study, stages=stages, failed=failed, missing=missing)
+    return _write(html, pictures, Path(out), FIGURES)
 
 
 def write_comparison(first: Side, second: Side, out: Path) -> Path:
@@ -45,14 +46,15 @@ def write_comparison(first: Side, second: Side, out: Path) -> Path:
     from tombola.report.compare import render
 
     folder = f"{Path(out).stem}-figures"  # a report's figures beside it keep their place
-    html, figures = render(first, second, folder)
-    return _write(html, figures, Path(out), folder)
+    html, pictures = render(first, second, folder)
+    return _write(html, pictures, Path(out), folder)
 
 
-def _write(html: str, figures: Mapping[str, bytes], out: Path, folder: str) -> Path:
+def _write(html: str, pictures: Sequence[Picture], out: Path, folder: str) -> Path:
     (out.parent / folder).mkdir(parents=True, exist_ok=True)
-    for name, content in figures.items():
-        _replace(out.parent / folder / name, content)
+    for picture in pictures:
+        for name, content in picture.files().items():
+            _replace(out.parent / folder / name, content)
     _replace(out, html.encode())
     return out
 

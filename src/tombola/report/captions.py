@@ -42,9 +42,9 @@ def drift(panel: Panel) -> str:
             seen.append(f"{curve} {number(rank)}")
     ranks = f" Rank correlation at each curve's last level: {listed(seen)}." if seen else ""
     return (
-        "Sigma drift over weights left: how log sigma changes from its initialisation, as a mean over the surviving weights, "
-        "as the standard deviation of that change, and as the rank correlation of initial and final sigma (near 1: a score "
-        f"that uses sigma ranks the initial jitter). {_spread(panel, DRIFT[0])}{ranks}"
+        "Sigma drift over weights left: how log sigma changes from its initialisation, as a mean over the surviving "
+        "weights, as the standard deviation of that change, and as the rank correlation of initial and final sigma (near "
+        f"1: a score that uses sigma ranks the initial jitter). {_spread(panel, DRIFT[0])}{ranks}"
     )
 
 
@@ -55,9 +55,11 @@ def layer_dots(panel: Panel, found: pd.DataFrame, level: int) -> str:
         ordered = rows.sort_values("mean", kind="stable")
         least, most = ordered.iloc[0], ordered.iloc[-1]
         seen.append(
-            f"{curve} keeps most of {most['layer']} ({left(most['mean'])}) and least of {least['layer']} ({left(least['mean'])})."
+            f"{curve} keeps most of {most['layer']} ({left(most['mean'])}) and least of {least['layer']} "
+            f"({left(least['mean'])})."
         )
-    empty = [f"{layer} ({curve})" for layer, curve, mean in zip(found["layer"], found["curve"], found["mean"], strict=True) if not mean]
+    gone = found[found["mean"] == 0]
+    empty = [f"{layer} ({curve})" for layer, curve in zip(gone["layer"], gone["curve"], strict=True)]
     rest = f" Empty, and not drawn: {listed(empty)}." if empty else ""
     return (
         f"Density per layer with {left(density_at(panel.records, level))} left overall (level {level}), for the curves "
@@ -70,7 +72,8 @@ def heat(table: pd.DataFrame, curves: list[str]) -> str:
     gone = []
     for curve in curves:
         rows = table[(table["curve"] == curve) & (table["mean"] == 0)]
-        gone += [f"{layer} of {curve} from level {level}" for layer, level in rows.groupby("layer", sort=False)["level"].min().items()]
+        first = rows.groupby("layer", sort=False)["level"].min()
+        gone += [f"{layer} of {curve} from level {level}" for layer, level in first.items()]
     seen = f" White: nothing is left, as {listed(gone)}." if gone else " No layer is empty."
     return (
         "Density of every layer (rows, in the order of the network) at every level (columns); the colour is the mean over "

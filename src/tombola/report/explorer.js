@@ -41,15 +41,16 @@ function curvesExplorer(place, panel, caption) {
     chart,
     element('fieldset', {class: 'chips'}, element('legend', {}, 'Curves'),
       ...panel.curves.map((curve, i) => element('label', {class: 'chip'}, boxes[i], swatch(curve), curve.name)),
-      ...buttons.map(([text, wanted]) => element('button', {type: 'button', onclick: showing(wanted)}, text))));
+      element('span', {class: 'all'},
+        ...buttons.map(([text, wanted]) => element('button', {type: 'button', onclick: showing(wanted)}, text)))));
 
   function draw() {
     const metric = state.metric, points = pointsOf(panel, metric);
     const shown = points.filter(point => !state.hidden.has(point.curve));
     const traces = panel.curves.flatMap((curve, i) => {
       const own = shown.filter(point => point.curve === i);
-      return own.length ? tracesOf(curve, own, metric, state.spread) : [];
-    });
+      return own.length ? [tracesOf(curve, own, metric, state.spread)] : [];
+    }).reverse().flat(); // the first curve, the reference, lies on top
     const percents = points.map(point => point.x);
     const values = plainAxis(metric.axis + (state.logY ? ', log scale' : ''));
     chart.setAttribute('aria-label', `Chart: ${metric.name} over weights left, ${panel.curves.length - state.hidden.size} curves`);

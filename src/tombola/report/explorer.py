@@ -13,11 +13,19 @@ from tombola.report.quantities import ACCURACY, KNOWN, RMSE, quantity_of
 from tombola.report.statistics import by_curve_and_seed
 
 SYMBOLS = {
-    **{"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "x"},
-    **{"<": "triangle-left", ">": "triangle-right", "*": "star"},
+    "o": "circle",
+    "s": "square",
+    "^": "triangle-up",
+    "D": "diamond",
+    "v": "triangle-down",
+    "P": "cross",
+    "X": "x",
+    "<": "triangle-left",
+    ">": "triangle-right",
+    "*": "star",
 }
 LINES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
-NO_METRIC = {"seed", "level", "density", "samples", "repeats", "examples", "threads"}
+NO_METRIC = {"side", "seed", "level", "density", "samples", "repeats", "examples", "threads"}
 NULL_ENDS = ("_null", "_null_low", "_null_high")
 DIGITS = 6
 

@@ -17,7 +17,7 @@ from tombola.report.statistics import summary
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")  # ten and seven: no pair returns before the 70th curve
 DASHES = ("-", "--", ":", "-.")
-WIDE, NARROW = 5.2, 3.75  # inches; a narrow one fills half a page or a telephone
+WIDE, NARROW = 4.4, 3.75  # inches; a narrow one fills half a page, both are legible on a telephone
 LOG_FACTOR = 20  # an NLL range beyond this factor is drawn on a log axis
 
 Style = dict[str, Any]

@@ -32,13 +32,13 @@ function layersExplorer(place, panel, caption) {
       hoverlabel: hover('#4d4d4d'),
       colorbar: {
         orientation: 'h', thickness: 10, y: 1, yanchor: 'bottom', ypad: 6, outlinewidth: 0, tickvals: shown.map(Math.log10),
-        ticktext: shown.map(tick => String(Number(tick.toPrecision(3)))), title: {text: 'weights left in the layer (%, log scale)', side: 'top'},
+        ticktext: shown.map(tick => String(Number(tick.toPrecision(3)))), title: {text: 'weights left in the layer (%)', side: 'top', font: {size: 13}},
       },
     }], {
       font: FONT, paper_bgcolor: '#fff', plot_bgcolor: '#fff', height: 175 + row * names.length,
       margin: {l: 40, r: 8, t: 90, b: 45}, dragmode: false,
       xaxis: {
-        ...plainAxis('weights left overall (%), a column a level'), ticks: '', fixedrange: true, showgrid: false, linecolor: '#fff',
+        ...plainAxis('weights left overall (%)'), ticks: '', fixedrange: true, showgrid: false, linecolor: '#fff',
         ...everySeventh(chosen.left.map(value => String(Number((100 * value).toPrecision(2))))),
       },
       yaxis: {

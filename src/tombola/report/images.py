@@ -1,10 +1,12 @@
-"""Matplotlib figures as bytes: inline SVG for the page; SVG, PDF, PNG and CSV for a folder. Equal figures give equal bytes."""
+"""Matplotlib figures as bytes: inline SVG for the page, four kinds of files for a folder. Equal figures give equal bytes."""
 
 import html
 import io
 import re
+from dataclasses import dataclass
 from typing import Any
 
+import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -36,28 +38,41 @@ SETTINGS: dict[Any, Any] = {
 UNDATED = {"Creator": None, "Producer": None, "CreationDate": None}
 
 
-def files(drawing: Drawing, name: str) -> dict[str, bytes]:
-    """The drawing by file name: SVG, PDF, PNG at 200 dots per inch, and its numbers as CSV."""
-    vector = _saved(drawing.figure, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    drawing.figure.set_layout_engine("none")  # it is laid out now; doing so again takes most of the time of a saving
-    return {
-        f"{name}.svg": vector,
-        f"{name}.pdf": _saved(drawing.figure, format="pdf", metadata=UNDATED),
-        f"{name}.png": _saved(drawing.figure, format="png", dpi=200, metadata={"Software": None}),
-        f"{name}.csv": drawing.numbers.to_csv(index=False, lineterminator="\n").encode(),
-    }
+@dataclass(frozen=True)
+class Picture:
+    """A drawing that is laid out, with the name of its files."""
 
+    name: str
+    drawing: Drawing
+    svg: bytes
 
-def inline(svg: bytes, *, name: str, label: str) -> Markup:
-    """An SVG file as an element that fills its container; `name` goes before its ids, for a page repeats none."""
-    text = svg.decode()
-    text = text[text.index("<svg") :]  # the prolog has no place within a page
-    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
-    text = text.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
-    return Markup(text)
+    @classmethod
+    def of(cls, name: str, drawing: Drawing) -> "Picture":
+        """Within matplotlib.rc_context(SETTINGS)."""
+        svg = _saved(drawing.figure, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        drawing.figure.set_layout_engine("none")  # it is laid out now; doing so again takes most of the time of a saving
+        return cls(name, drawing, svg)
+
+    def files(self) -> dict[str, bytes]:
+        """By file name: SVG, PDF, PNG at 200 dots per inch, and the numbers as CSV."""
+        with matplotlib.rc_context(SETTINGS):
+            return {
+                f"{self.name}.svg": self.svg,
+                f"{self.name}.pdf": _saved(self.drawing.figure, format="pdf", metadata=UNDATED),
+                f"{self.name}.png": _saved(self.drawing.figure, format="png", dpi=200, metadata={"Software": None}),
+                f"{self.name}.csv": self.drawing.numbers.to_csv(index=False, lineterminator="\n").encode(),
+            }
+
+    def inline(self, label: str) -> Markup:
+        """The SVG as an element that fills its container; the name goes before its ids, for a page repeats none."""
+        text = self.svg.decode()
+        text = text[text.index("<svg") :]  # the prolog has no place within a page
+        text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+        text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+        text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", text)
+        text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+        text = text.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
+        return Markup(text)
 
 
 def _saved(figure: Figure, **how: Any) -> bytes:

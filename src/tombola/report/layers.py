@@ -30,8 +30,13 @@ def layer_table(records: pd.DataFrame, curves: Sequence[str]) -> pd.DataFrame:
             parts.append(
                 pd.DataFrame(
                     {
-                        **{"curve": curve, "level": int(level), "left": at["density"].mean(), "layer": seeds.columns},
-                        **{"mean": seeds.mean().to_numpy(), "low": seeds.min().to_numpy(), "high": seeds.max().to_numpy()},
+                        "curve": curve,
+                        "level": int(level),
+                        "left": at["density"].mean(),
+                        "layer": seeds.columns,
+                        "mean": seeds.mean().to_numpy(),
+                        "low": seeds.min().to_numpy(),
+                        "high": seeds.max().to_numpy(),
                     }
                 )
             )
@@ -92,7 +97,7 @@ def heat_map(table: pd.DataFrame, curve: str, least: float) -> Drawing:
     axes.set_xlabel("weights left overall (%), a column a level")
     bar = figure.colorbar(image, ax=axes, location="bottom", aspect=40, pad=0.02)
     bar.set_label("weights left in the layer (%, log scale)")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if least > 1e-3 else (1,)))
     bar.ax.xaxis.set_minor_locator(NullLocator())
     bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

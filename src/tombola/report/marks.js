@@ -63,7 +63,7 @@ function densityAxis(percents, log) {
 
 function plainAxis(title) {
   return {
-    title: {text: plain(title), standoff: 10}, gridcolor: GRID, linecolor: '#4d4d4d', zeroline: false,
+    title: {text: plain(title), standoff: 10, font: {size: 13}}, gridcolor: GRID, linecolor: '#4d4d4d', zeroline: false,
     ticks: 'outside', tickcolor: '#4d4d4d', ticklen: 4, automargin: true,
   };
 }

@@ -5,7 +5,8 @@ const EXPLORERS = {curves: curvesExplorer, layers: layersExplorer};
 
 /** Unpacks and runs plotly. Rejects in a browser that is too old to unpack it. */
 async function loadPlotly() {
-  const packed = Uint8Array.from(atob(document.getElementById('plotly').textContent), letter => letter.charCodeAt(0));
+  const letters = atob(document.getElementById('plotly').textContent), packed = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) packed[i] = letters.charCodeAt(i);
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream('gzip'));
   document.head.append(element('script', {}, await new Response(stream).text()));
 }

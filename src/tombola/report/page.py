@@ -11,8 +11,9 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from tombola.report import explorer, figures, images, tables, times, words
+from tombola.report import explorer, figures, tables, times, words
 from tombola.report.figures import Style
+from tombola.report.images import SETTINGS, Picture
 from tombola.report.panels import Panel, ordered_curves, panels
 from tombola.report.plates import Plate, plates
 from tombola.report.script import embedded, scripts
@@ -62,17 +63,17 @@ def render(
     stages: pd.DataFrame | None = None,
     failed: Sequence[str] = (),
     missing: int = 0,
-) -> tuple[str, dict[str, bytes]]:
-    """The page as HTML, and its figures by file name."""
+) -> tuple[str, list[Picture]]:
+    """The page as HTML, and its pictures."""
     look = figures.styles(ordered_curves(records))
     found = panels(records)
-    sections, files = [], {}
-    with matplotlib.rc_context(images.SETTINGS):
+    sections, pictures = [], []
+    with matplotlib.rc_context(SETTINGS):
         for panel in found:
             own = None if stages is None else panel.stages(stages)
-            shown, saved = show(plates(panel, look, own))
+            shown, own_pictures = show(plates(panel, look, own))
             sections.append(_section(panel, shown, own))
-            files |= saved
+            pictures += own_pictures
     closing = [
         Closing(
             title="Settings",
@@ -94,28 +95,25 @@ def render(
         folder=FIGURES,
         data=data_of(found, look),
     )
-    return html, files
+    return html, pictures
 
 
-def show(plates: list[Plate]) -> tuple[list[Shown], dict[str, bytes]]:
-    """The plates as the template shows them, and their files by name."""
-    shown, files = [], {}
+def show(plates: list[Plate]) -> tuple[list[Shown], list[Picture]]:
+    """The plates as the template shows them, and their pictures."""
+    shown, pictures = [], []
     for plate in plates:
-        drawn = []
-        for name, drawing in plate.drawings.items():
-            saved = images.files(drawing, name)
-            drawn.append(images.inline(saved[f"{name}.svg"], name=name, label=plate.caption))
-            files |= saved
+        own = [Picture.of(name, drawing) for name, drawing in plate.drawings.items()]
+        pictures += own
         shown.append(
             Shown(
-                drawings=drawn,
+                drawings=[picture.inline(plate.caption) for picture in own],
                 caption=plate.caption,
                 names=list(plate.drawings),
                 explorer=plate.explorer,
                 metric=plate.metric,
             )
         )
-    return shown, files
+    return shown, pictures
 
 
 def data_of(panels: list[Panel], look: dict[str, Style]) -> dict[str, Any]:

@@ -64,6 +64,11 @@ def ordered_curves(records: pd.DataFrame) -> list[str]:
     return [str(curve) for _, _, curve in sorted(names, key=lambda name: (_rank(name[0]), name[1] != "snr"))]
 
 
+def main_quantity(records: pd.DataFrame) -> Quantity:
+    """Accuracy, or RMSE for regression."""
+    return ACCURACY if records["accuracy"].notna().any() else RMSE
+
+
 def _rank(arm: str) -> int:
     return ARMS.index(arm) if arm in ARMS else len(ARMS)
 
@@ -77,5 +82,5 @@ def _panel(number: int, model: str, data: str, variant: str, rows: pd.DataFrame)
         records=rows,
         curves=curves,
         reference=curves[0],  # tickets come first, and snr first among them
-        main=ACCURACY if rows["accuracy"].notna().any() else RMSE,
+        main=main_quantity(rows),
     )

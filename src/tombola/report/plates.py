@@ -28,6 +28,16 @@ class Plate:
 def plates(panel: Panel, look: dict[str, Style], stages: pd.DataFrame | None = None) -> list[Plate]:
     """All figures of a panel, those whose numbers there are. `stages`: the time of each stage of this panel."""
     look = {curve: look[curve] for curve in panel.curves}
+    return [*_measured(panel, look), *_layers(panel, look), *_drift(panel, look), *_times(panel, stages)]
+
+
+def plates_of_measurements(panel: Panel, look: dict[str, Style]) -> list[Plate]:
+    """The figures of curves alone: what was measured, and the drift of sigma."""
+    look = {curve: look[curve] for curve in panel.curves}
+    return [*_measured(panel, look), *_drift(panel, look)]
+
+
+def _measured(panel: Panel, look: dict[str, Style]) -> list[Plate]:
     found = []
     for quantity in (panel.main, NLL):
         if panel.records[quantity.column].notna().any():
@@ -36,7 +46,7 @@ def plates(panel: Panel, look: dict[str, Style], stages: pd.DataFrame | None = N
     if shown:
         drawings = {f"{panel.number}-{each.column}": figures.calibration(panel.records, each, look) for each in shown}
         found.append(Plate(drawings=drawings, caption=captions.calibration(panel, shown), metric=shown[0].column))
-    return [*found, *_layers(panel, look), *_drift(panel, look), *_times(panel, stages)]
+    return found
 
 
 def _curves(panel: Panel, quantity: Quantity, look: dict[str, Style]) -> Plate:
@@ -72,9 +82,7 @@ def _layers(panel: Panel, look: dict[str, Style]) -> list[Plate]:
         least = layers.least_density(table)
         arms = {panel.arm(curve): curve for curve in reversed(curves)}
         chosen = list(dict.fromkeys([curves[0], arms.get("deterministic", curves[0])]))[:HEATED]
-        drawings = {
-            f"{panel.number}-heat-{panel.arm(curve)}": layers.heat_map(table, curve, least) for curve in chosen
-        }
+        drawings = {f"{panel.number}-heat-{panel.arm(curve)}": layers.heat_map(table, curve, least) for curve in chosen}
         found.append(Plate(drawings=drawings, caption=captions.heat(table, chosen), explorer="layers"))
     return found
 

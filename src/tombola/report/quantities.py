@@ -60,12 +60,8 @@ OTHERS = [
     Quantity(column="mace_coded", name="MACE as coded", axis="MACE of every class (fraction)", gap_unit=""),
     Quantity(column="ece_excess", name="ECE above its null", axis="ECE minus its null (fraction)", gap_unit=""),
     Quantity(column="mace_excess", name="top-label MACE above its null", axis="MACE minus its null (fraction)", gap_unit=""),
-    Quantity(
-        column="predictive_entropy", name="predictive entropy", axis="predictive entropy (nats)", unit=" nats", gap_unit="nats"
-    ),
-    Quantity(
-        column="mutual_information", name="mutual information", axis="mutual information (nats)", unit=" nats", gap_unit="nats"
-    ),
+    Quantity(column="predictive_entropy", name="predictive entropy", axis="predictive entropy (nats)", gap_unit="nats"),
+    Quantity(column="mutual_information", name="mutual information", axis="mutual information (nats)", gap_unit="nats"),
     Quantity(
         column="best_accuracy",
         name="best epoch's accuracy (optimistic)",

@@ -18,7 +18,7 @@ UNITS = {"hours": 3600.0, "minutes": 60.0, "seconds": 1.0}
 def spent(stages: pd.DataFrame, curves: Sequence[str]) -> pd.DataFrame:
     """Seconds by curve (rows, in that order) and kind (`KINDS` and "other"); curves without a stage are left out."""
     kinds = stages["kind"].where(stages["kind"].isin(KINDS), OTHER)
-    table = stages.assign(kind=kinds).pivot_table(index="curve", columns="kind", values="seconds", aggfunc="sum", fill_value=0)
+    table = stages.groupby(["curve", kinds])["seconds"].sum().unstack(fill_value=0)
     there = [curve for curve in curves if curve in table.index]
     return table.reindex(index=there, columns=[*KINDS, OTHER], fill_value=0.0)
 
@@ -38,7 +38,7 @@ def bars(table: pd.DataFrame) -> Drawing:
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(f"time, all seeds and levels ({unit})")
     figure.legend(loc="outside lower center", ncols=len(table.columns), fontsize=8.5)
-    numbers = (table / UNITS[unit]).rename_axis(index="curve", columns="kind").stack().rename(unit).reset_index()
+    numbers = (table / UNITS[unit]).rename_axis(index="curve").reset_index().melt("curve", var_name="kind", value_name=unit)
     return Drawing(figure, numbers)
 
 
