@@ -39,7 +39,7 @@ function layersExplorer(place, panel, caption) {
       margin: {l: 40, r: 8, t: 90, b: 45}, dragmode: false,
       xaxis: {
         ...plainAxis('weights left overall (%)'), ticks: '', fixedrange: true, showgrid: false, linecolor: '#fff',
-        ...everySeventh(chosen.left.map(value => String(Number((100 * value).toPrecision(2))))),
+        ...everySeventh(chosen.left.map(value => String(Number((100 * value).toPrecision(3))))),
       },
       yaxis: {
         autorange: 'reversed', fixedrange: true, showgrid: false, automargin: true, zeroline: false,

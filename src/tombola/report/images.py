@@ -49,8 +49,11 @@ class Picture:
     @classmethod
     def of(cls, name: str, drawing: Drawing) -> "Picture":
         """Within matplotlib.rc_context(SETTINGS)."""
+        engine = drawing.figure.get_layout_engine()
+        if engine is not None:
+            engine.execute(drawing.figure)
+            drawing.figure.set_layout_engine("none")  # once is enough, and takes longer than a saving
         svg = _saved(drawing.figure, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-        drawing.figure.set_layout_engine("none")  # it is laid out now; doing so again takes most of the time of a saving
         return cls(name, drawing, svg)
 
     def files(self) -> dict[str, bytes]:

@@ -90,7 +90,7 @@ def heat_map(table: pd.DataFrame, curve: str, least: float) -> Drawing:
     axes.set_yticks(np.arange(len(layers)) + 0.5, layers, fontsize=8 if len(layers) <= 20 else 6)
     every = math.ceil(len(grid.columns) / 7)
     shown = list(range(0, len(grid.columns), every))
-    axes.set_xticks([i + 0.5 for i in shown], [f"{100 * left.iloc[i]:.2g}" for i in shown])
+    axes.set_xticks([i + 0.5 for i in shown], [f"{100 * left.iloc[i]:.3g}" for i in shown])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(curve, fontsize=9, loc="left")

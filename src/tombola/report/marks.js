@@ -20,7 +20,7 @@ function element(tag, attributes = {}, ...children) {
 
 /** A labelled drop-down; `options` are [value, text] pairs. */
 function choice(label, options, value, onchange) {
-  const list = element('select', {onchange: () => onchange(list.value)}, ...options.map(
+  const list = element('select', {'aria-label': label, onchange: () => onchange(list.value)}, ...options.map(
     ([key, text]) => element('option', {value: key, selected: key === value}, text)));
   return element('label', {class: 'choice'}, element('span', {}, label), list);
 }
