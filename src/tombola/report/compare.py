@@ -53,14 +53,14 @@ def render(first: Side, second: Side, folder: str) -> tuple[str, list[Picture]]:
     look: dict[str, Style] = {}
     with matplotlib.rc_context(SETTINGS):
         for number, (model, data) in enumerate(_shared(first, second), start=1):
-            panel, pairs, alone = _panel(number, model, data, first, second)
-            look |= _look(panel)
+            panel, pairs, alone = common_panel(number, model, data, first, second)
+            look |= look_of(panel)
             shown, own = show(plates_of_measurements(panel, look))
             sections.append(
                 Section(
                     number=number,
                     title=panel.title,
-                    findings=[*(_finding(panel, pair) for pair in pairs), *alone],
+                    findings=[*(finding(panel, pair) for pair in pairs), *alone],
                     plates=shown,
                     tables=[table for table in (gap_table(panel, pairs, every_level=False),) if table.rows],
                     all_gaps=gap_table(panel, pairs, every_level=True),
@@ -143,7 +143,7 @@ def _shared(first: Side, second: Side) -> list[tuple[str, str]]:
     return shared
 
 
-def _panel(number: int, model: str, data: str, first: Side, second: Side) -> tuple[Panel, list[Pair], list[str]]:
+def common_panel(number: int, model: str, data: str, first: Side, second: Side) -> tuple[Panel, list[Pair], list[str]]:
     """The panel of both studies, the curves that both have, and sentences about the others."""
     parts = []
     for i, side in enumerate((first, second)):
@@ -175,7 +175,7 @@ def _panel(number: int, model: str, data: str, first: Side, second: Side) -> tup
     return panel, pairs, alone
 
 
-def _look(panel: Panel) -> dict[str, Style]:
+def look_of(panel: Panel) -> dict[str, Style]:
     """A colour and a marker for each curve of a study, which its pair shares; dashes tell the studies apart."""
     rows = panel.records.drop_duplicates("curve").set_index("curve").loc[panel.curves]
     numbers = {own: i for i, own in enumerate(dict.fromkeys(rows["own"]))}
@@ -187,7 +187,8 @@ def _look(panel: Panel) -> dict[str, Style]:
     return look
 
 
-def _finding(panel: Panel, pair: Pair) -> str:
+def finding(panel: Panel, pair: Pair) -> str:
+    """The first study's curve against the second's, at the sparsest density that both have."""
     level = common_level(panel.records, pair.first, pair.second, panel.main.column)
     if level is None:
         return f"{pair.first} and {pair.second} share no density and seed."
