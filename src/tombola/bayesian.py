@@ -3,6 +3,7 @@
 Legend: P parameters of the layout.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,7 +23,7 @@ from .posterior.batch import Batch
 from .posterior.binding import Binding, buffers_of
 from .posterior.gaussian import Gaussian
 from .posterior.layout import Layout
-from .posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood
+from .posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
 from .posterior.noise import NoisePool
 from .posterior.predictive import Prediction, classes_of, outputs
 from .posterior.sample import WeightSample
@@ -159,7 +160,7 @@ class Bayesian(nn.Module):
             self.mean.copy_(q.mean)
             self.log_std.copy_(q.log_std)
             self.mask.copy_(ticket.mask)
-        self.likelihood.load_state_dict(ticket.rewind.likelihood or self._start.likelihood)
+        load_learned(self.likelihood, ticket.rewind.likelihood or self._start.likelihood)
         self._buffers_now, self._sample = ticket.rewind.buffers, None
         self.mean.grad = self.log_std.grad = None
 
@@ -250,6 +251,9 @@ def find_tickets(
         "seed": seed,
         "settings": {"train": canonical(train), "prune": canonical(prune), "posterior": canonical(posterior)},
     }
+    if likelihood is not None:  # its code is not saved: whoever goes on training needs to know what to give
+        own = likelihood if inspect.isfunction(likelihood) else type(likelihood)
+        info["likelihood"] = f"{own.__module__}:{own.__qualname__}"
     dense = initial_state(module, layout, posterior, seed).to("cpu")
     dense = dense.as_point() if method_of(train.method).deterministic else dense
     ticket, tickets = with_mask(ticket_of(dense, info), layout.mask_of(mask or {}), dense), []
