@@ -19,7 +19,7 @@ from .inference import method_of
 from .inference.forward import DataTerm
 from .inference.vi import weight_sample_gradients
 from .optim import SCHEDULES
-from .posterior.batch import Batch
+from .posterior.batch import Batch, logits_of
 from .posterior.binding import Binding, buffers_of
 from .posterior.gaussian import Gaussian
 from .posterior.layout import Layout
@@ -131,11 +131,13 @@ class Bayesian(nn.Module):
         mask = self.mask.cpu()
         return Ticket(mask, self._start.to("cpu").masked(mask), self.state().to("cpu"))
 
-    def predict(self, inputs: Any, *, samples: int = 16, seed: int = 0) -> Prediction:
+    def predict(
+        self, inputs: Any, *, samples: int = 16, seed: int = 0, select: Callable[[Any], Tensor] = logits_of
+    ) -> Prediction:
         """Class probabilities with their uncertainty from the present posterior, as `Ticket.predict`."""
         if isinstance(self.likelihood, GaussianNoise):
             raise TombolaError("a regression has no class probabilities; use ticket().outputs")
-        return classes_of(outputs(self._module[0], self.state(), inputs, samples=samples, words=(seed,)))
+        return classes_of(outputs(self._module[0], self.state(), inputs, samples=samples, words=(seed,), select=select))
 
     def prune(self, score: str = "snr", fraction: float = 0.2, scope: str = "global", seed: int = 0) -> Ticket:
         """Prunes by the present posterior and rewinds the survivors to the start; returns the new, untrained ticket.
