@@ -17,6 +17,7 @@ test-slow: install
 
 bench: install
 	$(BIN)/python -m benchmarks.training --quick
+	$(BIN)/python -m benchmarks.data --quick
 
 docs: install
 	$(BIN)/sphinx-build -E -W --keep-going -q docs docs/_build

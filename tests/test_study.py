@@ -412,7 +412,7 @@ def test_only_what_makes_the_layout_enters_the_start_of_pruning():
             an_init(net=net(args={"hidden": [3]})),
         ],
         [a_train(), a_train(seed=1), a_train(source=source("abd")), a_train(an_init(seed=1)), a_train(start="epoch:1")],
-        [a_train(stop="epoch:1"), a_train(stop="step:1"), a_train(source=source(shift=1)), a_train(start="epoch:2")],
+        [a_train(stop="epoch:1"), a_train(stop="step:1"), a_train(source=source(crop=1)), a_train(start="epoch:2")],
         [an_evaluate(), an_evaluate(seed=1), an_evaluate(source=source("abd")), an_evaluate(a_train(seed=1))],
         [
             Prune(parents=(a_train(), an_init()), score=score, fraction=fraction, scope=scope, seed=seed)

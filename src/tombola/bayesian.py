@@ -17,10 +17,11 @@ from .batches import Batches, LoaderBatches, TensorBatches
 from .errors import TombolaError
 from .inference import method_of
 from .inference.forward import DataTerm
-from .inference.vi import weight_sample_gradients
+from .inference.objectives import OBJECTIVES
 from .optim import SCHEDULES
 from .posterior.batch import Batch, logits_of
 from .posterior.binding import Binding, buffers_of
+from .posterior.estimators import ESTIMATORS
 from .posterior.gaussian import Gaussian
 from .posterior.layout import Layout
 from .posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
@@ -31,7 +32,7 @@ from .posterior.state import State, initial_state, layout_of
 from .pruning.iterate import prune_ticket
 from .pruning.scores import SCORES, WITHOUT_STD
 from .rewind import parse_rewind, step_of
-from .settings import PosteriorSettings, PruneSettings, TrainSettings, canonical
+from .settings import PosteriorSettings, PruneSettings, TrainSettings, canonical, check_samples
 from .streams import generator, global_stream
 from .ticket import Ticket, ticket_of, with_mask
 from .training import train as train_state
@@ -53,6 +54,8 @@ class Bayesian(nn.Module):
         likelihood: nn.Module | LogLikelihood | None = None,
         mask: Mapping[str, Tensor] | None = None,
         prior_std: float = 1.0,
+        estimator: str = "weight_sample",
+        objective: str = "expected_log",
         noise_refresh: float = 1.0,
         seed: int = 0,
     ):
@@ -61,7 +64,7 @@ class Bayesian(nn.Module):
         mask: of weights that are pruned from the start, by parameter name; false or 0 is pruned.
         likelihood: (output, batch) -> log likelihood of each example [B], a function or a module (whose parameters are
             learned); by default `Categorical`.
-        noise_refresh: as in `TrainSettings`.
+        estimator, objective, noise_refresh: as in `TrainSettings`.
         seed: names the streams of initialisation, of noise and of the module's own randomness (dropout).
         """
         super().__init__()
@@ -76,6 +79,8 @@ class Bayesian(nn.Module):
         self.register_buffer("mask", q.mask.clone())
         self.mask: Tensor
         self.prior_std, self._noise_refresh, self._seed = prior_std, noise_refresh, seed
+        self.estimator, self._make_sample = estimator, plugins.resolve(estimator, ESTIMATORS, "estimator")
+        self._gradients = plugins.resolve(objective, OBJECTIVES, "objective")
         self._buffers_now = self._start.buffers
         self._sample: WeightSample | None = None
         self._made_for: tuple[int, ...] = ()
@@ -89,6 +94,7 @@ class Bayesian(nn.Module):
         batch: a pair (inputs, targets) or a mapping with `labels`, see `tombola.posterior.batch`.
         examples: N of the whole training set. samples: weight samples averaged, in one sample's memory.
         """
+        check_samples(self.estimator, samples)
         learned = [p for p in self.likelihood.parameters() if p.requires_grad]
         return _NegativeElbo.apply(self, batch, heat / examples, samples, self.mean, self.log_std, *learned)
 
@@ -173,8 +179,8 @@ class Bayesian(nn.Module):
         if self._sample is None or self._made_for != made_for:
             self._made_for = made_for
             noise = NoisePool(self.layout.random_numel, ("noise", self._seed), self._noise_refresh, like=mean)
-            prior_mean = self._prior_mean()
-            self._sample = WeightSample(self.layout, mean, log_std, self.mask, noise, several=True, prior_mean=prior_mean)
+            sample, prior_mean = self._make_sample, self._prior_mean()
+            self._sample = sample(self.layout, mean, log_std, self.mask, noise, several=True, prior_mean=prior_mean)
         return self._sample
 
 
@@ -192,7 +198,7 @@ class _NegativeElbo(torch.autograd.Function):
             dropout = global_stream("dropout", net._seed, net.step, device=sample.theta.device)
             with torch.enable_grad(), dropout, binding:
                 net._module[0].train(net.training)
-                loss = weight_sample_gradients(
+                loss = net._gradients(
                     DataTerm(binding, net.likelihood),
                     sample,
                     batch,

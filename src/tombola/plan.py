@@ -1,6 +1,6 @@
 """From a study to its graph of stages: the chains of iterative pruning, and the arms that hang on their levels."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,6 +68,7 @@ def plan_study(variants: list[Variant], data: Callable[[DataSettings], Dataset])
         for row in _variant_rows(variant, data):
             name = (row.labels["curve"], row.labels["variant"], row.labels["seed"], row.labels["level"], row.stage.key)
             rows.setdefault(name, row)  # a fan-out over scores repeats the arms that have none
+    _check_names(rows.values())
     return Plan(variants[0].study.name, list(rows.values()))
 
 
@@ -86,7 +87,7 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
                     "curve": label,
                     "variant": variant.label,
                     "model": study.model.name,
-                    "data": study.data.name,
+                    "data": dataset.name,
                     "method": trained.settings.method,
                     "score": arm_score(study, arm),
                     "rewind": arm.rewind or study.prune.rewind,
@@ -188,8 +189,23 @@ def curve_label(study: Study, arm: Arm) -> str:
     return ", ".join([f"{_NAMES[arm.arm]}{of} ({arm_score(study, arm)})", *extra])
 
 
+def _check_names(rows: Iterable[Row]) -> None:
+    """Raises TombolaError where two data sets of a study would be one in its tables."""
+    factory_of: dict[str, str] = {}
+    for row in rows:
+        called, factory = row.labels["data"], row.stage.source.settings.name
+        if (first := factory_of.setdefault(called, factory)) != factory:
+            raise TombolaError(f"data {first!r} and {factory!r} are both called {called!r}; rename one Dataset")
+
+
 def _check(study: Study, net: Net, dataset: Dataset) -> None:
     """Everything that would fail a stage later, found before the first one runs."""
+    shape, crop = dataset.input_shape, study.data.crop
+    if (study.data.flip or crop) and (len(shape) != 3 or crop >= min(shape[1:])):
+        raise TombolaError(
+            f"data.{'crop' if crop else 'flip'} is of images [C, H, W] larger than the padding of {crop}; inputs of "
+            f"{dataset.name!r} have shape {list(shape)}"
+        )
     for arm in study.arms:
         score, rewind = arm_score(study, arm), arm.rewind or study.prune.rewind
         plugins.resolve(score, SCORES, "score")

@@ -110,6 +110,14 @@ class TrainSettings(Checked):
     heat: float = setting(0.1, "Weight T of the KL term; 1 is the Bayesian posterior, below 1 a cold one.", least=0)
     kl_warmup_epochs: float = setting(0.0, "Epochs over which the KL term's weight rises linearly from 0.", least=0)
     prior_std: float = setting(1.0, "Standard deviation of the prior N(prior_mean, prior_std^2).", above=0)
+    estimator: Literal["weight_sample", "antithetic", "local", "flipout", "mean"] = setting(
+        "weight_sample",
+        "What a training pass sees of random weights: one draw, draws in pairs of opposite sign, noise in "
+        "each output (local reparameterisation), a draw with random signs, or their mean.",
+    )
+    objective: Literal["expected_log", "log_expected"] = setting(
+        "expected_log", "E_q[log p], as in the ELBO, or log E_q[p] estimated by the samples, as in the paper's code."
+    )
     samples: int = setting(1, "Weight samples a step; the gradient is their average, the memory one sample's.", least=1)
     noise_refresh: float = setting(
         0.0625, "Fraction of the weight noise drawn anew for each sample; 1 is everything.", above=0, most=1
@@ -129,10 +137,23 @@ class TrainSettings(Checked):
     channels_last: bool = setting(False, "Whether image batches are laid out channels-last in memory.")
     divergence: float = setting(1e6, "A training loss (nats per example) above this stops the stage.", above=0)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_samples(self.estimator, self.samples)
+
+
+def check_samples(estimator: str, samples: int) -> None:
+    """Raises TombolaError for a number of weight samples that the estimator cannot have."""
+    if estimator == "antithetic" and samples % 2:
+        raise TombolaError(f"samples is {samples}; estimator antithetic draws pairs, so it must be even")
+
 
 VARIATIONAL = {
     PosteriorSettings: ("std", "std_scale", "std_jitter", "prior_mean"),
-    TrainSettings: ("heat", "kl_warmup_epochs", "prior_std", "samples", "noise_refresh", "log_std_lr_factor"),
+    TrainSettings: (
+        *("heat", "kl_warmup_epochs", "prior_std", "estimator", "objective", "samples", "noise_refresh"),
+        "log_std_lr_factor",
+    ),
 }
 """The fields that deterministic training does not read."""
 
@@ -168,9 +189,20 @@ class ModelSettings(Checked):
 class DataSettings(Checked):
     """The data."""
 
-    name: str = setting("digits", "A data set's name (digits) or package.module:factory that returns a Dataset.")
+    name: str = setting(
+        "digits", "A data set's name (digits, huggingface, folder) or package.module:factory that returns a Dataset."
+    )
     args: dict[str, Any] = setting({}, "Keyword arguments of the factory, as the sizes of the held-out splits.")
-    shift: int = setting(0, "Augmentation: training images are moved by up to this many pixels each way.", least=0)
+    flip: bool = setting(
+        False, "Augmentation: half of the training images, drawn anew each epoch, are mirrored left to right."
+    )
+    crop: int = setting(
+        0, "Augmentation: training images are padded with this many zeros on each side and cut back at random.", least=0
+    )
+    resident: bool | None = setting(
+        None,
+        "Whether training data lies on the device, or is sent there batch by batch: the same bits. By default what fits.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,8 @@ import torch
 from torch import nn
 
 from . import models, plugins, streams
-from .batches import TensorBatches, random_shift
 from .checkpoint import Checkpoint
-from .data import DATA, Dataset
+from .data import DATA, Dataset, training_batches
 from .evaluation import evaluate_ticket
 from .inference import METHODS, method_of
 from .models.weights import fingerprint, load_weights
@@ -46,9 +45,10 @@ class Surroundings:
 
     device: torch.device
     data: Callable[[DataSettings], Dataset]
-    """The data set, on the CPU."""
+    """The data set, in memory or mapped from its file."""
     checkpoint: Checkpoint | None = None
     on_step: Callable[[int, int], None] | None = None
+    on_epoch: Callable[[dict[str, float]], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,8 @@ class Train(Stage):
 
     def describe(self) -> dict[str, Any]:
         own = self.net.describe() | self.source.describe() | canonical(self.settings) | {"seed": self.seed}
-        own |= {"shift": shift} if (shift := self.source.settings.shift) else {}
+        augmentation = {name: v for name in ("flip", "crop") if (v := getattr(self.source.settings, name))}
+        own |= augmentation
         for what, name, known in (
             ("method", self.settings.method, METHODS),
             ("schedule", self.settings.schedule, SCHEDULES),
@@ -184,9 +185,8 @@ class Train(Stage):
 
     def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
         (parent,) = tickets
-        data = around.data(self.source.settings).to(around.device)
-        shift = self.source.settings.shift
-        batches = TensorBatches(*data.train, self.settings.batch_size, self.seed, random_shift(shift) if shift else None)
+        data = around.data(self.source.settings)
+        batches = training_batches(data, self.source.settings, self.settings.batch_size, self.seed, around.device)
         state = parent.rewind.as_point() if method_of(self.settings.method).deterministic else parent.rewind
         whole = replace(self, stop="")  # a shorter run draws the same noise as the longer one
         trained = train(
@@ -198,8 +198,10 @@ class Train(Stage):
             start=step_of(self.start, batches.steps) or 0,
             stop=step_of(self.stop, batches.steps),
             validation=data.test,
+            prepare=data.prepare,
             checkpoint=around.checkpoint,
             on_step=around.on_step,
+            on_epoch=around.on_epoch,
         )
         info = parent.info | {
             "data": self.source.info(),
@@ -313,7 +315,10 @@ class Evaluate(Stage):
         data = around.data(self.source.settings)
         module = self.net.build("skeleton").to(around.device)
         words = (self.seed, self.key)
-        return Outcome(None, evaluate_ticket(module, ticket, data.test, self.settings, self.train, words, around.device))
+        return Outcome(
+            None,
+            evaluate_ticket(module, ticket, data.test, self.settings, self.train, words, around.device, data.prepare),
+        )
 
 
 def _start_of(ticket: Ticket) -> State:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from . import streams
-from .batches import Batches
+from .batches import Batches, Prepare
 from .checkpoint import Checkpoint
 from .divergence import check_losses
 from .inference import Learner, method_of
 from .optim import load_optimiser_tensors, lr_factor, optimiser_of, optimiser_tensors, set_lr
-from .posterior.batch import IGNORED, Batch, examples_of, inputs_of, logits_of, parts, run, targets_of
+from .posterior.batch import IGNORED, Batch, examples_of, inputs_of, logits_of, moved, parts, run, targets_of
 from .posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
 from .posterior.state import State
 from .settings import TrainSettings
@@ -50,13 +50,17 @@ def train(
     stop: int | None = None,
     likelihood: nn.Module | LogLikelihood | None = None,
     validation: Batch | None = None,
+    prepare: Prepare | None = None,
     checkpoint: Checkpoint | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> Trained:
     """Trains `state` of `module` on its device from step `start` of the schedule to `stop` (by default its end).
 
     words: names of this training's own noise and dropout streams. likelihood: (output, batch) -> log likelihood of each
-    example [B], in place of the settings' one; a copy of it is trained. on_step: called with (steps done, steps to do).
+    example [B], in place of the settings' one; a copy of it is trained. prepare: applied to the inputs of `validation`, part
+    by part; `batches` give theirs prepared. on_step: called with (steps done, steps to do). on_epoch: called with each new
+    row of the history.
     Raises TrainingError naming step and cause if the loss is not finite or above `settings.divergence`.
     """
     device, per_epoch = state.posterior.mean.device, batches.steps
@@ -86,8 +90,10 @@ def train(
                 if on_step:
                     on_step(step - start, stop - start)
                 if step == last:
-                    measured = _validate(learner, model, validation) if validation is not None else {}
+                    measured = _validate(learner, model, validation, prepare) if validation is not None else {}
                     work.history.append({"epoch": epoch + 1, "loss": losses.mean().item(), "lr": lr, **measured})
+                    if on_epoch:
+                        on_epoch(work.history[-1])
                 if checkpoint and checkpoint.due and step < stop:
                     work.save(checkpoint, step, time.monotonic() - began, device)
                 if step == last:
@@ -173,15 +179,20 @@ def _channels_last(value: Any) -> Any:
     return value.contiguous(memory_format=torch.channels_last) if images else value
 
 
-def _validate(learner: Learner, likelihood: nn.Module, validation: Batch) -> dict[str, float]:
+def _validate(
+    learner: Learner, likelihood: nn.Module, validation: Batch, prepare: Prepare | None = None
+) -> dict[str, float]:
     """The cheap estimator: the posterior's mean weights, running batch-norm statistics, one pass."""
-    module, examples = learner.binding.module, examples_of(validation)
+    module, device, examples = learner.binding.module, learner.binding.theta.device, examples_of(validation)
     learner.show_mean()
     module.eval()
     likelihood.eval()
     nll, right, counted = torch.zeros((), dtype=torch.float64), 0, 0
     with torch.no_grad():
         for part in parts(validation, examples, _VALIDATED_AT_ONCE):
+            part = moved(part, device)
+            if prepare:
+                part = prepare(inputs_of(part)), targets_of(part)
             output = run(module, inputs_of(part))
             nll -= likelihood(output, part).double().sum().cpu()
             hits = _hits(output, targets_of(part))

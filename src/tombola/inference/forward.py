@@ -34,5 +34,9 @@ class DataTerm:
     def backward(self, batch: Batch, out: Tensor, scale: float) -> Tensor:
         """The mean negative log likelihood (nats per example, detached); `out` becomes its flat gradient times `scale`."""
         loss = -self.log_likelihood(batch).mean()
-        self.binding.backward(loss * scale if scale != 1 else loss, out)
+        self.descend(loss, out, scale)
         return loss.detach()
+
+    def descend(self, loss: Tensor, out: Tensor, scale: float) -> None:
+        """`out` becomes the flat gradient of `loss` times `scale`."""
+        self.binding.backward(loss * scale if scale != 1 else loss, out)

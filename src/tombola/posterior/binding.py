@@ -43,7 +43,8 @@ class Binding:
         _bound.add(self.module)
         self._saved = [(p.data, p.grad) for p in self._params]
         self._saved_modes = [(m, m.training) for m in self.module.modules()]
-        self._own_buffers = [(m, dict(m._buffers)) for m in self.module.modules()]
+        plain = [m for m in self.module.modules() if not isinstance(m, torch.jit.ScriptModule)]  # whose buffers are fixed
+        self._own_buffers = [(m, dict(m._buffers)) for m in plain]
         self._saved_buffers = [(b, b.data, b.detach().clone()) for b in self.module.buffers()]
         for buffer in self.module.buffers():
             buffer.data = buffer.data.to(self.theta.device)

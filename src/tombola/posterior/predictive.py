@@ -52,20 +52,22 @@ def outputs(
     batch: int = 1024,
     batch_norm: str = "running",
     select: Callable[[Any], Tensor] = logits_of,
+    prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """What the module gives for `inputs` of B examples at `samples` weight samples: [S, B, ...], on the state's device.
 
     Evaluation mode. A point gives one sample. inputs: a tensor, a tuple or a mapping, as in `batch.run`. words: name the
     noise, one stream a sample. batch: examples a forward pass. batch_norm: `running` statistics, or those of each `batch`,
     on which the result then depends: by its size, and by which examples share one. Neither changes the running ones. select:
-    the tensor of an output [B, ...]; by default its logits. Raises TombolaError for batch statistics of one example.
+    the tensor of an output [B, ...]; by default its logits. prepare: applied to the inputs of each pass, on the device, as
+    `Dataset.prepare`. Raises TombolaError for batch statistics of one example.
     """
     q = state.posterior
     if samples < 1:
         raise TombolaError(f"samples is {samples}; it must be at least 1")
     samples = 1 if isinstance(q, Point) else samples
     theta = q.mean.clone()
-    inputs, length, drawn = moved(inputs, theta.device), length_of(inputs), []
+    length, drawn = length_of(inputs), []
     with torch.no_grad(), Binding(module, q.layout, theta, state.buffers) as binding:
         module.eval()
         if batch_norm == "batch":
@@ -73,7 +75,9 @@ def outputs(
         for s in range(samples):
             theta.copy_(q.sample(streams.generator("predict", *words, s, device=theta.device)))
             binding.wrote()
-            drawn.append(torch.cat([select(run(module, part)) for part in parts(inputs, length, batch)]))
+            # pass by pass to the device: a memory map need not fit there
+            passes = (moved(part, theta.device) for part in parts(inputs, length, batch))
+            drawn.append(torch.cat([select(run(module, prepare(part) if prepare else part)) for part in passes]))
     return torch.stack(drawn)
 
 
