@@ -17,6 +17,8 @@ class Net:
     model: str
     target: float
     """A variational step takes at most so many deterministic ones."""
+    local_target: float | None = 2.2
+    """The same by local reparameterisation."""
     batch: int = 128
     """Examples a step."""
     args: Mapping[str, Any] = field(default_factory=dict)
@@ -38,5 +40,5 @@ NETS = {
     "resnet20": Net("resnet20", target=1.10),
     "vgg11": Net("vgg11", target=1.25, batch=64),
     "vit_tiny": Net("vit_tiny", target=1.10, batch=64, args={"patch": 4, "depth": 6}),
-    "mlp-5m": Net("mlp", target=1.20, args={"hidden": [1600, 1600, 700]}, input_shape=(784,)),
+    "mlp-5m": Net("mlp", target=1.20, local_target=None, args={"hidden": [1600, 1600, 700]}, input_shape=(784,)),
 }

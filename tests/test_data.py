@@ -1,5 +1,7 @@
 """Data sets: sizes, splits, fingerprints, and what is refused."""
 
+import hashlib
+
 import pytest
 import torch
 
@@ -89,6 +91,14 @@ def test_the_fingerprint_sees_dtypes_and_shapes_but_not_devices_or_strides():
     assert some(**wider).fingerprint != data.fingerprint
     assert some(train=(inputs.t().contiguous().t(), targets)).fingerprint == data.fingerprint
     assert data.to("cpu").fingerprint == data.fingerprint
+
+
+def test_the_fingerprint_is_a_hash_of_dtypes_shapes_and_bytes():
+    """As when the first stages were stored: another formula would run all of them again."""
+    data, total = some(), hashlib.sha256()
+    for values in (v for part in splits(data).values() for v in part):
+        total.update(f"{values.dtype} {tuple(values.shape)}".encode() + values.numpy().tobytes())
+    assert data.fingerprint == total.hexdigest()[:16]
 
 
 def test_a_split_and_its_neighbour_do_not_run_into_each_other():

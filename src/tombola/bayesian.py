@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from . import plugins
 from .batches import Batches, LoaderBatches, TensorBatches
 from .errors import TombolaError
-from .inference import method_of
+from .inference import OBJECTIVES, method_of
 from .inference.forward import DataTerm
-from .inference.objectives import OBJECTIVES
 from .optim import SCHEDULES
 from .posterior.batch import Batch, logits_of
 from .posterior.binding import Binding, buffers_of
@@ -173,7 +172,7 @@ class Bayesian(nn.Module):
         self.mean.grad = self.log_std.grad = None
 
     def _weight_sample(self) -> WeightSample:
-        """The buffers of weight sampling, made anew when the parameters have moved to other memory or the mask was set."""
+        """The buffers of the estimator, made anew when the parameters have moved to other memory or the mask was set."""
         mean, log_std = self.mean.data, self.log_std.data
         made_for = (mean.data_ptr(), self.mask.data_ptr(), self.mask._version)
         if self._sample is None or self._made_for != made_for:
@@ -194,6 +193,7 @@ class _NegativeElbo(torch.autograd.Function):
         for p in learned:
             p.grad = None
         binding = Binding(net._module[0], net.layout, sample.theta, net._buffers_now)
+        sample.converted = binding.converted
         try:
             dropout = global_stream("dropout", net._seed, net.step, device=sample.theta.device)
             with torch.enable_grad(), dropout, binding:
@@ -319,6 +319,8 @@ def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, star
             f"score {prune.score!r} needs a std; with method {train.method} use one of {', '.join(sorted(WITHOUT_STD))}"
         )
     plugins.resolve(train.schedule, SCHEDULES, "schedule")
+    plugins.resolve(train.estimator, ESTIMATORS, "estimator")
+    plugins.resolve(train.objective, OBJECTIVES, "objective")
     if prune.levels and not layout.prunable_segments():
         raise TombolaError("nothing is prunable: every weight is excluded; set classifier=True or include a pattern")
     if start >= steps:

@@ -8,9 +8,10 @@ from . import plugins
 from .batches import steps_per_epoch
 from .data import Dataset
 from .errors import TombolaError
-from .inference import method_of
+from .inference import OBJECTIVES, method_of
 from .models.weights import load_weights
 from .optim import SCHEDULES
+from .posterior.estimators import ESTIMATORS
 from .posterior.state import layout_of
 from .pruning.scores import SCORES, WITHOUT_STD
 from .rewind import parse_rewind, step_of
@@ -224,6 +225,8 @@ def _check(study: Study, net: Net, dataset: Dataset) -> None:
                 "method out or name a Bayesian one"
             )
         plugins.resolve(settings.schedule, SCHEDULES, "schedule")
+        plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
+        plugins.resolve(settings.objective, OBJECTIVES, "objective")
         steps = steps_per_epoch(len(dataset.train[0]), settings.batch_size)
         if (step_of(at, steps) or 0) >= settings.epochs * steps:
             raise TombolaError(

@@ -110,13 +110,16 @@ class TrainSettings(Checked):
     heat: float = setting(0.1, "Weight T of the KL term; 1 is the Bayesian posterior, below 1 a cold one.", least=0)
     kl_warmup_epochs: float = setting(0.0, "Epochs over which the KL term's weight rises linearly from 0.", least=0)
     prior_std: float = setting(1.0, "Standard deviation of the prior N(prior_mean, prior_std^2).", above=0)
-    estimator: Literal["weight_sample", "antithetic", "local", "flipout", "mean"] = setting(
+    estimator: str = setting(
         "weight_sample",
-        "What a training pass sees of random weights: one draw, draws in pairs of opposite sign, noise in "
-        "each output (local reparameterisation), a draw with random signs, or their mean.",
+        "What a training pass sees of random weights: one draw (weight_sample), draws in pairs of opposite sign "
+        "(antithetic), noise in each output (local), a draw with random signs (flipout), their mean (mean); or "
+        "package.module:Class.",
     )
-    objective: Literal["expected_log", "log_expected"] = setting(
-        "expected_log", "E_q[log p], as in the ELBO, or log E_q[p] estimated by the samples, as in the paper's code."
+    objective: str = setting(
+        "expected_log",
+        "E_q[log p], as in the ELBO (expected_log), or log E_q[p] of the samples, as in the paper's code (log_expected); or "
+        "package.module:function.",
     )
     samples: int = setting(1, "Weight samples a step; the gradient is their average, the memory one sample's.", least=1)
     noise_refresh: float = setting(

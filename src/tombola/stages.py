@@ -19,9 +19,10 @@ from . import models, plugins, streams
 from .checkpoint import Checkpoint
 from .data import DATA, Dataset, training_batches
 from .evaluation import evaluate_ticket
-from .inference import METHODS, method_of
+from .inference import METHODS, OBJECTIVES, method_of
 from .models.weights import fingerprint, load_weights
 from .optim import SCHEDULES
+from .posterior.estimators import ESTIMATORS
 from .posterior.state import State, initial_state, layout_of
 from .pruning.iterate import prune_ticket, shuffled, transplanted
 from .pruning.scores import SCORES
@@ -178,6 +179,8 @@ class Train(Stage):
         for what, name, known in (
             ("method", self.settings.method, METHODS),
             ("schedule", self.settings.schedule, SCHEDULES),
+            ("estimator", self.settings.estimator, ESTIMATORS),
+            ("objective", self.settings.objective, OBJECTIVES),
         ):
             source = plugins.source_digest(name, known)
             own |= {f"{what}_source": source} if source else {}

@@ -11,7 +11,7 @@ from ..errors import TombolaError
 from .cache import Decoded, cached, identity_of
 from .dataset import Dataset
 from .images import Decoder
-from .source import Options, Table, assemble, check_numbers, decoder_of
+from .source import Options, Table, assemble, check_numbers, check_parts, decoder_of
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 """Of files that are images; others are left alone."""
@@ -39,6 +39,7 @@ def folder(
         raise TombolaError(f"there is no folder {path} (seen from {Path.cwd()}); check the path")
     title = here.resolve().name
     check_numbers(title, subset=subset, subset_test=subset_test)
+    check_parts(title, validation=validation, test=test)
     decoder, options = decoder_of(title, size, pool, mode), Options(validation, test, subset, subset_test, normalise)
     train = _part(here, "train")
     found = {"train": _classes(train or here, title)}

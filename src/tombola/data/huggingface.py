@@ -12,7 +12,7 @@ from ..errors import TombolaError
 from .cache import Decoded, cached, identity_of
 from .columns import tables_of
 from .dataset import Dataset
-from .source import Options, assemble, check_numbers, decoder_of
+from .source import Options, assemble, check_numbers, check_parts, decoder_of
 
 FORMATS = {
     ".parquet": "parquet",
@@ -61,6 +61,7 @@ def huggingface(
     files = _local(path)
     title = _title(path, files) + (f"-{name}" if name else "")
     check_numbers(title, subset=subset, subset_test=subset_test)
+    check_parts(title, train=train, validation=validation, test=test)
     decoder, options = decoder_of(title, size, pool, mode), Options(validation, test, subset, subset_test, normalise)
     where: list[Any] = [identity_of(f) for f in files] or [path, revision]
     arguments = [title, name, train, test, validation, inputs, target, subset, subset_test, size, pool, mode, normalise]

@@ -49,6 +49,15 @@ def check_numbers(name: str, **values: Any) -> None:
             raise TombolaError(f"data {name!r}: {key} is {value!r}; it must be a whole number, at least 1")
 
 
+def check_parts(name: str, **values: Any) -> None:
+    """Raises TombolaError for a value that is neither the name of a split nor a number of examples."""
+    for key, value in values.items():
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0 and key != "train"
+        if not (whole or (isinstance(value, str) and value)):
+            count = "" if key == "train" else " or a whole number of examples to hold out"
+            raise TombolaError(f"data {name!r}: {key} is {value!r}; give the name of a split{count}")
+
+
 def decoder_of(name: str, size: int | None, pool: int, mode: str | None) -> Decoder:
     """Raises TombolaError for values out of bounds."""
     check_numbers(name, size=size, pool=pool)

@@ -11,6 +11,7 @@ from ..posterior.layout import Layout
 from ..posterior.state import State
 from ..settings import TrainSettings
 from .map import Map
+from .objectives import OBJECTIVES
 from .vi import VI
 
 
@@ -47,4 +48,4 @@ def method_of(name: str) -> type[Learner]:
     return plugins.resolve(name, METHODS, "method")
 
 
-__all__ = ["METHODS", "VI", "Batch", "Learner", "Map", "method_of"]
+__all__ = ["METHODS", "OBJECTIVES", "VI", "Batch", "Learner", "Map", "method_of"]

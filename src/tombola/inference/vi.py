@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from .. import streams
+from .. import plugins, streams
 from ..errors import TombolaError
 from ..posterior.batch import Batch
 from ..posterior.binding import Binding, buffers_of, load_buffers
@@ -38,9 +38,11 @@ class VI:
         self.layout, self.mask = q.layout, q.mask
         self.mean, self.log_std, self._prior_mean = q.mean.clone(), q.log_std.clone(), q.prior_mean
         noise = NoisePool(q.layout.random_numel, ("noise", *words), settings.noise_refresh, like=self.mean)
-        estimator = ESTIMATORS[settings.estimator]
+        estimator = plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
+        self._objective = plugins.resolve(settings.objective, OBJECTIVES, "objective")
         self.sample = estimator(q.layout, self.mean, self.log_std, q.mask, noise, settings.samples > 1, q.prior_mean)
         self.binding = Binding(module, q.layout, self.sample.theta, state.buffers)
+        self.sample.converted = self.binding.converted
         self._data_term = DataTerm(self.binding, likelihood, settings.precision)
         self.loss_scale = float(examples) if settings.loss_scale == "sum" else 1.0
         self.kl_weight = settings.heat * self.loss_scale / examples
@@ -57,7 +59,7 @@ class VI:
     def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
         """Sets the gradients for `batch`; returns its mean negative log likelihood (nats per example), averaged over
         the samples, or that of their average. step: names the noise. kl_factor: scales the KL term (warm-up)."""
-        return OBJECTIVES[self.settings.objective](
+        return self._objective(
             self._data_term,
             self.sample,
             batch,

@@ -33,6 +33,8 @@ class Binding:
         self._views = [v if p.dtype == v.dtype else v.to(p.dtype) for p, v in zip(self._params, views, strict=True)]
         self._narrow = [(v, wide) for v, wide in zip(self._views, views, strict=True) if v is not wide]
         self._names = [s.name for s in layout.segments]
+        self.converted = [s.slice for s, v, wide in zip(layout.segments, self._views, views, strict=True) if v is not wide]
+        """The places in `theta` of parameters that are converted copies."""
         self._trainable = [i for i, p in enumerate(self._params) if p.requires_grad]
         self._initial_buffers = buffers
         self._shapes = [(s.slice, s.shape) for s in layout.segments]

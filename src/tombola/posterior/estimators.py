@@ -6,6 +6,7 @@ Legend: P parameters of the layout, of which the first n are random.
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -48,8 +49,12 @@ class OutputEstimator(MeanWeights):
     """Noise in the outputs of the operations that use a random weight; the module's parameters are the mean.
 
     An operation without a rule sees a weight sample, the same for all such uses in one pass, and a warning says so once for
-    each parameter and function. Pruned weights have no variance: they stay exactly 0 in every output.
+    each parameter and function. Pruned weights have no variance: they stay exactly 0 in every output. Raises TombolaError
+    where noise would silently be missing or another one in the backward pass.
     """
+
+    says_fallbacks: ClassVar[bool] = True
+    """Whether a weight sample in place of a rule is warned of."""
 
     def __init__(
         self,
@@ -73,6 +78,8 @@ class OutputEstimator(MeanWeights):
         self._eps_now: Tensor | None = None
         self._delta_now: Tensor | None = None
         self._seen.clear()
+        for where in self._converted():  # their uses cannot be seen: the copies are made of a weight sample
+            torch.add(self.mean[where], self._delta()[where], out=self.theta[where])
 
     @contextmanager
     def forward(self) -> Iterator[None]:
@@ -82,11 +89,12 @@ class OutputEstimator(MeanWeights):
         self._seen |= interception.seen
 
     def apply(self, call: Call) -> Tensor | None:
+        """The output of an operation whose weight is random; None where this estimator has no rule for it."""
         raise NotImplementedError
 
     def sampled(self, weight: Tensor, used_by: str | None) -> Tensor:
         """The weight sample, as method weight_sample has it at this tick."""
-        if used_by is not None:
+        if used_by is not None and self.says_fallbacks:
             self._say(self._weights.names[self._weights.index(weight)], used_by)
         expanded = [d for d, stride in enumerate(weight.stride()) if stride == 0 and weight.shape[d] > 1]
         single = weight
@@ -96,21 +104,27 @@ class OutputEstimator(MeanWeights):
         return sample.expand_as(weight) if expanded else sample
 
     def accumulate(self, first: bool) -> None:
-        self._check_seen()
+        self._account()
         super().accumulate(first)
 
     def finish(self, first: bool, kl_weight: float, prior_std: float) -> None:
-        self._check_seen()
+        self._account()
         super().finish(first, kl_weight, prior_std)
 
-    def _check_seen(self) -> None:
-        """Raises TombolaError if a random weight has a gradient but was never met: its noise would silently be missing."""
+    def _converted(self) -> list[slice]:
+        return [where for where in self.converted if where.start < self.n]
+
+    def _account(self) -> None:
+        """Adds what converted copies say of std. Raises TombolaError if another random weight has a gradient but was never
+        met: its noise would silently be missing."""
+        for where in self._converted():
+            self.log_std_grad[where].addcmul_(self.grad[where], self._eps_drawn()[where])
         for i, (name, where, alive) in enumerate(
             zip(self._weights.names, self._weights.slices, self._weights.alive, strict=True)
         ):
-            if alive and i not in self._seen and bool(self.grad[where].any()):
+            if alive and i not in self._seen and where not in self.converted and bool(self.grad[where].any()):
                 raise TombolaError(
-                    f"parameter {name!r} is used where no noise could be added (scripted code, a copy, another dtype); "
+                    f"parameter {name!r} is used where no noise could be added (scripted code, or a copy); "
                     "use estimator weight_sample"
                 )
 

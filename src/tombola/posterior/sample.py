@@ -4,7 +4,7 @@ Legend: P parameters of the layout, of which the first n are random.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -27,6 +27,8 @@ class WeightSample:
 
     _eps: Tensor | None
     """The noise of `theta`; None where `log_std_grad` gets the derivative by std otherwise."""
+    converted: Sequence[slice] = ()
+    """The places of parameters that the module has as copies, in another dtype than `theta`."""
 
     def __init__(
         self,
