@@ -25,6 +25,8 @@ class Kind:
     """Of the logits of one batch."""
     likelihood: Any = None
     select: Callable[[Any], Tensor] = logits_of
+    random: list[str] | None = None
+    include: tuple[str, ...] = ()
 
     def module(self) -> nn.Module:
         with global_stream("kinds"):
@@ -168,6 +170,28 @@ class Two(nn.Module):
         return self.last((self.left(left) - self.right(right)).relu())
 
 
+class Attending(nn.Module):
+    """torch's own transformer, which in evaluation takes another path through fused kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(20, 16), nn.Linear(16, 3)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0.1)
+        self.encoder = nn.TransformerEncoder(layer, 1)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.encoder(self.embed(ids)).mean(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.rnn, self.head = nn.Embedding(20, 16), nn.LSTM(16, 16, batch_first=True), nn.Linear(16, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.rnn(self.embed(ids))[0][:, -1])
+
+
 @dataclass
 class Answer:
     """An object with logits."""
@@ -217,6 +241,10 @@ def class_weighted(output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
     return -F.cross_entropy(output, batch[1], weight=CLASS_WEIGHTS, reduction="none")
 
 
+def _ids() -> list[tuple[Tensor, Tensor]]:
+    return [(ids, ids[:, 0] % 3) for ids in _tokens()]
+
+
 def _two_inputs(kind: str) -> list:
     if kind == "tuple":
         return [((x[:, :4], x[:, 4:]), y) for x, y in _classes()]
@@ -243,7 +271,9 @@ HUGGING_FACE = {
 }
 OWN = {
     "dropout": Kind(Dropped, _classes, (B, 3)),
-    "tied": Kind(Tied, lambda: [(ids, ids[:, 0] % 3) for ids in _tokens()], (B, 3)),
+    "tied": Kind(Tied, _ids, (B, 3)),
+    "attention": Kind(Attending, _ids, (B, 3)),
+    "recurrent": Kind(Recurrent, _ids, (B, 3), random=["*"], include=("rnn.weight*",)),
     "mixed-dtypes": Kind(Mixed, _classes, (B, 3)),
     "two-inputs": Kind(Two, lambda: _two_inputs("tuple"), (B, 3)),
     "dict-batches": Kind(Two, lambda: _two_inputs("mapping"), (B, 3)),

@@ -25,6 +25,10 @@ def copied(module: nn.Module) -> dict[str, Tensor]:
     return copy.deepcopy(module.state_dict())
 
 
+def layout_of(module: nn.Module, kind: Kind) -> Layout:
+    return Layout.of(module, random=kind.random, include=kind.include)
+
+
 def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert a.keys() == b.keys()
     for name in a:
@@ -75,7 +79,8 @@ def assert_saved_and_asked(ticket: Ticket, kind: Kind, path) -> None:
 def test_in_a_loop_of_ones_own(kind: Kind, tmp_path):
     module, batches = kind.module(), kind.batches()
     before = copied(module)
-    model = Bayesian(module, likelihood=kind.likelihood, posterior=PosteriorSettings(std=0.01), seed=3)
+    posterior, prune = PosteriorSettings(std=0.01, random=kind.random), PruneSettings(include=[*kind.include])
+    model = Bayesian(module, likelihood=kind.likelihood, posterior=posterior, prune=prune, seed=3)
     shown = shown_to(module, model.layout)
     start = model.mean.detach().clone()
 
@@ -114,15 +119,15 @@ def test_in_a_loop_of_ones_own(kind: Kind, tmp_path):
 def test_by_find_tickets(kind: Kind, method: str, tmp_path):
     module, batches = kind.module(), kind.batches()
     before = copied(module)
-    shown = shown_to(module, layout := Layout.of(module))
+    shown = shown_to(module, layout := layout_of(module, kind))
     tickets = find_tickets(
         module,
         batches,
         examples=24,
         likelihood=kind.likelihood,
         train=TrainSettings(epochs=4, lr=0.01, method=method, weight_decay=0.1),
-        prune=PruneSettings(score="mu", fraction=SPARSITY, levels=1),
-        posterior=PosteriorSettings(std=0.01),
+        prune=PruneSettings(score="mu", fraction=SPARSITY, levels=1, include=[*kind.include]),
+        posterior=PosteriorSettings(std=0.01, random=kind.random),
         progress=False,
     )
     assert len(shown) == 24

@@ -286,7 +286,7 @@ def tickets_of(name, fraction=0.8, precision="fp32", rewind="init", watch=None):
     posterior = tombola.PosteriorSettings(
         std=0.05, std_scale="kaiming"
     )  # with an absolute one snr empties a layer of the ViT
-    tickets = tombola.find_tickets(module, inputs, targets, train=train, prune=prune, posterior=posterior, progress=False)
+    tickets = tombola.find_tickets(module, (inputs, targets), train=train, prune=prune, posterior=posterior, progress=False)
     return module, inputs, tickets
 
 

@@ -1,11 +1,13 @@
 """Modules that are not a plain stack of layers: several dtypes, buffers of every sort, hooks, parametrisations."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributions import Normal
 from torch.func import functional_call
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -14,6 +16,7 @@ from tombola.batches import TensorBatches
 from tombola.posterior.binding import Binding, buffers_of, load_buffers
 from tombola.posterior.state import initial_state
 from tombola.streams import generator, global_stream
+from tombola.ticket import ticket_of
 
 
 class Mixed(nn.Module):
@@ -245,3 +248,39 @@ def test_a_module_pruned_by_torch_is_pointed_to_the_way_in():
     prune.random_unstructured(module[0], "weight", 0.5)
     with pytest.raises(TombolaError, match=r"'0\.weight_orig' is pruned by torch\.nn\.utils\.prune.*from_torch_prune"):
         Bayesian(module)
+
+
+def test_narrow_copies_show_theta_as_it_is_when_the_binding_is_entered():
+    module = Mixed(torch.float32, torch.bfloat16)
+    layout = Layout.of(module)
+    theta = theta_of(layout)
+    binding = Binding(module, layout, theta)
+    theta.fill_(0.25)
+    with binding:
+        assert all(bool((p == 0.25).all()) for p in module.parameters())
+
+
+@pytest.mark.parametrize("method", ["vi", "map"])
+def test_validation_of_a_narrow_module_sees_the_mean_it_has_reached(method: str):
+    module, (x, y) = Mixed(torch.float32, torch.bfloat16), batch()
+    state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
+    state = state if method == "vi" else state.as_point()
+    settings = TrainSettings(method=method, epochs=1, batch_size=8, lr=0.1, likelihood="gaussian")  # one large step
+    trained = train(module, state, TensorBatches(x, y, 8, 0), settings, words=("v",), validation=(x, y))
+    plain = Mixed(torch.float32, torch.bfloat16)
+    plain.load_state_dict(replace(ticket_of(state), trained=trained.state).state_dict(plain))
+    nll = -Normal(plain(x), 1.0).log_prob(y).sum(1).mean()
+    assert trained.history[0]["nll"] == pytest.approx(nll.item(), rel=1e-4)
+
+
+def test_a_state_dict_has_the_modules_dtypes():
+    module = Mixed(torch.float32, torch.bfloat16)
+    found = Bayesian(module).ticket().state_dict(module)
+    assert {name: value.dtype for name, value in found.items()} == {n: v.dtype for n, v in module.state_dict().items()}
+
+
+def test_a_buffer_of_another_shape_or_that_was_none_is_replaced():
+    module = Moving()
+    load_buffers(module, {"last": torch.ones(8), "cache": torch.ones(2)})
+    assert torch.equal(module.last, torch.ones(8))
+    assert torch.equal(module.cache, torch.ones(2))

@@ -21,6 +21,7 @@ from tombola import (
     load,
     train,
 )
+from tombola.checkpoint import Checkpoint
 from tombola.posterior.batch import Batch
 from tombola.posterior.predictive import outputs
 from tombola.posterior.state import initial_state, layout_of
@@ -225,6 +226,37 @@ def test_a_prior_precise_by_many_examples_is_that_of_examples():
         )
         ends.append(float(ticket.posterior.mean[ticket.layout.is_random].norm()))
     assert ends[0] < 0.5 * ends[1]
+
+
+def test_a_training_from_a_shuffling_loader_resumes_with_the_same_bits(tmp_path: Path):
+    class KilledError(Exception):
+        pass
+
+    def run(**options) -> dict[str, Tensor]:
+        module, orders = net(), DataLoader(TensorDataset(*data()), batch_size=8, shuffle=True)  # by global randomness
+        state = initial_state(module, layout_of(module, PosteriorSettings(), PruneSettings()), PosteriorSettings(), 0)
+        settings = TrainSettings(epochs=3, lr=0.02)
+        return train(module, state, LoaderBatches(orders), settings, words=("t",), **options).state.tensors()
+
+    def kill(done: int, total: int) -> None:
+        if done == 7:  # in the middle of the second epoch
+            raise KilledError
+
+    checkpoint = Checkpoint(tmp_path / "checkpoint", seconds=0)
+    with pytest.raises(KilledError):
+        run(checkpoint=checkpoint, on_step=kill)
+    torch.manual_seed(5)
+    whole, resumed = run(), run(checkpoint=checkpoint)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_state_goes_on_with_the_likelihood_that_it_was_trained_with():
+    settings, prune = TrainSettings(epochs=1), PruneSettings(levels=0)
+    (ticket,) = find_tickets(net(), data(), likelihood=Noisy(), train=settings, prune=prune, progress=False)
+    assert ticket.info["likelihood"].endswith("test_own_loop:Noisy")
+    with pytest.raises(TombolaError, match="learns log_temperature, Categorical learns nothing; give the likelihood"):
+        train(net(), ticket.trained, LoaderBatches(loader()), settings, words=("t",))
+    train(net(), ticket.trained, LoaderBatches(loader()), settings, words=("t",), likelihood=Noisy())
 
 
 class Two(nn.Module):

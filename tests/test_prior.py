@@ -230,3 +230,17 @@ def test_masks_that_do_not_fit_are_said(mask: dict[str, Tensor], sentence: str):
         Bayesian(net(), mask=mask)
     with pytest.raises(TombolaError, match="nothing of Sequential is pruned"):
         from_torch_prune(net())
+
+
+def test_pruned_weights_feel_nothing_of_their_prior():
+    model, (x, y) = Bayesian(net(), posterior=STAY), data()
+    pruned = ~model.prune("mu", 0.5).mask
+    assert bool((model._prior_mean()[pruned] != 0).any())
+    model.negative_elbo((x, y), examples=1, heat=10.0).backward()
+    assert bool((model.mean.grad[pruned] == 0).all())
+    assert bool((model.log_std.grad[pruned] == 0).all())
+    own = model.ticket().trained.posterior
+    expected = kl_divergence(
+        Normal(own.mean[own.random_kept], own.std[own.random_kept]), Normal(own.prior_mean[own.random_kept], 1.0)
+    ).sum()
+    torch.testing.assert_close(model.kl().detach(), expected)

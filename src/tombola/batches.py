@@ -120,7 +120,8 @@ class StreamedBatches(TensorBatches):
 class LoaderBatches:
     """The caller's own loader of batches (pairs or mappings), moved to a device.
 
-    `loader` is iterated anew each epoch. A resumed run has the same batches only if the loader repeats itself.
+    `loader` is iterated anew each epoch. A resumed run has the same batches if the loader repeats itself. One that shuffles
+    by torch's global randomness (a DataLoader without a generator) does: the training loop seeds that by the epoch.
     """
 
     def __init__(self, loader: Iterable[Batch], examples: int | None = None, device: torch.device | str = "cpu"):

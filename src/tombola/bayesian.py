@@ -3,6 +3,7 @@
 Legend: P parameters of the layout.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,12 +18,12 @@ from .errors import TombolaError
 from .inference import OBJECTIVES, method_of
 from .inference.forward import DataTerm
 from .optim import SCHEDULES
-from .posterior.batch import Batch
+from .posterior.batch import Batch, logits_of
 from .posterior.binding import Binding, buffers_of
 from .posterior.estimators import ESTIMATORS
 from .posterior.gaussian import Gaussian
 from .posterior.layout import Layout
-from .posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood
+from .posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
 from .posterior.noise import NoisePool
 from .posterior.predictive import Prediction, classes_of, outputs
 from .posterior.sample import WeightSample
@@ -135,11 +136,13 @@ class Bayesian(nn.Module):
         mask = self.mask.cpu()
         return Ticket(mask, self._start.to("cpu").masked(mask), self.state().to("cpu"))
 
-    def predict(self, inputs: Any, *, samples: int = 16, seed: int = 0) -> Prediction:
+    def predict(
+        self, inputs: Any, *, samples: int = 16, seed: int = 0, select: Callable[[Any], Tensor] = logits_of
+    ) -> Prediction:
         """Class probabilities with their uncertainty from the present posterior, as `Ticket.predict`."""
         if isinstance(self.likelihood, GaussianNoise):
             raise TombolaError("a regression has no class probabilities; use ticket().outputs")
-        return classes_of(outputs(self._module[0], self.state(), inputs, samples=samples, words=(seed,)))
+        return classes_of(outputs(self._module[0], self.state(), inputs, samples=samples, words=(seed,), select=select))
 
     def prune(self, score: str = "snr", fraction: float = 0.2, scope: str = "global", seed: int = 0) -> Ticket:
         """Prunes by the present posterior and rewinds the survivors to the start; returns the new, untrained ticket.
@@ -164,7 +167,7 @@ class Bayesian(nn.Module):
             self.mean.copy_(q.mean)
             self.log_std.copy_(q.log_std)
             self.mask.copy_(ticket.mask)
-        self.likelihood.load_state_dict(ticket.rewind.likelihood or self._start.likelihood)
+        load_learned(self.likelihood, ticket.rewind.likelihood or self._start.likelihood)
         self._buffers_now, self._sample = ticket.rewind.buffers, None
         self.mean.grad = self.log_std.grad = None
 
@@ -256,6 +259,9 @@ def find_tickets(
         "seed": seed,
         "settings": {"train": canonical(train), "prune": canonical(prune), "posterior": canonical(posterior)},
     }
+    if likelihood is not None:  # its code is not saved: whoever goes on training needs to know what to give
+        own = likelihood if inspect.isfunction(likelihood) else type(likelihood)
+        info["likelihood"] = f"{own.__module__}:{own.__qualname__}"
     dense = initial_state(module, layout, posterior, seed).to("cpu")
     dense = dense.as_point() if method_of(train.method).deterministic else dense
     ticket, tickets = with_mask(ticket_of(dense, info), layout.mask_of(mask or {}), dense), []

@@ -9,6 +9,7 @@ from .batches import steps_per_epoch
 from .data import Dataset
 from .errors import TombolaError
 from .inference import OBJECTIVES, method_of
+from .models.weights import load_weights
 from .optim import SCHEDULES
 from .posterior.estimators import ESTIMATORS
 from .posterior.state import layout_of
@@ -235,6 +236,14 @@ def _check(study: Study, net: Net, dataset: Dataset) -> None:
         if (settings.likelihood == "categorical") != dataset.is_classification:
             wanted = "categorical" if dataset.is_classification else "gaussian"
             raise TombolaError(f"train.likelihood is {settings.likelihood!r}; data {dataset.name!r} needs {wanted!r}")
-    layout = layout_of(net.build("check"), study.posterior, study.prune)
+    module = net.build("check")
+    if study.model.weights:
+        load_weights(module, study.model.weights)
+        if study.posterior.mean != "module":
+            raise TombolaError(
+                f"posterior.mean {study.posterior.mean!r} would write over model.weights ({study.model.weights}); "
+                "leave one of them out"
+            )
+    layout = layout_of(module, study.posterior, study.prune)
     if study.prune.levels and not layout.prunable_segments():
         raise TombolaError(f"model {study.model.name!r}: nothing is prunable; set prune.classifier: true or prune.include")

@@ -185,6 +185,7 @@ class ModelSettings(Checked):
         "mlp", "A model's name (mlp, resnet20, vgg11, vit_tiny; all are in docs/models.md) or package.module:factory."
     )
     args: dict[str, Any] = setting({}, "Keyword arguments of the factory; input_shape and outputs are given to it.")
+    weights: str = setting("", "A safetensors file with a state_dict to start from; by default the model's initialisation.")
 
 
 @dataclass(frozen=True, kw_only=True)

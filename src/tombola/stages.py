@@ -20,6 +20,7 @@ from .checkpoint import Checkpoint
 from .data import DATA, Dataset, training_batches
 from .evaluation import evaluate_ticket
 from .inference import METHODS, OBJECTIVES, method_of
+from .models.weights import fingerprint, load_weights
 from .optim import SCHEDULES
 from .posterior.estimators import ESTIMATORS
 from .posterior.state import State, initial_state, layout_of
@@ -136,10 +137,17 @@ class Init(Stage):
 
     def describe(self) -> dict[str, Any]:
         roles = {name: v for name, v in canonical(self.prune).items() if name in ("classifier", "include", "exclude")}
-        return self.net.describe() | canonical(self.posterior) | roles | {"seed": self.seed, "draw": self.draw}
+        own = self.net.describe() | canonical(self.posterior) | roles | {"seed": self.seed, "draw": self.draw}
+        return own | ({"weights": fingerprint(self._weights)} if self._weights else {})
+
+    @property
+    def _weights(self) -> str:
+        return self.net.settings.weights if self.draw == "first" else ""  # re-drawn weights are not pre-trained
 
     def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
         module = self.net.build(self.seed, self.draw)
+        if self._weights:
+            load_weights(module, self._weights)
         layout = layout_of(module, self.posterior, self.prune)
         state = initial_state(module, layout, self.posterior, self.seed, self.draw, self.net.words)
         info = {

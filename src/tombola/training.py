@@ -19,7 +19,7 @@ from .divergence import check_losses
 from .inference import Learner, method_of
 from .optim import load_optimiser_tensors, lr_factor, optimiser_of, optimiser_tensors, set_lr
 from .posterior.batch import IGNORED, Batch, examples_of, inputs_of, logits_of, moved, parts, run, targets_of
-from .posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood
+from .posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
 from .posterior.state import State
 from .settings import TrainSettings
 
@@ -77,6 +77,8 @@ def train(
             epoch = step // per_epoch
             first, last = max(start, epoch * per_epoch), min(stop, (epoch + 1) * per_epoch)
             module.train()
+            # a loader that shuffles by torch's global randomness has the same order in a resumed run
+            streams.reseed_global("order", *words, epoch, device=device)
             for batch in batches.epoch(epoch, step - epoch * per_epoch):
                 streams.reseed_global("dropout", *words, step, device=device)
                 lr = settings.lr * lr_factor(settings, step, total, per_epoch)
@@ -154,7 +156,7 @@ def likelihood_of(settings: TrainSettings, state: State, given: nn.Module | LogL
     else:
         likelihood = GaussianNoise(settings.noise_std, settings.learn_noise)
     if state.likelihood:
-        likelihood.load_state_dict(state.likelihood)
+        load_learned(likelihood, state.likelihood)
     return likelihood
 
 

@@ -6,7 +6,7 @@ Legend: B examples, T positions, C classes.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -95,6 +95,17 @@ class Custom(nn.Module):
     def forward(self, output: Any, batch: Batch) -> Tensor:
         """What the function returns."""
         return self.function(output, batch)
+
+
+def load_learned(likelihood: nn.Module, learned: Mapping[str, Tensor]) -> None:
+    """Loads what a state has `learned` of its likelihood. Raises TombolaError where it was another likelihood."""
+    own = {name: value.shape for name, value in likelihood.state_dict().items()}
+    if own != {name: value.shape for name, value in learned.items()}:
+        raise TombolaError(
+            f"the state was trained with a likelihood that learns {', '.join(learned) or 'nothing'}, "
+            f"{type(likelihood).__name__} learns {', '.join(own) or 'nothing'}; give the likelihood that it was trained with"
+        )
+    likelihood.load_state_dict(learned)
 
 
 def as_likelihood(given: nn.Module | LogLikelihood) -> nn.Module:
