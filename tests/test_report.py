@@ -21,7 +21,7 @@ from tombola.report.images import SETTINGS, Picture
 from tombola.report.page import render
 from tombola.report.panels import panels
 from tombola.report.plates import plates
-from tombola.report.quantities import ACCURACY, duration, left, listed
+from tombola.report.quantities import ACCURACY, duration, left, listed, shortened
 from tombola.report.settings import values, written
 from tombola.report.statistics import Gap, common_level, exceeding, level_gap, paired_gap, shared_level
 from tombola.report.words import INTERVALS, caveat, findings, gap_sentence
@@ -399,6 +399,7 @@ def test_numbers_are_written_for_people() -> None:
     assert [left(1.0), left(0.64), left(0.0115)] == ["100%", "64%", "1.15%"]
     assert [duration(95), duration(740), duration(11_000)] == ["95 s", "12.3 min", "3.1 h"]
     assert [listed([]), listed(["a"]), listed(["a", "b", "c"])] == ["none", "a", "a, b and c"]
+    assert [shortened(list("abcde")), shortened(list("abcdef"))] == ["a, b, c, d and e", "a, b, c, d and 2 more"]
     assert [ACCURACY.show(0.9421), ACCURACY.spread(0.9421, 0.002), ACCURACY.signed(-0.0102)] == [
         "94.2%",
         "94.2 ± 0.2",
