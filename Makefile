@@ -1,10 +1,10 @@
-# make demo | test | test-slow | bench | lint | format | lock | clean
+# make demo | test | test-slow | bench | docs | lint | format | lock | clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow bench lint format lock clean install
+.PHONY: demo test test-slow bench docs lint format lock clean install
 
 demo: install
 	$(BIN)/tombola run demo
@@ -17,6 +17,11 @@ test-slow: install
 
 bench: install
 	$(BIN)/python -m benchmarks.training --quick
+	$(BIN)/python -m benchmarks.data --quick
+
+docs: install
+	$(BIN)/sphinx-build -E -W --keep-going -q docs docs/_build
+	@echo "docs: docs/_build/index.html"
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,52 +1,44 @@
 """The networks that are timed."""
 
-import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from tombola.models import build
 
 
-class _Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+@dataclass(frozen=True)
+class Net:
+    """A network as it is timed."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+    model: str
+    target: float
+    """A variational step takes at most so many deterministic ones."""
+    local_target: float | None = 2.2
+    """The same by local reparameterisation."""
+    batch: int = 128
+    """Examples a step."""
+    args: Mapping[str, Any] = field(default_factory=dict)
+    input_shape: tuple[int, ...] = (3, 32, 32)
 
+    def make(self) -> nn.Module:
+        """The network, always with the same weights."""
+        return build(self.model, self.args, self.input_shape, 10, ("benchmark",))
 
-def resnet_like() -> nn.Module:
-    """Nine residual blocks of 16, 32 and 64 channels on 32x32 images: 272,474 parameters."""
-    blocks, channels = [], 16
-    for width, stride in ((16, 1), (16, 1), (16, 1), (32, 2), (32, 1), (32, 1), (64, 2), (64, 1), (64, 1)):
-        blocks.append(_Block(channels, width, stride))
-        channels = width
-    stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
-
-
-def mlp_5m() -> nn.Module:
-    """784-1600-1600-700-10: 4,945,310 parameters."""
-    sizes, layers = (784, 1600, 1600, 700), []
-    for fan_in, fan_out in itertools.pairwise(sizes):
-        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], 10))
+    def data(self, batch: int | None = None) -> tuple[Tensor, Tensor]:
+        """One batch of random inputs and labels."""
+        generator = torch.Generator().manual_seed(0)
+        size = batch or self.batch
+        inputs = torch.randn((size, *self.input_shape), generator=generator)
+        return inputs, torch.randint(10, (size,), generator=generator)
 
 
-def batch_for(name: str, size: int) -> tuple[Tensor, Tensor]:
-    """Random inputs and labels."""
-    shape = (size, 3, 32, 32) if name == "resnet-like" else (size, 784)
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(shape, generator=generator), torch.randint(10, (size,), generator=generator)
-
-
-NETS = {"resnet-like": (resnet_like, 1.10), "mlp-5m": (mlp_5m, 1.20)}
-"""Name -> factory, and the target ratio of a variational step over a deterministic one."""
+NETS = {
+    "resnet20": Net("resnet20", target=1.10),
+    "vgg11": Net("vgg11", target=1.25, batch=64),
+    "vit_tiny": Net("vit_tiny", target=1.10, batch=64, args={"patch": 4, "depth": 6}),
+    "mlp-5m": Net("mlp", target=1.20, local_target=None, args={"hidden": [1600, 1600, 700]}, input_shape=(784,)),
+}

@@ -1,4 +1,6 @@
-"""What a variational training step costs over a deterministic one: python -m benchmarks.training [--quick] [--threads N].
+"""What a variational training step costs over a deterministic one.
+
+    python -m benchmarks.training [--quick] [--threads N] [--nets resnet20 vit_tiny]
 
 Every configuration is interleaved in one process; medians; each is the whole step (gradients, fused Adam). The deterministic
 one is a plain torch loop, not ours. Before anything is timed, its gradients are compared with autograd's. Exit code 1 when a
@@ -16,14 +18,16 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-from benchmarks.nets import NETS, batch_for
-from tombola.inference import VI, Learner, Map
+from benchmarks.nets import NETS
+from tombola.inference import METHODS, VI, Learner
 from tombola.optim import optimiser_of
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import Categorical
@@ -32,32 +36,49 @@ from tombola.settings import PosteriorSettings, TrainSettings
 
 _EXAMPLES = 50_000
 
+CONFIGURATIONS = {
+    "map": TrainSettings(method="map"),
+    "vi": TrainSettings(),
+    "vi, 10 samples": TrainSettings(samples=10),
+    "local": TrainSettings(estimator="local"),
+    "flipout": TrainSettings(estimator="flipout"),
+    "antithetic, 2 samples": TrainSettings(estimator="antithetic", samples=2),
+    "vi, 4 samples": TrainSettings(samples=4),
+    "log_expected, 4 samples": TrainSettings(objective="log_expected", samples=4),
+}
+"""What is timed beside the plain loop. `vi` and `local` have targets."""
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
-    parser.add_argument("--batch", type=int, default=128, help="examples a step (128)")
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS), help="which networks (all)")
+    parser.add_argument("--batch", type=int, help="examples a step (by default each network's own)")
     parser.add_argument("--out", type=Path, help="write a JSON record here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     _keep_freed_memory()
     rows, missed = [], False
-    for name, (factory, target) in NETS.items():
-        batch = batch_for(name, args.batch)
-        _assert_correct(factory().double(), (batch[0][:16].double(), batch[1][:16]))
-        medians = _interleaved(_steps(factory, batch), repeats=9 if args.quick else 31)
+    for name in args.nets:
+        net = NETS[name]
+        targets = {"vi": net.target} | ({"local": net.local_target} if net.local_target else {})
+        batch = net.data(args.batch)
+        size = len(batch[1])
+        few = batch[0][:16].double(), batch[1][:16]
+        _assert_correct(net.make().double(), few, _by_weight_sample, TrainSettings())
+        _assert_correct(net.make().double(), few, _by_local_noise, TrainSettings(estimator="local"))
+        medians = _interleaved(_steps(net.make, batch), repeats=9 if args.quick else 31)
         ratio = {label: t / medians["deterministic"] for label, t in medians.items()}
-        hit = ratio["vi"] <= target
-        missed |= not hit
+        missed |= any(ratio[label] > target for label, target in targets.items())
         took = 1e3 * medians["deterministic"]
-        print(f"{name}, batch {args.batch}, {args.threads} thread(s): deterministic step {took:.1f} ms")
-        for label in ("map", "vi", "vi, 10 samples"):
-            note = f"   target <= {target:.2f}: {'met' if hit else 'MISSED'}" if label == "vi" else ""
-            print(f"  {label:15s} {ratio[label]:6.3f}{note}")
-        rows.append(
-            {"net": name, "batch": args.batch, "milliseconds": {k: 1e3 * t for k, t in medians.items()}, "ratio": ratio}
-        )
+        print(f"{name}, batch {size}, {args.threads} thread(s): deterministic step {took:.1f} ms")
+        for label in CONFIGURATIONS:
+            target = targets.get(label)
+            note = f"   target <= {target:.2f}: {'met' if ratio[label] <= target else 'MISSED'}" if target else ""
+            print(f"  {label:24s} {ratio[label]:6.3f}{note}")
+        milliseconds = {label: 1e3 * t for label, t in medians.items()}
+        rows.append({"net": name, "batch": size, "milliseconds": milliseconds, "ratio": ratio})
     if args.out:
         record = {
             "command": "python -m benchmarks.training " + " ".join(sys.argv[1:]),
@@ -95,20 +116,14 @@ def _steps(factory: Callable[[], nn.Module], batch: tuple[Tensor, Tensor]) -> di
         F.cross_entropy(module(batch[0]), batch[1]).backward()
         optimiser.step()
 
-    return {
-        "deterministic": deterministic,
-        "map": _step_of(Map, factory(), TrainSettings(method="map"), batch),
-        "vi": _step_of(VI, factory(), TrainSettings(), batch),
-        "vi, 10 samples": _step_of(VI, factory(), TrainSettings(samples=10), batch),
-    }
+    ours = {label: _step_of(factory(), settings, batch) for label, settings in CONFIGURATIONS.items()}
+    return {"deterministic": deterministic} | ours
 
 
-def _step_of(
-    method: type[VI] | type[Map], module: nn.Module, settings: TrainSettings, batch: tuple[Tensor, Tensor]
-) -> Callable[[], None]:
+def _step_of(module: nn.Module, settings: TrainSettings, batch: tuple[Tensor, Tensor]) -> Callable[[], None]:
     state, likelihood = _state(module), Categorical()
-    start = state if method is VI else state.as_point()
-    learner: Learner = method(module, start, likelihood, settings, _EXAMPLES, ("benchmark",))
+    start = state if settings.method == "vi" else state.as_point()
+    learner: Learner = METHODS[settings.method](module, start, likelihood, settings, _EXAMPLES, ("benchmark",))
     optimiser, step = optimiser_of(learner, likelihood, settings), 0
     learner.binding.__enter__()  # stays bound, as during a training
     module.train()
@@ -140,30 +155,49 @@ def _interleaved(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _assert_correct(module: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+def _assert_correct(
+    module: nn.Module, batch: tuple[Tensor, Tensor], outputs: Callable[..., Tensor], settings: TrainSettings
+) -> None:
     """The gradients that are timed equal autograd's through plain reparameterisation with the same noise."""
     state = _state(module)
-    settings = TrainSettings()
     learner = VI(module, state, Categorical(), settings, _EXAMPLES, ("benchmark",))
     with learner.binding:
         module.train()
         learner.gradients(batch, 0)
-        eps = torch.zeros_like(learner.mean)
-        eps[: learner.layout.random_numel] = learner.sample.noise.window(0)
     mean, log_std = learner.mean.clone().requires_grad_(), learner.log_std.clone().requires_grad_()
-    std = log_std.exp() * learner.layout.is_random
-    weights = learner.layout.views(mean + std * eps)
-    loss = F.cross_entropy(functional_call(module, weights, (batch[0],)), batch[1])
     kept = learner.layout.is_random
-    kl = ((mean**2 + std**2) / (2 * settings.prior_std**2) - 0.5 - log_std)[kept].sum()
-    (loss + settings.heat / _EXAMPLES * kl).backward()
-    n = learner.layout.random_numel
-    for made, expected in (
-        (learner.sample.mean_grad, mean.grad),
-        (learner.sample.log_std_grad[:n], log_std.grad[:n] if log_std.grad is not None else None),
-    ):
-        assert expected is not None
-        torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-6)  # the likelihood computes in float32
+    loss = F.cross_entropy(outputs(learner, module, batch[0], mean, log_std.exp() * kept), batch[1])
+    kl = ((mean**2 + log_std.exp() ** 2) / (2 * settings.prior_std**2) - 0.5 - log_std)[kept].sum()
+    expected = torch.autograd.grad(loss + settings.heat / _EXAMPLES * kl, (mean, log_std))
+    for made, by_autograd in zip((learner.sample.mean_grad, learner.sample.log_std_grad), expected, strict=True):
+        torch.testing.assert_close(made, by_autograd, rtol=1e-4, atol=1e-6)
+
+
+def _by_weight_sample(learner: VI, module: nn.Module, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    eps = torch.zeros_like(mean)
+    eps[: learner.layout.random_numel] = learner.sample.noise.window(0)
+    return functional_call(module, learner.layout.views(mean + std * eps), (x,))
+
+
+def _by_local_noise(learner: VI, module: nn.Module, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    means, stds = learner.layout.views(mean), learner.layout.views(std)
+    spread = {id(means[name]): stds[name] for name in means}
+    noise = learner.sample._outputs
+    noise.begin(0)
+
+    class Local(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if func not in (F.linear, F.conv2d):
+                return func(*args, **kwargs)
+            x, w, b, *rest = args
+            out = func(x, w, b, *rest, **kwargs)
+            var = func(x * x, spread[id(w)] ** 2, None if b is None else spread[id(b)] ** 2, *rest, **kwargs)
+            eps = torch.cat([part.clone() for _, part in noise.blocks(out.numel())]).view_as(out)
+            return out + (var + 1e-300).sqrt() * eps  # so that the root has a derivative where x is 0
+
+    with Local():
+        return functional_call(module, means, (x,))
 
 
 if __name__ == "__main__":

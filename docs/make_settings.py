@@ -6,7 +6,10 @@ import types
 import typing
 
 from tombola.data import DATA
+from tombola.inference import METHODS, OBJECTIVES
 from tombola.models import MODELS
+from tombola.optim import SCHEDULES
+from tombola.posterior.estimators import ESTIMATORS
 from tombola.pruning.scores import SCORES
 from tombola.study import Arm, Study
 
@@ -75,9 +78,14 @@ TAIL = """
 | scores | {scores} |
 | models | {models} |
 | data | {data} |
+| methods | {methods} |
+| estimators | {estimators} |
+| objectives | {objectives} |
+| schedules | {schedules} |
 
 Any of them may be an import path of your own, `module:function`: [a score](add-a-score.md), [a model](add-a-model.md),
-[data](add-data.md). What each score is: [scores](concepts.md#scores).
+[data](add-data.md), [a method, a schedule](add-a-method.md),
+[an estimator](estimators.md#add-an-estimator). What each score is: [scores](concepts.md#scores).
 """
 
 
@@ -90,7 +98,8 @@ def page() -> str:
     parts = [HEAD.replace("{own}", ", ".join(own)), "## The study\n", _table(Study)]
     for name, kind in kinds.items():
         parts += [f"\n## {name}\n", f"{kind.__doc__}\n", _table(kind)]
-    names = {"scores": SCORES, "models": MODELS, "data": DATA}
+    names = {"scores": SCORES, "models": MODELS, "data": DATA, "methods": METHODS, "schedules": SCHEDULES}
+    names |= {"estimators": ESTIMATORS, "objectives": OBJECTIVES}
     return "\n".join(parts) + "\n" + TAIL.format(**{k: ", ".join(f"`{n}`" for n in v) for k, v in names.items()})
 
 

@@ -21,6 +21,17 @@ def _import_path_restored(monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
 
 
+@pytest.fixture(scope="session")
+def decoded(tmp_path_factory):
+    """Where all tests keep decoded data."""
+    return tmp_path_factory.mktemp("decoded")
+
+
+@pytest.fixture(autouse=True)
+def _cache_apart(monkeypatch, decoded):
+    monkeypatch.setenv("TOMBOLA_CACHE", str(decoded))
+
+
 @pytest.fixture
 def tiny():
     """A study of seconds: 297 digits to train on, one level, half of the weights pruned."""
@@ -117,7 +128,7 @@ class Recorder:
     def __init__(self):
         self.began_of, self.ended_of, self.sentences, self.steps = [], [], [], 0
 
-    def began(self, stage):
+    def began(self, stage, progress):
         self.began_of.append(stage.key)
 
     def stepped(self, stage, done, total):
@@ -125,6 +136,9 @@ class Recorder:
 
     def ended(self, stage):
         self.ended_of.append(stage.key)
+
+    def failed(self, stage, sentence):
+        self.sentences.append(sentence)
 
     def said(self, sentence):
         self.sentences.append(sentence)

@@ -29,7 +29,7 @@ def test_negative_elbo_and_its_gradients_equal_autograds():
     inputs, targets = data(torch.float64)
     module = net().double()
     bnn = Bayesian(module, posterior=PosteriorSettings(std=0.1), prior_std=0.7)
-    loss = bnn.negative_elbo(inputs, targets, examples=100, heat=0.5, samples=2)
+    loss = bnn.negative_elbo((inputs, targets), examples=100, heat=0.5, samples=2)
     (3 * loss).backward()
 
     mean, log_std = (p.detach().clone().requires_grad_() for p in (bnn.mean, bnn.log_std))
@@ -50,10 +50,10 @@ def test_gradients_accumulate_as_of_any_loss():
     bnn = Bayesian(net())
     for _ in range(2):
         bnn.step = 0  # the same noise
-        bnn.negative_elbo(inputs, targets, examples=32).backward()
+        bnn.negative_elbo((inputs, targets), examples=32).backward()
     twice = bnn.mean.grad.clone()
     bnn.mean.grad, bnn.step = None, 0
-    bnn.negative_elbo(inputs, targets, examples=32).backward()
+    bnn.negative_elbo((inputs, targets), examples=32).backward()
     torch.testing.assert_close(twice, 2 * bnn.mean.grad)
 
 
@@ -62,10 +62,10 @@ def test_two_halves_of_a_batch_accumulate_to_the_whole():
     # with a std of nearly nothing the noise, which differs between calls, does not matter
     bnn = Bayesian(net().double(), posterior=PosteriorSettings(std=1e-12))
     for half in (slice(0, 16), slice(16, 32)):
-        (bnn.negative_elbo(inputs[half], targets[half], examples=32, heat=0.7) / 2).backward()
+        (bnn.negative_elbo((inputs[half], targets[half]), examples=32, heat=0.7) / 2).backward()
     mean, log_std = bnn.mean.grad.clone(), bnn.log_std.grad.clone()
     bnn.zero_grad()
-    bnn.negative_elbo(inputs, targets, examples=32, heat=0.7).backward()
+    bnn.negative_elbo((inputs, targets), examples=32, heat=0.7).backward()
     torch.testing.assert_close(mean, bnn.mean.grad, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(log_std, bnn.log_std.grad, rtol=1e-9, atol=1e-9)
 
@@ -75,7 +75,7 @@ def test_the_gradients_of_pruned_and_deterministic_parameters_are_zero():
     module = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 3))
     bnn = Bayesian(module)
     bnn.prune("random", 0.5)
-    bnn.negative_elbo(inputs, targets, examples=32, heat=1.0, samples=3).backward()
+    bnn.negative_elbo((inputs, targets), examples=32, heat=1.0, samples=3).backward()
     assert bool((bnn.mean.grad[~bnn.mask] == 0).all())
     fixed = ~bnn.layout.is_random
     assert bool((bnn.log_std.grad[fixed | ~bnn.mask] == 0).all())
@@ -90,7 +90,7 @@ def test_any_torch_optimiser_trains_it(name: str):
     optimiser = getattr(torch.optim, name)(bnn.parameters(), lr={"Adadelta": 3.0, "Rprop": 1e-3}.get(name, 0.05))
 
     def loss() -> Tensor:
-        return bnn.negative_elbo(inputs, targets, examples=32, heat=0.01)
+        return bnn.negative_elbo((inputs, targets), examples=32, heat=0.01)
 
     first = loss().item()
     for _ in range(60):
@@ -116,7 +116,7 @@ def test_a_loop_with_autocast_leaves_the_module_its_own_weights():
     bnn = Bayesian(module, posterior=PosteriorSettings(std=0.5))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         before = module(inputs)
-        bnn.negative_elbo(inputs, targets, examples=32, samples=2).backward()
+        bnn.negative_elbo((inputs, targets), examples=32, samples=2).backward()
         assert torch.equal(module(inputs), before)
 
 
@@ -125,9 +125,9 @@ def test_running_statistics_are_learned_and_the_module_keeps_its_own():
     module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
     bnn = Bayesian(module)
     for _ in range(3):
-        bnn.negative_elbo(inputs, targets, examples=32, samples=2)
+        bnn.negative_elbo((inputs, targets), examples=32, samples=2)
     bnn.eval()
-    bnn.negative_elbo(inputs, targets, examples=32)
+    bnn.negative_elbo((inputs, targets), examples=32)
     assert int(bnn.state().buffers["1.num_batches_tracked"]) == 3
     assert int(module[1].num_batches_tracked) == 0
 
@@ -139,7 +139,7 @@ def test_an_ordinary_loop_learns_prunes_and_saves(tmp_path):
     optimiser = torch.optim.Adam(bnn.parameters(), lr=0.02)
     for _ in range(150):
         optimiser.zero_grad()
-        loss = bnn.negative_elbo(inputs, targets, examples=32, heat=0.01)
+        loss = bnn.negative_elbo((inputs, targets), examples=32, heat=0.01)
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
@@ -161,7 +161,7 @@ def test_what_the_likelihood_learned_is_rewound_too():
     optimiser = torch.optim.Adam(bnn.parameters(), lr=0.05)
     for _ in range(5):
         optimiser.zero_grad()
-        bnn.negative_elbo(inputs, torch.zeros(32, 3), examples=32).backward()
+        bnn.negative_elbo((inputs, torch.zeros(32, 3)), examples=32).backward()
         optimiser.step()
     assert bnn.likelihood.noise_std != pytest.approx(0.5)
     bnn.prune("mu", 0.5)
@@ -178,7 +178,7 @@ def test_tickets_are_nested_exact_and_reproducible(rewind: str):
     train, prune = TrainSettings(epochs=2, batch_size=8), PruneSettings(levels=3, fraction=0.25, rewind=rewind)
 
     def find() -> list:
-        return find_tickets(module, inputs, targets, train=train, prune=prune, seed=1, progress=False)
+        return find_tickets(module, (inputs, targets), train=train, prune=prune, seed=1, progress=False)
 
     tickets = find()
     assert [int(t.mask[t.layout.prunable].sum()) for t in tickets] == [32, 24, 18, 14]  # a quarter each, ties to even
@@ -201,7 +201,7 @@ def test_survivors_restart_where_the_dense_training_was(method: str, rewind: str
     inputs, targets = data()
     module, train_settings = net(), TrainSettings(epochs=2, batch_size=8, method=method)
     prune = PruneSettings(levels=2, fraction=0.25, rewind=rewind, score="mu")
-    tickets = find_tickets(module, inputs, targets, train=train_settings, prune=prune, seed=1, progress=False)
+    tickets = find_tickets(module, (inputs, targets), train=train_settings, prune=prune, seed=1, progress=False)
 
     # the oracle: the dense training by itself, stopped there (its noise is named as the finder's)
     dense = initial_state(module, tickets[0].layout, PosteriorSettings(), 1)
@@ -226,13 +226,13 @@ def test_survivors_restart_where_the_dense_training_was(method: str, rewind: str
 )
 def test_what_does_not_fit_is_said_before_anything_runs(changes: dict, sentence: str):
     with pytest.raises(TombolaError, match=sentence):
-        find_tickets(net(), *data(), progress=False, **changes)
+        find_tickets(net(), data(), progress=False, **changes)
 
 
 def test_a_deterministic_chain_has_no_std():
     tickets = find_tickets(
         net(),
-        *data(),
+        data(),
         train=TrainSettings(method="map", epochs=2),
         prune=PruneSettings(score="magnitude", levels=1),
         progress=False,

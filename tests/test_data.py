@@ -1,10 +1,15 @@
 """Data sets: sizes, splits, fingerprints, and what is refused."""
 
+import hashlib
+
 import pytest
 import torch
 
-from tombola.data import Dataset, digits, load_data, split
+from tombola.batches import StreamedBatches
+from tombola.data import Dataset, Normalise, digits, load_data, split, training_batches
+from tombola.data.placement import fits
 from tombola.errors import TombolaError
+from tombola.settings import DataSettings
 
 
 def some(**changes):
@@ -17,6 +22,10 @@ def some(**changes):
         "test": (inputs[6:], targets[6:]),
     }
     return Dataset("some", **splits | changes)
+
+
+def splits(dataset):
+    return {name: getattr(dataset, name) for name in ("train", "validation", "test")}
 
 
 def rows(dataset):
@@ -78,9 +87,18 @@ def test_the_fingerprint_sees_dtypes_and_shapes_but_not_devices_or_strides():
     data = some()
     inputs, targets = data.train
     assert some(train=(inputs.double(), targets)).fingerprint != data.fingerprint
-    assert some(train=(inputs.view(4, 1, 2), targets)).fingerprint != data.fingerprint
+    wider = {name: (values[0][:, None], values[1]) for name, values in splits(data).items()}
+    assert some(**wider).fingerprint != data.fingerprint
     assert some(train=(inputs.t().contiguous().t(), targets)).fingerprint == data.fingerprint
     assert data.to("cpu").fingerprint == data.fingerprint
+
+
+def test_the_fingerprint_is_a_hash_of_dtypes_shapes_and_bytes():
+    """As when the first stages were stored: another formula would run all of them again."""
+    data, total = some(), hashlib.sha256()
+    for values in (v for part in splits(data).values() for v in part):
+        total.update(f"{values.dtype} {tuple(values.shape)}".encode() + values.numpy().tobytes())
+    assert data.fingerprint == total.hexdigest()[:16]
 
 
 def test_a_split_and_its_neighbour_do_not_run_into_each_other():
@@ -89,6 +107,28 @@ def test_a_split_and_its_neighbour_do_not_run_into_each_other():
     inputs, targets = (torch.cat([data.validation[i], data.test[i]]) for i in (0, 1))
     moved = some(validation=(inputs[:1], targets[:1]), test=(inputs[1:], targets[1:]))
     assert moved.fingerprint != data.fingerprint
+
+
+def test_splits_of_another_shape_or_with_negative_labels_are_refused():
+    with pytest.raises(TombolaError, match=r"inputs of test have shape \[3\], of train \[2\]; give all the same"):
+        some(test=(torch.ones(2, 3), torch.ones(2).long()))
+    with pytest.raises(TombolaError, match=r"validation has the label -1; classes count from 0"):
+        some(validation=(torch.ones(2, 2), torch.tensor([0, -1])))
+
+
+def test_data_larger_than_memory_streams_and_is_never_read_whole():
+    """300 GB that are one image repeated: making them, asking for their size and the first batch take no time."""
+    images = torch.full((1, 3, 224, 224), 7, dtype=torch.uint8).expand(2_000_000, 3, 224, 224)
+    labels = torch.arange(2).repeat(1_000_000)
+    few = images[:2], labels[:2]
+    data = Dataset("huge", (images, labels), few, few, Normalise((0.0,) * 3, (1.0,) * 3, 255.0), "digest")
+    assert (data.outputs, data.nbytes // 10**9, data.fingerprint != "") == (2, 301, True)
+    assert not fits(data, torch.device("cpu"))
+    batches = training_batches(data, DataSettings(), 4, 0, torch.device("cpu"))
+    assert isinstance(batches, StreamedBatches)
+    inputs, _ = next(batches.epoch(0))
+    torch.testing.assert_close(inputs, torch.full((4, 3, 224, 224), 7 / 255))
+    assert fits(some(), torch.device("cpu"))
 
 
 EMPTY = (torch.ones(0, 2), torch.ones(0).long())

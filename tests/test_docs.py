@@ -66,6 +66,8 @@ def folder(tmp_path, monkeypatch):
     def write(page):
         for name, text in files(page).items():
             (tmp_path / name).write_text(text)
+            if name.startswith("make_"):  # a script that makes the files which the page's studies read
+                exec(compile(text, name, "exec"), {"__name__": "__main__"})
         importlib.invalidate_caches()
         return tmp_path
 

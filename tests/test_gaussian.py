@@ -134,20 +134,20 @@ def test_a_point_has_std_0_and_draws_its_mean():
 
 
 def test_initial_std_absolute():
-    log_std = initial_log_std(Layout.of(net()), 0.02, "absolute", 0.0, generator("init"))
+    log_std = initial_log_std(Layout.of(net()), torch.ones(54), 0.02, "absolute", 0.0, generator("init"))
     torch.testing.assert_close(log_std.exp(), torch.full_like(log_std, 0.02))
 
 
 def test_initial_std_in_units_of_the_kaiming_scale():
     layout = Layout.of(net())
-    views = layout.views(initial_log_std(layout, 0.5, "kaiming", 0.0, generator("init")).exp())
+    views = layout.views(initial_log_std(layout, torch.ones(layout.numel), 0.5, "kaiming", 0.0, generator("init")).exp())
     for name, fan_in in (("0.weight", 3), ("0.bias", 3), ("3.weight", 5), ("4.weight", 4)):
         torch.testing.assert_close(views[name], torch.full_like(views[name], 0.5 / math.sqrt(fan_in)))
 
 
 def test_initial_jitter_is_normal_noise_on_log_std():
     layout = Layout.of(nn.Linear(300, 300))
-    log_std = initial_log_std(layout, 0.02, "absolute", 0.1, generator("init"))
+    log_std = initial_log_std(layout, torch.ones(layout.numel), 0.02, "absolute", 0.1, generator("init"))
     z = (log_std - math.log(0.02)) / 0.1
     assert abs(z.mean()) < 4 / math.sqrt(len(z))
     assert abs(z.var() - 1) < 4 * math.sqrt(2 / len(z))
@@ -156,7 +156,7 @@ def test_initial_jitter_is_normal_noise_on_log_std():
 @pytest.mark.parametrize("std", [0.0, -0.1])
 def test_an_initial_std_that_is_not_positive_is_refused(std: float):
     with pytest.raises(TombolaError, match="std"):
-        initial_log_std(Layout.of(net()), std, "absolute", 0.0, generator("init"))
+        initial_log_std(Layout.of(net()), torch.ones(54), std, "absolute", 0.0, generator("init"))
 
 
 def test_initial_means_are_the_modules_own_values():

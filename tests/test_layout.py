@@ -239,8 +239,36 @@ def test_fan_in_of_a_layer_stored_input_first_is_its_first_dimension():
     assert layout.kaiming_scale[0].item() == pytest.approx(1 / math.sqrt(8))
 
 
-def test_modules_without_or_with_mixed_parameters_are_refused():
-    with pytest.raises(TombolaError, match="has no parameters"):
-        Layout.of(nn.ReLU())
-    with pytest.raises(TombolaError, match=r"float16.*float32"):
-        Layout.of(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).half()))
+class Wrapped(nn.Module):
+    def __init__(self, value: torch.Tensor):
+        super().__init__()
+        self.value = nn.Parameter(value, requires_grad=False)
+
+
+@pytest.mark.parametrize(
+    ("module", "sentence"),
+    [
+        (nn.ReLU(), "has no parameters"),
+        (nn.Sequential(nn.LazyLinear(3)), r"'0\.weight' of LazyLinear has no shape yet; run the module once on a batch"),
+        (Wrapped(torch.ones(3, dtype=torch.int8)), "'value' of Wrapped has dtype torch.int8"),
+        (Wrapped(torch.ones(3, dtype=torch.complex64)), "'value' of Wrapped has dtype torch.complex64"),
+    ],
+)
+def test_modules_without_real_parameters_are_refused(module: nn.Module, sentence: str):
+    with pytest.raises(TombolaError, match=sentence):
+        Layout.of(module)
+
+
+def test_a_lazy_module_has_a_layout_once_it_was_run():
+    module = nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d())
+    module(torch.ones(2, 5))
+    assert Layout.of(module).numel == 15 + 3 + 3 + 3
+
+
+def test_the_flat_order_is_in_the_widest_dtype():
+    narrow = nn.Sequential(nn.Linear(2, 2).bfloat16(), nn.Linear(2, 2).half())
+    layout = Layout.of(narrow)
+    assert layout.flatten(dict(narrow.named_parameters())).dtype == torch.float32
+    assert layout.flatten(dict(narrow.bfloat16().named_parameters())).dtype == torch.float32
+    narrow[1].double()
+    assert layout.flatten(dict(narrow.named_parameters())).dtype == torch.float64

@@ -284,3 +284,27 @@ def test_learning_rate_rewinding_goes_on_from_the_learned_values(tiny, plan_of, 
     dense, sparse = store.ticket(snr[0].key), store.ticket(snr[1].key)
     assert torch.equal(sparse.rewind.posterior.mean, dense.trained.posterior.mean * sparse.mask)
     assert [row["epoch"] for row in sparse.info["history"]] == [1, 2]
+
+
+def test_deterministic_chains_are_shared_over_whatever_they_do_not_read(tiny, plan_of):
+    fan = {"posterior": {"std": [0.01, 0.1], "std_jitter": 0.1}, "train": tiny["train"] | {"heat": [0.1, 1.0]}}
+    plan = plan_of(tiny | fan | {"prune": {"levels": 1}, "arms": ["deterministic", "transplant", "ticket"]})
+    keys = {}
+    for row in plan.rows:
+        (trained,) = row.stage.parents
+        keys.setdefault((row.labels["arm"], row.labels["level"]), set()).add(trained.key)
+    assert {name: len(found) for name, found in keys.items()} == {
+        ("deterministic", 0): 1,
+        ("deterministic", 1): 1,
+        ("transplant", 1): 4,
+        ("ticket", 0): 4,
+        ("ticket", 1): 4,
+    }
+
+
+def test_a_deterministic_chain_starts_at_the_means_of_the_bayesian_one(tiny, plan_of, run_plan):
+    changed = {"posterior": {"std": 0.1, "std_jitter": 0.2, "mean": "kaiming_uniform"}, "prune": {"levels": 0}}
+    plan = plan_of(tiny | changed | {"arms": ["deterministic", "ticket"]})
+    store, _, _ = run_plan(plan)
+    point, gaussian = (store.ticket(row.stage.parents[0].key).rewind.posterior for row in plan.rows)
+    assert torch.equal(point.mean, gaussian.mean)

@@ -1,11 +1,14 @@
 """Predictions of a posterior."""
 
+import pytest
 import torch
 from torch import nn
 
-from tombola import Layout, PosteriorSettings, Prediction
+from tombola import Layout, PosteriorSettings, Prediction, PruneSettings, TombolaError, TrainSettings, find_tickets
+from tombola.evaluation import evaluate_ticket
 from tombola.posterior.predictive import outputs
 from tombola.posterior.state import initial_state
+from tombola.settings import EvaluateSettings
 from tombola.streams import generator
 
 
@@ -57,6 +60,74 @@ def test_the_states_running_statistics_are_used_and_not_moved():
     torch.testing.assert_close(out[0], (module[0](inputs) - 2) / (1 + 1e-5) ** 0.5)
     assert bool((state.buffers["1.running_mean"] == 2).all())
     assert bool((module[1].running_mean == 0).all())
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3))
+
+
+def by_batch_statistics(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """By hand, without dropout."""
+    linear, norm, _, last = module
+    hidden = linear(inputs)
+    variance, mean = torch.var_mean(hidden, dim=0, correction=0)
+    return last((hidden - mean) / (variance + norm.eps).sqrt() * norm.weight + norm.bias)
+
+
+def test_batch_statistics_are_those_of_each_batch_and_dropout_stays_off():
+    module, inputs = normed(), torch.randn(7, 4, generator=generator("x"))
+    nn.init.uniform_(module[1].weight, generator=generator("scale"))
+    nn.init.uniform_(module[1].bias, generator=generator("shift"))
+    state = initial_state(module, Layout.of(module), PosteriorSettings(), 0).as_point()
+    before = {name: value.clone() for name, value in state.buffers.items()}
+    found = outputs(module, state, inputs, samples=1, words=(), batch=4, batch_norm="batch")[0]
+    torch.testing.assert_close(found, torch.cat([by_batch_statistics(module, part) for part in inputs.split(4)]))
+    whole = outputs(module, state, inputs, samples=1, words=(), batch_norm="batch")[0]
+    torch.testing.assert_close(whole, by_batch_statistics(module, inputs))
+    assert not torch.allclose(found, whole)  # the batch's size matters
+    running = outputs(module, state, inputs, samples=1, words=())[0]
+    torch.testing.assert_close(running, module.eval()(inputs))  # dropout off, statistics of the start
+    for buffers in (state.buffers, dict(module.named_buffers())):
+        assert all(torch.equal(buffers[name], value) for name, value in before.items())
+
+
+def test_the_modules_mode_comes_back_after_batch_statistics():
+    module = normed()
+    module.eval()
+    module[2].train()
+    state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
+    outputs(module, state, torch.ones(4, 4), samples=2, words=(), batch_norm="batch")
+    assert [m.training for m in module.modules()] == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize(("examples", "batch"), [(1, 1024), (7, 3), (4, 1)])
+def test_a_batch_of_one_example_has_no_statistics(examples, batch):
+    module, inputs = normed(), torch.ones(examples, 4)
+    state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
+    with pytest.raises(TombolaError, match=f"{examples} examples in batches of {batch} leave one alone"):
+        outputs(module, state, inputs, samples=1, words=(), batch=batch, batch_norm="batch")
+    plain = setting()[0]  # without batch norm there is nothing to refuse
+    state = initial_state(plain, Layout.of(plain), PosteriorSettings(), 0)
+    assert outputs(plain, state, inputs, samples=1, words=(), batch=batch, batch_norm="batch").shape == (1, examples, 3)
+
+
+def test_a_ticket_and_its_evaluation_use_the_statistics_that_are_asked_for():
+    module, inputs = normed(), torch.randn(20, 4, generator=generator("x"))
+    targets = torch.arange(20) % 3
+    train = TrainSettings(method="map", epochs=2, batch_size=10, lr=0.1)
+    prune = PruneSettings(score="magnitude", levels=0)
+    (ticket,) = find_tickets(module, (inputs, targets), train=train, prune=prune, progress=False)
+    found = {}
+    for how in ("running", "batch"):
+        settings = EvaluateSettings(batch_norm=how, batch_size=5)
+        row = evaluate_ticket(module, ticket, (inputs, targets), settings, train, ("here",), torch.device("cpu"))
+        logits = ticket.outputs(module, inputs, batch=5, batch_norm=how)[0].double()
+        assert row["nll"] == pytest.approx(torch.nn.functional.cross_entropy(logits, targets).item())
+        torch.testing.assert_close(ticket.predict(module, inputs, batch=5, batch_norm=how).probs, logits.softmax(-1))
+        found[how] = logits
+    ticket.write_mean(module)
+    torch.testing.assert_close(found["running"].float(), module.eval()(inputs))
+    torch.testing.assert_close(found["batch"].float(), torch.cat([by_batch_statistics(module, p) for p in inputs.split(5)]))
 
 
 def test_entropy_and_mutual_information_of_two_samples_that_disagree():

@@ -17,7 +17,7 @@ STUDY = {
     "seeds": [0],
     "threads": 1,
     "checkpoint_seconds": 0.05,  # so that trainings are cut in the middle, too
-    "data": {"name": "digits", "shift": 1},
+    "data": {"name": "digits", "flip": True, "crop": 1},
     "model": {"name": "conv", "args": {"widths": [8, 16], "batch_norm": True}},
     "train": {"epochs": 6, "batch_size": 32, "lr": 0.005, "schedule": "one_cycle"},
     "prune": {"levels": 1, "fraction": 0.6, "rewind": "epoch:1"},

@@ -81,7 +81,7 @@ def reference(
         theta = mean * q.mask + log_std.exp() * keep * eps
         buffers = {name: value.clone() for name, value in state.buffers.items()}
         output = functional_call(module, (layout.views(theta), buffers), x)
-        losses.append(-likelihood(output, y).mean())
+        losses.append(-likelihood(output, (x, y)).mean())
     loss = torch.stack(losses).mean()
     prior = Normal(torch.zeros((), dtype=torch.float64), settings.prior_std)
     kl = kl_divergence(Normal(mean[keep], log_std[keep].exp()), prior).sum()
@@ -157,7 +157,7 @@ def test_map_gradients_are_autograds(density: float):
     with learner.binding:
         loss = learner.gradients((x, y), 0)
     mean = state.posterior.mean.clone().requires_grad_()
-    expected = -likelihood(functional_call(module, layout.views(mean * state.posterior.mask), x), y).mean()
+    expected = -likelihood(functional_call(module, layout.views(mean * state.posterior.mask), x), (x, y)).mean()
     torch.testing.assert_close(loss.double(), expected.detach())
     grad = gradients(learner, ("mean",))["mean"]
     torch.testing.assert_close(grad, torch.autograd.grad(expected, mean)[0], rtol=1e-11, atol=1e-13)
@@ -180,8 +180,8 @@ def test_the_gradient_of_a_learned_noise_is_the_average_over_samples(samples: in
 def test_the_gaussian_likelihood_is_that_of_torch_distributions(shape: tuple[int, ...]):
     output, target = torch.randn(2, *shape, generator=generator("likelihood"), dtype=torch.float64)
     expected = Normal(output, 0.6).log_prob(target).view(7, -1).sum(1)
-    torch.testing.assert_close(GaussianNoise(0.6)(output, target), expected, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(GaussianNoise(0.6)(output, target.flatten()), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(GaussianNoise(0.6)(output, (None, target)), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(GaussianNoise(0.6)(output, (None, target.flatten())), expected, rtol=1e-6, atol=1e-6)
 
 
 class Watch:
@@ -192,7 +192,7 @@ class Watch:
         self.weights: list[Tensor] = []
 
         def look(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-            self.losses.append(-likelihood(output.detach(), target).mean().item())
+            self.losses.append(-likelihood(output.detach(), (None, target)).mean().item())
             self.weights.append(torch.cat([p.detach().flatten() for p in module.parameters()]))
 
         self.handle = module.register_forward_hook(look)

@@ -1,7 +1,6 @@
 """The store and the engine: what is done is kept, what fails stops only what builds on it; records and forecasts."""
 
 import json
-import math
 import threading
 
 import pandas as pd
@@ -11,7 +10,7 @@ import torch
 from tombola import records
 from tombola.engine import Engine, dataset, missing
 from tombola.errors import TombolaError
-from tombola.forecast import seconds_to_go, work_of
+from tombola.forecast import work_of
 from tombola.pruning.scores import SCORES
 from tombola.records import ENVIRONMENT, TIMING, collect
 from tombola.store import Store
@@ -202,9 +201,11 @@ class Impatient:
     def __init__(self, after):
         self.left = after
 
-    def began(self, stage): ...
+    def began(self, stage, progress): ...
 
     def stepped(self, stage, done, total): ...
+
+    def failed(self, stage, sentence): ...
 
     def said(self, sentence): ...
 
@@ -324,47 +325,3 @@ def test_records_are_the_same_bits_in_another_store(done, raw, plan_of, run_plan
     other, _, _ = run_plan(plan_of(raw), "other")
     left, right = (collect(plan, s).drop(columns=list(TIMING)) for s in (store, other))
     pd.testing.assert_frame_equal(left, right, check_exact=True)
-
-
-# forecast
-
-
-def test_there_is_a_forecast_once_a_training_was_timed(raw, plan_of, run_plan, tmp_path):
-    plan = plan_of(raw)
-    store = Store(tmp_path / "stages")
-    assert seconds_to_go(plan, missing(plan, store), store, dataset) is None
-    with pytest.raises(KeyboardInterrupt):
-        run_plan(plan, watcher=Impatient(1))
-    assert seconds_to_go(plan, missing(plan, store), store, dataset) is None  # the dense start alone
-    with pytest.raises(KeyboardInterrupt):
-        run_plan(plan, watcher=Impatient(1))
-    told = seconds_to_go(plan, missing(plan, store), store, dataset)
-    assert told > 0
-    run_plan(plan)
-    assert seconds_to_go(plan, missing(plan, store), store, dataset) == 0
-
-
-def test_a_forecast_is_the_pace_times_what_is_left(raw, plan_of, run_plan, tmp_path):
-    """Ten steps took 5 s: the three trainings that are left take 15 s, everything else nothing that is known yet."""
-    plan = plan_of(raw)
-    with pytest.raises(KeyboardInterrupt):
-        run_plan(plan, watcher=Impatient(2))
-    store = Store(tmp_path / "stages")
-    for stage, seconds in zip(plan.stages[:2], (0.0, 5.0), strict=True):
-        path = store.root / stage.key / "record.json"
-        record = json.loads(path.read_text())
-        record["run"]["seconds"] = seconds
-        path.write_text(json.dumps(record))
-    assert [stage.kind for stage in plan.stages[:2]] == ["init", "train"]
-    assert seconds_to_go(plan, missing(plan, store), store, dataset) == pytest.approx(15)
-
-
-@pytest.mark.parametrize(
-    ("rewind", "steps"), [("init", [10, 10]), ("epoch:1", [10, 5, 5]), ("step:3", [10, 3, 7]), ("epoch:0", [10, 0, 10])]
-)
-def test_work_is_counted_in_steps(rewind, steps, tiny, plan_of):
-    """297 examples in batches of 64: five steps an epoch, the last of 41."""
-    assert math.ceil(297 / 64) == 5
-    plan = plan_of(tiny | {"prune": {"levels": 1, "rewind": rewind}})
-    assert [work_of(stage, dataset) for stage in trainings(plan)] == steps
-    assert {work_of(stage, dataset) for stage in plan.stages if stage.kind != "train"} == {1}

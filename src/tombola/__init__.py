@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .batches import LoaderBatches as LoaderBatches
     from .bayesian import Bayesian as Bayesian
     from .bayesian import find_tickets as find_tickets
     from .data.dataset import Dataset as Dataset
     from .errors import TombolaError as TombolaError
     from .posterior.layout import Layout as Layout
+    from .posterior.likelihood import Categorical as Categorical
+    from .posterior.likelihood import GaussianNoise as GaussianNoise
+    from .posterior.likelihood import NextToken as NextToken
     from .posterior.predictive import Prediction as Prediction
+    from .pruning.torch_prune import from_torch_prune as from_torch_prune
     from .settings import PosteriorSettings as PosteriorSettings
     from .settings import PruneSettings as PruneSettings
     from .settings import TrainSettings as TrainSettings
@@ -23,12 +28,17 @@ if TYPE_CHECKING:
     from .training import train as train
 
 _HOME = {
+    "LoaderBatches": "batches",
     "Bayesian": "bayesian",
     "find_tickets": "bayesian",
     "Dataset": "data.dataset",
     "TombolaError": "errors",
     "Layout": "posterior.layout",
+    "Categorical": "posterior.likelihood",
+    "GaussianNoise": "posterior.likelihood",
+    "NextToken": "posterior.likelihood",
     "Prediction": "posterior.predictive",
+    "from_torch_prune": "pruning.torch_prune",
     "PosteriorSettings": "settings",
     "PruneSettings": "settings",
     "TrainSettings": "settings",

@@ -1,20 +1,25 @@
-"""Where a training's batches come from: tensors on the device, or the caller's own loader.
+"""Where a training's batches come from: tensors on the device, tensors that stay elsewhere, or the caller's own loader.
 
 Legend: N examples, B examples of a batch.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from . import streams
+from .augment import Augment
 from .errors import TombolaError
-from .inference import Batch
+from .posterior.batch import Batch, moved
 
-Augment = Callable[[Tensor, torch.Generator], Tensor]
-"""(an epoch's inputs [N, ...], the epoch's stream) -> inputs of the same shape. Drawn once an epoch, before it is cut."""
+_AHEAD = 4  # batches that a StreamedBatches reads before they are asked for
+
+Prepare = Callable[[Tensor], Tensor]
+"""Stored inputs of some examples -> what the network takes, as `Dataset.prepare`."""
 
 
 class Batches(Protocol):
@@ -38,54 +43,107 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
 
 
 class TensorBatches:
-    """Shuffled batches from tensors on one device, without a data loader."""
+    """Shuffled batches from tensors on one device, without a data loader.
 
-    def __init__(self, inputs: Tensor, targets: Tensor, batch_size: int, seed: int, augment: Augment | None = None):
+    Of each batch the inputs are gathered, augmented, then prepared, on that device. Order and augmentation have streams of
+    their own, named by seed and epoch.
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        batch_size: int,
+        seed: int,
+        augment: Augment | None = None,
+        prepare: Prepare | None = None,
+        device: torch.device | str | None = None,
+    ):
+        """device: where batches are wanted, by default where the inputs are."""
         if len(inputs) != len(targets) or not len(inputs):
             raise TombolaError(f"there are {len(inputs)} inputs for {len(targets)} targets; give as many, at least one")
         self.inputs, self.targets, self.batch_size = inputs, targets, batch_size
-        self.seed, self.augment = seed, augment
+        self.seed, self.augment, self.prepare = seed, augment, prepare
+        self.device = inputs.device if device is None else torch.device(device)
         self.examples = len(inputs)
         self.steps = steps_per_epoch(self.examples, batch_size)
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        order = torch.randperm(self.examples, generator=streams.generator("order", self.seed, epoch))
-        inputs, device = self.inputs, self.inputs.device
+        draw = None
         if self.augment is not None:
-            inputs = self.augment(inputs, streams.generator("augment", self.seed, epoch, device=device))
-        order = order.to(device)
-        for i in range(skip, self.steps):
-            last = i == self.steps - 1
-            rows = order[i * self.batch_size :] if last else order[i * self.batch_size : (i + 1) * self.batch_size]
-            yield inputs[rows], self.targets[rows]
+            stream = streams.generator("augment", self.seed, epoch)
+            draw = self.augment(self.examples, stream, self.device)
+        order = torch.randperm(self.examples, generator=streams.generator("order", self.seed, epoch))
+        ends = [*range(self.batch_size, self.steps * self.batch_size, self.batch_size), self.examples]
+        rows = order.tensor_split(ends[:-1])[skip:]
+        for inputs, targets, chosen in self._gathered(rows):
+            if draw is not None:
+                inputs = draw(inputs, chosen)
+            yield inputs if self.prepare is None else self.prepare(inputs), targets
+
+    def _gathered(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(inputs, targets, rows) of each batch, on the device."""
+        for rows in batches:
+            chosen = rows.to(self.device)
+            # not inputs[chosen], which is four times slower for small images
+            yield self.inputs.index_select(0, chosen), self.targets[chosen], chosen
+
+
+class StreamedBatches(TensorBatches):
+    """The same batches, bit for bit, from tensors that need not fit on the device or in memory (a memory map).
+
+    A thread gathers the next batches while the device works on this one.
+    """
+
+    def _gathered(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        def read(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return tuple(self._sent(t) for t in (self.inputs.index_select(0, rows), self.targets[rows], rows))  # type: ignore[return-value]
+
+        waiting: deque[Future[tuple[Tensor, Tensor, Tensor]]] = deque()
+        with ThreadPoolExecutor(1, "batches") as reader:
+            try:
+                for rows in batches:
+                    waiting.append(reader.submit(read, rows))
+                    if len(waiting) > _AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:  # the training has stopped in the middle of the epoch
+                for future in waiting:
+                    future.cancel()
+
+    def _sent(self, value: Tensor) -> Tensor:
+        # from pinned memory the copy runs beside the device's work
+        return value.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else value
 
 
 class LoaderBatches:
-    """The caller's own loader of (inputs, targets), moved to a device.
+    """The caller's own loader of batches (pairs or mappings), moved to a device.
 
-    `loader` is iterated anew each epoch. A resumed run has the same batches only if the loader repeats itself.
+    `loader` is iterated anew each epoch. A resumed run has the same batches if the loader repeats itself. One that shuffles
+    by torch's global randomness (a DataLoader without a generator) does: the training loop seeds that by the epoch.
     """
 
-    def __init__(self, loader: Iterable[Any], examples: int, device: torch.device | str = "cpu"):
+    def __init__(self, loader: Iterable[Batch], examples: int | None = None, device: torch.device | str = "cpu"):
+        """examples: N of the whole training set; by default the length of the loader's `dataset`.
+
+        Raises TombolaError for a loader without a length, one that can be iterated only once, and where N is not known.
+        """
+        name = type(loader).__name__
+        if not isinstance(loader, Sized):
+            raise TombolaError(f"the loader {name} has no length (its batches of an epoch); give one that has, as a list")
+        if not len(loader):
+            raise TombolaError(f"the loader {name} is empty; give at least one batch")
+        if examples is None:
+            if not isinstance(dataset := getattr(loader, "dataset", None), Sized):
+                raise TombolaError(f"of the loader {name} the number of training examples is not known; give `examples`")
+            examples = len(dataset)
+        if examples < 1:
+            raise TombolaError(f"examples is {examples}; it must be at least 1")
         self._loader, self._device = loader, torch.device(device)
-        self.examples, self.steps = examples, len(loader)  # type: ignore[arg-type]
+        self.examples, self.steps = examples, len(loader)
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        for i, (inputs, targets) in enumerate(self._loader):
+        for i, batch in enumerate(self._loader):
             if i >= skip:
-                yield inputs.to(self._device), targets.to(self._device)
-
-
-def random_shift(padding: int) -> Augment:
-    """Each image [C, H, W] moved by up to `padding` pixels in each direction, zeros moving in."""
-
-    def augment(images_NCHW: Tensor, generator: torch.Generator) -> Tensor:
-        n, _, height, width = images_NCHW.shape
-        padded = torch.nn.functional.pad(images_NCHW, [padding] * 4)
-        shift = torch.randint(2 * padding + 1, (2, n, 1), generator=generator, device=images_NCHW.device)
-        rows = shift[0] + torch.arange(height, device=images_NCHW.device)  # [N, H]
-        columns = shift[1] + torch.arange(width, device=images_NCHW.device)  # [N, W]
-        image = torch.arange(n, device=images_NCHW.device)[:, None, None]
-        return padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-    return augment
+                yield moved(batch, self._device)

@@ -3,7 +3,8 @@
 Legend: P parameters of the layout.
 """
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,24 +13,27 @@ import torch
 from torch import Tensor, nn
 
 from . import plugins
-from .batches import TensorBatches
+from .batches import Batches, LoaderBatches, TensorBatches
 from .errors import TombolaError
+from .inference import OBJECTIVES, method_of
 from .inference.forward import DataTerm
-from .inference.vi import weight_sample_gradients
+from .optim import SCHEDULES
+from .posterior.batch import Batch, logits_of
 from .posterior.binding import Binding, buffers_of
-from .posterior.gaussian import Gaussian, kl_gaussian
+from .posterior.estimators import ESTIMATORS
+from .posterior.gaussian import Gaussian
 from .posterior.layout import Layout
-from .posterior.likelihood import Categorical
+from .posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
 from .posterior.noise import NoisePool
-from .posterior.predictive import Prediction, outputs
+from .posterior.predictive import Prediction, classes_of, outputs
 from .posterior.sample import WeightSample
 from .posterior.state import State, initial_state, layout_of
 from .pruning.iterate import prune_ticket
 from .pruning.scores import SCORES, WITHOUT_STD
 from .rewind import parse_rewind, step_of
-from .settings import PosteriorSettings, PruneSettings, TrainSettings, canonical
-from .streams import generator
-from .ticket import Ticket, ticket_of
+from .settings import PosteriorSettings, PruneSettings, TrainSettings, canonical, check_samples
+from .streams import generator, global_stream
+from .ticket import Ticket, ticket_of, with_mask
 from .training import train as train_state
 
 
@@ -46,54 +50,83 @@ class Bayesian(nn.Module):
         *,
         posterior: PosteriorSettings | None = None,
         prune: PruneSettings | None = None,
-        likelihood: nn.Module | None = None,
+        likelihood: nn.Module | LogLikelihood | None = None,
+        mask: Mapping[str, Tensor] | None = None,
         prior_std: float = 1.0,
+        estimator: str = "weight_sample",
+        objective: str = "expected_log",
         noise_refresh: float = 1.0,
         seed: int = 0,
     ):
-        """likelihood: module (output, targets) -> log likelihood of each example [B]; by default `Categorical`.
-        noise_refresh: as in `TrainSettings`. seed: names the streams of initialisation and noise."""
+        """What differs from the defaults.
+
+        mask: of weights that are pruned from the start, by parameter name; false or 0 is pruned.
+        likelihood: (output, batch) -> log likelihood of each example [B], a function or a module (whose parameters are
+            learned); by default `Categorical`.
+        estimator, objective, noise_refresh: as in `TrainSettings`.
+        seed: names the streams of initialisation, of noise and of the module's own randomness (dropout).
+        """
         super().__init__()
         self._module = [module]  # in a list: its own parameters are not ours
         self.layout = layout_of(module, posterior or PosteriorSettings(), prune or PruneSettings())
         self._start = initial_state(module, self.layout, posterior or PosteriorSettings(), seed)
-        q = self._start.posterior
-        self.likelihood = likelihood if likelihood is not None else Categorical()
+        q = self._start.posterior.masked(self.layout.mask_of(mask or {}).to(self._start.posterior.mean.device))
+        self.likelihood = as_likelihood(likelihood if likelihood is not None else Categorical())
         self._start = replace(self._start, likelihood=self._learned())
         self.mean = nn.Parameter(q.mean.clone())
         self.log_std = nn.Parameter(q.tensors()["log_std"].clone())
         self.register_buffer("mask", q.mask.clone())
         self.mask: Tensor
         self.prior_std, self._noise_refresh, self._seed = prior_std, noise_refresh, seed
+        self.estimator, self._make_sample = estimator, plugins.resolve(estimator, ESTIMATORS, "estimator")
+        self._gradients = plugins.resolve(objective, OBJECTIVES, "objective")
         self._buffers_now = self._start.buffers
         self._sample: WeightSample | None = None
         self._made_for: tuple[int, ...] = ()
         self.step = 0
         """Calls of `negative_elbo` so far: names the noise of the next."""
 
-    def negative_elbo(self, inputs: Any, targets: Tensor, *, examples: int, heat: float = 1.0, samples: int = 1) -> Tensor:
-        """E_q[-log p(targets | inputs)], mean over the batch, + heat * KL(q || prior) / examples: nats, a scalar.
+    def negative_elbo(self, batch: Batch, *, examples: int, heat: float = 1.0, samples: int = 1) -> Tensor:
+        """E_q[-log p(batch)], mean over the batch, + heat * KL(q || prior) / examples: nats, a scalar.
 
         Its `backward` is ordinary: gradients land in `mean.grad` and `log_std.grad`; scale, accumulate, clip them as any.
+        batch: a pair (inputs, targets) or a mapping with `labels`, see `tombola.posterior.batch`.
         examples: N of the whole training set. samples: weight samples averaged, in one sample's memory.
         """
+        check_samples(self.estimator, samples)
         learned = [p for p in self.likelihood.parameters() if p.requires_grad]
-        return _NegativeElbo.apply(self, inputs, targets, heat / examples, samples, self.mean, self.log_std, *learned)
+        return _NegativeElbo.apply(self, batch, heat / examples, samples, self.mean, self.log_std, *learned)
 
     def kl(self) -> Tensor:
-        """KL(q || N(0, prior_std^2)) in nats, over the surviving random parameters."""
-        keep = self.mask & self.layout.is_random.to(self.mask.device)
-        return kl_gaussian(self.mean, self.log_std, keep, self.prior_std)
+        """KL(q || prior) in nats, over the surviving random parameters."""
+        return self.posterior.kl(self.prior_std)
 
     @property
     def posterior(self) -> Gaussian:
         # masked: an optimiser's momentum may have moved the mean of pruned weights since the last step
-        return Gaussian(self.layout, self.mean, self.log_std, self.mask).masked(self.mask)
+        return Gaussian(self.layout, self.mean, self.log_std, self.mask, self._prior_mean()).masked(self.mask)
 
     def state(self) -> State:
         """A copy of all that was trained."""
-        q = Gaussian(self.layout, self.mean.detach(), self.log_std.detach(), self.mask.clone()).masked(self.mask.clone())
+        mean, log_std, mask = self.mean.detach(), self.log_std.detach(), self.mask.clone()
+        q = Gaussian(self.layout, mean, log_std, mask, self._prior_mean()).masked(mask)
         return State(q, {k: v.clone() for k, v in self._buffers_now.items()}, self._learned())
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What a state_dict must have beside the parameters, so that a loaded model goes on as the saved one would have:
+        step, buffers of the module (batch-norm statistics) and the start that survivors are rewound to."""
+        return {"step": self.step, "buffers": dict(self._buffers_now), "start": self._start.tensors()}
+
+    def set_extra_state(self, saved: dict[str, Any]) -> None:
+        """The inverse of `get_extra_state`."""
+        q = self._start.posterior
+        start = {name: value.to(q.mean.device) for name, value in saved["start"].items()}
+        self._start = State.of_tensors(self.layout, q.mask, start)
+        self.step, self._buffers_now, self._sample = saved["step"], dict(saved["buffers"]), None
+
+    def _prior_mean(self) -> Tensor | None:
+        prior_mean = self._start.posterior.tensors().get("prior_mean")
+        return None if prior_mean is None else prior_mean.to(self.mean.device)
 
     def _learned(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.likelihood.state_dict().items()}
@@ -103,12 +136,13 @@ class Bayesian(nn.Module):
         mask = self.mask.cpu()
         return Ticket(mask, self._start.to("cpu").masked(mask), self.state().to("cpu"))
 
-    def predict(self, inputs: Tensor, *, samples: int = 16, seed: int = 0) -> Prediction:
-        """Class probabilities with their uncertainty from the present posterior; for a `Categorical` likelihood."""
-        if not isinstance(self.likelihood, Categorical):
-            raise TombolaError(f"{type(self.likelihood).__name__} has no class probabilities; use ticket().outputs")
-        out = outputs(self._module[0], self.state(), inputs, samples=samples, words=(seed,))
-        return Prediction(out.cpu().double().softmax(-1))
+    def predict(
+        self, inputs: Any, *, samples: int = 16, seed: int = 0, select: Callable[[Any], Tensor] = logits_of
+    ) -> Prediction:
+        """Class probabilities with their uncertainty from the present posterior, as `Ticket.predict`."""
+        if isinstance(self.likelihood, GaussianNoise):
+            raise TombolaError("a regression has no class probabilities; use ticket().outputs")
+        return classes_of(outputs(self._module[0], self.state(), inputs, samples=samples, words=(seed,), select=select))
 
     def prune(self, score: str = "snr", fraction: float = 0.2, scope: str = "global", seed: int = 0) -> Ticket:
         """Prunes by the present posterior and rewinds the survivors to the start; returns the new, untrained ticket.
@@ -133,18 +167,19 @@ class Bayesian(nn.Module):
             self.mean.copy_(q.mean)
             self.log_std.copy_(q.log_std)
             self.mask.copy_(ticket.mask)
-        self.likelihood.load_state_dict(ticket.rewind.likelihood or self._start.likelihood)
+        load_learned(self.likelihood, ticket.rewind.likelihood or self._start.likelihood)
         self._buffers_now, self._sample = ticket.rewind.buffers, None
         self.mean.grad = self.log_std.grad = None
 
     def _weight_sample(self) -> WeightSample:
-        """The buffers of weight sampling, made anew when the parameters have moved to other memory or the mask was set."""
+        """The buffers of the estimator, made anew when the parameters have moved to other memory or the mask was set."""
         mean, log_std = self.mean.data, self.log_std.data
         made_for = (mean.data_ptr(), self.mask.data_ptr(), self.mask._version)
         if self._sample is None or self._made_for != made_for:
             self._made_for = made_for
             noise = NoisePool(self.layout.random_numel, ("noise", self._seed), self._noise_refresh, like=mean)
-            self._sample = WeightSample(self.layout, mean, log_std, self.mask, noise, several=True)
+            sample, prior_mean = self._make_sample, self._prior_mean()
+            self._sample = sample(self.layout, mean, log_std, self.mask, noise, several=True, prior_mean=prior_mean)
         return self._sample
 
 
@@ -152,21 +187,21 @@ class _NegativeElbo(torch.autograd.Function):
     """Runs forward and backward passes at once, sample by sample, and hands the gradients on when asked."""
 
     @staticmethod
-    def forward(
-        ctx: Any, net: Bayesian, inputs: Any, targets: Tensor, kl_weight: float, samples: int, *params: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, net: Bayesian, batch: Batch, kl_weight: float, samples: int, *params: Tensor) -> Tensor:
         sample, learned = net._weight_sample(), params[2:]
         before = [p.grad for p in learned]
         for p in learned:
             p.grad = None
         binding = Binding(net._module[0], net.layout, sample.theta, net._buffers_now)
+        sample.converted = binding.converted
         try:
-            with torch.enable_grad(), binding:
+            dropout = global_stream("dropout", net._seed, net.step, device=sample.theta.device)
+            with torch.enable_grad(), dropout, binding:
                 net._module[0].train(net.training)
-                loss = weight_sample_gradients(
+                loss = net._gradients(
                     DataTerm(binding, net.likelihood),
                     sample,
-                    (inputs, targets),
+                    batch,
                     net.step,
                     samples=samples,
                     scale=1.0,
@@ -177,7 +212,6 @@ class _NegativeElbo(torch.autograd.Function):
                     net._buffers_now = buffers_of(net._module[0])
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]
         finally:
-            torch.clear_autocast_cache()  # within the caller's autocast: the copies of the last weight sample
             for p, grad in zip(learned, before, strict=True):
                 p.grad = grad
         net.step += 1
@@ -187,14 +221,16 @@ class _NegativeElbo(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> Any:
         (scale,) = outputs
-        return (None,) * 5 + tuple(scale * grad for grad in ctx.saved_tensors)
+        return (None,) * 4 + tuple(scale * grad for grad in ctx.saved_tensors)
 
 
 def find_tickets(
     module: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
+    data: tuple[Tensor, Tensor] | Iterable[Batch],
     *,
+    examples: int | None = None,
+    likelihood: nn.Module | LogLikelihood | None = None,
+    mask: Mapping[str, Tensor] | None = None,
     train: TrainSettings | None = None,
     prune: PruneSettings | None = None,
     posterior: PosteriorSettings | None = None,
@@ -202,22 +238,33 @@ def find_tickets(
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> list[Ticket]:
-    """Iterative pruning of `module` on tensors in memory: one trained ticket a level, dense first, sparsest last.
+    """Iterative pruning of `module`: one trained ticket a level, dense first, sparsest last.
+
+    data: a pair of tensors in memory (inputs, targets), which is shuffled and cut by `train.batch_size`; or a loader of
+        batches with a length, iterated anew each epoch.
+    examples: N, the size of a loader's training set; by default the length of its `dataset`.
+    likelihood, mask: as of `Bayesian`; a likelihood takes the place of the settings' one.
 
     The module is left as it was; it starts from its present values. Raises TombolaError for settings that do not fit.
     """
     train, prune, posterior = train or TrainSettings(), prune or PruneSettings(), posterior or PosteriorSettings()
     at, score = parse_rewind(prune.rewind), plugins.resolve(prune.score, SCORES, "score")
-    batches = TensorBatches(inputs.to(device), targets.to(device), train.batch_size, seed)
+    batches = _batches_of(data, examples, train.batch_size, seed, device)
     layout = layout_of(module, posterior, prune)
     start = step_of(at, batches.steps) or 0
-    _check_fits(layout, targets, train, prune, start, train.epochs * batches.steps)
+    _check_fits(layout, train, prune, start, train.epochs * batches.steps)
+    if isinstance(batches, TensorBatches) and likelihood is None:
+        _check_targets(batches.targets, train)
     info = {
         "seed": seed,
         "settings": {"train": canonical(train), "prune": canonical(prune), "posterior": canonical(posterior)},
     }
+    if likelihood is not None:  # its code is not saved: whoever goes on training needs to know what to give
+        own = likelihood if inspect.isfunction(likelihood) else type(likelihood)
+        info["likelihood"] = f"{own.__module__}:{own.__qualname__}"
     dense = initial_state(module, layout, posterior, seed).to("cpu")
-    ticket, tickets = ticket_of(dense if train.method == "vi" else dense.as_point(), info), []
+    dense = dense.as_point() if method_of(train.method).deterministic else dense
+    ticket, tickets = with_mask(ticket_of(dense, info), layout.mask_of(mask or {}), dense), []
     with _bar(prune.levels + 1, train.epochs * batches.steps, progress) as show:
         for level in range(prune.levels + 1):
 
@@ -228,6 +275,7 @@ def find_tickets(
                     batches,
                     train,
                     words=(seed, "find_tickets", level),
+                    likelihood=likelihood,
                     start=begin,
                     stop=stop,
                     on_step=lambda done, _: show(level, done),
@@ -244,7 +292,7 @@ def find_tickets(
                 assert restart is not None
                 ticket = prune_ticket(
                     tickets[-1],
-                    restart if train.method == "vi" else restart.as_point(),
+                    restart,
                     name=prune.score,
                     score=score,
                     fraction=prune.fraction,
@@ -254,19 +302,37 @@ def find_tickets(
     return tickets
 
 
-def _check_fits(layout: Layout, targets: Tensor, train: TrainSettings, prune: PruneSettings, start: int, steps: int) -> None:
+def _batches_of(data: Any, examples: int | None, size: int, seed: int, device: torch.device | str) -> Batches:
+    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        return TensorBatches(data[0].to(device), data[1].to(device), size, seed)
+    if isinstance(data, tuple | Mapping | Tensor):
+        raise TombolaError(
+            f"data is a {type(data).__name__}; it must be a pair of tensors (inputs, targets), a loader or a list of batches"
+        )
+    return LoaderBatches(data, examples, device)
+
+
+def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, start: int, steps: int) -> None:
     """Raises TombolaError for what would fail after minutes of training."""
-    if train.method == "map" and prune.score in SCORES and prune.score not in WITHOUT_STD:
-        raise TombolaError(f"score {prune.score!r} needs a std; with method map use one of {', '.join(sorted(WITHOUT_STD))}")
+    if method_of(train.method).deterministic and prune.score in SCORES and prune.score not in WITHOUT_STD:
+        raise TombolaError(
+            f"score {prune.score!r} needs a std; with method {train.method} use one of {', '.join(sorted(WITHOUT_STD))}"
+        )
+    plugins.resolve(train.schedule, SCHEDULES, "schedule")
+    plugins.resolve(train.estimator, ESTIMATORS, "estimator")
+    plugins.resolve(train.objective, OBJECTIVES, "objective")
     if prune.levels and not layout.prunable_segments():
         raise TombolaError("nothing is prunable: every weight is excluded; set classifier=True or include a pattern")
-    if (train.likelihood == "categorical") == targets.is_floating_point():
-        wanted = "gaussian" if targets.is_floating_point() else "categorical"
-        raise TombolaError(f"likelihood {train.likelihood!r} does not fit targets of {targets.dtype}; use {wanted!r}")
     if start >= steps:
         raise TombolaError(
             f"rewind {prune.rewind!r} is at step {start}, but the training has {steps}: nothing would be trained"
         )
+
+
+def _check_targets(targets: Tensor, train: TrainSettings) -> None:
+    if (train.likelihood == "categorical") == targets.is_floating_point():
+        wanted = "gaussian" if targets.is_floating_point() else "categorical"
+        raise TombolaError(f"likelihood {train.likelihood!r} does not fit targets of {targets.dtype}; use {wanted!r}")
 
 
 @contextmanager

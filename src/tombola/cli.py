@@ -63,11 +63,14 @@ def run(
 
 
 @_command
-def status(folder: _Folder) -> int:
-    """Show what of a study is done, from any terminal."""
+def status(
+    folder: _Folder,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every second till the run ends or Ctrl-C.")] = False,
+) -> int:
+    """Show what of a study is done, what runs now and the time left, from any terminal."""
     from .commands import show_status
 
-    return show_status(folder)
+    return show_status(folder, watch)
 
 
 @_command

@@ -1,25 +1,31 @@
 """What the commands of the command line do."""
 
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from . import models
+from .calibrate import Guesses, calibrate, here
 from .data import load_data
 from .engine import Engine, dataset, missing
 from .errors import TombolaError
 from .evaluation import evaluate_ticket
 from .folder import StudyFolder, told_apart
-from .forecast import seconds_to_go
+from .forecast import Forecast
 from .settings import EvaluateSettings, TrainSettings
 from .study import read, shipped
-from .terminal import ProgressWatcher, duration, graph_table, results_table
+from .terminal import Board, Follower, Picture, draw, duration, graph_table, results_table, until, watcher_for
 from .ticket import load
 
+_WATCH_EVERY = 1.0  # seconds
+_LINES_OF_STATUS = 40  # what is printed once may be longer than the terminal is high
 _RECORDS_EVERY = 60.0  # seconds between writes of the records of a running study
 
 
@@ -30,16 +36,22 @@ def run_study(study: str, out: Path | None, changes: list[str], device: str, dry
     settings, plan = folder.variants[0].study, folder.plan
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    todo = missing(plan, folder.store)
-    if dry_run:
-        console.print(graph_table(plan, folder.store))
-        _say_rest(console, folder)
-        return 0
     chosen = choose_device(device)
+    forecast = Forecast(plan, folder.store, dataset, here(chosen))
+    if dry_run:
+        calibrate(forecast, chosen, dataset, Guesses.read(folder.timings))
+        console.print(graph_table(plan, folder.store))
+        _say_rest(console, folder, forecast)
+        return 0
     folder.prepare()
+    todo = missing(plan, folder.store)
     console.print(
         f"{plan.name}: {len(plan.rows)} tickets to evaluate, {len(todo)} of {len(plan.stages)} stages to run, on {chosen}"
     )
+    with console.status("timing a few steps of each kind of training"):
+        calibrate(forecast, chosen, dataset, Guesses.read(folder.timings)).write(folder.timings)
+    if (seconds := forecast.left()) is not None and todo:
+        console.print(f"{until(seconds, time.time())}, at the pace of a few steps and of what is done")
     written = time.monotonic()
 
     def keep_records() -> None:
@@ -48,7 +60,7 @@ def run_study(study: str, out: Path | None, changes: list[str], device: str, dry
             folder.write_records()
             written = time.monotonic()
 
-    with ProgressWatcher(console, todo) as watcher:
+    with watcher_for(console, Board(plan, folder.store, forecast)) as watcher:
         engine = Engine(folder.store, chosen, watcher, settings.checkpoint_seconds)
         try:
             engine.run(plan, keep_records)
@@ -64,16 +76,43 @@ def run_study(study: str, out: Path | None, changes: list[str], device: str, dry
     console.print(f"records: {folder.path / 'records.parquet'}", soft_wrap=True)
     console.print(f"report:  {page}", soft_wrap=True)
     for sentence in failed:
-        console.print(Text(f"failed: {sentence}"), soft_wrap=True)
+        console.print(Text(f"failed: {sentence}", style="red"), soft_wrap=True)
     return 1 if failed else 0
 
 
-def show_status(path: Path) -> int:
-    """Always 0."""
+def show_status(path: Path, watch: bool) -> int:
+    """Always 0. watch: again and again until nothing runs any more."""
     console, folder = Console(), StudyFolder.open(path)
-    console.print(graph_table(folder.plan, folder.store))
-    _say_rest(console, folder)
+    follower = Follower(folder.plan, folder.store, folder.timings)
+    picture = follower.look()
+    if not watch:
+        console.print(graph_table(folder.plan, folder.store))
+    elif follower.runs_now:
+        _watch(console, follower, picture)
+        follower = Follower(folder.plan, folder.store, folder.timings)  # what failed is to do again: the next run tries it
+        picture = follower.look()
+    console.print(draw(replace(picture, failed=[]), console.width, max(console.height, _LINES_OF_STATUS)))
+    for sentence in picture.failed:  # in full: there is nothing below that has to stay in view
+        console.print(Text(sentence, style="red"), soft_wrap=True)
+    done, stages = picture.stages
+    if not follower.runs_now and done < stages:
+        console.print(f"nothing runs now: {stages - done} stages to run; `tombola run` goes on with the same command")
+    elif done == stages:
+        console.print(f"all {stages} stages are done, 0 to run")
     return 0
+
+
+def _watch(console: Console, follower: Follower, picture: Picture) -> None:
+    """Returns when nothing runs any more, or at Ctrl-C: the run is not stopped by it."""
+
+    def drawn() -> RenderableType:
+        return draw(picture, console.width, console.height - 1)
+
+    with suppress(KeyboardInterrupt), Live(drawn(), console=console, auto_refresh=False, transient=True) as live:
+        while follower.runs_now:
+            time.sleep(_WATCH_EVERY)
+            picture = follower.look()
+            live.update(drawn(), refresh=True)
 
 
 def make_report(path: Path, out: Path | None) -> int:
@@ -128,14 +167,15 @@ def evaluate_file(path: Path, samples: int, seed: int, device: str) -> int:
     there = load_data(data["name"], data["args"])
     if there.fingerprint != data["fingerprint"]:
         raise TombolaError(
-            f"data {data['name']!r} has fingerprint {there.fingerprint}, the ticket was trained on {data['fingerprint']}: "
+            f"data {there.name!r} has fingerprint {there.fingerprint}, the ticket was trained on {data['fingerprint']}: "
             "the data has changed since"
         )
     chosen = choose_device(device)
     train = TrainSettings(**ticket.info["settings"]["train"])
     words = ("evaluate", seed)
-    row = evaluate_ticket(module.to(chosen), ticket, there.test, EvaluateSettings(samples=samples), train, words, chosen)
-    table = Table(title=f"{path.name}: {model['name']} on the test split of {data['name']} ({row['examples']} examples)")
+    measure = EvaluateSettings(samples=samples)
+    row = evaluate_ticket(module.to(chosen), ticket, there.test, measure, train, words, chosen, there.prepare)
+    table = Table(title=f"{path.name}: {model['name']} on the test split of {there.name} ({row['examples']} examples)")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in row.items():
@@ -157,12 +197,11 @@ def _check_page(out: Path) -> None:
         raise TombolaError(f"--out {out}: the report is an .html file; give such a name")
 
 
-def _say_rest(console: Console, folder: StudyFolder) -> None:
-    todo = missing(folder.plan, folder.store)
-    stages = folder.plan.stages
+def _say_rest(console: Console, folder: StudyFolder, forecast: Forecast) -> None:
+    todo, stages = missing(folder.plan, folder.store), folder.plan.stages
     console.print(f"{len(stages) - len(todo)} of {len(stages)} stages done, {len(todo)} to run")
-    seconds = seconds_to_go(folder.plan, todo, folder.store, dataset)
+    seconds = forecast.left()
     if todo and seconds is None:
-        console.print("no time forecast yet: no training of this study was timed")
+        console.print("no time forecast: the first steps of a training could not be timed; the run will say why")
     elif todo and seconds is not None:
-        console.print(f"about {duration(seconds)} to go, at the pace of the stages that are done")
+        console.print(f"about {duration(seconds)} to go, at the pace of a few steps and of the stages that are done")

@@ -1,10 +1,12 @@
 """Stopping a training that cannot go on, with a sentence that names step and cause."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from .inference import Batch, Learner
+from .inference import Learner
+from .posterior.batch import Batch, inputs_of, targets_of
 from .settings import TrainSettings
 
 
@@ -25,11 +27,9 @@ def check_losses(losses: Tensor, first_step: int, settings: TrainSettings, learn
 
 
 def _cause(learner: Learner, batch: Batch) -> str:
-    inputs: Any = batch[0]
-    if isinstance(inputs, Tensor) and not bool(inputs.isfinite().all()):
-        return "for the inputs of its batch are not finite (clean the data)"
-    if batch[1].is_floating_point() and not bool(batch[1].isfinite().all()):
-        return "for the targets of its batch are not finite (clean the data)"
+    for what, value in (("inputs", inputs_of(batch)), ("targets", targets_of(batch))):
+        if not _all_finite(value):
+            return f"for the {what} of its batch are not finite (clean the data)"
     for name, values in learner.state().posterior.tensors().items():
         finite = values.isfinite()
         if not bool(finite.all()):
@@ -39,3 +39,10 @@ def _cause(learner: Learner, batch: Batch) -> str:
     if "log_std" in (tensors := learner.state().posterior.tensors()) and float(tensors["log_std"].max()) > 3:
         return f"with finite weights, but their largest std has grown to {float(tensors['log_std'].max().exp()):g}"
     return f"with finite weights, the largest of size {float(learner.state().posterior.mean.abs().max()):g}: it has run away"
+
+
+def _all_finite(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return bool(value.isfinite().all())
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+    return all(map(_all_finite, inner))

@@ -14,9 +14,11 @@ import torch
 from .checkpoint import arithmetic
 from .data import Dataset, load_data
 from .errors import TombolaError
+from .naming import names_of
 from .plan import Plan
+from .progress import Progress, ProgressFile, forget_stopped
 from .settings import DataSettings
-from .stages import Stage, Surroundings, Train
+from .stages import Evaluate, Stage, Surroundings, Train
 from .store import Store
 from .ticket import Ticket
 
@@ -24,9 +26,13 @@ from .ticket import Ticket
 class Watcher(Protocol):
     """Someone who is told how a run gets on."""
 
-    def began(self, stage: Stage) -> None: ...
+    def began(self, stage: Stage, progress: Progress) -> None:
+        """progress: how far the stage is, kept up to date while it runs."""
+        ...
+
     def stepped(self, stage: Stage, done: int, total: int) -> None: ...
     def ended(self, stage: Stage) -> None: ...
+    def failed(self, stage: Stage, sentence: str) -> None: ...
     def said(self, sentence: str) -> None: ...
 
 
@@ -39,35 +45,51 @@ class Engine:
     watcher: Watcher
     checkpoint_seconds: float = 60.0
     failures: dict[str, str] = field(default_factory=dict)
-    """Key of a failed stage -> sentence."""
+    """Key of a failed stage -> sentence; empty for what only builds on one."""
 
     def run(self, plan: Plan, after_each: Callable[[], None] = lambda: None) -> None:
         """Runs every stage that the rows need and the store lacks. A stage that fails stops only what builds on it."""
         self.store.prepare()
-        for stage in missing(plan, self.store):
-            lost = [p for p in stage.parents if p.key in self.failures]
-            if lost:
-                self.failures[stage.key] = ""  # said already, by its parent
-            else:
-                self._run(stage)
-            after_each()
+        self._names = names_of(plan)
+        todo = missing(plan, self.store)
+        forget_stopped(self.store.unfinished, {stage.key for stage in todo})
+        here = arithmetic(self.device)
+        progress = Progress(study=plan.name, device=here["device"], threads=here["threads"])
+        with ProgressFile(self.store.unfinished, progress) as self._file:
+            for stage in todo:
+                lost = [p for p in stage.parents if p.key in self.failures]
+                if lost:
+                    self.failures[stage.key] = ""  # said already, by its parent
+                else:
+                    self._run(stage)
+                after_each()
 
     def _run(self, stage: Stage) -> None:
+        progress = self._file.progress
+
+        def on_step(done: int, total: int) -> None:
+            progress.step(done, total)
+            self._file.write()
+            self.watcher.stepped(stage, done, total)
+
         with self.store.lock(stage.key):
             if self.store.done(stage.key):  # another process was faster
                 self.watcher.ended(stage)
                 return
-            self.watcher.began(stage)
             around = Surroundings(
                 self.device,
                 dataset,
                 self.store.checkpoint(stage.key, self.checkpoint_seconds) if isinstance(stage, Train) else None,
-                lambda done, total: self.watcher.stepped(stage, done, total),
+                on_step,
+                progress.end_epoch,
             )
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 try:
                     tickets = [self._ticket(parent) for parent in stage.parents]
+                    progress.begin(stage.key, self._names[stage.key])
+                    self._file.write(at_once=isinstance(stage, Evaluate))  # it may be long, and has no steps
+                    self.watcher.began(stage, progress)
                     began = time.monotonic()
                     outcome = stage.run(tickets, around)
                 except Exception as error:
@@ -75,9 +97,10 @@ class Engine:
                     return
             said = list(dict.fromkeys(str(w.message) for w in caught))
             for sentence in said:
-                self.watcher.said(f"{describe(stage)}: {sentence}")
+                self.watcher.said(f"{self._names[stage.key]}: {sentence}")
             run = {"seconds": time.monotonic() - began, **arithmetic(self.device), "warnings": said}
             self.store.save(stage, outcome, run)
+            progress.key = ""
         self.watcher.ended(stage)
 
     def _ticket(self, stage: Stage) -> Ticket:
@@ -85,17 +108,18 @@ class Engine:
         try:
             return self.store.ticket(stage.key)
         except TombolaError as error:
-            self.watcher.said(f"{error}; running {describe(stage)} again")
+            self.watcher.said(f"{error}; running {self._names[stage.key]} again")
             self.store.discard(stage.key)
             self._run(stage)
             return self.store.ticket(stage.key)
 
     def _failed(self, stage: Stage, error: Exception) -> None:
-        sentence = f"{describe(stage)} failed: {type(error).__name__}: {error}"
-        log = self.store.root / "unfinished" / f"{stage.key}.error"
+        sentence = f"{self._names[stage.key]} failed: {type(error).__name__}: {error}"
+        log = self.store.error_path(stage.key)
         log.write_text("".join(traceback.format_exception(error)))
         self.failures[stage.key] = f"{sentence} (details in {log})"
-        self.watcher.said(self.failures[stage.key])
+        self._file.progress.key = ""
+        self.watcher.failed(stage, self.failures[stage.key])
 
 
 def missing(plan: Plan, store: Store) -> list[Stage]:
@@ -111,13 +135,6 @@ def missing(plan: Plan, store: Store) -> list[Stage]:
     for row in plan.rows:
         visit(row.stage)
     return list(found.values())
-
-
-def describe(stage: Stage) -> str:
-    """A stage in a few words."""
-    seed = getattr(stage, "seed", None)
-    what = f"{stage.kind} {stage.settings.method}" if isinstance(stage, Train) else stage.kind
-    return f"{what} {stage.key[:8]}" + (f" (seed {seed})" if seed is not None else "")
 
 
 @lru_cache(maxsize=4)

@@ -24,7 +24,7 @@ STAGES = "tombola-stages"
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """`path/` holds study.json, records.parquet, report.html and figures/."""
+    """`path/` holds study.json, forecast.json, records.parquet, report.html and figures/."""
 
     path: Path
     raw: dict[str, Any]
@@ -54,6 +54,11 @@ class StudyFolder:
             raise TombolaError(f"{path} holds no study (no study.json); give the folder that 'tombola run' wrote to")
         description = _description(path)
         return cls(path, description["study"], Store(Path(description["stages"])), Path(description["imports"]))
+
+    @property
+    def timings(self) -> Path:
+        """The file of step times that were measured before anything ran, for forecasts."""
+        return self.path / "forecast.json"
 
     @cached_property
     def variants(self) -> list[Variant]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from . import plugins
 from .inference import Learner
 from .settings import TrainSettings
 
@@ -67,7 +68,8 @@ def lr_factor(settings: TrainSettings, step: int, steps: int, steps_per_epoch: i
     warmup = round(settings.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    return SCHEDULES[settings.schedule](settings, step - warmup, max(1, steps - warmup))
+    schedule = plugins.resolve(settings.schedule, SCHEDULES, "schedule")
+    return schedule(settings, step - warmup, max(1, steps - warmup))
 
 
 def _constant(settings: TrainSettings, step: int, steps: int) -> float:

@@ -1,6 +1,6 @@
 """From a study to its graph of stages: the chains of iterative pruning, and the arms that hang on their levels."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,10 +8,14 @@ from . import plugins
 from .batches import steps_per_epoch
 from .data import Dataset
 from .errors import TombolaError
+from .inference import OBJECTIVES, method_of
+from .models.weights import load_weights
+from .optim import SCHEDULES
+from .posterior.estimators import ESTIMATORS
 from .posterior.state import layout_of
 from .pruning.scores import SCORES, WITHOUT_STD
 from .rewind import parse_rewind, step_of
-from .settings import DataSettings, TrainSettings
+from .settings import DataSettings, TrainSettings, deterministic_part
 from .stages import Evaluate, Init, Net, Prune, Redraw, Shuffle, Source, Stage, Train, Transplant
 from .study import Arm, Study, Variant, arm_train
 
@@ -65,6 +69,7 @@ def plan_study(variants: list[Variant], data: Callable[[DataSettings], Dataset])
         for row in _variant_rows(variant, data):
             name = (row.labels["curve"], row.labels["variant"], row.labels["seed"], row.labels["level"], row.stage.key)
             rows.setdefault(name, row)  # a fan-out over scores repeats the arms that have none
+    _check_names(rows.values())
     return Plan(variants[0].study.name, list(rows.values()))
 
 
@@ -83,7 +88,7 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
                     "curve": label,
                     "variant": variant.label,
                     "model": study.model.name,
-                    "data": study.data.name,
+                    "data": dataset.name,
                     "method": trained.settings.method,
                     "score": arm_score(study, arm),
                     "rewind": arm.rewind or study.prune.rewind,
@@ -103,22 +108,21 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
 
 def _arm_stages(study: Study, arm: Arm, net: Net, source: Source, seed: int) -> Iterator[tuple[int, Train, str]]:
     """(level, the training, the curve's label) of each ticket of an arm."""
-    deterministic = arm.arm in ("deterministic", "transplant") or arm.of == "deterministic"
-    settings = arm_train(study, arm, "map" if deterministic else "vi")
+    settings = arm_train(study, arm, deterministic=deterministic(arm))
     chain = _chain(study, arm, net, source, seed, settings)
     label = curve_label(study, arm)
     if arm.arm in ("ticket", "deterministic"):
         yield from ((level, trained, label) for level, trained in enumerate(chain.trained))
         return
     first = chain.tickets[0]
+    assert isinstance(first, Init)
     for level in arm.levels or range(1, study.prune.levels + 1):
         pruned = chain.tickets[level]
         start, parent = chain.start, pruned
         if arm.arm == "transplant":
-            parent, start = Transplant(parents=(pruned, first)), ""
-            settings = arm_train(study, arm, "vi")
+            parent, start = Transplant(parents=(pruned, replace(first, posterior=study.posterior))), ""
+            settings = arm_train(study, arm, deterministic=False)
         elif arm.arm == "reinit":
-            assert isinstance(first, Init)
             parent, start = Redraw(parents=(pruned, replace(first, draw="redrawn"))), ""
         else:
             parent = Shuffle(parents=(pruned, chain.dense), how=arm.arm.removeprefix("shuffle_"), seed=seed)
@@ -130,7 +134,9 @@ def _chain(study: Study, arm: Arm, net: Net, source: Source, seed: int, settings
     def training(parent: Stage, start: str = "", stop: str = "") -> Train:
         return Train(parents=(parent,), net=net, source=source, settings=settings, seed=seed, start=start, stop=stop)
 
-    init = Init(net=net, posterior=study.posterior, prune=study.prune, seed=seed)
+    # a deterministic chain is the same whatever sigma starts at, so that studies of sigma share it
+    posterior = deterministic_part(study.posterior) if deterministic(arm) else study.posterior
+    init = Init(net=net, posterior=posterior, prune=study.prune, seed=seed)
     rewind = arm.rewind or study.prune.rewind
     at = parse_rewind(rewind)
     dense = training(init, stop=at) if at else init
@@ -155,8 +161,12 @@ def arm_score(study: Study, arm: Arm) -> str:
     """The score of the chain that an arm stands on."""
     if arm.score:
         return arm.score
-    deterministic = arm.arm in ("deterministic", "transplant") or arm.of == "deterministic"
-    return "magnitude" if deterministic else study.prune.score
+    return "magnitude" if deterministic(arm) else study.prune.score
+
+
+def deterministic(arm: Arm) -> bool:
+    """Whether the chain that the arm stands on is deterministic."""
+    return arm.arm in ("deterministic", "transplant") or arm.of == "deterministic"
 
 
 _NAMES = {
@@ -175,12 +185,28 @@ def curve_label(study: Study, arm: Arm) -> str:
     of = " of deterministic" if arm.of == "deterministic" and arm.arm not in ("deterministic", "transplant") else ""
     rewind = arm.rewind or study.prune.rewind
     extra = [] if rewind == "init" else ["learning-rate rewinding" if rewind == "learning_rate" else f"rewind {rewind}"]
-    extra += [f"{name}={value}" for name, value in arm.train.items()]
+    changes = ({} if study.train.method == "vi" or deterministic(arm) else {"method": study.train.method}) | arm.train
+    extra += [f"{name}={value}" for name, value in changes.items()]
     return ", ".join([f"{_NAMES[arm.arm]}{of} ({arm_score(study, arm)})", *extra])
+
+
+def _check_names(rows: Iterable[Row]) -> None:
+    """Raises TombolaError where two data sets of a study would be one in its tables."""
+    factory_of: dict[str, str] = {}
+    for row in rows:
+        called, factory = row.labels["data"], row.stage.source.settings.name
+        if (first := factory_of.setdefault(called, factory)) != factory:
+            raise TombolaError(f"data {first!r} and {factory!r} are both called {called!r}; rename one Dataset")
 
 
 def _check(study: Study, net: Net, dataset: Dataset) -> None:
     """Everything that would fail a stage later, found before the first one runs."""
+    shape, crop = dataset.input_shape, study.data.crop
+    if (study.data.flip or crop) and (len(shape) != 3 or crop >= min(shape[1:])):
+        raise TombolaError(
+            f"data.{'crop' if crop else 'flip'} is of images [C, H, W] larger than the padding of {crop}; inputs of "
+            f"{dataset.name!r} have shape {list(shape)}"
+        )
     for arm in study.arms:
         score, rewind = arm_score(study, arm), arm.rewind or study.prune.rewind
         plugins.resolve(score, SCORES, "score")
@@ -192,7 +218,15 @@ def _check(study: Study, net: Net, dataset: Dataset) -> None:
         at = parse_rewind(rewind)
         if arm.levels and max(arm.levels) > study.prune.levels:
             raise TombolaError(f"arm {arm.arm} is at level {max(arm.levels)}, but prune.levels is {study.prune.levels}")
-        settings = arm_train(study, arm, study.train.method)
+        settings = arm_train(study, arm, deterministic=False)
+        if method_of(settings.method).deterministic:
+            raise TombolaError(
+                f"train.method is {settings.method!r}; deterministic curves are the arm 'deterministic', so leave the "
+                "method out or name a Bayesian one"
+            )
+        plugins.resolve(settings.schedule, SCHEDULES, "schedule")
+        plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
+        plugins.resolve(settings.objective, OBJECTIVES, "objective")
         steps = steps_per_epoch(len(dataset.train[0]), settings.batch_size)
         if (step_of(at, steps) or 0) >= settings.epochs * steps:
             raise TombolaError(
@@ -202,10 +236,14 @@ def _check(study: Study, net: Net, dataset: Dataset) -> None:
         if (settings.likelihood == "categorical") != dataset.is_classification:
             wanted = "categorical" if dataset.is_classification else "gaussian"
             raise TombolaError(f"train.likelihood is {settings.likelihood!r}; data {dataset.name!r} needs {wanted!r}")
-    if study.train.method != "vi":
-        raise TombolaError(
-            "train.method is 'map'; deterministic curves are the arm 'deterministic', so leave the method out"
-        )
-    layout = layout_of(net.build("check"), study.posterior, study.prune)
+    module = net.build("check")
+    if study.model.weights:
+        load_weights(module, study.model.weights)
+        if study.posterior.mean != "module":
+            raise TombolaError(
+                f"posterior.mean {study.posterior.mean!r} would write over model.weights ({study.model.weights}); "
+                "leave one of them out"
+            )
+    layout = layout_of(module, study.posterior, study.prune)
     if study.prune.levels and not layout.prunable_segments():
         raise TombolaError(f"model {study.model.name!r}: nothing is prunable; set prune.classifier: true or prune.include")

@@ -60,14 +60,19 @@ class PosteriorSettings(Checked):
     mean: Literal["module", "kaiming_uniform"] = setting(
         "module", "Where the means start: the module's own initialisation, or U(-b, b) with b = 1/sqrt(fan_in)."
     )
-    std: float = setting(0.02, "Standard deviation at the start, absolute or in units of the Kaiming scale.", above=0)
-    std_scale: Literal["absolute", "kaiming"] = setting(
-        "absolute", "What `std` is relative to: nothing, or the Kaiming scale 1/sqrt(fan_in) of each layer."
+    std: float = setting(0.02, "Standard deviation at the start, absolute or relative to `std_scale`.", above=0)
+    std_scale: Literal["absolute", "kaiming", "weight"] = setting(
+        "absolute",
+        "What `std` is relative to: nothing, the Kaiming scale 1/sqrt(fan_in) of each layer, or each weight's own size "
+        "abs(mean), but at least a tenth of the Kaiming scale.",
     )
     std_jitter: float = setting(
         0.0,
         "Standard deviation of Gaussian noise on the initial log_std; the drift of its ranks is then defined.",
         least=0,
+    )
+    prior_mean: Literal["zero", "start"] = setting(
+        "zero", "Mean of the prior: zero, or where the means start (for a pre-trained network), at every level."
     )
     random: list[str] | None = setting(
         None,
@@ -82,7 +87,9 @@ class PosteriorSettings(Checked):
 class TrainSettings(Checked):
     """One training, Bayesian or deterministic."""
 
-    method: Literal["vi", "map"] = setting("vi", "How the posterior is learned: variational inference, or deterministic.")
+    method: str = setting(
+        "vi", "How the posterior is learned: vi (variational inference), map (deterministic) or package.module:Class."
+    )
     epochs: int = setting(30, "Passes over the training data.", least=1)
     batch_size: int = setting(128, "Examples a step.", least=1)
     optimiser: Literal["adam", "adamw", "sgd"] = setting("adam", "Adam, AdamW (decoupled decay) or SGD with momentum.")
@@ -91,7 +98,10 @@ class TrainSettings(Checked):
     momentum: float = setting(0.9, "Momentum of SGD.", least=0, below=1)
     nesterov: bool = setting(True, "Whether SGD's momentum is Nesterov's.")
     weight_decay: float = setting(0.0, "Weight decay of decayed means (never of log_std).", least=0)
-    schedule: Literal["constant", "step", "cosine", "one_cycle"] = setting("constant", "Course of the learning rate.")
+    schedule: str = setting(
+        "constant",
+        "Course of the learning rate: constant, step, cosine, one_cycle or package.module:function.",
+    )
     warmup_epochs: float = setting(0.0, "Epochs of linear warm-up from 0, before the schedule.", least=0)
     milestones: list[float] = setting(
         [0.5, 0.75], "Where the `step` schedule multiplies by `gamma`, as fractions of the training.", above=0, below=1
@@ -99,7 +109,18 @@ class TrainSettings(Checked):
     gamma: float = setting(0.1, "Factor of the `step` schedule.", above=0, most=1)
     heat: float = setting(0.1, "Weight T of the KL term; 1 is the Bayesian posterior, below 1 a cold one.", least=0)
     kl_warmup_epochs: float = setting(0.0, "Epochs over which the KL term's weight rises linearly from 0.", least=0)
-    prior_std: float = setting(1.0, "Standard deviation of the prior N(0, prior_std^2).", above=0)
+    prior_std: float = setting(1.0, "Standard deviation of the prior N(prior_mean, prior_std^2).", above=0)
+    estimator: str = setting(
+        "weight_sample",
+        "What a training pass sees of random weights: one draw (weight_sample), draws in pairs of opposite sign "
+        "(antithetic), noise in each output (local), a draw with random signs (flipout), their mean (mean); or "
+        "package.module:Class.",
+    )
+    objective: str = setting(
+        "expected_log",
+        "E_q[log p], as in the ELBO (expected_log), or log E_q[p] of the samples, as in the paper's code (log_expected); or "
+        "package.module:function.",
+    )
     samples: int = setting(1, "Weight samples a step; the gradient is their average, the memory one sample's.", least=1)
     noise_refresh: float = setting(
         0.0625, "Fraction of the weight noise drawn anew for each sample; 1 is everything.", above=0, most=1
@@ -119,9 +140,25 @@ class TrainSettings(Checked):
     channels_last: bool = setting(False, "Whether image batches are laid out channels-last in memory.")
     divergence: float = setting(1e6, "A training loss (nats per example) above this stops the stage.", above=0)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_samples(self.estimator, self.samples)
 
-VARIATIONAL = ("heat", "kl_warmup_epochs", "prior_std", "samples", "noise_refresh", "log_std_lr_factor")
-"""The fields of `TrainSettings` that method `map` does not read."""
+
+def check_samples(estimator: str, samples: int) -> None:
+    """Raises TombolaError for a number of weight samples that the estimator cannot have."""
+    if estimator == "antithetic" and samples % 2:
+        raise TombolaError(f"samples is {samples}; estimator antithetic draws pairs, so it must be even")
+
+
+VARIATIONAL = {
+    PosteriorSettings: ("std", "std_scale", "std_jitter", "prior_mean"),
+    TrainSettings: (
+        *("heat", "kl_warmup_epochs", "prior_std", "estimator", "objective", "samples", "noise_refresh"),
+        "log_std_lr_factor",
+    ),
+}
+"""The fields that deterministic training does not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,17 +181,31 @@ class PruneSettings(Checked):
 class ModelSettings(Checked):
     """The network."""
 
-    name: str = setting("mlp", "A model's name (mlp, lenet, conv) or package.module:factory.")
+    name: str = setting(
+        "mlp", "A model's name (mlp, resnet20, vgg11, vit_tiny; all are in docs/models.md) or package.module:factory."
+    )
     args: dict[str, Any] = setting({}, "Keyword arguments of the factory; input_shape and outputs are given to it.")
+    weights: str = setting("", "A safetensors file with a state_dict to start from; by default the model's initialisation.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings(Checked):
     """The data."""
 
-    name: str = setting("digits", "A data set's name (digits) or package.module:factory that returns a Dataset.")
+    name: str = setting(
+        "digits", "A data set's name (digits, huggingface, folder) or package.module:factory that returns a Dataset."
+    )
     args: dict[str, Any] = setting({}, "Keyword arguments of the factory, as the sizes of the held-out splits.")
-    shift: int = setting(0, "Augmentation: training images are moved by up to this many pixels each way.", least=0)
+    flip: bool = setting(
+        False, "Augmentation: half of the training images, drawn anew each epoch, are mirrored left to right."
+    )
+    crop: int = setting(
+        0, "Augmentation: training images are padded with this many zeros on each side and cut back at random.", least=0
+    )
+    resident: bool | None = setting(
+        None,
+        "Whether training data lies on the device, or is sent there batch by batch: the same bits. By default what fits.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +214,20 @@ class EvaluateSettings(Checked):
 
     samples: int = setting(16, "Weight samples S averaged into one predictive distribution.", least=1)
     repeats: int = setting(1, "Independent predictives R whose metrics are averaged.", least=1)
+    batch_norm: Literal["running", "batch"] = setting(
+        "running",
+        "Statistics of batch-norm layers: the running ones of training, or those of each test batch (results then depend on "
+        "`batch_size` and on the order of the examples).",
+    )
+    batch_size: int = setting(1024, "Examples a forward pass; changes results only with batch_norm `batch`.", least=1)
     bins: int = setting(15, "Bins of the calibration metrics.", least=1)
     redraws: int = setting(100, "Redraws of the labels for the perfect-calibration null.", least=100)
+
+
+def deterministic_part(settings: Any) -> Any:
+    """The same with the fields of `VARIATIONAL` at their defaults: what a deterministic stage depends on."""
+    defaults = type(settings)()
+    return dataclasses.replace(settings, **{name: getattr(defaults, name) for name in VARIATIONAL[type(settings)]})
 
 
 def canonical(settings: Any) -> dict[str, Any]:

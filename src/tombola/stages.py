@@ -16,10 +16,13 @@ import torch
 from torch import nn
 
 from . import models, plugins, streams
-from .batches import TensorBatches, random_shift
 from .checkpoint import Checkpoint
-from .data import DATA, Dataset
+from .data import DATA, Dataset, training_batches
 from .evaluation import evaluate_ticket
+from .inference import METHODS, OBJECTIVES, method_of
+from .models.weights import fingerprint, load_weights
+from .optim import SCHEDULES
+from .posterior.estimators import ESTIMATORS
 from .posterior.state import State, initial_state, layout_of
 from .pruning.iterate import prune_ticket, shuffled, transplanted
 from .pruning.scores import SCORES
@@ -43,9 +46,10 @@ class Surroundings:
 
     device: torch.device
     data: Callable[[DataSettings], Dataset]
-    """The data set, on the CPU."""
+    """The data set, in memory or mapped from its file."""
     checkpoint: Checkpoint | None = None
     on_step: Callable[[int, int], None] | None = None
+    on_epoch: Callable[[dict[str, float]], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -133,10 +137,17 @@ class Init(Stage):
 
     def describe(self) -> dict[str, Any]:
         roles = {name: v for name, v in canonical(self.prune).items() if name in ("classifier", "include", "exclude")}
-        return self.net.describe() | canonical(self.posterior) | roles | {"seed": self.seed, "draw": self.draw}
+        own = self.net.describe() | canonical(self.posterior) | roles | {"seed": self.seed, "draw": self.draw}
+        return own | ({"weights": fingerprint(self._weights)} if self._weights else {})
+
+    @property
+    def _weights(self) -> str:
+        return self.net.settings.weights if self.draw == "first" else ""  # re-drawn weights are not pre-trained
 
     def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
         module = self.net.build(self.seed, self.draw)
+        if self._weights:
+            load_weights(module, self._weights)
         layout = layout_of(module, self.posterior, self.prune)
         state = initial_state(module, layout, self.posterior, self.seed, self.draw, self.net.words)
         info = {
@@ -163,15 +174,23 @@ class Train(Stage):
 
     def describe(self) -> dict[str, Any]:
         own = self.net.describe() | self.source.describe() | canonical(self.settings) | {"seed": self.seed}
-        own |= {"shift": shift} if (shift := self.source.settings.shift) else {}
+        augmentation = {name: v for name in ("flip", "crop") if (v := getattr(self.source.settings, name))}
+        own |= augmentation
+        for what, name, known in (
+            ("method", self.settings.method, METHODS),
+            ("schedule", self.settings.schedule, SCHEDULES),
+            ("estimator", self.settings.estimator, ESTIMATORS),
+            ("objective", self.settings.objective, OBJECTIVES),
+        ):
+            source = plugins.source_digest(name, known)
+            own |= {f"{what}_source": source} if source else {}
         return own | {name: v for name, v in (("start", self.start), ("stop", self.stop)) if v}
 
     def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
         (parent,) = tickets
-        data = around.data(self.source.settings).to(around.device)
-        shift = self.source.settings.shift
-        batches = TensorBatches(*data.train, self.settings.batch_size, self.seed, random_shift(shift) if shift else None)
-        state = parent.rewind if self.settings.method == "vi" else parent.rewind.as_point()
+        data = around.data(self.source.settings)
+        batches = training_batches(data, self.source.settings, self.settings.batch_size, self.seed, around.device)
+        state = parent.rewind.as_point() if method_of(self.settings.method).deterministic else parent.rewind
         whole = replace(self, stop="")  # a shorter run draws the same noise as the longer one
         trained = train(
             self.net.build("skeleton").to(around.device),
@@ -182,8 +201,10 @@ class Train(Stage):
             start=step_of(self.start, batches.steps) or 0,
             stop=step_of(self.stop, batches.steps),
             validation=data.test,
+            prepare=data.prepare,
             checkpoint=around.checkpoint,
             on_step=around.on_step,
+            on_epoch=around.on_epoch,
         )
         info = parent.info | {
             "data": self.source.info(),
@@ -297,7 +318,10 @@ class Evaluate(Stage):
         data = around.data(self.source.settings)
         module = self.net.build("skeleton").to(around.device)
         words = (self.seed, self.key)
-        return Outcome(None, evaluate_ticket(module, ticket, data.test, self.settings, self.train, words, around.device))
+        return Outcome(
+            None,
+            evaluate_ticket(module, ticket, data.test, self.settings, self.train, words, around.device, data.prepare),
+        )
 
 
 def _start_of(ticket: Ticket) -> State:

@@ -22,13 +22,15 @@ class Store:
 
     def __init__(self, root: Path):
         self.root = root
+        self.unfinished = root / "unfinished"
+        """What is on its way: checkpoints, locks, progress, and the errors of failed stages."""
         self._tickets: OrderedDict[str, Ticket] = OrderedDict()
 
     def prepare(self) -> None:
         """Makes the folder. Raises TombolaError if it can't be written."""
         try:
-            (self.root / "unfinished").mkdir(parents=True, exist_ok=True)
-            probe = self.root / "unfinished" / f"probe.{os.getpid()}"
+            self.unfinished.mkdir(parents=True, exist_ok=True)
+            probe = self.unfinished / f"probe.{os.getpid()}"
             probe.touch()
             probe.unlink()
         except OSError as error:
@@ -58,7 +60,7 @@ class Store:
 
     def save(self, stage: Stage, outcome: Outcome, run: dict[str, Any]) -> None:
         """Marks the stage done. run: how it was run (seconds, device, ...)."""
-        aside = self.root / "unfinished" / f"{stage.key}.{os.getpid()}"
+        aside = self.unfinished / f"{stage.key}.{os.getpid()}"
         shutil.rmtree(aside, ignore_errors=True)
         try:
             aside.mkdir()
@@ -81,6 +83,7 @@ class Store:
                 f"cannot write stage {stage.key} to {self.root}: {error.strerror}; free space or permissions"
             ) from None
         self.checkpoint_path(stage.key).unlink(missing_ok=True)
+        self.error_path(stage.key).unlink(missing_ok=True)
 
     def discard(self, key: str) -> None:
         """Forgets a stage, so that it is run again."""
@@ -91,8 +94,12 @@ class Store:
         return Checkpoint(self.checkpoint_path(key), seconds)
 
     def checkpoint_path(self, key: str) -> Path:
-        return self.root / "unfinished" / f"{key}.checkpoint"
+        return self.unfinished / f"{key}.checkpoint"
+
+    def error_path(self, key: str) -> Path:
+        """Where the traceback of a failed stage is."""
+        return self.unfinished / f"{key}.error"
 
     def lock(self, key: str) -> BaseFileLock:
         """Held while a stage runs, so that two processes on one store do not run it twice. Freed when a process dies."""
-        return FileLock(self.root / "unfinished" / f"{key}.lock")
+        return FileLock(self.unfinished / f"{key}.lock")

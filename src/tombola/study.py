@@ -22,6 +22,7 @@ from .settings import (
     PosteriorSettings,
     PruneSettings,
     TrainSettings,
+    deterministic_part,
     setting,
 )
 
@@ -125,13 +126,14 @@ def unfold(raw: dict[str, Any]) -> list[Variant]:
     return variants
 
 
-def arm_train(study: Study, arm: Arm, method: str) -> TrainSettings:
-    """The arm's training: the study's with the arm's changes, by `method`."""
-    whole = dataclasses.asdict(study.train) | arm.train | {"method": method}
+def arm_train(study: Study, arm: Arm, *, deterministic: bool) -> TrainSettings:
+    """The arm's training: the study's with the arm's changes; by method map where it is `deterministic`."""
+    whole = dataclasses.asdict(study.train) | arm.train | ({"method": "map"} if deterministic else {})
     try:
-        return _checked({**_plain(study), "train": whole}).train
+        train = _checked({**_plain(study), "train": whole}).train
     except TombolaError as error:
         raise TombolaError(f"arm {arm.arm}: {error}") from None
+    return deterministic_part(train) if deterministic else train
 
 
 def _plain(study: Study) -> dict[str, Any]:

@@ -3,20 +3,22 @@
 Legend: P parameters of the layout, S weight samples, B examples.
 """
 
+import copy
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from . import tensorfile
+from . import __version__, streams, tensorfile
 from .errors import TombolaError
-from .posterior.binding import load_buffers
+from .posterior.batch import logits_of
 from .posterior.gaussian import Gaussian, Point
 from .posterior.layout import Layout
-from .posterior.predictive import Prediction, outputs
+from .posterior.predictive import Prediction, classes_of, outputs
 from .posterior.state import State
 
 FORMAT = 1
@@ -57,28 +59,70 @@ class Ticket:
         """Surviving fraction of each prunable tensor, by name."""
         return {s.name: self.mask[s.slice].double().mean().item() for s in self.layout.prunable_segments()}
 
-    def write_mean(self, module: nn.Module) -> nn.Module:
-        """Writes the trained posterior's mean (and buffers) into `module`: an ordinary sparse network."""
+    def state_dict(self, module: nn.Module, *, seed: int | None = None) -> dict[str, Any]:
+        """A plain state_dict of `module` with the trained posterior's mean, or with a weight sample: of `seed`, as the first
+        one of `predict`. In the dtypes of `module`, which is not changed; tied weights under all their names.
+
+        Raises TombolaError if the ticket is untrained or of another model.
+        """
         self.layout.check(module)
         state = self._trained()
-        views = self.layout.views(state.posterior.mean)
-        with torch.no_grad():
-            for name, p in module.named_parameters():
-                p.copy_(views[name])
-        load_buffers(module, state.buffers)
+        q = state.posterior
+        views = self.layout.views(q.mean if seed is None else q.sample(streams.generator("predict", seed, 0)))
+        first = {id(p): name for name, p in module.named_parameters()}
+        found = {name: views[first[id(p)]].to(p.dtype) for name, p in module.named_parameters(remove_duplicate=False)}
+        own = module.state_dict()
+        found |= {k: v for k, v in state.buffers.items() if k in own and own[k].shape == v.shape}
+        return {name: found[name].clone() if name in found else copy.deepcopy(value) for name, value in own.items()}
+
+    def write_mean(self, module: nn.Module) -> nn.Module:
+        """Loads `state_dict` of the mean into `module`, which becomes an ordinary sparse network; returns it."""
+        module.load_state_dict(self.state_dict(module))
         return module
 
-    def predict(self, module: nn.Module, inputs: Tensor, *, samples: int = 16, seed: int = 0) -> Prediction:
-        """Class probabilities with their uncertainty for `inputs` [B, ...], from `samples` weight samples.
+    def predict(
+        self,
+        module: nn.Module,
+        inputs: Any,
+        *,
+        samples: int = 16,
+        seed: int = 0,
+        batch: int = 1024,
+        batch_norm: Literal["running", "batch"] = "running",
+        select: Callable[[Any], Tensor] = logits_of,
+    ) -> Prediction:
+        """Class probabilities with their uncertainty for `inputs` of B examples, from `samples` weight samples.
 
-        Raises TombolaError if the ticket is untrained, of another model, or a regression (then use `outputs`)."""
+        inputs, batch, batch_norm, select: as of `outputs`. Raises TombolaError if the ticket is untrained, of another model,
+        or a regression (then use `outputs`)."""
         if "log_noise" in self._trained().likelihood:
             raise TombolaError("the ticket is a regression and has no class probabilities; use ticket.outputs")
-        return Prediction(self.outputs(module, inputs, samples=samples, seed=seed).cpu().double().softmax(-1))
+        return classes_of(
+            self.outputs(module, inputs, samples=samples, seed=seed, batch=batch, batch_norm=batch_norm, select=select)
+        )
 
-    def outputs(self, module: nn.Module, inputs: Tensor, *, samples: int = 16, seed: int = 0) -> Tensor:
-        """What the module puts out at each weight sample, [S, B, ...]: for a regression, its means."""
-        return outputs(module, self._trained(), inputs, samples=samples, words=(seed,))
+    def outputs(
+        self,
+        module: nn.Module,
+        inputs: Any,
+        *,
+        samples: int = 16,
+        seed: int = 0,
+        batch: int = 1024,
+        batch_norm: Literal["running", "batch"] = "running",
+        select: Callable[[Any], Tensor] = logits_of,
+    ) -> Tensor:
+        """What the module puts out at each weight sample, [S, B, ...], on its device: logits, or for a regression its means.
+
+        inputs: what the module is called with: a tensor, a tuple of positional or a mapping of keyword arguments. Equal
+        seeds give equal weight samples, so batches of a loader can be predicted one by one. batch: examples a forward pass.
+        batch_norm: by running statistics, or by those of each `batch` at hand: the result then depends on its size and on
+        which examples share one. select: the tensor of an output [B, ...]; by default itself, its `logits`, or the first of
+        a tuple."""
+        state, words = self._trained().to(next(module.parameters()).device), (seed,)
+        return outputs(
+            module, state, inputs, samples=samples, words=words, batch=batch, batch_norm=batch_norm, select=select
+        )
 
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file; of masked weights nothing is stored, so it shrinks with the density."""
@@ -86,7 +130,7 @@ class Ticket:
         for when, state in (("rewind", self.rewind), ("trained", self.trained)):
             for name, value in state.tensors().items() if state else ():
                 tensors[f"{when}.{name}"] = value[self.mask] if name.startswith("posterior.") else value
-        versions = {"torch": torch.__version__, "python": sys.version.split()[0]}
+        versions = {"tombola": __version__, "torch": torch.__version__, "python": sys.version.split()[0]}
         description = {
             "format": FORMAT,
             "layout": self.layout.to_json(),

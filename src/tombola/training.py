@@ -3,23 +3,27 @@
 Legend: P parameters, N training examples.
 """
 
+import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import streams
-from .batches import Batches
+from .batches import Batches, Prepare
 from .checkpoint import Checkpoint
 from .divergence import check_losses
-from .inference import METHODS, Batch, Learner
+from .inference import Learner, method_of
 from .optim import load_optimiser_tensors, lr_factor, optimiser_of, optimiser_tensors, set_lr
-from .posterior.likelihood import Categorical, GaussianNoise
+from .posterior.batch import IGNORED, Batch, examples_of, inputs_of, logits_of, moved, parts, run, targets_of
+from .posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
 from .posterior.state import State
 from .settings import TrainSettings
 
+_VALIDATED_AT_ONCE = 1024
 _LOOK_EVERY = 50  # steps between looks at the loss on a GPU, where each look waits for it
 
 
@@ -44,21 +48,27 @@ def train(
     words: tuple[streams.Word, ...],
     start: int = 0,
     stop: int | None = None,
+    likelihood: nn.Module | LogLikelihood | None = None,
     validation: Batch | None = None,
+    prepare: Prepare | None = None,
     checkpoint: Checkpoint | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> Trained:
     """Trains `state` of `module` on its device from step `start` of the schedule to `stop` (by default its end).
 
-    words: names of this training's own noise and dropout streams. on_step: called with (steps done, steps to do).
+    words: names of this training's own noise and dropout streams. likelihood: (output, batch) -> log likelihood of each
+    example [B], in place of the settings' one; a copy of it is trained. prepare: applied to the inputs of `validation`, part
+    by part; `batches` give theirs prepared. on_step: called with (steps done, steps to do). on_epoch: called with each new
+    row of the history.
     Raises TrainingError naming step and cause if the loss is not finite or above `settings.divergence`.
     """
     device, per_epoch = state.posterior.mean.device, batches.steps
     total = settings.epochs * per_epoch
     stop = total if stop is None else min(stop, total)
-    likelihood = likelihood_of(settings, state).to(device)
-    learner = METHODS[settings.method](module, state, likelihood, settings, batches.examples, words)
-    work = _Work(learner, likelihood, optimiser_of(learner, likelihood, settings), torch.zeros(per_epoch, device=device))
+    model = likelihood_of(settings, state, likelihood).to(device)
+    learner = method_of(settings.method)(module, state, model, settings, batches.examples, words)
+    work = _Work(learner, model, optimiser_of(learner, model, settings), torch.zeros(per_epoch, device=device))
 
     with streams.global_stream(*words, device=device), learner.binding:
         step, spent = work.resume(checkpoint, device) or (start, 0.0)
@@ -67,6 +77,8 @@ def train(
             epoch = step // per_epoch
             first, last = max(start, epoch * per_epoch), min(stop, (epoch + 1) * per_epoch)
             module.train()
+            # a loader that shuffles by torch's global randomness has the same order in a resumed run
+            streams.reseed_global("order", *words, epoch, device=device)
             for batch in batches.epoch(epoch, step - epoch * per_epoch):
                 streams.reseed_global("dropout", *words, step, device=device)
                 lr = settings.lr * lr_factor(settings, step, total, per_epoch)
@@ -78,8 +90,10 @@ def train(
                 if on_step:
                     on_step(step - start, stop - start)
                 if step == last:
-                    measured = _validate(learner, likelihood, validation) if validation is not None else {}
+                    measured = _validate(learner, model, validation, prepare) if validation is not None else {}
                     work.history.append({"epoch": epoch + 1, "loss": losses.mean().item(), "lr": lr, **measured})
+                    if on_epoch:
+                        on_epoch(work.history[-1])
                 if checkpoint and checkpoint.due and step < stop:
                     work.save(checkpoint, step, time.monotonic() - began, device)
                 if step == last:
@@ -132,15 +146,17 @@ class _Work:
         return description["step"], description["spent"]
 
 
-def likelihood_of(settings: TrainSettings, state: State) -> Categorical | GaussianNoise:
-    """The likelihood of the settings, with what `state` has learned of it."""
-    likelihood: Categorical | GaussianNoise
-    if settings.likelihood == "categorical":
+def likelihood_of(settings: TrainSettings, state: State, given: nn.Module | LogLikelihood | None = None) -> nn.Module:
+    """The likelihood of the settings, or a copy of the `given` one, with what `state` has learned of it."""
+    likelihood: nn.Module
+    if given is not None:
+        likelihood = copy.deepcopy(as_likelihood(given)).train()
+    elif settings.likelihood == "categorical":
         likelihood = Categorical(settings.label_smoothing)
     else:
         likelihood = GaussianNoise(settings.noise_std, settings.learn_noise)
     if state.likelihood:
-        likelihood.load_state_dict(state.likelihood)
+        load_learned(likelihood, state.likelihood)
     return likelihood
 
 
@@ -150,23 +166,46 @@ def _kl_factor(settings: TrainSettings, step: int, steps_per_epoch: int) -> floa
 
 
 def _laid_out(batch: Batch, settings: TrainSettings) -> Batch:
-    inputs, target = batch
-    if settings.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-    return inputs, target
+    if not settings.channels_last:
+        return batch
+    if isinstance(batch, Mapping):
+        return {name: _channels_last(value) for name, value in batch.items()}
+    inputs, targets = batch
+    return _channels_last(inputs), targets
 
 
-def _validate(learner: Learner, likelihood: nn.Module, validation: Batch) -> dict[str, float]:
+def _channels_last(value: Any) -> Any:
+    images = isinstance(value, Tensor) and value.ndim == 4
+    return value.contiguous(memory_format=torch.channels_last) if images else value
+
+
+def _validate(
+    learner: Learner, likelihood: nn.Module, validation: Batch, prepare: Prepare | None = None
+) -> dict[str, float]:
     """The cheap estimator: the posterior's mean weights, running batch-norm statistics, one pass."""
-    inputs, target = validation
-    module = learner.binding.module
+    module, device, examples = learner.binding.module, learner.binding.theta.device, examples_of(validation)
     learner.show_mean()
     module.eval()
+    likelihood.eval()
+    nll, right, counted = torch.zeros((), dtype=torch.float64), 0, 0
     with torch.no_grad():
-        output = torch.cat([module(part) for part in inputs.split(1024)]).float()
-        row = {"nll": -likelihood.eval()(output, target).mean().item()}
+        for part in parts(validation, examples, _VALIDATED_AT_ONCE):
+            part = moved(part, device)
+            if prepare:
+                part = prepare(inputs_of(part)), targets_of(part)
+            output = run(module, inputs_of(part))
+            nll -= likelihood(output, part).double().sum().cpu()
+            hits = _hits(output, targets_of(part))
+            right, counted = right + int(hits.sum()), counted + hits.numel()
     likelihood.train()
     module.train()
-    if not target.is_floating_point():
-        row["accuracy"] = (output.argmax(-1) == target).double().mean().item()
-    return row
+    row = {"nll": nll.item() / examples}
+    return row | ({"accuracy": right / counted} if counted else {})
+
+
+def _hits(output: Any, targets: Any) -> Tensor:
+    """Whether each label is the most likely one, bool [labels]; of targets that are no classes of these logits, empty."""
+    logits = logits_of(output)
+    if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.shape != logits.shape[:-1]:
+        return torch.empty(0, dtype=torch.bool)
+    return (logits.argmax(-1) == targets)[targets != IGNORED]

@@ -7,8 +7,12 @@ from .. import plugins
 from ..errors import TombolaError
 from .dataset import Dataset, Split, split
 from .digits import digits
+from .folder import folder
+from .huggingface import huggingface
+from .normalise import IMAGENET, Normalise
+from .placement import training_batches
 
-DATA: dict[str, Callable[..., Dataset]] = {"digits": digits}
+DATA: dict[str, Callable[..., Dataset]] = {"digits": digits, "huggingface": huggingface, "folder": folder}
 
 
 def load_data(name: str, args: Mapping[str, Any]) -> Dataset:
@@ -19,4 +23,16 @@ def load_data(name: str, args: Mapping[str, Any]) -> Dataset:
     return dataset
 
 
-__all__ = ["DATA", "Dataset", "Split", "digits", "load_data", "split"]
+__all__ = [
+    "DATA",
+    "IMAGENET",
+    "Dataset",
+    "Normalise",
+    "Split",
+    "digits",
+    "folder",
+    "huggingface",
+    "load_data",
+    "split",
+    "training_batches",
+]

@@ -13,27 +13,41 @@ from torch import Tensor
 
 from .. import streams
 from ..errors import TombolaError
+from .normalise import Normalise
 
 Split = tuple[Tensor, Tensor]
 """(inputs [N, ...], targets [N] of class indices or [N, ...] of reals)."""
 
+_CHUNK = 1 << 24  # bytes looked at together: a memory map need not fit in memory
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits on one device."""
+    """Three splits on one device, or mapped into memory from a file."""
 
     name: str
+    """What tables call it."""
     train: Split
     validation: Split
     test: Split
+    normalise: Normalise | None = None
+    """From stored inputs (uint8 pixels) to the network's; None where they are stored as the network takes them."""
+    digest: str = ""
+    """`digest_of` the three splits, where it is known already."""
 
     def __post_init__(self) -> None:
         for split, (inputs, targets) in (("train", self.train), ("validation", self.validation), ("test", self.test)):
             if len(inputs) != len(targets):
                 raise TombolaError(f"data {self.name!r}: {split} has {len(inputs)} inputs for {len(targets)} targets")
+            if len(inputs) and inputs.shape[1:] != self.train[0].shape[1:]:
+                shapes = f"{list(inputs.shape[1:])}, of train {list(self.train[0].shape[1:])}"
+                raise TombolaError(f"data {self.name!r}: inputs of {split} have shape {shapes}; give all the same")
+            if len(targets) and not targets.is_floating_point() and int(targets.min()) < 0:
+                raise TombolaError(f"data {self.name!r}: {split} has the label {int(targets.min())}; classes count from 0")
         if not len(self.train[0]) or not len(self.test[0]):
             raise TombolaError(f"data {self.name!r}: the train or the test split is empty")
-        if not bool(self.train[0].isfinite().all()):
+        looked_at = self.digest or not self.train[0].is_floating_point()
+        if not looked_at and not all(bool(part.isfinite().all()) for part in _chunks(self.train[0])):
             raise TombolaError(f"data {self.name!r}: train inputs are not finite; clean them first")
 
     @property
@@ -51,15 +65,22 @@ class Dataset:
             return int(max(int(t.max()) for _, t in (self.train, self.test))) + 1
         return self.train[1][0].numel()
 
+    @property
+    def nbytes(self) -> int:
+        """Size of all inputs, as stored."""
+        return sum(inputs.numel() * inputs.element_size() for inputs, _ in (self.train, self.validation, self.test))
+
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of every number in it; part of the keys of the stages that use it."""
-        total = hashlib.sha256()
-        for tensor in (*self.train, *self.validation, *self.test):
-            value = tensor.cpu().contiguous()
-            total.update(f"{value.dtype} {tuple(value.shape)}".encode())
-            total.update(ctypes.string_at(value.data_ptr(), value.numel() * value.element_size()) if value.numel() else b"")
-        return total.hexdigest()[:16]
+        """A hash of every number in it and of the normalisation; part of the keys of the stages that use it."""
+        digest = self.digest or digest_of(self.train, self.validation, self.test)
+        if self.normalise is not None:
+            digest = hashlib.sha256(f"{digest} {self.normalise}".encode()).hexdigest()
+        return digest[:16]
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """What the network takes, of stored inputs [B, ...]: normalised floats."""
+        return inputs if self.normalise is None else self.normalise(inputs)
 
     def to(self, device: torch.device | str) -> "Dataset":
         def moved(split: Split) -> Split:
@@ -68,10 +89,28 @@ class Dataset:
         return replace(self, train=moved(self.train), validation=moved(self.validation), test=moved(self.test))
 
 
+def digest_of(*splits: Split) -> str:
+    """SHA-256 of the dtypes, shapes and bytes of the tensors, read piece by piece; 64 hexadecimal digits."""
+    total = hashlib.sha256()
+    for tensor in (t for split in splits for t in split):
+        total.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        for part in _chunks(tensor):
+            value = part.cpu().contiguous()
+            total.update(ctypes.string_at(value.data_ptr(), value.numel() * value.element_size()))
+    return total.hexdigest()
+
+
+def _chunks(tensor: Tensor) -> tuple[Tensor, ...]:
+    if not tensor.numel():
+        return ()
+    return tensor.split(max(1, _CHUNK // (tensor[0].numel() * tensor.element_size())))
+
+
 def split(name: str, inputs: Tensor, targets: Tensor, *, validation: int, test: int) -> Dataset:
     """Random splits of the given sizes, the rest for training; the same for every seed: only `name` draws them."""
     if validation + test >= len(inputs):
         raise TombolaError(f"data {name!r}: {validation} + {test} held-out examples leave nothing of {len(inputs)}")
     order = torch.randperm(len(inputs), generator=streams.generator("split", name))
     tested, validated, trained = order.split([test, validation, len(inputs) - test - validation])
-    return Dataset(name, *((inputs[rows], targets[rows]) for rows in (trained, validated, tested)))
+    parts = [(inputs[rows], targets[rows]) for rows in (trained, validated, tested)]
+    return Dataset(name, parts[0], parts[1], parts[2])

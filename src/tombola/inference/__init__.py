@@ -1,25 +1,38 @@
 """How a posterior is learned: one file a method, the same verbs over a state."""
 
-from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from .. import plugins, streams
+from ..posterior.batch import Batch
 from ..posterior.binding import Binding
 from ..posterior.layout import Layout
 from ..posterior.state import State
-from .forward import Batch
+from ..settings import TrainSettings
 from .map import Map
+from .objectives import OBJECTIVES
 from .vi import VI
 
 
 class Learner(Protocol):
     """A method at work on one module: the training loop needs no more."""
 
+    deterministic: ClassVar[bool]
+    """Whether what it learns is a point."""
     binding: Binding
     layout: Layout
     mask: Tensor
 
+    def __init__(
+        self,
+        module: nn.Module,
+        state: State,
+        likelihood: nn.Module,
+        settings: TrainSettings,
+        examples: int,
+        words: tuple[streams.Word, ...],
+    ): ...
     def groups(self) -> list[dict]: ...
     def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor: ...
     def show_mean(self) -> None: ...
@@ -27,6 +40,12 @@ class Learner(Protocol):
     def restore(self, state: State) -> None: ...
 
 
-METHODS: dict[str, Callable[..., Learner]] = {"vi": VI, "map": Map}
+METHODS: dict[str, type[Learner]] = {"vi": VI, "map": Map}
 
-__all__ = ["METHODS", "VI", "Batch", "Learner", "Map"]
+
+def method_of(name: str) -> type[Learner]:
+    """The class of a method's name or import path. Raises TombolaError for an unknown one."""
+    return plugins.resolve(name, METHODS, "method")
+
+
+__all__ = ["METHODS", "OBJECTIVES", "VI", "Batch", "Learner", "Map", "method_of"]

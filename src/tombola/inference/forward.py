@@ -1,32 +1,42 @@
 """The data term of every method's loss."""
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..errors import TombolaError
+from ..posterior.batch import Batch, inputs_of, run
 from ..posterior.binding import Binding
-
-Batch = tuple[Any, Tensor]
-"""(inputs of the module, targets)."""
+from ..posterior.likelihood import LogLikelihood
 
 
 class DataTerm:
-    """Mean negative log likelihood of a batch at the weights that the binding shows."""
+    """The log likelihood of a batch at the weights that the binding shows."""
 
-    def __init__(self, binding: Binding, likelihood: nn.Module, precision: str = "fp32"):
+    def __init__(self, binding: Binding, likelihood: LogLikelihood, precision: str = "fp32"):
         self.binding, self.likelihood, self.precision = binding, likelihood, precision
 
-    def backward(self, batch: Batch, out: Tensor, scale: float) -> Tensor:
-        """The loss (nats per example, detached); `out` becomes its flat gradient times `scale`."""
-        inputs, target = batch
-        # a context of its own for each weight sample: autocast caches the weights it has cast
-        torch.clear_autocast_cache()
+    def log_likelihood(self, batch: Batch) -> Tensor:
+        """Of each example, [B], in nats, with its graph. Raises TombolaError if the likelihood returns another shape."""
+        module, inputs = self.binding.module, inputs_of(batch)
         if self.precision == "bf16":
             with torch.autocast(self.binding.theta.device.type, dtype=torch.bfloat16):
-                output = self.binding.module(inputs)
+                output = run(module, inputs)
         else:
-            output = self.binding.module(inputs)
-        loss = -self.likelihood(output, target).mean()
-        self.binding.backward(loss * scale if scale != 1 else loss, out)
+            output = run(module, inputs)
+        value = self.likelihood(output, batch)
+        if value.ndim != 1:
+            raise TombolaError(
+                f"the likelihood returned shape {tuple(value.shape)}; it must return the log likelihood of each example, "
+                "[B]: sum over positions, and take no mean over the batch (reduction='none')"
+            )
+        return value
+
+    def backward(self, batch: Batch, out: Tensor, scale: float) -> Tensor:
+        """The mean negative log likelihood (nats per example, detached); `out` becomes its flat gradient times `scale`."""
+        loss = -self.log_likelihood(batch).mean()
+        self.descend(loss, out, scale)
         return loss.detach()
+
+    def descend(self, loss: Tensor, out: Tensor, scale: float) -> None:
+        """`out` becomes the flat gradient of `loss` times `scale`."""
+        self.binding.backward(loss * scale if scale != 1 else loss, out)

@@ -1,19 +1,24 @@
 """Deterministic training: the same loop, with a point in place of a distribution."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from .. import streams
+from ..posterior.batch import Batch
 from ..posterior.binding import Binding, buffers_of, load_buffers
 from ..posterior.gaussian import Point
 from ..posterior.state import State
 from ..settings import TrainSettings
-from .forward import Batch, DataTerm
+from .forward import DataTerm
 from .vi import copies
 
 
 class Map:
     """Minimises the mean negative log likelihood (or N times that); weight decay is its prior."""
+
+    deterministic: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -54,7 +59,8 @@ class Map:
         return loss
 
     def show_mean(self) -> None:
-        """As `VI.show_mean`: the weights are the mean already."""
+        """As `VI.show_mean`: the weights are the mean already, but for copies in another dtype."""
+        self.binding.wrote()
 
     def state(self) -> State:
         """As `VI.state`."""

@@ -1,21 +1,26 @@
-"""Variational inference with the mean-field Gaussian, by shared weight samples (Blundell et al. 2015)."""
+"""Variational inference with the mean-field Gaussian (Blundell et al. 2015), by any estimator."""
 
-import torch
+from typing import ClassVar
+
 from torch import Tensor, nn
 
-from .. import streams
+from .. import plugins, streams
 from ..errors import TombolaError
+from ..posterior.batch import Batch
 from ..posterior.binding import Binding, buffers_of, load_buffers
+from ..posterior.estimators import ESTIMATORS
 from ..posterior.gaussian import Gaussian
 from ..posterior.noise import NoisePool
-from ..posterior.sample import WeightSample
 from ..posterior.state import State
 from ..settings import TrainSettings
-from .forward import Batch, DataTerm
+from .forward import DataTerm
+from .objectives import OBJECTIVES
 
 
 class VI:
-    """Minimises E_q[-log p(batch)] + heat * KL(q || prior) / N (or N times that)."""
+    """Minimises E_q[-log p(batch)] + heat * KL(q || prior) / N (or N times that), or another of `OBJECTIVES`."""
+
+    deterministic: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -31,10 +36,13 @@ class VI:
             raise TombolaError("method vi needs a Gaussian state, this one is a point: transplant it into a Bayesian one")
         self.settings, self.likelihood = settings, likelihood
         self.layout, self.mask = q.layout, q.mask
-        self.mean, self.log_std = q.mean.clone(), q.log_std.clone()
+        self.mean, self.log_std, self._prior_mean = q.mean.clone(), q.log_std.clone(), q.prior_mean
         noise = NoisePool(q.layout.random_numel, ("noise", *words), settings.noise_refresh, like=self.mean)
-        self.sample = WeightSample(q.layout, self.mean, self.log_std, q.mask, noise, settings.samples > 1)
+        estimator = plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
+        self._objective = plugins.resolve(settings.objective, OBJECTIVES, "objective")
+        self.sample = estimator(q.layout, self.mean, self.log_std, q.mask, noise, settings.samples > 1, q.prior_mean)
         self.binding = Binding(module, q.layout, self.sample.theta, state.buffers)
+        self.sample.converted = self.binding.converted
         self._data_term = DataTerm(self.binding, likelihood, settings.precision)
         self.loss_scale = float(examples) if settings.loss_scale == "sum" else 1.0
         self.kl_weight = settings.heat * self.loss_scale / examples
@@ -50,8 +58,8 @@ class VI:
 
     def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
         """Sets the gradients for `batch`; returns its mean negative log likelihood (nats per example), averaged over
-        the samples. step: names the noise. kl_factor: scales the KL term (warm-up)."""
-        return weight_sample_gradients(
+        the samples, or that of their average. step: names the noise. kl_factor: scales the KL term (warm-up)."""
+        return self._objective(
             self._data_term,
             self.sample,
             batch,
@@ -69,7 +77,7 @@ class VI:
 
     def state(self) -> State:
         """A copy of the state as it now is. Call it while the binding is entered."""
-        posterior = Gaussian(self.layout, self.mean, self.log_std, self.mask).masked(self.mask)
+        posterior = Gaussian(self.layout, self.mean, self.log_std, self.mask, self._prior_mean).masked(self.mask)
         return State(posterior, buffers_of(self.binding.module), copies(self.likelihood))
 
     def restore(self, state: State) -> None:
@@ -78,36 +86,6 @@ class VI:
         self.log_std.copy_(state.posterior.tensors()["log_std"])
         load_buffers(self.binding.module, state.buffers)
         self.likelihood.load_state_dict(state.likelihood)
-
-
-def weight_sample_gradients(
-    data_term: DataTerm,
-    sample: WeightSample,
-    batch: Batch,
-    step: int,
-    *,
-    samples: int,
-    scale: float,
-    kl_weight: float,
-    prior_std: float,
-) -> Tensor:
-    """Gradients of scale * E_q[-log p(batch)] + kl_weight * KL, from `samples` backward passes in one sample's memory.
-
-    Returns the mean negative log likelihood (nats per example), averaged over the samples: E_q[log p], not log E_q[p].
-    """
-    module, total, first_buffers = data_term.binding.module, torch.zeros((), device=sample.theta.device), None
-    for s in range(samples):
-        sample.draw(step * samples + s, first=s == 0)
-        data_term.binding.wrote()
-        total = total + data_term.backward(batch, sample.grad, scale / samples) / samples
-        if s == 0 and samples > 1:
-            first_buffers = buffers_of(module)
-        if s < samples - 1:
-            sample.accumulate(first=s == 0)
-    sample.finish(samples == 1, kl_weight, prior_std)
-    if first_buffers is not None:
-        load_buffers(module, first_buffers)  # one update of running statistics a step, whatever the number of samples
-    return total
 
 
 def _slice(values: Tensor, grads: Tensor, where: slice) -> Tensor:

@@ -1,6 +1,7 @@
 """Models by name: functions (input_shape, outputs, **args) -> nn.Module. Any import path works as well."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -9,8 +10,26 @@ from .. import plugins, streams
 from ..errors import TombolaError
 from .conv import conv, lenet
 from .mlp import mlp
+from .resnet import resnet, resnet18
+from .vgg import vgg
+from .vit import vit
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "lenet": lenet, "conv": conv}
+# what a name says is bound by position, so that no argument can change it
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "lenet": lenet,
+    "conv": conv,
+    "resnet": resnet,
+    **{f"resnet{depth}": partial(resnet, depth) for depth in (20, 32, 44, 56, 110)},
+    "resnet18": resnet18,
+    "vgg": vgg,
+    **{f"vgg{depth}": partial(vgg, depth) for depth in (11, 13, 16, 19)},
+    "vit": vit,
+    "vit_tiny": partial(vit, 192, 3),
+    "vit_small": partial(vit, 384, 6, depth=12),
+    "vit_base": partial(vit, 768, 3, depth=12),
+}
+"""name -> factory. The sizes of all are in docs/models.md."""
 
 
 def build(
@@ -25,4 +44,4 @@ def build(
     return module
 
 
-__all__ = ["MODELS", "build", "conv", "lenet", "mlp"]
+__all__ = ["MODELS", "build", "conv", "lenet", "mlp", "resnet", "resnet18", "vgg", "vit"]

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..errors import TombolaError
+from .parts import image
 
 
 def lenet(input_shape: Sequence[int], outputs: int) -> nn.Sequential:
     """LeNet-5 (LeCun et al. 1998) with ReLU and max pooling; pools adapt to images from 8x8 up."""
-    channels, *size = _image(input_shape, "lenet")
+    channels, *size = image(input_shape, "lenet")
     kernel = 5 if min(size) >= 28 else 3
     return nn.Sequential(
         nn.Conv2d(channels, 6, kernel, padding=kernel // 2),
@@ -31,7 +31,7 @@ def conv(
     input_shape: Sequence[int], outputs: int, widths: Sequence[int] = (16, 32, 32), batch_norm: bool = False
 ) -> nn.Sequential:
     """3x3 convolutions with ReLU, each after the first at half the resolution; global average pooling; one linear layer."""
-    channels, *_ = _image(input_shape, "conv")
+    channels, *_ = image(input_shape, "conv")
     layers: list[nn.Module] = []
     for i, width in enumerate(widths):
         layers.append(nn.Conv2d(channels, width, 3, stride=1 if i == 0 else 2, padding=1, bias=not batch_norm))
@@ -40,11 +40,3 @@ def conv(
         layers.append(nn.ReLU())
         channels = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, outputs))
-
-
-def _image(input_shape: Sequence[int], name: str) -> Sequence[int]:
-    if len(input_shape) != 3 or min(input_shape[1:]) < 4:
-        raise TombolaError(
-            f"{name} takes images [C, H, W] of at least 4x4; the data has inputs of shape {list(input_shape)}"
-        )
-    return input_shape

@@ -4,7 +4,7 @@ Legend: P parameters of the layout.
 """
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 
 import torch
@@ -18,8 +18,10 @@ _bound: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 class Binding:
     """Within the context, the module's parameters are views of `theta` [P]; after it, the module is as it was.
 
-    Its parameters, gradients, buffers and training mode come back, also after an exception. `theta` may be overwritten
-    between passes: call `wrote()` then, so that a backward pass through old values is an error and not a wrong gradient.
+    Its parameters, gradients, buffers and training mode come back, also after an exception, and buffers that a forward pass
+    has replaced. `theta` may be overwritten between passes: call `wrote()` then, so that a backward pass through old values
+    is an error and not a wrong gradient. Parameters of another dtype than `theta` are converted copies, which `wrote()`
+    renews; they are on its device, too.
     """
 
     def __init__(self, module: nn.Module, layout: Layout, theta: Tensor, buffers: Mapping[str, Tensor] | None = None):
@@ -27,8 +29,12 @@ class Binding:
         self.module, self.theta = module, theta
         named = dict(module.named_parameters())
         self._params = [named[s.name] for s in layout.segments]
-        self._views = [theta[s.slice].view(s.shape) for s in layout.segments]
+        views = [theta[s.slice].view(s.shape) for s in layout.segments]
+        self._views = [v if p.dtype == v.dtype else v.to(p.dtype) for p, v in zip(self._params, views, strict=True)]
+        self._narrow = [(v, wide) for v, wide in zip(self._views, views, strict=True) if v is not wide]
         self._names = [s.name for s in layout.segments]
+        self.converted = [s.slice for s, v, wide in zip(layout.segments, self._views, views, strict=True) if v is not wide]
+        """The places in `theta` of parameters that are converted copies."""
         self._trainable = [i for i, p in enumerate(self._params) if p.requires_grad]
         self._initial_buffers = buffers
         self._shapes = [(s.slice, s.shape) for s in layout.segments]
@@ -39,13 +45,17 @@ class Binding:
         _bound.add(self.module)
         self._saved = [(p.data, p.grad) for p in self._params]
         self._saved_modes = [(m, m.training) for m in self.module.modules()]
-        self._saved_buffers = [(b, b.data, b.clone()) for b in self.module.buffers()]
+        plain = [m for m in self.module.modules() if not isinstance(m, torch.jit.ScriptModule)]  # whose buffers are fixed
+        self._own_buffers = [(m, dict(m._buffers)) for m in plain]
+        self._saved_buffers = [(b, b.data, b.detach().clone()) for b in self.module.buffers()]
         for buffer in self.module.buffers():
             buffer.data = buffer.data.to(self.theta.device)
         for p, view in zip(self._params, self._views, strict=True):
             p.grad, p.data = None, view
+        self._renew()
         if self._initial_buffers is not None:
             load_buffers(self.module, self._initial_buffers)
+        torch.clear_autocast_cache()  # within the caller's autocast: its copies of other weights
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -53,11 +63,15 @@ class Binding:
             p.grad = None  # first: a gradient and its parameter share a device
             p.data = data
             p.grad = grad
+        for module, buffers in self._own_buffers:  # a forward pass may have put other tensors there
+            module._buffers.clear()
+            module._buffers.update(buffers)
         for buffer, data, values in self._saved_buffers:
             buffer.data = data
-            buffer.copy_(values)
+            buffer.data.copy_(values)
         for module, training in self._saved_modes:
             module.training = training
+        torch.clear_autocast_cache()
         _bound.discard(self.module)
 
     def wrote(self) -> None:
@@ -68,7 +82,14 @@ class Binding:
         for p, view, name in zip(self._params, self._views, self._names, strict=True):
             if p.data_ptr() != view.data_ptr():
                 raise RuntimeError(f"parameter {name!r} was moved or converted while the module was bound; do that before")
+        self._renew()
         torch.autograd.graph.increment_version(self._params)
+        torch.clear_autocast_cache()  # it keeps low-precision copies of weights, which are now of the last values
+
+    def _renew(self) -> None:
+        if self._narrow:
+            copies, wide = zip(*self._narrow, strict=True)
+            torch._foreach_copy_(copies, wide)
 
     def backward(self, loss: Tensor, out: Tensor) -> None:
         """d loss / d theta into `out` [P]; zero for parameters that the loss does not reach.
@@ -85,20 +106,31 @@ class Binding:
                 out[where].zero_()
             else:
                 targets.append(out[where].view(shape))
-                sources.append(p.grad)
+                sources.append(p.grad.to_dense() if p.grad.is_sparse else p.grad)
             p.grad = None
         torch._foreach_copy_(targets, sources)
 
 
 def buffers_of(module: nn.Module) -> dict[str, Tensor]:
     """Copies of the persistent buffers (batch-norm statistics) by name."""
-    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    saved = module.state_dict()
-    return {name: saved[name].detach().clone() for name in saved if name not in parameters}
+    return {name: owner._buffers[leaf].detach().clone() for name, owner, leaf in _persistent(module)}  # type: ignore[union-attr]
 
 
 def load_buffers(module: nn.Module, buffers: Mapping[str, Tensor]) -> None:
-    """Writes `buffers` into the module's own."""
-    own = dict(module.named_buffers(remove_duplicate=False))
+    """Writes `buffers` into the module's own; one that a forward pass gave another shape is replaced."""
     for name, value in buffers.items():
-        own[name].copy_(value)
+        path, _, leaf = name.rpartition(".")
+        owner = module.get_submodule(path)
+        own = owner._buffers[leaf]
+        if own is not None and own.shape == value.shape and own.dtype == value.dtype:
+            own.data.copy_(value)
+        else:
+            owner._buffers[leaf] = value.clone()
+
+
+def _persistent(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """(name, owner, name in it) of the buffers that a state_dict has, under every name."""
+    for prefix, owner in module.named_modules(remove_duplicate=False):
+        for leaf, buffer in owner._buffers.items():
+            if buffer is not None and leaf not in owner._non_persistent_buffers_set:
+                yield f"{prefix}.{leaf}" if prefix else leaf, owner, leaf

@@ -4,6 +4,7 @@ Legend: P parameters of the layout.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -71,6 +72,8 @@ class Gaussian:
     """[P], natural logarithm; 0 where masked."""
     mask: Tensor
     """Bool [P]; False is pruned."""
+    prior_mean: Tensor | None = None
+    """[P]; 0 where masked. None is 0 everywhere."""
 
     @property
     def random_kept(self) -> Tensor:
@@ -89,31 +92,31 @@ class Gaussian:
         return torch.addcmul(mean, self.std, noise)
 
     def kl(self, prior_std: float) -> Tensor:
-        """KL(q || N(0, prior_std^2)) in nats, see `kl_gaussian`."""
-        return kl_gaussian(self.mean, self.log_std, self.random_kept, prior_std)
+        """KL(q || N(prior_mean, prior_std^2)) in nats, see `kl_gaussian`."""
+        return kl_gaussian(self.mean, self.log_std, self.random_kept, prior_std, self.prior_mean)
 
     def masked(self, mask: Tensor) -> "Gaussian":
         """The same under `mask`, in fresh tensors."""
         pruned = ~mask
-        return replace(
-            self, mean=self.mean.masked_fill(pruned, 0.0), log_std=self.log_std.masked_fill(pruned, 0.0), mask=mask
-        )
+        tensors = {name: value.masked_fill(pruned, 0.0) for name, value in self.tensors().items()}
+        return Gaussian(self.layout, mask=mask, **tensors)
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"mean": self.mean, "log_std": self.log_std}
+        prior = {} if self.prior_mean is None else {"prior_mean": self.prior_mean}
+        return {"mean": self.mean, "log_std": self.log_std, **prior}
 
 
 POSTERIORS: dict[str, Any] = {"point": Point, "gaussian": Gaussian}
 
 
-def kl_gaussian(mean: Tensor, log_std: Tensor, keep: Tensor, prior_std: float) -> Tensor:
-    """KL(N(mean, exp(log_std)^2) || N(0, prior_std^2)) in nats, summed over the parameters in `keep` (bool [P]).
+def kl_gaussian(mean: Tensor, log_std: Tensor, keep: Tensor, prior_std: float, prior_mean: Tensor | None = None) -> Tensor:
+    """KL(N(mean, exp(log_std)^2) || N(prior_mean, prior_std^2)) in nats, summed over the parameters in `keep` (bool [P]).
 
-    Closed form of Kingma & Welling 2014, appendix B, for a prior of any scale. Raises ValueError if prior_std <= 0.
+    Closed form of Kingma & Welling 2014, appendix B, for any prior. Raises ValueError if prior_std <= 0.
     """
     if prior_std <= 0:
         raise TombolaError(f"prior_std is {prior_std}; it must be above 0")
-    mean, log_std = mean[keep], log_std[keep]
+    mean, log_std = (mean if prior_mean is None else mean - prior_mean)[keep], log_std[keep]
     second_moment = (2 * log_std).exp() + mean.square()
     terms = second_moment / (2 * prior_std**2) - 0.5 - log_std
     return terms.sum() + terms.numel() * math.log(prior_std)
@@ -133,9 +136,24 @@ def initial_mean(layout: Layout, module: nn.Module, rule: str, generator: torch.
     return torch.where(layout.is_random.to(own.device), drawn, own)
 
 
-def initial_log_std(layout: Layout, std: float, scale: str, jitter: float, generator: torch.Generator) -> Tensor:
-    """[P]: log of `std`, absolute or times the Kaiming scale (`kaiming`), plus N(0, jitter^2)."""
+def initial_log_std(
+    layout: Layout, mean: Tensor, std: float, scale: str, jitter: float, generator: torch.Generator
+) -> Tensor:
+    """[P]: log of `std` times what `scale` names (`STD_SCALES`) for means `mean` [P], plus N(0, jitter^2)."""
     if std <= 0:
         raise TombolaError(f"std is {std}; it must be above 0")
-    base = torch.full((layout.numel,), std) * (layout.kaiming_scale if scale == "kaiming" else 1.0)
+    base = torch.full((layout.numel,), std) * STD_SCALES[scale](layout, mean.cpu())
     return base.log() + jitter * torch.randn(layout.numel, generator=generator)
+
+
+def _of_weight(layout: Layout, mean: Tensor) -> Tensor:
+    return torch.maximum(mean.abs().float(), _SMALLEST_WEIGHT * layout.kaiming_scale)
+
+
+_SMALLEST_WEIGHT = 0.1
+STD_SCALES: dict[str, Callable[[Layout, Tensor], Tensor | float]] = {
+    "absolute": lambda layout, mean: 1.0,
+    "kaiming": lambda layout, mean: layout.kaiming_scale,
+    "weight": _of_weight,
+}
+"""What an initial std is relative to: nothing; 1/sqrt(fan_in) of the layer; abs(mean), but at least 0.1/sqrt(fan_in)."""

@@ -77,16 +77,15 @@ class Layout:
             biases) of linear, convolution and attention layers.
         classifier: whether the last such weight, the final classifier's, may be pruned too.
 
-        Raises TombolaError for a pattern that matches no parameter, and for parameters of several dtypes.
+        Parameters may have several floating-point dtypes. Raises TombolaError for a pattern that matches no parameter, for
+        integer and complex parameters, those of a lazy module that was never run, and those that torch.nn.utils.prune has
+        split into weight and mask.
         """
         owners = _owners(module)
         if not owners:
             raise TombolaError(f"{type(module).__name__} has no parameters: nothing to make Bayesian")
-        dtypes = {p.dtype for _, _, p in owners}
-        if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
-            raise TombolaError(
-                f"the parameters have dtypes {sorted(map(str, dtypes))}; convert the module to one, as float()"
-            )
+        for name, owner, p in owners:
+            _check_real(name, owner, p)
         names = [name for name, _, _ in owners]
         for pattern in [*(random if isinstance(random, Sequence) else ()), *(decayed or ()), *include, *exclude]:
             if not any(fnmatchcase(name, pattern) for name in names):
@@ -168,13 +167,33 @@ class Layout:
         return {s.name: flat[s.slice].view(s.shape) for s in self.segments}
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """[P], from tensors by parameter name. Raises TombolaError for a missing name or another shape."""
+        """[P], from tensors by parameter name, in the widest of their dtypes but at least float32.
+
+        Raises TombolaError for a missing name or another shape.
+        """
+        dtype = torch.float32
         for s in self.segments:
             if s.name not in tensors:
                 raise TombolaError(f"parameter {s.name!r} is missing; there is {', '.join(tensors)}")
             if tuple(tensors[s.name].shape) != s.shape:
                 raise TombolaError(f"{s.name!r} has shape {tuple(tensors[s.name].shape)}, the layout says {s.shape}")
-        return torch.cat([tensors[s.name].detach().reshape(-1) for s in self.segments])
+            dtype = torch.promote_types(dtype, tensors[s.name].dtype)
+        return torch.cat([tensors[s.name].detach().reshape(-1).to(dtype) for s in self.segments])
+
+    def mask_of(self, masks: Mapping[str, Tensor]) -> Tensor:
+        """Bool [P]: `masks` by parameter name (nonzero is kept) in flat order; parameters without one are kept.
+
+        Raises TombolaError for a name that the layout lacks and for another shape.
+        """
+        flat = torch.ones(self.numel, dtype=torch.bool)
+        views = self.views(flat)
+        for name, mask in masks.items():
+            if name not in views:
+                raise TombolaError(f"there is a mask for {name!r}, but no such parameter; there is {', '.join(views)}")
+            if mask.shape != views[name].shape:
+                raise TombolaError(f"the mask of {name!r} has shape {tuple(mask.shape)}, not {tuple(views[name].shape)}")
+            views[name].copy_(mask != 0)
+        return flat
 
     def check(self, module: nn.Module) -> None:
         """Raises TombolaError where `module` does not have exactly the layout's parameters; it names the first."""
@@ -228,6 +247,21 @@ def _owners(module: nn.Module) -> list[tuple[str, nn.Module, nn.Parameter]]:
                     yield name, owner, p
 
     return list(walk())
+
+
+def _check_real(name: str, owner: nn.Module, p: nn.Parameter) -> None:
+    kind = type(owner).__name__
+    if isinstance(p, nn.parameter.UninitializedParameter):
+        raise TombolaError(f"parameter {name!r} of {kind} has no shape yet; run the module once on a batch before")
+    if not p.dtype.is_floating_point:
+        raise TombolaError(
+            f"parameter {name!r} of {kind} has dtype {p.dtype}; a posterior is over floating-point parameters"
+        )
+    if name.endswith("_orig") and f"{name.rpartition('.')[2].removesuffix('_orig')}_mask" in owner._buffers:
+        raise TombolaError(
+            f"parameter {name!r} is pruned by torch.nn.utils.prune; take the plain module and its mask by "
+            "tombola.from_torch_prune(module)"
+        )
 
 
 def _is_linear(owner: nn.Module) -> bool:

@@ -1,10 +1,12 @@
-"""p(target | output of the network), as modules so that what they learn (a noise scale) is part of the state.
+"""p(targets | output of the network), as modules so that what they learn (a noise scale) is part of the state.
 
-Legend: B examples, C classes.
+Every likelihood is called as `likelihood(output, batch)` and returns the log likelihood of each example, [B], in nats.
+
+Legend: B examples, T positions, C classes.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import TombolaError
+from .batch import IGNORED, Batch, logits_of, targets_of
+
+LogLikelihood = Callable[[Any, Batch], Tensor]
+"""(output of the module, batch) -> log likelihood of each example [B], in nats. A module's parameters are learned."""
 
 
 class Categorical(nn.Module):
@@ -21,14 +27,40 @@ class Categorical(nn.Module):
         super().__init__()
         self.label_smoothing = label_smoothing
 
-    def forward(self, logits_BC: Tensor, labels_B: Tensor) -> Tensor:
-        """Log likelihood of each example, [B], in nats. With label smoothing e the target is (1 - e) one-hot + e / C."""
-        logits_BC = logits_BC if logits_BC.dtype == torch.float64 else logits_BC.float()  # bf16 would round the loss
-        return -F.cross_entropy(logits_BC, labels_B, reduction="none", label_smoothing=self.label_smoothing)
+    def forward(self, output: Any, batch: Batch) -> Tensor:
+        """Log likelihood of each example, [B], in nats.
 
-    def predict(self, logits: Tensor) -> Tensor:
-        """Class probabilities, float64, over the last dimension."""
-        return logits.double().softmax(-1)
+        Logits [B, C] and class indices [B]; with positions [B, T, C] and [B, T], summed over those whose label is not -100.
+        Labels may be class probabilities in the logits' shape. With label smoothing e (in training mode) the target is
+        (1 - e) one-hot + e / C. Raises TombolaError for other shapes.
+        """
+        return self._summed(logits_of(output), targets_of(batch))
+
+    def _summed(self, logits: Tensor, labels: Tensor) -> Tensor:
+        soft = labels.is_floating_point()
+        if labels.shape != (logits.shape if soft else logits.shape[:-1]):
+            raise TombolaError(
+                f"labels {labels.dtype} of shape {tuple(labels.shape)} do not fit logits of shape {tuple(logits.shape)}, "
+                "whose last dimension is the classes'"
+            )
+        logits = logits if logits.dtype == torch.float64 else logits.float()  # bf16 would round the loss
+        classes, smoothing = logits.shape[-1], self.label_smoothing if self.training else 0.0
+        labels = labels.reshape(-1, classes) if soft else labels.reshape(-1)
+        loss = F.cross_entropy(
+            logits.reshape(-1, classes), labels, reduction="none", label_smoothing=smoothing, ignore_index=IGNORED
+        )
+        return -loss.view(len(logits), -1).sum(1)
+
+
+class NextToken(Categorical):
+    """Classes of the *next* position: logits [B, T, C] at t are compared with labels [B, T] at t + 1.
+
+    For causal language models with `labels` equal to `input_ids` (-100 where padded), as Hugging Face's collators give them.
+    """
+
+    def forward(self, output: Any, batch: Batch) -> Tensor:
+        """Log likelihood of each sequence, [B], in nats, given its first token."""
+        return self._summed(logits_of(output)[:, :-1], targets_of(batch)[:, 1:])
 
 
 class GaussianNoise(nn.Module):
@@ -44,16 +76,38 @@ class GaussianNoise(nn.Module):
     def noise_std(self) -> float:
         return math.exp(self.log_noise.item())
 
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+    def forward(self, output: Any, batch: Batch) -> Tensor:
         """Log density of each example, [B], in nats, summed over the target's dimensions."""
-        target = target.view_as(output)
-        residual = (target - output) * torch.exp(-self.log_noise)
+        mean = logits_of(output)
+        target = targets_of(batch).reshape_as(mean)
+        residual = (target - mean) * torch.exp(-self.log_noise)
         log_density = -0.5 * residual.square() - self.log_noise - 0.5 * math.log(2 * math.pi)
         return log_density.reshape(len(log_density), -1).sum(1)  # outputs [B] too
 
-    def predict(self, output: Tensor) -> Tensor:
-        """The mean of the target, float64."""
-        return output.double()
+
+class Custom(nn.Module):
+    """A user's function as a likelihood; it learns nothing."""
+
+    def __init__(self, function: LogLikelihood):
+        super().__init__()
+        self.function = function
+
+    def forward(self, output: Any, batch: Batch) -> Tensor:
+        """What the function returns."""
+        return self.function(output, batch)
 
 
-LIKELIHOODS: dict[str, Callable[..., Any]] = {"categorical": Categorical, "gaussian": GaussianNoise}
+def load_learned(likelihood: nn.Module, learned: Mapping[str, Tensor]) -> None:
+    """Loads what a state has `learned` of its likelihood. Raises TombolaError where it was another likelihood."""
+    own = {name: value.shape for name, value in likelihood.state_dict().items()}
+    if own != {name: value.shape for name, value in learned.items()}:
+        raise TombolaError(
+            f"the state was trained with a likelihood that learns {', '.join(learned) or 'nothing'}, "
+            f"{type(likelihood).__name__} learns {', '.join(own) or 'nothing'}; give the likelihood that it was trained with"
+        )
+    likelihood.load_state_dict(learned)
+
+
+def as_likelihood(given: nn.Module | LogLikelihood) -> nn.Module:
+    """A module as it is, a function in one."""
+    return given if isinstance(given, nn.Module) else Custom(given)

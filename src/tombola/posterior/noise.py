@@ -24,18 +24,20 @@ class NoisePool:
         blocks = max(1, min(round(1 / refresh), size // _SMALLEST_BLOCK))
         self._block = math.ceil(size / blocks)
         self._blocks = blocks if blocks == 1 else blocks + 1  # one to spare, so that the window can move
-        self._size, self._words = size, words
+        self._size, self.words, self.refresh = size, words, refresh
         self._pool = torch.empty(self._block * self._blocks, dtype=like.dtype, device=like.device)
         self._tick: int | None = None
 
     def window(self, tick: int) -> Tensor:
         """The noise of that tick, [size]: a view that the next call overwrites. Ticks in any order; in sequence is cheap."""
-        stale = [tick] if self._tick == tick - 1 else range(tick - self._blocks + 1, tick + 1)
-        for t in stale:  # block t % blocks holds the draws of the latest tick t
+        known = tick - self._blocks
+        if self._tick is not None and self._tick <= tick:
+            known = max(known, self._tick)
+        for t in range(known + 1, tick + 1):  # block t % blocks holds the draws of the latest tick t
             start = (t % self._blocks) * self._block
-            stream = streams.generator(*self._words, t, device=self._pool.device)
+            stream = streams.generator(*self.words, t, device=self._pool.device)
             self._pool[start : start + self._block].normal_(generator=stream)
         self._tick = tick
         room = len(self._pool) - self._size + 1
-        offset = int.from_bytes(streams.digest(*self._words, "offset", tick)[:8], "little") % room
+        offset = int.from_bytes(streams.digest(*self.words, "offset", tick)[:8], "little") % room
         return self._pool[offset : offset + self._size]

@@ -3,13 +3,17 @@
 Legend: S weight samples, B examples, C classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import streams
 from ..errors import TombolaError
+from .batch import length_of, logits_of, moved, parts, run
 from .binding import Binding
 from .gaussian import Point
 from .state import State
@@ -39,27 +43,61 @@ class Prediction:
 
 
 def outputs(
-    module: nn.Module, state: State, inputs: Tensor, *, samples: int, words: tuple[streams.Word, ...], batch: int = 1024
+    module: nn.Module,
+    state: State,
+    inputs: Any,
+    *,
+    samples: int,
+    words: tuple[streams.Word, ...],
+    batch: int = 1024,
+    batch_norm: str = "running",
+    select: Callable[[Any], Tensor] = logits_of,
+    prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """What the module gives for `inputs` [B, ...] at `samples` weight samples: [S, B, ...], on the state's device.
+    """What the module gives for `inputs` of B examples at `samples` weight samples: [S, B, ...], on the state's device.
 
-    Evaluation mode, running batch-norm statistics. A point gives one sample. words: name the noise, one stream a sample.
+    Evaluation mode. A point gives one sample. inputs: a tensor, a tuple or a mapping, as in `batch.run`. words: name the
+    noise, one stream a sample. batch: examples a forward pass. batch_norm: `running` statistics, or those of each `batch`,
+    on which the result then depends: by its size, and by which examples share one. Neither changes the running ones. select:
+    the tensor of an output [B, ...]; by default its logits. prepare: applied to the inputs of each pass, on the device, as
+    `Dataset.prepare`. Raises TombolaError for batch statistics of one example.
     """
     q = state.posterior
     if samples < 1:
         raise TombolaError(f"samples is {samples}; it must be at least 1")
     samples = 1 if isinstance(q, Point) else samples
     theta = q.mean.clone()
-    parts = []
+    length, drawn = length_of(inputs), []
     with torch.no_grad(), Binding(module, q.layout, theta, state.buffers) as binding:
         module.eval()
+        if batch_norm == "batch":
+            _use_batch_statistics(module, length, batch)
         for s in range(samples):
             theta.copy_(q.sample(streams.generator("predict", *words, s, device=theta.device)))
             binding.wrote()
-            torch.clear_autocast_cache()  # within the caller's autocast: the copies of the last weights
-            parts.append(torch.cat([module(part) for part in inputs.to(theta.device).split(batch)]))
-    torch.clear_autocast_cache()
-    return torch.stack(parts)
+            # pass by pass to the device: a memory map need not fit there
+            passes = (moved(part, theta.device) for part in parts(inputs, length, batch))
+            drawn.append(torch.cat([select(run(module, prepare(part) if prepare else part)) for part in passes]))
+    return torch.stack(drawn)
+
+
+def classes_of(logits_SBC: Tensor) -> Prediction:
+    """The softmax of logits. Raises TombolaError where there is one output, which has no classes."""
+    if logits_SBC.shape[-1] == 1:
+        raise TombolaError("the module has one output, which has no class probabilities; use ticket.outputs")
+    return Prediction(logits_SBC.cpu().double().softmax(-1))
+
+
+def _use_batch_statistics(module: nn.Module, examples: int, batch: int) -> None:
+    """Puts the batch-norm layers, and nothing else (no dropout), in training mode. The binding puts all of it back."""
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    if layers and (batch == 1 or examples % batch == 1):
+        raise TombolaError(
+            f"{examples} examples in batches of {batch} leave one alone, which has no batch-norm statistics; "
+            "choose another batch size, or batch_norm running"
+        )
+    for layer in layers:
+        layer.training = True
 
 
 def _entropy(probs: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ Legend: P parameters of the layout, of which the first n are random.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -19,13 +20,28 @@ _LOG2_E = math.log2(math.e)
 class WeightSample:
     """Buffers and arithmetic of VI by weight samples for given `mean` and `log_std` [P], which are read in place.
 
-    One step is: for each sample `draw` and a backward pass into `grad`; after each but the last `accumulate`, after the last
-    `finish`. Then `mean_grad` and `log_std_grad` hold the gradients of the loss. All goes block by block: the dozen
-    operations read and write memory about as often as three would.
+    One step is: for each sample `draw`, a forward pass within `forward()`, and a backward pass into `grad`; after each but
+    the last `accumulate`, after the last `finish`. Then `mean_grad` and `log_std_grad` hold the gradients of the loss. All
+    goes block by block: the dozen operations read and write memory about as often as three would.
     """
 
-    def __init__(self, layout: Layout, mean: Tensor, log_std: Tensor, mask: Tensor, noise: NoisePool, several: bool):
-        """several: whether a step may have more than one sample, whose sum needs a buffer of its own."""
+    _eps: Tensor | None
+    """The noise of `theta`; None where `log_std_grad` gets the derivative by std otherwise."""
+    converted: Sequence[slice] = ()
+    """The places of parameters that the module has as copies, in another dtype than `theta`."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        mean: Tensor,
+        log_std: Tensor,
+        mask: Tensor,
+        noise: NoisePool,
+        several: bool,
+        prior_mean: Tensor | None = None,
+    ):
+        """several: whether a step may have more than one sample, whose sum needs a buffer of its own. prior_mean: [P]; None
+        is 0."""
         self.n = layout.random_numel
         self.mean, self.log_std, self.noise = mean, log_std, noise
         self.theta = mean.clone()
@@ -34,48 +50,58 @@ class WeightSample:
         self.log_std_grad = torch.zeros_like(mean)
         self._std = torch.zeros_like(mean[: self.n])
         self._keep = None if bool(mask.all()) else mask.to(mean.dtype)
+        self._prior = prior_mean if prior_mean is None or self._keep is None else prior_mean * self._keep
 
     def draw(self, tick: int, first: bool) -> None:
         """Writes a weight sample into `theta`; `first` of its step, when mean and log_std are new."""
-        self._eps = self.noise.window(tick)
+        self._eps = self._noise(tick)
         for mean, log_std, std, theta, eps, keep in self._blocks(
             self.mean, self.log_std, self._std, self.theta, self._eps, self._keep
         ):
             if first:
-                # exp2 of a multiple: torch's exp goes through a library that is 3 times slower on some CPUs
-                torch.mul(log_std, _LOG2_E, out=std)
-                torch.exp2(std, out=std)
-                if keep is not None:
-                    std.mul_(keep)
-                    mean.mul_(keep)  # whatever an optimiser's momentum left there
+                write_std(mean, log_std, std, keep)
             torch.addcmul(mean, std, eps, out=theta)
         if first:
-            rest = slice(self.n, None)
-            if self._keep is not None:
-                self.mean[rest].mul_(self._keep[rest])
-            self.theta[rest].copy_(self.mean[rest])
+            self._show_rest()
+
+    def _show_rest(self) -> None:
+        """Writes the deterministic parameters into `theta`."""
+        rest = slice(self.n, None)
+        if self._keep is not None:
+            self.mean[rest].mul_(self._keep[rest])
+        self.theta[rest].copy_(self.mean[rest])
+
+    def _noise(self, tick: int) -> Tensor:
+        return self.noise.window(tick)
+
+    def forward(self) -> AbstractContextManager:
+        """What a forward pass runs within: here nothing, the sample is in `theta`."""
+        return nullcontext()
 
     def accumulate(self, first: bool) -> None:
         """Adds this sample's gradient, which is in `grad`, to the sums; the `first` one of its step begins them."""
         assert self.mean_grad is not self.grad, "made for one sample a step"
-        for grad, eps, log_std_grad in self._blocks(self.grad, self._eps, self.log_std_grad):
-            _add_product(log_std_grad, grad, eps, first)
+        if self._eps is not None:
+            for grad, eps, log_std_grad in self._blocks(self.grad, self._eps, self.log_std_grad):
+                _add_product(log_std_grad, grad, eps, first)
         if first:
             self.mean_grad.copy_(self.grad)
         else:
             self.mean_grad.add_(self.grad)
 
     def finish(self, first: bool, kl_weight: float, prior_std: float) -> None:
-        """Adds the last sample's gradient, and that of kl_weight * KL(q || N(0, prior_std^2)).
+        """Adds the last sample's gradient, and that of kl_weight * KL(q || N(prior_mean, prior_std^2)).
 
-        d KL / d mean = mean / s^2 and d KL / d log_std = std^2 / s^2 - 1; the data's part of log_std is grad * eps * std.
+        d KL / d mean = (mean - prior_mean) / s^2 and d KL / d log_std = std^2 / s^2 - 1; the data's part of log_std is
+        grad * eps * std.
         """
         scaled, summed = kl_weight / prior_std**2, self.mean_grad is not self.grad
         entropy = torch.full_like(self.grad[: min(self.n, _BLOCK)], -kl_weight)
-        for mean, std, grad, eps, mean_grad, log_std_grad, keep in self._blocks(
-            self.mean, self._std, self.grad, self._eps, self.mean_grad, self.log_std_grad, self._keep
+        for mean, std, grad, eps, mean_grad, log_std_grad, keep, prior in self._blocks(
+            self.mean, self._std, self.grad, self._eps, self.mean_grad, self.log_std_grad, self._keep, self._prior
         ):
-            _add_product(log_std_grad, grad, eps, first)
+            if eps is not None:
+                _add_product(log_std_grad, grad, eps, first)
             log_std_grad.add_(std, alpha=scaled)
             torch.addcmul(entropy[: len(std)], log_std_grad, std, out=log_std_grad)
             if summed:
@@ -84,6 +110,8 @@ class WeightSample:
                 log_std_grad.mul_(keep)
                 mean_grad.mul_(keep)
             mean_grad.add_(mean, alpha=scaled)
+            if prior is not None:
+                mean_grad.sub_(prior, alpha=scaled)
         rest = slice(self.n, None)
         if summed:
             self.mean_grad[rest].copy_(self.grad[rest]) if first else self.mean_grad[rest].add_(self.grad[rest])
@@ -95,6 +123,16 @@ class WeightSample:
         for start in range((self.n - 1) // _BLOCK * _BLOCK, -1, -_BLOCK):
             stop = min(start + _BLOCK, self.n)
             yield tuple(None if t is None else t[start:stop] for t in tensors)
+
+
+def write_std(mean: Tensor, log_std: Tensor, std: Tensor, keep: Tensor | None) -> None:
+    """The effective std of new values; `mean` becomes effective too."""
+    # exp2 of a multiple: torch's exp goes through a library that is 3 times slower on some CPUs
+    torch.mul(log_std, _LOG2_E, out=std)
+    torch.exp2(std, out=std)
+    if keep is not None:
+        std.mul_(keep)
+        mean.mul_(keep)  # whatever an optimiser's momentum left there
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:

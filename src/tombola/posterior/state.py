@@ -63,9 +63,9 @@ def layout_of(module: nn.Module, posterior: PosteriorSettings, prune: PruneSetti
 def initial_state(module: nn.Module, layout: Layout, settings: PosteriorSettings, *words: streams.Word) -> State:
     """A dense Gaussian state of `module` as it now is; what is drawn comes from the streams (init, *words, ...)."""
     mean = initial_mean(layout, module, settings.mean, streams.generator("init", *words, "mean"))
-    log_std = initial_log_std(
-        layout, settings.std, settings.std_scale, settings.std_jitter, streams.generator("init", *words, "std")
-    )
+    stream = streams.generator("init", *words, "std")
+    log_std = initial_log_std(layout, mean, settings.std, settings.std_scale, settings.std_jitter, stream)
     dense = torch.ones(layout.numel, dtype=torch.bool, device=mean.device)
-    posterior = Gaussian(layout, mean, log_std.to(mean), dense)
+    prior_mean = mean.clone() if settings.prior_mean == "start" else None
+    posterior = Gaussian(layout, mean, log_std.to(mean), dense, prior_mean)
     return State(posterior, buffers_of(module), {})

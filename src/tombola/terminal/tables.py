@@ -1,81 +1,18 @@
-"""What people see in the terminal: progress, tables, the graph."""
+"""Tables that commands print: results, and the graph of stages."""
 
-import time
 from collections import defaultdict
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from .engine import dataset, describe
-from .forecast import work_of
-from .plan import Plan
-from .stages import Stage
-from .store import Store
+from ..plan import Plan
+from ..stages import Stage
+from ..store import Store
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-_LINE_EVERY = 10.0  # seconds between lines where there is no terminal to draw a bar in
-
-
-class ProgressWatcher:
-    """A bar over the work of all stages, with what is running; a line now and then where the output is no terminal."""
-
-    def __init__(self, console: Console, todo: list[Stage]):
-        self._console, self._stages = console, len(todo)
-        self._work = {stage.key: work_of(stage, dataset) for stage in todo}
-        self._total = sum(self._work.values())
-        self._done_work, self._done, self._said_at = 0, 0, time.monotonic()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("steps"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("starting", total=self._total)
-
-    def __enter__(self) -> "ProgressWatcher":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def began(self, stage: Stage) -> None:
-        self._show(f"stage {self._done + 1}/{self._stages}: {describe(stage)}", 0)
-
-    def stepped(self, stage: Stage, done: int, total: int) -> None:
-        self._show(None, done)
-
-    def ended(self, stage: Stage) -> None:
-        self._done += 1
-        self._done_work += self._work.get(stage.key, 0)
-        self._show(None, 0)
-        now = time.monotonic()
-        if not self._console.is_terminal and now - self._said_at > _LINE_EVERY:
-            self._said_at = now
-            self._console.print(
-                f"{self._done} of {self._stages} stages done ({100 * self._done_work // self._total}% of the steps)"
-            )
-
-    def said(self, sentence: str) -> None:
-        self._bar.console.print(Text(sentence), soft_wrap=True)
-
-    def _show(self, description: str | None, extra: int) -> None:
-        completed = min(self._done_work + extra, self._total)
-        if description is None:
-            self._bar.update(self._task, completed=completed)
-        else:
-            self._bar.update(self._task, completed=completed, description=description)
 
 
 def results_table(records: "DataFrame", width: int) -> Table:
@@ -131,10 +68,3 @@ def _new_stages(stage: Stage) -> list[Stage]:
     while chain[0].parents and chain[0].kind != "prune":
         chain.insert(0, chain[0].parents[0])
     return chain
-
-
-def duration(seconds: float) -> str:
-    """A time in words."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

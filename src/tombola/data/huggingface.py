@@ -1,0 +1,197 @@
+"""Any Hugging Face data set: by its name on the hub, or files of that layout on this machine."""
+
+import glob
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..errors import TombolaError
+from .cache import Decoded, cached, identity_of
+from .columns import tables_of
+from .dataset import Dataset
+from .source import Options, assemble, check_numbers, check_parts, decoder_of
+
+FORMATS = {
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+}
+"""Kinds of local files, by the end of their names."""
+
+_SPLITS = {
+    "train": "train|training",
+    "validation": "validation|valid|val|dev",
+    "test": "test|testing|eval|evaluation",
+}
+
+
+_ABOUT = ("dataset_info", "dataset_dict", "state.json", "package.json")
+"""Files that only tell about a folder's data."""
+
+
+def huggingface(
+    path: str,
+    name: str | None = None,
+    train: str = "train",
+    test: str | int = "test",
+    validation: str | int = 0,
+    inputs: str | list[str] | None = None,
+    target: str | None = None,
+    subset: int | None = None,
+    subset_test: int | None = None,
+    size: int | None = None,
+    pool: int = 1,
+    mode: str | None = None,
+    normalise: Any = "auto",
+    revision: str | None = None,
+) -> Dataset:
+    """The data set `path`: a name on the hub, a folder, a file, or a pattern of files (parquet, arrow, csv, json).
+
+    name, revision: of a configuration and version on the hub. train, test, validation: splits there, or how many training
+    examples to hold out. inputs, target: columns, where they are not the only image and the only class label. subset,
+    subset_test: how many examples to keep, classes in proportion. size: resize to squares. pool: average over squares of
+    pixels. mode: RGB or L, to convert. normalise: auto, imagenet, own, none, or mean and std.
+    """
+    files = _local(path)
+    title = _title(path, files) + (f"-{name}" if name else "")
+    check_numbers(title, subset=subset, subset_test=subset_test)
+    check_parts(title, train=train, validation=validation, test=test)
+    decoder, options = decoder_of(title, size, pool, mode), Options(validation, test, subset, subset_test, normalise)
+    where: list[Any] = [identity_of(f) for f in files] or [path, revision]
+    arguments = [title, name, train, test, validation, inputs, target, subset, subset_test, size, pool, mode, normalise]
+
+    def decode(space: Path) -> Decoded:
+        with _quiet():
+            splits = _from_files(path, files, space / "copy") if files else _from_hub(path, name, revision)
+            wanted = options.named(train)
+            for part, split in wanted.items():
+                if split not in splits:
+                    held = "" if part == "train" else " or to the number of training examples to hold out"
+                    raise TombolaError(
+                        f"data {title!r}: there is no split {split!r}; set args.{part} to one of {', '.join(splits)}{held}"
+                    )
+            parts = {part: splits[split]() for part, split in wanted.items()}
+            tables, classes = tables_of(parts, inputs, target, decoder)
+        return assemble(title, tables, classes, options, decoder)
+
+    return cached(["huggingface", where, arguments], decode)
+
+
+def _local(path: str) -> list[Path]:
+    """The files meant, sorted; none where it is a name on the hub. Raises TombolaError where there are no such files."""
+    here = Path(path).expanduser()
+    if here.is_file():
+        found = [here]
+    elif here.is_dir():
+        found = [f for f in here.rglob("*") if f.suffix.lower() in FORMATS and not f.name.startswith((".", *_ABOUT))]
+        if not found:
+            raise TombolaError(
+                f"folder {path} has no data files ({', '.join(FORMATS)}); for a folder of images use data.name: folder"
+            )
+    else:
+        found = [Path(f) for f in glob.glob(str(here), recursive=True) if Path(f).is_file()]
+        if not found and not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path):
+            raise TombolaError(
+                f"there is no {path} (seen from {Path.cwd()}); give a file, a folder, a pattern, or a hub name"
+            )
+        if not found and here.suffix.lower() in FORMATS:
+            raise TombolaError(f"there is no file {path} (seen from {Path.cwd()}); check the path")
+    formats = {FORMATS.get(f.suffix.lower()) for f in found}
+    if found and (None in formats or len(formats) > 1):
+        endings = ", ".join(sorted({f.suffix or f.name for f in found}))
+        raise TombolaError(f"{path} is of files {endings}; give files of one kind, of {', '.join(FORMATS)}")
+    return sorted(found)
+
+
+def _title(path: str, files: list[Path]) -> str:
+    """What the data is called: the hub's name without its owner; the folder of files; the name of a single file."""
+    if not files:
+        return path.rpartition("/")[2]
+    here = Path(path).expanduser()
+    if here.is_dir():
+        return here.resolve().name
+    if here.is_file() and not _split_in(here.stem):
+        return here.stem
+    folder = files[0].resolve().parent
+    return folder.parent.name if folder.name == "data" or _split_in(folder.name) else folder.name
+
+
+def _split_in(text: str) -> str | None:
+    """The split that a file's or folder's name tells: the start of a shard's name, or a word in it, as the hub reads it."""
+    if shard := re.match(r"([A-Za-z_]\w*)-\d{5}-of-\d{5}", text):
+        return shard[1]
+    for split, words in _SPLITS.items():
+        if re.search(rf"(?<![a-z])({words})(?![a-z])", text.lower()):
+            return split
+    return None
+
+
+def _from_files(path: str, files: list[Path], space: Path) -> Mapping[str, Callable[[], Any]]:
+    """Split -> what reads its `datasets.Dataset`, through a copy in `space`."""
+    import datasets
+
+    here = Path(path).expanduser()
+
+    def read(kind: str, some: list[str]) -> Any:
+        extra = {"sep": "\t"} if some[0].lower().endswith(".tsv") else {}
+        try:
+            return datasets.load_dataset(kind, data_files=some, split="train", cache_dir=str(space), **extra)
+        except Exception as error:
+            raise TombolaError(f"{path} can't be read: {_in_short(error)}; check the files") from error
+
+    try:
+        if here.is_dir() and ((here / "dataset_dict.json").is_file() or (here / "state.json").is_file()):
+            saved = datasets.load_from_disk(str(here))
+            return _loaded(saved if isinstance(saved, dict) else {"train": saved})
+    except Exception as error:
+        raise TombolaError(f"{path} can't be read: {_in_short(error)}; check the files") from error
+    by_split: dict[str, list[str]] = {}
+    for file in files:
+        split = _split_in(file.stem) or (_split_in(file.parent.name) if len(files) > 1 else None)
+        by_split.setdefault(split or "train", []).append(str(file.resolve()))
+    kind = FORMATS[files[0].suffix.lower()]
+    return {split: partial(read, kind, some) for split, some in by_split.items()}
+
+
+def _loaded(splits: Mapping[str, Any]) -> Mapping[str, Callable[[], Any]]:
+    return {split: partial(splits.__getitem__, split) for split in splits}
+
+
+def _from_hub(path: str, name: str | None, revision: str | None) -> Mapping[str, Callable[[], Any]]:
+    import datasets
+
+    try:
+        return _loaded(datasets.load_dataset(path, name, revision=revision))
+    except Exception as error:
+        raise TombolaError(
+            f"data {path!r} is no local path, and can't be had from the Hugging Face hub: {_in_short(error)}; check the "
+            "name and the connection, or give local files"
+        ) from error
+
+
+def _in_short(error: BaseException) -> str:
+    """The first cause, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}{'...' if len(text) > 200 else ''}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's own progress bars; afterwards as it was."""
+    import datasets
+
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

@@ -1,0 +1,154 @@
+"""Image files to uint8 tensors of one shape."""
+
+import io
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import TombolaError
+
+_GRAY = {"1", "L", "LA"}
+_COLOUR = {"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"}
+
+# ITU-T T.81, table K.1: what most encoders scale by their quality. Sorted, since decoders order them differently.
+_LUMINANCE = (
+    *(
+        10,
+        11,
+        12,
+        12,
+        13,
+        14,
+        14,
+        14,
+        16,
+        16,
+        16,
+        17,
+        18,
+        19,
+        22,
+        22,
+        24,
+        24,
+        24,
+        26,
+        29,
+        35,
+        37,
+        40,
+        40,
+        49,
+        51,
+        51,
+        55,
+        55,
+    ),
+    *(56, 56, 57, 58, 60, 61, 62, 64, 64, 68, 69, 72, 77, 78, 80, 81, 87, 87, 92, 92, 95, 98, 99, 100, 101, 103, 103, 103),
+    *(104, 109, 112, 113, 120, 121),
+)
+
+
+@dataclass
+class Decoder:
+    """Decodes images one after another; all must come out alike."""
+
+    name: str
+    """Of the data, for errors."""
+    mode: str | None = None
+    """RGB or L to convert every image; None: gray or colour, as the first is."""
+    size: int | None = None
+    pool: int = 1
+    qualities: set[int | None] = field(default_factory=set)
+    """JPEG qualities that were met; None of an image that is no JPEG or whose tables are not the usual ones."""
+    first: tuple[str, tuple[int, ...]] | None = None
+    """(name, shape) of the first example."""
+    found: str | None = None
+    """Mode of the first image, RGB or L."""
+
+    def __call__(self, what: str, data: bytes | None) -> Tensor:
+        """The image [C, H, W], uint8. what: its name. Raises TombolaError naming one that is corrupt or unlike."""
+        from PIL import Image
+
+        if data is None:
+            raise TombolaError(f"data {self.name!r}: {what} is missing; take it out of the source")
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+                tables = getattr(image, "quantization", None)
+                image = self._converted(what, image)
+                if self.size is not None:
+                    image = _resized(image, self.size)
+                pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+        except TombolaError:
+            raise
+        except Exception as error:  # decoders raise whatever they like: OSError, SyntaxError, ValueError, struct.error
+            raise TombolaError(
+                f"data {self.name!r}: {what} can't be decoded ({' '.join(str(error).split())}); replace it or take it out"
+            ) from None
+        self.qualities.add(jpeg_quality(tuple(tables[0])) if tables else None)
+        pixels = pixels.view(image.height, image.width, -1).permute(2, 0, 1)
+        self.alike(what, pixels, "(channels, height, width); set args.size to resize all")
+        return self._pooled(what, pixels)
+
+    def _converted(self, what: str, image: Any) -> Any:
+        mode = "L" if image.mode in _GRAY else "RGB" if image.mode in _COLOUR else None
+        if mode is None:
+            raise TombolaError(
+                f"data {self.name!r}: {what} has mode {image.mode}; only images of 8 bits a channel are taken"
+            )
+        self.found = self.found or mode
+        if self.mode is None and mode != self.found:
+            words = {"L": "grayscale", "RGB": "colour"}
+            raise TombolaError(
+                f"data {self.name!r}: {what} is {words[mode]}, those before it are {words[self.found]}; set args.mode to "
+                "RGB or L to convert all"
+            )
+        wanted = self.mode or self.found
+        return image if image.mode == wanted else image.convert(wanted)
+
+    def alike(self, what: str, value: Tensor, mend: str) -> None:
+        """Raises TombolaError where the shape is not that of the first example."""
+        shape = tuple(value.shape)
+        self.first = self.first or (what, shape)
+        if shape != self.first[1]:
+            name, first = self.first
+            raise TombolaError(f"data {self.name!r}: {what} has shape {list(shape)}, {name} {list(first)} {mend}")
+
+    def _pooled(self, what: str, pixels: Tensor) -> Tensor:
+        if self.pool == 1:
+            return pixels
+        if any(side % self.pool for side in pixels.shape[1:]):
+            raise TombolaError(
+                f"data {self.name!r}: pool is {self.pool}, which does not divide the size {list(pixels.shape[1:])} of {what}"
+            )
+        return torch.nn.functional.avg_pool2d(pixels.float(), self.pool).round().to(torch.uint8)
+
+
+def _resized(image: Any, size: int) -> Any:
+    """The shorter side becomes `size` (bilinear over the whole area, as Pillow does), then the middle square is cut out."""
+    from PIL import Image
+
+    factor = size / min(image.size)
+    width, height = (max(size, round(side * factor)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+@lru_cache(maxsize=256)
+def jpeg_quality(luminance: tuple[int, ...]) -> int | None:
+    """The quality 1-100 whose luminance table this is, by the scaling of the Independent JPEG Group; None for others."""
+    return _by_table().get(tuple(sorted(luminance)))
+
+
+@lru_cache(maxsize=1)
+def _by_table() -> dict[tuple[int, ...], int]:
+    tables = {}
+    for quality in range(1, 101):
+        scale = 200 - 2 * quality if quality >= 50 else 5000 // quality
+        tables[tuple(min(255, max(1, (base * scale + 50) // 100)) for base in _LUMINANCE)] = quality
+    return tables

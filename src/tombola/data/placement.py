@@ -1,0 +1,49 @@
+"""Where data lies while it is trained on: on the device, or in its file and sent batch by batch."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from ..augment import flip_and_crop
+from ..batches import StreamedBatches, TensorBatches
+from ..settings import DataSettings
+from .dataset import Dataset
+
+_SHARE = 0.5  # of the free memory that data may take: the rest is the network's
+
+
+def fits(data: Dataset, device: torch.device) -> bool:
+    """Whether the stored inputs take less than half of what is free on the device now."""
+    return data.nbytes < _SHARE * free_memory(device)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes; on a CPU what the system, or the control group this process is in, has left."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    left = []
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        left.append(1024 * int(lines["MemAvailable"].split()[0]))
+    except (OSError, KeyError, ValueError):  # no Linux
+        left.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    try:
+        group = Path("/sys/fs/cgroup")
+        used, most = ((group / name).read_text() for name in ("memory.current", "memory.max"))
+        left.append(int(most) - int(used))
+    except (OSError, ValueError):  # no such group, or no limit ("max")
+        pass
+    return min(left)
+
+
+def training_batches(
+    data: Dataset, settings: DataSettings, batch_size: int, seed: int, device: torch.device
+) -> TensorBatches:
+    """The training split in batches, augmented as the settings say; the same bits wherever the data lies."""
+    augment = flip_and_crop(flip=settings.flip, crop=settings.crop) if settings.flip or settings.crop else None
+    resident = fits(data, device) if settings.resident is None else settings.resident
+    if not resident:
+        return StreamedBatches(*data.train, batch_size, seed, augment, data.prepare, device)
+    inputs, targets = (part.to(device) for part in data.train)
+    return TensorBatches(inputs, targets, batch_size, seed, augment, data.prepare)

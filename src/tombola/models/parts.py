@@ -1,0 +1,36 @@
+"""What several models share: the checks of their arguments, and He initialisation."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ..errors import TombolaError
+
+
+def image(input_shape: Sequence[int], name: str, least: int = 4) -> tuple[int, int, int]:
+    """(channels, height, width). Raises TombolaError for what is no image [C, H, W] of at least that size."""
+    if len(input_shape) != 3 or min(input_shape[1:]) < least:
+        raise TombolaError(
+            f"{name} takes images [C, H, W] of at least {least}x{least}; the data has inputs of shape {list(input_shape)}"
+        )
+    channels, height, width = input_shape
+    return channels, height, width
+
+
+def positive(name: str, **sizes: int) -> None:
+    """Raises TombolaError naming the first of `sizes` that is below 1."""
+    for size, value in sizes.items():
+        if value < 1:
+            raise TombolaError(f"{size} of {name} is {value}; it must be at least 1")
+
+
+def he_normal(module: nn.Module) -> None:
+    """Draws convolution and linear weights from N(0, 2 / fan_in), biases 0 (He et al. 2015); norm layers stay as they are.
+
+    By fan_in, not fan_out: the std of a posterior is set relative to the same scale (`posterior.std_scale: kaiming`).
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,21 @@
+"""What people see in the terminal: a run as it goes on, the status of one from elsewhere, tables."""
+
+from .board import Board
+from .follow import Follower
+from .picture import Finished, Picture, Running, draw, duration, until
+from .tables import graph_table, results_table
+from .watchers import watcher_for
+
+__all__ = [
+    "Board",
+    "Finished",
+    "Follower",
+    "Picture",
+    "Running",
+    "draw",
+    "duration",
+    "graph_table",
+    "results_table",
+    "until",
+    "watcher_for",
+]

@@ -1,0 +1,156 @@
+"""What a batch is, and what a likelihood makes of a module's output for it."""
+
+from collections import UserDict
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tombola import Bayesian, TombolaError
+from tombola.posterior.batch import examples_of, inputs_of, logits_of, moved, parts, run, targets_of
+from tombola.posterior.likelihood import Categorical, NextToken
+from tombola.streams import generator
+
+
+class Named(nn.Module):
+    """a - 2 b: so that swapped arguments show."""
+
+    def forward(self, a: Tensor, b: Tensor | float = 0.0) -> Tensor:
+        return a - 2 * b
+
+
+a, b, y = torch.arange(3.0), torch.ones(3), torch.tensor([2, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("batch", "expected"),
+    [
+        ((a, y), a),
+        ([a, y], a),  # as torch's default collation gives a pair
+        (((a, b), y), a - 2),
+        (([a, b], y), a - 2),
+        (({"b": b, "a": a}, y), a - 2),
+        ({"b": b, "labels": y, "a": a}, a - 2),
+        (UserDict({"a": a, "labels": y}), a),  # as the batches of Hugging Face's tokenizers
+    ],
+)
+def test_a_module_is_run_on_the_inputs_of_a_batch(batch: object, expected: Tensor):
+    assert torch.equal(run(Named(), inputs_of(batch)), expected)
+    assert targets_of(batch) is y
+    assert examples_of(batch) == 3
+
+
+@pytest.mark.parametrize(
+    ("batch", "sentence"),
+    [
+        ((a, b, y), r"this one has 3 parts; several inputs are a tuple"),
+        (a, "this one has one Tensor"),
+        ({"a": a}, "has a but no 'labels'"),
+    ],
+)
+def test_what_is_no_batch_is_said(batch: object, sentence: str):
+    with pytest.raises(TombolaError, match=sentence):
+        targets_of(batch)
+
+
+class Out(NamedTuple):
+    hidden: Tensor
+    logits: Tensor
+
+
+class Object:
+    logits = b
+
+
+@pytest.mark.parametrize("output", [b, Object(), {"loss": a, "logits": b}, (b, a), [b], Out(a, b)])
+def test_logits_are_found_in_an_output(output: object):
+    assert logits_of(output) is b
+
+
+@pytest.mark.parametrize("output", [{"loss": a}, (), (None, a), 3.0])
+def test_an_output_without_logits_is_said(output: object):
+    with pytest.raises(TombolaError, match="without a tensor `logits`"):
+        logits_of(output)
+
+
+def test_a_batch_is_moved_whole():
+    there = moved({"x": (a, [b]), "name": "n", "labels": y}, "meta")
+    assert there["x"][0].is_meta
+    assert there["x"][1][0].is_meta
+    assert there["labels"].is_meta
+    assert there["name"] == "n"
+
+
+@given(length=st.integers(1, 30), size=st.integers(1, 12))
+def test_the_parts_of_a_batch_are_the_batch(length: int, size: int):
+    batch = {"x": (torch.arange(length), torch.zeros(1, 4)), "flag": True, "labels": torch.arange(length) + 1}
+    cut = list(parts(batch, length, size))
+    assert all(examples_of(part) <= size for part in cut)
+    assert torch.equal(torch.cat([part["x"][0] for part in cut]), batch["x"][0])
+    assert torch.equal(torch.cat([part["labels"] for part in cut]), batch["labels"])
+    assert all(part["x"][1].shape == (1, 4) and part["flag"] is True for part in cut)
+
+
+def logits_of_positions() -> Tensor:
+    return torch.randn(2, 3, 5, generator=generator("positions"))
+
+
+def test_positions_are_summed_but_for_those_that_are_ignored():
+    logits = logits_of_positions()
+    labels = torch.tensor([[1, -100, 4], [-100, -100, 0]])
+    p = logits.log_softmax(-1)
+    expected = torch.stack([p[0, 0, 1] + p[0, 2, 4], p[1, 2, 0]])
+    torch.testing.assert_close(Categorical()(logits, (None, labels)), expected)
+    torch.testing.assert_close(Categorical()({"logits": logits}, {"labels": labels}), expected)
+
+
+def test_the_next_token_is_what_the_position_before_predicts():
+    logits, tokens = logits_of_positions(), torch.tensor([[1, 2, 4], [3, 0, -100]])
+    p = logits.log_softmax(-1)
+    expected = torch.stack([p[0, 0, 2] + p[0, 1, 4], p[1, 0, 0]])
+    torch.testing.assert_close(NextToken()(logits, (None, tokens)), expected)
+
+
+def test_labels_may_be_probabilities_and_are_smoothed_in_training_alone():
+    logits = torch.randn(4, 5, generator=generator("soft"))
+    soft = torch.rand(4, 5, generator=generator("probabilities")).softmax(-1)
+    torch.testing.assert_close(Categorical()(logits, (None, soft)), (soft * logits.log_softmax(-1)).sum(-1))
+    labels = torch.tensor([0, 1, 2, 3])
+    hard = -F.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(Categorical(0.2).eval()(logits, (None, labels)), hard)
+    assert not torch.allclose(Categorical(0.2)(logits, (None, labels)), hard)
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (3,), (2, 3, 5), (2,)])
+def test_labels_that_do_not_fit_are_said(shape: tuple[int, ...]):
+    with pytest.raises(TombolaError, match="do not fit logits of shape"):
+        Categorical()(logits_of_positions(), (None, torch.zeros(shape, dtype=torch.long)))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_likelihood_that_reduces_over_the_batch_is_said(reduction: str):
+    def log_likelihood(output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return -F.cross_entropy(output, batch[1], reduction=reduction)
+
+    model = Bayesian(nn.Linear(4, 3), likelihood=log_likelihood)
+    with pytest.raises(TombolaError, match=r"returned shape \(\); it must return the log likelihood of each example"):
+        model.negative_elbo((torch.ones(5, 4), torch.zeros(5, dtype=torch.long)), examples=5)
+
+
+def test_a_function_and_a_module_are_the_same_likelihood():
+    inputs, labels = torch.randn(6, 4, generator=generator("x")), torch.tensor([0, 1, 2, 0, 1, 2])
+    module = nn.Linear(4, 3)
+
+    def log_likelihood(output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return output.log_softmax(-1)[torch.arange(6), batch[1]]
+
+    losses = [
+        Bayesian(module, likelihood=given).negative_elbo((inputs, labels), examples=6).item()
+        for given in (log_likelihood, Categorical(), None)
+    ]
+    assert losses[1] == losses[2]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
