@@ -18,6 +18,7 @@ OPTIONS = {
     "run": {"study", "--out", "--set", "--device", "--dry-run", "--store"},
     "status": {"folder", "--watch"},
     "report": {"folder", "--out"},
+    "compare": {"first", "second", "--out"},
     "studies": {"name"},
     "evaluate": {"ticket", "--samples", "--seed", "--device"},
 }
