@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import matplotlib.image
 import numpy as np
@@ -11,113 +12,38 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp
 
+from synthetic import CURVES, LAYERS, STUDY, digits, regression, times
+from tombola.records import stage_times
 from tombola.report import write_report
+from tombola.report.explorer import panel_data
+from tombola.report.figures import Drawing, styles
+from tombola.report.images import SETTINGS, Picture
 from tombola.report.page import render
 from tombola.report.panels import panels
-from tombola.report.quantities import ACCURACY, duration, left, listed
+from tombola.report.plates import plates
+from tombola.report.quantities import ACCURACY, duration, left, listed, shortened
 from tombola.report.settings import values, written
 from tombola.report.statistics import Gap, common_level, exceeding, level_gap, paired_gap, shared_level
 from tombola.report.words import INTERVALS, caveat, findings, gap_sentence
 
-LEVELS, FRACTION = 6, 0.36
-LAYERS = {"fc1": 0.7, "fc2": 1.0, "fc3": 2.2}  # density over that of the whole
-CURVES = {  # arm, curve, score, points of accuracy lost per level
-    "ticket (snr)": ("ticket", "snr", 0.004),
-    "ticket (mu)": ("ticket", "mu", 0.0042),
-    "deterministic (magnitude)": ("deterministic", "magnitude", 0.006),
-    "transplant": ("transplant", "magnitude", 0.007),
-    "re-init (snr)": ("reinit", "snr", 0.02),
-    "layer-wise shuffle (snr)": ("shuffle_layerwise", "snr", 0.06),
-    "global shuffle (snr)": ("shuffle_global", "snr", 0.13),
-}
 FIGURES = {
     *("1-accuracy", "1-accuracy-without-controls", "1-nll", "1-nll-without-controls"),
-    *("1-ece", "1-mace", "1-layers"),
+    *("1-ece", "1-mace", "1-layers", "1-heat-ticket", "1-heat-deterministic"),
+    *("1-drift-mean", "1-drift-spread", "1-drift-rank"),
 }
-STUDY = {
-    "name": "digits",
-    "description": "IMP on digits.",
-    "seeds": [0, 1, 2],
-    "data": {"name": "digits"},
-    "model": {"name": "mlp"},
-    "train": {"epochs": 10, "lr": 0.003, "optimiser": "adam", "heat": 0.1, "batch_size": 64, "log_std_lr_factor": 5.0},
-    "prune": {"fraction": 0.36, "levels": 6, "scope": "global", "classifier": False, "exclude": ["fc3"]},
-    "evaluate": {"samples": 8, "repeats": 5, "bins": 15},
-}
+KINDS = {".png", ".svg", ".pdf", ".csv"}
 
 
-def _layers(level: int) -> str:
-    return json.dumps({name: min(1.0, share * (1 - FRACTION) ** level) for name, share in LAYERS.items()})
+def names(pictures: list[Picture]) -> set[str]:
+    return {picture.name for picture in pictures}
 
 
-def digits(seeds: int = 3, levels: int = LEVELS, variant: str = "") -> pd.DataFrame:
-    """A finished study: controls from level 1 on; the same seed shifts every curve of it alike."""
-    rng = np.random.default_rng(7)
-    rows = [
-        _row(curve, level, seed, variant, rng)
-        for curve, (arm, _, _) in CURVES.items()
-        for level in range(levels + 1)
-        for seed in range(seeds)
-        if level > 0 or arm in ("ticket", "deterministic")
-    ]
-    return pd.DataFrame(rows)
-
-
-def _row(curve: str, level: int, seed: int, variant: str, rng: np.random.Generator) -> dict[str, object]:
-    arm, score, loss = CURVES[curve]
-    accuracy = 0.1 + (0.875 + 0.002 * seed) * math.exp(-loss * level) + rng.normal(0, 0.002)
-    ece = 0.01 + 0.004 * level * (1 + 10 * loss) + abs(rng.normal(0, 0.001))
-    null = 0.015 - 0.0005 * level
-    sigma = arm not in ("deterministic",)
-    return {
-        "study": "digits",
-        "stage": f"{curve} {level}",
-        "key": f"{curve} {level} {seed}",
-        "arm": arm,
-        "curve": curve,
-        "variant": variant,
-        "model": "mlp",
-        "data": "digits",
-        "method": "vi",
-        "score": score,
-        "rewind": "weights",
-        "seed": seed,
-        "level": level,
-        "density": (1 - FRACTION) ** level,
-        "density_all": (1 - FRACTION) ** level,
-        "accuracy": accuracy,
-        "best_accuracy": accuracy + 0.006,
-        "nll": 0.08 + 1.2 * loss * level + rng.normal(0, 0.004),
-        "brier": 0.05,
-        "rmse": math.nan,
-        "ece": ece,
-        "ece_null": null,
-        "ece_null_low": null - 0.006,
-        "ece_null_high": null + 0.007,
-        "ece_excess": 0,
-        "mace": 2 * ece,
-        "mace_null": 3 * null,
-        "mace_null_low": 2 * null,
-        "mace_null_high": 4 * null,
-        "drift_mean": -0.4 if sigma else math.nan,
-        "drift_spread": 0.2 if sigma else math.nan,
-        "drift_rank": 0.97 if sigma else math.nan,
-        "layer_density": _layers(level),
-        "samples": 8,
-        "repeats": 5,
-        "examples": 360,
-        "train_seconds": 1.5,
-        "device": "cpu",
-        "torch": "2.13.0",
-    }
-
-
-def regression() -> pd.DataFrame:
-    """The same study with a target on the real line: RMSE rises as accuracy fell."""
-    records = digits()
-    records["rmse"] = 1.2 - records["accuracy"]
-    classification = [name for name in records if re.match(r"(best_)?accuracy|ece|mace|brier", name)]
-    return records.assign(data="energy", **dict.fromkeys(classification, math.nan))
+def drawn(records: pd.DataFrame, stages: pd.DataFrame | None = None) -> tuple[dict[str, Drawing], str]:
+    """The drawings of the only panel by name, and all captions."""
+    (panel,) = panels(records)
+    with matplotlib.rc_context(SETTINGS):
+        found = plates(panel, styles(panel.curves), stages)
+    return {name: drawing for plate in found for name, drawing in plate.drawings.items()}, " ".join(p.caption for p in found)
 
 
 @pytest.fixture(scope="module")
@@ -234,21 +160,19 @@ def test_exceeding_counts_seeds_above_their_own_range() -> None:
     assert exceeding(records, "ticket (snr)", 6, "ece") == (3, 3)
 
 
-def test_a_regression_report_shows_rmse_and_no_calibration(tmp_path: Path) -> None:
-    out = write_report(regression(), STUDY, tmp_path / "report.html")
-    page = out.read_text()
+def test_a_regression_report_shows_rmse_and_no_calibration() -> None:
+    page, pictures = render(regression(), STUDY)
     assert "RMSE" in page
     assert "is below re-init (snr) in RMSE (lower is better)" in page
-    drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
-    assert {"1-rmse", "1-nll", "1-layers"} <= drawn
-    assert not {"1-accuracy", "1-ece", "1-mace"} & drawn
+    assert {"1-rmse", "1-nll", "1-layers"} <= names(pictures)
+    assert not {"1-accuracy", "1-ece", "1-mace"} & names(pictures)
 
 
 def test_a_report_of_one_seed_says_so() -> None:
     html, pictures = render(digits(seeds=1), STUDY, failed=[], missing=0)
     assert "One seed: no spread shown." in html
     assert "no interval and no verdict" in html
-    assert set(pictures) == FIGURES
+    assert names(pictures) == FIGURES
 
 
 def test_a_missing_seed_is_told_at_its_point() -> None:
@@ -272,7 +196,7 @@ def test_variants_have_their_own_sections() -> None:
     html, pictures = render(fanned, {**STUDY, "train": {"lr": [0.003, 0.01]}}, failed=[], missing=0)
     assert "mlp on digits, train.lr=0.01</h2>" in html
     assert "(here 0.003 and 0.01)" in html
-    assert {"1-accuracy", "2-accuracy"} <= set(pictures)
+    assert {"1-accuracy", "2-accuracy"} <= names(pictures)
     ids = re.findall(r'\bid="([^"]+)"', html)
     assert len(ids) == len(set(ids))
 
@@ -286,7 +210,7 @@ def test_diverged_trainings_are_reported() -> None:
     html, pictures = render(broken, STUDY, failed=[], missing=0)
     assert "at 26.2% of weights left (level 3)" in html
     assert "63 of 135 tickets have no finite accuracy or NLL" in html
-    assert set(pictures) == FIGURES - {"1-layers"}
+    assert names(pictures) == FIGURES - {"1-layers", "1-heat-ticket", "1-heat-deterministic"}
 
 
 def test_a_study_with_only_dense_networks_is_reported() -> None:
@@ -297,9 +221,13 @@ def test_a_study_with_only_dense_networks_is_reported() -> None:
 
 def test_the_page_is_self_contained(written_page: Path) -> None:
     page = written_page.read_text()
-    namespaces = r'xmlns(:\w+)?="http[^"]*"'
+    namespaces = r'xmlns(:\w+)?="http[^"]*"|createElementNS\([^,]*,'
     assert not re.search(r"https?://", re.sub(namespaces, "", page))
-    assert "<script" not in page
+    assert re.findall(r"<script[^>]*>", page) == [
+        '<script type="text/plain" id="plotly">',
+        '<script type="application/json" id="data">',
+        "<script>",
+    ]
     assert "<?xml" not in page
     assert page.startswith("<!DOCTYPE html>")
     assert page.count('role="img" aria-label="') == len(FIGURES)
@@ -309,24 +237,124 @@ def test_the_page_is_self_contained(written_page: Path) -> None:
 
 
 def test_the_figures_are_files_and_not_blank(written_page: Path) -> None:
-    drawn = {path.stem: path for path in (written_page.parent / "figures").iterdir()}
-    assert set(drawn) == FIGURES
-    for path in drawn.values():
-        assert matplotlib.image.imread(path).std() > 0.05
+    files = list((written_page.parent / "figures").iterdir())
+    assert {(path.stem, path.suffix) for path in files} == {(name, kind) for name in FIGURES for kind in KINDS}
+    for path in files:
+        if path.suffix == ".png":
+            assert matplotlib.image.imread(path).std() > 0.05
+        elif path.suffix == ".pdf":
+            assert path.read_bytes().startswith(b"%PDF-")
+        elif path.suffix == ".svg":
+            assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_a_csv_holds_what_the_figure_plots(written_page: Path) -> None:
+    drawings, _ = drawn(digits())
+    for name in FIGURES - {"1-layers", "1-heat-ticket", "1-heat-deterministic"}:
+        table = pd.read_csv(written_page.parent / "figures" / f"{name}.csv")
+        lines = {line.get_label(): line.get_xydata() for line in drawings[name].figure.axes[0].get_lines()}
+        assert lines.keys() == set(table["curve"])
+        for curve, rows in table.groupby("curve"):
+            np.testing.assert_allclose(rows[["weights_left_percent", "mean"]].to_numpy(), lines[curve], rtol=1e-12)
+
+
+def test_the_csv_of_accuracy_is_means_and_ranges_in_percent(written_page: Path) -> None:
+    table = pd.read_csv(written_page.parent / "figures" / "1-accuracy.csv").set_index(["curve", "level"])
+    records = digits()
+    seeds = records[(records["curve"] == "ticket (mu)") & (records["level"] == 4)]["accuracy"]
+    row = table.loc[("ticket (mu)", 4)]
+    assert row[["mean", "low", "high"]].tolist() == pytest.approx(
+        [100 * f for f in (seeds.mean(), seeds.min(), seeds.max())]
+    )
+    assert row["weights_left_percent"] == pytest.approx(100 * 0.64**4)
+    assert row["seeds"] == 3
+
+
+def test_a_heat_map_shows_the_layers_by_levels(written_page: Path) -> None:
+    table = pd.read_csv(written_page.parent / "figures" / "1-heat-ticket.csv")
+    assert set(table["curve"]) == {"ticket (snr)"}
+    grid = table.pivot(index="layer", columns="level", values="mean")
+    for layer, share in LAYERS.items():
+        expected = [100 * min(1.0, share * 0.64**level) for level in range(7)]
+        assert grid.loc[layer].tolist() == pytest.approx(expected)
+    drawings, _ = drawn(digits())
+    shades = drawings["1-heat-ticket"].figure.axes[0].collections[0].get_array()
+    np.testing.assert_allclose(np.asarray(shades).reshape(3, 7), grid.loc[list(LAYERS)].to_numpy())
+
+
+def test_an_empty_layer_is_named_and_left_white() -> None:
+    records = digits()
+    late = records["level"] == 6
+    records.loc[late, "layer_density"] = '{"fc1": 0.01, "fc2": 0.0, "fc3": 0.2}'
+    drawings, captions = drawn(records)
+    assert "White: nothing is left, as fc2 of ticket (snr) from level 6" in captions
+    figure = drawings["1-heat-ticket"].figure
+    assert np.ma.getmaskarray(figure.axes[0].collections[0].get_array()).reshape(3, 7)[1].tolist() == [False] * 6 + [True]
+
+
+def test_times_are_summed_by_curve_and_kind() -> None:
+    records = digits()
+    drawings, captions = drawn(records, times(records))
+    drawing = drawings["1-time"]
+    found = drawing.numbers.set_index(["curve", "kind"])["seconds"]
+    assert found["ticket (snr)", "train"] == 21 * 2.0  # seven levels, three seeds
+    assert found["transplant", "prune"] == 18 * 0.5  # no dense one
+    assert found["transplant", "other"] == 0
+    bars = [bar.get_width() for bar in drawing.figure.axes[0].patches]
+    assert sum(bars) == pytest.approx(len(records) * 2.75)
+    assert "6.2 min in all; 73% train, 18% prune and 9% evaluate" in captions
+
+
+def test_every_finished_stage_is_timed_once(plan_of, run_plan, tiny) -> None:
+    plan = plan_of({**tiny, "arms": ["ticket", {"arm": "reinit"}], "seeds": [0, 1]})
+    store, watcher, _ = run_plan(plan)
+    found = stage_times(plan, store)
+    assert sorted(found["kind"]) == sorted(stage.kind for stage in plan.stages)
+    assert len(found) == len(watcher.began_of)
+    dense = found[(found["kind"] == "prune") & (found["seed"] == 1)]
+    assert dense[["curve", "level"]].to_numpy().tolist() == [["ticket (snr)", 1]]  # the first of two curves that need it
+    assert (found["seconds"] >= 0).all()
+    trained = [store.record(stage.key)["record"]["train_seconds"] for stage in plan.stages if stage.kind == "train"]
+    assert found.loc[found["kind"] == "train", "seconds"].sum() >= sum(trained)
+    store.discard(plan.stages[-1].key)
+    assert len(stage_times(plan, store)) == len(found) - 1
+
+
+def test_the_browser_gets_every_number_and_columns_of_ones_own() -> None:
+    records = digits().assign(margin=lambda r: r["accuracy"] ** 2, note="text")
+    records.loc[0, "margin"] = math.inf
+    (panel,) = panels(records)
+    data = panel_data(panel, styles(panel.curves))
+    metrics = [metric["column"] for metric in data["metrics"]]
+    assert metrics[0] == "accuracy"
+    assert metrics[-1] == "margin"
+    assert not {"seed", "level", "density", "ece_null", "note", "samples"} & set(metrics)
+    rows = pd.DataFrame(data["rows"])
+    names = [curve["name"] for curve in data["curves"]]
+    keys = ["curve", "level", "seed"]
+    both = rows.assign(curve=[names[i] for i in rows["curve"]]).merge(records, on=keys, suffixes=("", "_recorded"))
+    assert len(both) == len(records)
+    for metric in metrics:
+        known = both[f"{metric}_recorded"].replace(math.inf, math.nan)
+        np.testing.assert_allclose(both[metric].astype(float), known, rtol=1e-5)
+    json.dumps(data, allow_nan=False)
 
 
 def test_equal_records_give_equal_bytes(written_page: Path) -> None:
-    html, figures = render(digits(), STUDY, failed=[], missing=0)
+    html, pictures = render(digits(), STUDY)
     assert html == written_page.read_text()
-    for name, png in figures.items():
-        assert png == (written_page.parent / "figures" / f"{name}.png").read_bytes()
+    for name, content in pictures[0].files().items():
+        assert content == (written_page.parent / "figures" / name).read_bytes()
+    for picture in pictures:
+        assert picture.svg == (written_page.parent / "figures" / f"{picture.name}.svg").read_bytes()
 
 
 def test_hostile_names_are_escaped() -> None:
     records = digits().replace({"curve": {"transplant": '"><script>alert($1)--></script>'}})
     hostile = {**STUDY, "name": "<script>alert(1)</script>"}
     html, _ = render(records, hostile, failed=["<script>"], missing=0)
-    assert "<script" not in html
+    assert html.count("<script") == 3  # our own
+    assert html.count("</script") == 3
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
 
 
@@ -371,6 +399,7 @@ def test_numbers_are_written_for_people() -> None:
     assert [left(1.0), left(0.64), left(0.0115)] == ["100%", "64%", "1.15%"]
     assert [duration(95), duration(740), duration(11_000)] == ["95 s", "12.3 min", "3.1 h"]
     assert [listed([]), listed(["a"]), listed(["a", "b", "c"])] == ["none", "a", "a, b and c"]
+    assert [shortened(list("abcde")), shortened(list("abcdef"))] == ["a, b, c, d and e", "a, b, c, d and 2 more"]
     assert [ACCURACY.show(0.9421), ACCURACY.spread(0.9421, 0.002), ACCURACY.signed(-0.0102)] == [
         "94.2%",
         "94.2 ± 0.2",

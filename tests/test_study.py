@@ -368,7 +368,7 @@ def another(field, hint):
     return {"list": ["*"] if not default else [0.25], "dict": {"a": 1}, "str": "other"}[type(default).__name__]
 
 
-NAMES = {"method": "map", "schedule": "cosine"}
+NAMES = {"method": "map", "schedule": "cosine", "estimator": "local", "objective": "log_expected"}
 """Texts that must be known names."""
 
 

@@ -85,6 +85,18 @@ def report(
 
 
 @_command
+def compare(
+    first: _Folder,
+    second: _Folder,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The page; figures go beside it.")] = Path("comparison.html"),
+) -> int:
+    """Compare two studies on one page: common figures, paired gaps, and the settings that differ."""
+    from .commands import compare_studies
+
+    return compare_studies(first, second, out)
+
+
+@_command
 def studies(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this study's YAML.")] = None,
 ) -> int:

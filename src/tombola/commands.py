@@ -17,7 +17,7 @@ from .data import load_data
 from .engine import Engine, dataset, missing
 from .errors import TombolaError
 from .evaluation import evaluate_ticket
-from .folder import StudyFolder
+from .folder import StudyFolder, told_apart
 from .forecast import Forecast
 from .settings import EvaluateSettings, TrainSettings
 from .study import read, shipped
@@ -117,9 +117,25 @@ def _watch(console: Console, follower: Follower, picture: Picture) -> None:
 
 def make_report(path: Path, out: Path | None) -> int:
     """Always 0."""
-    if out is not None and out.suffix != ".html":
-        raise TombolaError(f"--out {out}: the report is an .html file; give such a name")
+    if out is not None:
+        _check_page(out)
     print(f"report: {StudyFolder.open(path).write_report(out)}")
+    return 0
+
+
+def compare_studies(first: Path, second: Path, out: Path) -> int:
+    """Always 0. Raises TombolaError for a folder that is no study, and for studies that have nothing in common."""
+    from .report import write_comparison
+
+    _check_page(out)
+    if first.resolve() == second.resolve():
+        raise TombolaError(f"{first} is given twice; give the folders of two studies")
+    folders = [StudyFolder.open(first), StudyFolder.open(second)]
+    one, two = (folder.side(label) for folder, label in zip(folders, told_apart(folders), strict=True))
+    try:
+        print(f"comparison: {write_comparison(one, two, out)}")
+    except OSError as error:
+        raise TombolaError(f"cannot write {out}: {error.strerror}; choose another file with --out") from None
     return 0
 
 
@@ -174,6 +190,11 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise TombolaError("--device cuda, but torch sees no GPU; use --device cpu or install a CUDA build of torch")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _check_page(out: Path) -> None:
+    if out.suffix != ".html":
+        raise TombolaError(f"--out {out}: the report is an .html file; give such a name")
 
 
 def _say_rest(console: Console, folder: StudyFolder, forecast: Forecast) -> None:

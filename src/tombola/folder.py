@@ -16,6 +16,8 @@ from .study import Study, Variant, unfold
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from .report.compare import Side
+
 STAGES = "tombola-stages"
 """The store's name beside the output folder, where studies side by side share it."""
 
@@ -67,6 +69,11 @@ class StudyFolder:
         plugins.look_in(self.imports)
         return plan_study(self.variants, dataset)
 
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The settings with every default filled in."""
+        return records.with_defaults(self.raw, Study)
+
     def prepare(self) -> None:
         """Makes the folder and writes down what it is of. Raises TombolaError if it can't be written."""
         text = json.dumps(
@@ -92,12 +99,28 @@ class StudyFolder:
         """Writes the page (by default report.html) from what is finished."""
         from .report import write_report
 
-        settings, page = records.with_defaults(self.raw, Study), out or self.path / "report.html"
+        page = out or self.path / "report.html"
         table, todo = self.write_records(), len(missing(self.plan, self.store))
         try:
-            return write_report(table, settings, page, failed=failed or [], missing=todo)
+            times = records.stage_times(self.plan, self.store)
+            return write_report(table, self.resolved, page, stages=times, failed=failed or [], missing=todo)
         except OSError as error:
             raise TombolaError(f"cannot write {page}: {error.strerror}; choose another file with --out") from None
+
+    def side(self, label: str) -> "Side":
+        """The study as one of two to compare; nothing is written. Raises TombolaError as long as nothing is finished."""
+        from .report.compare import Side
+
+        table = records.collect(self.plan, self.store)
+        if not len(table):
+            raise TombolaError(f"{self.path}: nothing is finished yet; run the study on, then compare it")
+        return Side(label=label, records=table, study=self.resolved)
+
+
+def told_apart(folders: list[StudyFolder]) -> list[str]:
+    """A name for each folder: of its study, or where these are equal, of the folder, or where these are too, its path."""
+    kinds = [[str(f.raw["name"]) for f in folders], [f.path.resolve().name for f in folders], [str(f.path) for f in folders]]
+    return next((names for names in kinds if len(set(names)) == len(folders)), kinds[-1])
 
 
 def _description(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .plan import Plan, Row
+from .stages import Stage
 from .store import Store
 
 if TYPE_CHECKING:
@@ -72,6 +73,31 @@ def collect(plan: Plan, store: Store) -> "DataFrame":
         if column not in table:
             table[column] = float("nan")
     return table[[*COLUMNS, *(c for c in table.columns if c not in COLUMNS)]]
+
+
+def stage_times(plan: Plan, store: Store) -> "DataFrame":
+    """A row for each finished stage: kind, seconds, and the labels of the first of the plan's rows that needs it."""
+    import pandas as pd
+
+    names = ("curve", "variant", "model", "data", "seed", "level")
+    seen: set[str] = set()
+    rows = []
+    for row in plan.rows:
+        for stage in _line(row.stage, seen):
+            if store.done(stage.key):
+                record = store.record(stage.key)
+                # a training that was interrupted counts all its sittings, which the run's own seconds do not
+                seconds = max(record["run"]["seconds"], record["record"].get("train_seconds", 0.0))
+                rows.append({name: row.labels[name] for name in names} | {"kind": stage.kind, "seconds": seconds})
+    return pd.DataFrame(rows, columns=[*names, "kind", "seconds"])
+
+
+def _line(stage: Stage, seen: set[str]) -> list[Stage]:
+    """The stage and its ancestors, apart from those seen already, which it adds to."""
+    if stage.key in seen:
+        return []
+    seen.add(stage.key)
+    return [stage, *(found for parent in stage.parents for found in _line(parent, seen))]
 
 
 def write(table: "DataFrame", path: Path) -> None:

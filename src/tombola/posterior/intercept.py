@@ -7,7 +7,7 @@ Legend: n random parameters, the first of the flat order.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from types import FunctionType
 from typing import Any, Protocol
@@ -70,8 +70,10 @@ class Interception(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        weights = [t for t in _tensors((args, kwargs)) if t in self._weights]
-        if not weights:
+        found = self._first_weight(args)
+        if found is None and kwargs:
+            found = self._first_weight(kwargs.values())
+        if found is None:
             return func(*args, **kwargs)
         if func.__name__ in _VIEWS:
             out = func(*args, **kwargs)
@@ -79,7 +81,7 @@ class Interception(TorchFunctionMode):
                 return out
         if self._grad and not torch.is_grad_enabled():
             raise TombolaError(
-                f"parameter {self._name(weights[0])!r} is used under no_grad (by reentrant checkpointing?), where "
+                f"parameter {self._name(found)!r} is used under no_grad (by reentrant checkpointing?), where "
                 "its noise would not be that of the backward pass; use estimator weight_sample"
             )
         call = RULES[func](*args, **kwargs) if func in RULES else None
@@ -90,6 +92,17 @@ class Interception(TorchFunctionMode):
         used_by = None if call is not None and call.w not in self._weights else func.__name__
         args, kwargs = _replaced((args, kwargs), lambda t: self._sampled(t, used_by))
         return func(*args, **kwargs)
+
+    def _first_weight(self, values: Iterable[Any]) -> Tensor | None:
+        for value in values:  # of every call of every function: in a small network this is what an interception costs
+            if isinstance(value, Tensor):
+                if value in self._weights:
+                    return value
+            elif isinstance(value, tuple | list | dict):
+                inner = self._first_weight(value.values() if isinstance(value, dict) else value)
+                if inner is not None:
+                    return inner
+        return None
 
     def _ruled(self, call: Call) -> Tensor | None:
         if call.w not in self._weights or not _dense(call.w):

@@ -1,4 +1,4 @@
-"""The report of a study: one self-contained HTML page, and its figures as PNG files."""
+"""The report of a study, or of two: one self-contained HTML page, and its figures as files."""
 
 from __future__ import annotations
 
@@ -11,25 +11,50 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["write_report"]
+    from tombola.report.compare import Side
+    from tombola.report.images import Picture
+
+__all__ = ["write_comparison", "write_report"]
 
 
 def write_report(
-    records: pd.DataFrame, study: Mapping[str, Any], out: Path, *, failed: Sequence[str] = (), missing: int = 0
+    records: pd.DataFrame,
+    study: Mapping[str, Any],
+    out: Path,
+    *,
+    stages: pd.DataFrame | None = None,
+    failed: Sequence[str] = (),
+    missing: int = 0,
 ) -> Path:
-    """Writes `out` (an .html file) and out.parent/"figures"/*.png; returns `out`.
+    """Writes `out` (an .html file) and out.parent/"figures"/*.png, .svg, .pdf and .csv; returns `out`.
 
-    `records` has one row per evaluated ticket, `study` is the resolved study. `failed` holds a sentence per failed
-    stage, `missing` counts the stages that are still to come. A reader sees the old page or the new one, never a half.
+    `records` has one row per evaluated ticket, `study` is the resolved study. `stages` has one row per finished stage
+    (kind, seconds, curve, variant, model, data). `failed` holds a sentence per failed stage, `missing` counts the stages
+    that are still to come. A reader sees the old page or the new one, never a half.
     """
-    from tombola.report.page import render  # pandas, scipy and matplotlib take a second to import
+    from tombola.report.page import FIGURES, render  # pandas, scipy and matplotlib take a second to import
 
-    html, figures = render(records, study, failed=failed, missing=missing)
-    out = Path(out)
-    folder = out.parent / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, png in figures.items():
-        _replace(folder / f"{name}.png", png)
+    html, pictures = render(records, study, stages=stages, failed=failed, missing=missing)
+    return _write(html, pictures, Path(out), FIGURES)
+
+
+def write_comparison(first: Side, second: Side, out: Path) -> Path:
+    """Writes `out` (an .html file) and its figures beside it, into a folder named as `out` with "-figures"; returns `out`.
+
+    Raises TombolaError where the two studies have no model and data in common.
+    """
+    from tombola.report.compare import render
+
+    folder = f"{Path(out).stem}-figures"  # a report's figures beside it keep their place
+    html, pictures = render(first, second, folder)
+    return _write(html, pictures, Path(out), folder)
+
+
+def _write(html: str, pictures: Sequence[Picture], out: Path, folder: str) -> Path:
+    (out.parent / folder).mkdir(parents=True, exist_ok=True)
+    for picture in pictures:
+        for name, content in picture.files().items():
+            _replace(out.parent / folder / name, content)
     _replace(out, html.encode())
     return out
 

@@ -1,9 +1,10 @@
 """The captions under the figures: what is drawn, and what is seen in it."""
 
-from tombola.report.figures import LayerDensity
+import pandas as pd
+
 from tombola.report.panels import Panel
-from tombola.report.quantities import Quantity, left, listed
-from tombola.report.statistics import density_at, exceeding, levels, shared_level, summary
+from tombola.report.quantities import DRIFT, Quantity, left, listed, number, shortened
+from tombola.report.statistics import by_seed, density_at, exceeding, levels, shared_level, summary
 
 
 def over_density(panel: Panel, quantity: Quantity, *, twice: bool = False) -> str:
@@ -24,20 +25,59 @@ def calibration(panel: Panel, quantities: list[Quantity]) -> str:
     )
 
 
-def per_layer(panel: Panel, found: list[LayerDensity], level: int) -> str:
+def explored(panel: Panel, quantity: Quantity) -> str:
+    """The caption of the interactive chart when it shows that quantity."""
+    null = f"{quantity.column}_null"
+    grey = " Grey: mean and 95% range under perfect calibration." if null in panel.records else ""
+    return over_density(panel, quantity) + grey
+
+
+def drift(panel: Panel) -> str:
+    """What the three quantities are, and the rank correlation at every curve's last level."""
+    seen = []
+    for curve in panel.curves:
+        reached = levels(panel.records, curve, "drift_rank")
+        if reached:
+            rank = by_seed(panel.records, curve, reached[-1], "drift_rank").mean()
+            seen.append(f"{curve} {number(rank)}")
+    ranks = f" Rank correlation at each curve's last level: {listed(seen)}." if seen else ""
+    return (
+        "Sigma drift over weights left: how log sigma changes from its initialisation, as a mean over the surviving "
+        "weights, as the standard deviation of that change, and as the rank correlation of initial and final sigma (near "
+        f"1: a score that uses sigma ranks the initial jitter). {_spread(panel, DRIFT[0])}{ranks}"
+    )
+
+
+def layer_dots(panel: Panel, found: pd.DataFrame, level: int) -> str:
     """Which layers keep the most and the least on every curve that prunes, and the layers that are empty."""
     seen = []
-    for curve in dict.fromkeys(each.curve for each in found):
-        rows = sorted((each for each in found if each.curve == curve), key=lambda each: each.mean)
+    for curve, rows in found.groupby("curve", sort=False):
+        ordered = rows.sort_values("mean", kind="stable")
+        least, most = ordered.iloc[0], ordered.iloc[-1]
         seen.append(
-            f"{curve} keeps most of {rows[-1].layer} ({left(rows[-1].mean)}) and least of {rows[0].layer} "
-            f"({left(rows[0].mean)})."
+            f"{curve} keeps most of {most['layer']} ({left(most['mean'])}) and least of {least['layer']} "
+            f"({left(least['mean'])})."
         )
-    empty = [f"{each.layer} ({each.curve})" for each in found if each.mean == 0]
-    rest = f" Empty, and not drawn: {listed(empty)}." if empty else ""
+    gone = found[found["mean"] == 0]
+    empty = [f"{layer} ({curve})" for layer, curve in zip(gone["layer"], gone["curve"], strict=True)]
+    rest = f" Empty, and not drawn: {shortened(empty)}." if empty else ""
     return (
         f"Density per layer with {left(density_at(panel.records, level))} left overall (level {level}), for the curves "
         f"that find their own mask. Dot: mean over seeds; bar: smallest to largest. {' '.join(seen)}{rest}"
+    )
+
+
+def heat(table: pd.DataFrame, curves: list[str]) -> str:
+    """What a cell is, and the layers that lose all their weights on those curves."""
+    gone = []
+    for curve in curves:
+        rows = table[(table["curve"] == curve) & (table["mean"] == 0)]
+        first = rows.groupby("layer", sort=False)["level"].min()
+        gone += [f"{layer} of {curve} from level {level}" for layer, level in first.items()]
+    seen = f" White: nothing is left, as {shortened(gone)}." if gone else " No layer is empty."
+    return (
+        "Density of every layer (rows, in the order of the network) at every level (columns); the colour is the mean over "
+        f"seeds, on one log scale for all curves.{seen}"
     )
 
 

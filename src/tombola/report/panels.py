@@ -18,6 +18,7 @@ class Panel:
 
     number: int
     title: str
+    variant: str
     records: pd.DataFrame
     curves: list[str]  # in the order of legends and tables
     reference: str  # the curve that the others are compared with
@@ -34,6 +35,12 @@ class Panel:
     def own_masks(self) -> list[str]:
         """The curves that found their mask themselves."""
         return [curve for curve in self.curves if self.arm(curve) in OWN_MASK]
+
+    def stages(self, stages: pd.DataFrame) -> pd.DataFrame:
+        """Those of a table of stages that were run for this panel."""
+        own = self.records[["model", "data"]].iloc[0]
+        here = (stages["model"] == own["model"]) & (stages["data"] == own["data"]) & (stages["variant"] == self.variant)
+        return stages[here]
 
 
 def panels(records: pd.DataFrame) -> list[Panel]:
@@ -57,6 +64,11 @@ def ordered_curves(records: pd.DataFrame) -> list[str]:
     return [str(curve) for _, _, curve in sorted(names, key=lambda name: (_rank(name[0]), name[1] != "snr"))]
 
 
+def main_quantity(records: pd.DataFrame) -> Quantity:
+    """Accuracy, or RMSE for regression."""
+    return ACCURACY if records["accuracy"].notna().any() else RMSE
+
+
 def _rank(arm: str) -> int:
     return ARMS.index(arm) if arm in ARMS else len(ARMS)
 
@@ -66,8 +78,9 @@ def _panel(number: int, model: str, data: str, variant: str, rows: pd.DataFrame)
     return Panel(
         number=number,
         title=f"{model} on {data}" + (f", {variant}" if variant else ""),
+        variant=variant,
         records=rows,
         curves=curves,
         reference=curves[0],  # tickets come first, and snr first among them
-        main=ACCURACY if rows["accuracy"].notna().any() else RMSE,
+        main=main_quantity(rows),
     )

@@ -50,6 +50,56 @@ RMSE = Quantity(column="rmse", name="RMSE", axis="test RMSE (target units)", gap
 NLL = Quantity(column="nll", name="NLL", axis="test NLL (nats)", unit=" nats", gap_unit="nats")
 ECE = Quantity(column="ece", name="ECE", axis="ECE (fraction)", gap_unit="")
 MACE = Quantity(column="mace", name="top-label MACE", axis="top-label MACE (fraction)", gap_unit="")
+DRIFT = [
+    Quantity(column="drift_mean", name="mean drift of log sigma", axis="mean change of log sigma (nats)", gap_unit="nats"),
+    Quantity(column="drift_spread", name="spread of that drift", axis="spread of the change (nats)", gap_unit="nats"),
+    Quantity(column="drift_rank", name="rank correlation of sigma", axis="rank correlation of sigma", gap_unit=""),
+]
+OTHERS = [
+    Quantity(column="brier", name="Brier score", axis="Brier score (0 to 2)", gap_unit=""),
+    Quantity(column="mace_coded", name="MACE as coded", axis="MACE of every class (fraction)", gap_unit=""),
+    Quantity(column="ece_excess", name="ECE above its null", axis="ECE minus its null (fraction)", gap_unit=""),
+    Quantity(column="mace_excess", name="top-label MACE above its null", axis="MACE minus its null (fraction)", gap_unit=""),
+    Quantity(column="predictive_entropy", name="predictive entropy", axis="predictive entropy (nats)", gap_unit="nats"),
+    Quantity(column="mutual_information", name="mutual information", axis="mutual information (nats)", gap_unit="nats"),
+    Quantity(
+        column="best_accuracy",
+        name="best epoch's accuracy (optimistic)",
+        axis="best epoch's test accuracy (%)",
+        scale=100,
+        decimals=1,
+        unit="%",
+        gap_unit="percentage points",
+        higher_is_better=True,
+    ),
+    Quantity(
+        column="accuracy_sd",
+        name="deviation of accuracy over repeats",
+        axis="deviation of accuracy over repeats (%)",
+        scale=100,
+        decimals=2,
+        unit="%",
+        gap_unit="percentage points",
+    ),
+    Quantity(
+        column="density_all",
+        name="share of all parameters left",
+        axis="all parameters left (%)",
+        scale=100,
+        decimals=2,
+        unit="%",
+        gap_unit="percentage points",
+    ),
+    Quantity(column="train_seconds", name="training time", axis="training time (s)", decimals=1, unit=" s", gap_unit="s"),
+]
+KNOWN = {each.column: each for each in (ACCURACY, RMSE, NLL, ECE, MACE, *OTHERS[:6], *DRIFT, *OTHERS[6:])}
+"""Quantity by its column, in the order in which the page offers them."""
+
+
+def quantity_of(column: str) -> Quantity:
+    """How a column is written; one that is not known goes by its own name."""
+    name = column.replace("_", " ")
+    return KNOWN.get(column) or Quantity(column=column, name=name, axis=name, gap_unit="")
 
 
 def left(density: float) -> str:
@@ -78,6 +128,11 @@ def listed(words: list[str]) -> str:
     if len(words) < 2:
         return words[0] if words else "none"
     return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def shortened(words: list[str], most: int = 4) -> str:
+    """The same for long lists: "a, b, c, d and 12 more"."""
+    return listed(words) if len(words) <= most + 1 else f"{', '.join(words[:most])} and {len(words) - most} more"
 
 
 def _dash(value: float) -> str:

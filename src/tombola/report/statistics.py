@@ -75,8 +75,7 @@ def shared_level(records: pd.DataFrame, curves: Sequence[str], metric: str) -> i
 
 def summary(records: pd.DataFrame, metric: str) -> pd.DataFrame:
     """One row per curve and level: density, mean, sd (n - 1), low, high (range over seeds), n; levels rise."""
-    rows = records[records[metric].notna()]
-    seeds = rows.groupby(["curve", "level", "seed"], as_index=False)[["density", metric]].mean()
+    seeds = by_curve_and_seed(records[records[metric].notna()], [metric])
     found = seeds.groupby(["curve", "level"], as_index=False).agg(
         density=("density", "mean"),
         mean=(metric, "mean"),
@@ -86,6 +85,11 @@ def summary(records: pd.DataFrame, metric: str) -> pd.DataFrame:
         n=(metric, "count"),
     )
     return found.sort_values(["curve", "level"], ignore_index=True)
+
+
+def by_curve_and_seed(records: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """One row per curve, level and seed, with the means of density and those columns."""
+    return records.groupby(["curve", "level", "seed"], as_index=False)[["density", *columns]].mean()
 
 
 def density_at(records: pd.DataFrame, level: int) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tombola.report.panels import Panel
-from tombola.report.quantities import NONE, Quantity, duration, left, listed, number
+from tombola.report.quantities import NONE, Quantity, left, listed, number
 from tombola.report.settings import MAIN, values, written
 from tombola.report.statistics import Gap, by_seed, common_level, density_at, levels, paired_gap, summary
 from tombola.report.words import interval
@@ -92,23 +92,6 @@ def drift_table(panel: Panel) -> Table:
         rows=rows,
         note="Means over seeds, in nats. A rank correlation of initial and final sigma near 1 means that sigma-based "
         "scores rank the initial jitter.",
-    )
-
-
-def time_table(panel: Panel) -> Table:
-    """The sum of training times per curve, and of all stages once."""
-    records = panel.records
-    rows = []
-    for curve in panel.curves:
-        seconds = records.loc[records["curve"] == curve, "train_seconds"]
-        rows.append([curve, str(len(seconds)), duration(seconds.sum()), duration(seconds.mean())])
-    once = records.drop_duplicates(["key", "seed"])["train_seconds"]
-    rows.append(["all, each stage once", str(len(once)), duration(once.sum()), duration(once.mean())])
-    return Table(
-        title="Training time, all seeds",
-        head=["curve", "trainings", "sum", "mean of a training"],
-        rows=rows,
-        note="Curves that share a stage, such as the dense network, each count it.",
     )
 
 

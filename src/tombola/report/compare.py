@@ -1,0 +1,215 @@
+"""Two studies on one page: their curves in common figures, paired gaps, and the settings in which they differ."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import pandas as pd
+import yaml
+
+from tombola.errors import TombolaError
+from tombola.report import words
+from tombola.report.figures import COLOURS, DASHES, MARKERS, Style
+from tombola.report.images import SETTINGS, Picture
+from tombola.report.page import Closing, Section, as_yaml, data_of, fill, show
+from tombola.report.panels import Panel, main_quantity, ordered_curves
+from tombola.report.plates import plates_of_measurements
+from tombola.report.quantities import NONE, left, listed
+from tombola.report.statistics import by_seed, common_level, density_at, levels, paired_gap
+from tombola.report.tables import Table
+
+SAME_DENSITY = 0.99  # counts are rounded layer by layer, so that equal fractions leave nearly equal densities
+PAIRING = (
+    "Gaps are paired over the seeds that both studies have, at a density that both have (within 1%). A seed gives both the "
+    "same initial weights only if their network and posterior agree, and the same order of batches only if data and batch "
+    "size do; otherwise the interval is still right, but wider than it need be."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of the two studies."""
+
+    label: str
+    """What its curves are called by: the study's name, or the folder's where the names are equal."""
+    records: pd.DataFrame
+    study: Mapping[str, Any]
+    """As resolved."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A curve that both studies have, by its names in the panel."""
+
+    own: str
+    first: str
+    second: str
+
+
+def render(first: Side, second: Side, folder: str) -> tuple[str, list[Picture]]:
+    """The page as HTML, and its pictures, which it looks for in `folder`. Raises TombolaError for nothing in common."""
+    sections, pictures, panels = [], [], []
+    look: dict[str, Style] = {}
+    with matplotlib.rc_context(SETTINGS):
+        for number, (model, data) in enumerate(_shared(first, second), start=1):
+            panel, pairs, alone = common_panel(number, model, data, first, second)
+            look |= look_of(panel)
+            shown, own = show(plates_of_measurements(panel, look))
+            sections.append(
+                Section(
+                    number=number,
+                    title=panel.title,
+                    findings=[*(finding(panel, pair) for pair in pairs), *alone],
+                    plates=shown,
+                    tables=[table for table in (gap_table(panel, pairs, every_level=False),) if table.rows],
+                    all_gaps=gap_table(panel, pairs, every_level=True),
+                )
+            )
+            pictures += own
+            panels.append(panel)
+    html = fill(
+        name=f"{first.label} and {second.label}",
+        description="",
+        lead=f"Two studies compared: {first.label} with {len(first.records)} tickets, {second.label} with "
+        f"{len(second.records)}. In the figures curves of the first are solid or dotted, of the second dashed.",
+        failed=[],
+        unfinished="",
+        sections=sections,
+        notes=[words.INTERVALS, PAIRING],
+        closing=_closing(first, second),
+        folder=folder,
+        data=data_of(panels, look),
+    )
+    return html, pictures
+
+
+def gap_table(panel: Panel, pairs: list[Pair], *, every_level: bool) -> Table:
+    """The first study minus the second for each curve of both, at the sparsest shared density or at every one."""
+    quantity, rows = panel.main, []
+    for pair in pairs:
+        last = common_level(panel.records, pair.first, pair.second, quantity.column)
+        shown = levels(panel.records, pair.first, quantity.column) if every_level else [] if last is None else [last]
+        for level in shown:
+            gap = paired_gap(panel.records, pair.first, pair.second, level, quantity.column)
+            if gap.n:
+                means = [by_seed(panel.records, curve, level, quantity.column).mean() for curve in (pair.first, pair.second)]
+                gap_words = [quantity.signed(gap.mean), words.interval(gap, quantity), str(gap.n)]
+                rows.append([pair.own, left(density_at(panel.records, level)), *map(quantity.show, means), *gap_words])
+    which = "at every density that both have" if every_level else "at the sparsest density that both have"
+    return Table(
+        title=f"{quantity.name} of both studies and their gap ({quantity.gap_unit}), {which}",
+        head=["curve", "left", "first", "second", "gap", "95% interval", "seeds"],
+        rows=rows,
+        note="The first study minus the second, paired over seeds.",
+    )
+
+
+def settings_that_differ(first: Side, second: Side) -> Table:
+    """A row for each setting whose values differ; names and descriptions aside."""
+    one, two = _flat(first.study), _flat(second.study)
+    paths = [path for path in dict.fromkeys([*one, *two]) if path not in ("name", "description")]
+    rows = [[path, one.get(path, NONE), two.get(path, NONE)] for path in paths if one.get(path) != two.get(path)]
+    return Table(
+        title="Settings that differ",
+        head=["setting", first.label, second.label],
+        rows=rows,
+        note="" if rows else "No setting differs.",
+    )
+
+
+def common_levels(records: pd.DataFrame) -> pd.Series:
+    """The level of each row, counted anew over the densities of both studies (column `side`), so that equal ones meet."""
+    means = records.groupby(["side", "level"])["density"].mean().sort_values(ascending=False, kind="stable")
+    found, begin = {}, float("inf")
+    number = -1
+    for key, density in means.items():
+        if density < SAME_DENSITY * begin:
+            number, begin = number + 1, density
+        found[key] = number
+    return pd.Series([found[key] for key in zip(records["side"], records["level"], strict=True)], index=records.index)
+
+
+def _shared(first: Side, second: Side) -> list[tuple[str, str]]:
+    """(model, data) of both studies, in the order of the first."""
+    of = [list(dict.fromkeys(zip(side.records["model"], side.records["data"], strict=True))) for side in (first, second)]
+    shared = [each for each in of[0] if each in of[1]]
+    if not shared:
+        has = [listed([f"{model} on {data}" for model, data in each]) for each in of]
+        raise TombolaError(
+            f"{first.label} and {second.label} have no model and data in common: {first.label} has {has[0]}, {second.label} "
+            f"has {has[1]}; compare studies of the same network and data"
+        )
+    return shared
+
+
+def common_panel(number: int, model: str, data: str, first: Side, second: Side) -> tuple[Panel, list[Pair], list[str]]:
+    """The panel of both studies, the curves that both have, and sentences about the others."""
+    parts = []
+    for i, side in enumerate((first, second)):
+        rows = side.records[(side.records["model"] == model) & (side.records["data"] == data)]
+        variant = rows["variant"].fillna("")
+        own = rows["curve"].where(variant == "", rows["curve"] + ", " + variant)
+        parts.append(rows.assign(side=i, own=own, curve=f"{side.label}: " + own, variant=""))
+    both = pd.concat(parts, ignore_index=True).replace([float("inf"), -float("inf")], float("nan"))
+    both["level"] = common_levels(both)
+    owns = ordered_curves(both.assign(curve=both["own"]))
+    names = [set(part["own"]) for part in parts]
+    sides = [(first, names[0], names[1]), (second, names[1], names[0])]
+    pairs = [Pair(own, f"{first.label}: {own}", f"{second.label}: {own}") for own in owns if own in names[0] & names[1]]
+    alone = [
+        f"Only in {side.label}: {listed([own for own in owns if own in here - there])}."
+        for side, here, there in sides
+        if here - there
+    ]
+    curves = [f"{side.label}: {own}" for own in owns for side, here, _ in sides if own in here]
+    panel = Panel(
+        number=number,
+        title=f"{model} on {data}",
+        variant="",
+        records=both,
+        curves=curves,
+        reference=curves[0],
+        main=main_quantity(both),
+    )
+    return panel, pairs, alone
+
+
+def look_of(panel: Panel) -> dict[str, Style]:
+    """A colour and a marker for each curve of a study, which its pair shares; dashes tell the studies apart."""
+    rows = panel.records.drop_duplicates("curve").set_index("curve").loc[panel.curves]
+    numbers = {own: i for i, own in enumerate(dict.fromkeys(rows["own"]))}
+    look = {}
+    for curve, own, side in zip(rows.index, rows["own"], rows["side"], strict=True):
+        i = numbers[own]
+        dashes = DASHES[2 * (i // len(COLOURS) % 2) + side]
+        look[str(curve)] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": dashes}
+    return look
+
+
+def finding(panel: Panel, pair: Pair) -> str:
+    """The first study's curve against the second's, at the sparsest density that both have."""
+    level = common_level(panel.records, pair.first, pair.second, panel.main.column)
+    if level is None:
+        return f"{pair.first} and {pair.second} share no density and seed."
+    at = panel.records[panel.records["level"] == level]
+    keys = [set(at.loc[at["curve"] == curve, "key"]) for curve in (pair.first, pair.second)]
+    where = f"at {left(density_at(panel.records, level))} of weights left"
+    if keys[0] == keys[1]:
+        return f"{pair.own} {where} is one and the same in both studies: nothing that it depends on differs."
+    gap = paired_gap(panel.records, pair.first, pair.second, level, panel.main.column)
+    return words.gap_sentence(pair.first, pair.second, gap, panel.main, where)
+
+
+def _closing(first: Side, second: Side) -> list[Closing]:
+    texts = {f"{side.label}, as resolved": as_yaml(side.study) for side in (first, second)}
+    return [Closing(title="Settings", tables=[settings_that_differ(first, second)], texts=texts)]
+
+
+def _flat(node: Any, path: str = "") -> dict[str, str]:
+    """The leaves of nested mappings as texts, by their dotted paths; a list is one leaf."""
+    if isinstance(node, Mapping) and node:
+        parts = [_flat(value, f"{path}.{name}".strip(".")) for name, value in node.items()]
+        return {key: text for part in parts for key, text in part.items()}
+    text = yaml.safe_dump(node, default_flow_style=True, width=10**6, sort_keys=False)
+    return {path: text.removesuffix("\n").removesuffix("\n...")}

@@ -1,0 +1,120 @@
+"""What the browser draws from: the records of each panel as columns, with the captions that belong to them."""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from tombola.report import captions
+from tombola.report.figures import Style
+from tombola.report.layers import layer_table
+from tombola.report.panels import CONTROLS, Panel
+from tombola.report.quantities import ACCURACY, KNOWN, RMSE, quantity_of
+from tombola.report.statistics import by_curve_and_seed
+
+SYMBOLS = {
+    "o": "circle",
+    "s": "square",
+    "^": "triangle-up",
+    "D": "diamond",
+    "v": "triangle-down",
+    "P": "cross",
+    "X": "x",
+    "<": "triangle-left",
+    ">": "triangle-right",
+    "*": "star",
+}
+LINES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
+NO_METRIC = {"side", "seed", "level", "density", "samples", "repeats", "examples", "threads"}
+NULL_ENDS = ("_null", "_null_low", "_null_high")
+DIGITS = 6
+
+
+def panel_data(panel: Panel, look: dict[str, Style]) -> dict[str, Any]:
+    """One panel as JSON-ready values: curves with their looks, metrics, rows (a list per column), layer densities."""
+    metrics = metrics_of(panel)
+    nulls = [f"{m}{end}" for m in metrics for end in NULL_ENDS if f"{m}_null_high" in panel.records]
+    rows = by_curve_and_seed(panel.records, [*metrics, *nulls])
+    names = panel.records["curve"].map({curve: i for i, curve in enumerate(panel.curves)})
+    order = dict(zip(panel.records["curve"], names, strict=True))
+    rows = rows.assign(curve=rows["curve"].map(order)).sort_values(["curve", "level", "seed"])
+    return {
+        "title": panel.title,
+        "curves": [
+            {
+                "name": curve,
+                "control": panel.arm(curve) in CONTROLS,
+                "colour": look[curve]["color"],
+                "symbol": SYMBOLS[look[curve]["marker"]],
+                "dash": LINES[look[curve]["linestyle"]],
+            }
+            for curve in panel.curves
+        ],
+        "metrics": [_metric(panel, column) for column in metrics],
+        "rows": {name: _numbers(rows[name]) for name in rows},
+        "layers": _layers(panel),
+    }
+
+
+def metrics_of(panel: Panel) -> list[str]:
+    """The numeric columns that have values, the panel's main quantity first, unknown ones last; no null of another one."""
+    records = panel.records
+    found = [
+        str(column)
+        for column in records.columns
+        if column not in NO_METRIC and pd.api.types.is_numeric_dtype(records[column]) and records[column].notna().any()
+    ]
+    nulls = {f"{column}{end}" for column in found for end in NULL_ENDS}
+    known = [column for column in KNOWN if column in found]
+    first = [quantity.column for quantity in (ACCURACY, RMSE) if quantity is panel.main and quantity.column in found]
+    ordered = [*first, *(c for c in known if c not in first), *(c for c in found if c not in KNOWN and c not in nulls)]
+    return [column for column in ordered if not column.endswith("_empty_bins")]
+
+
+def _metric(panel: Panel, column: str) -> dict[str, Any]:
+    quantity = quantity_of(column)
+    return {
+        "column": column,
+        "name": quantity.name,
+        "axis": quantity.axis,
+        "scale": quantity.scale,
+        "unit": quantity.unit,
+        "decimals": quantity.decimals if column in KNOWN else None,
+        "caption": captions.explored(panel, quantity),
+    }
+
+
+def _layers(panel: Panel) -> dict[str, Any] | None:
+    """Layer names, and per curve its levels with a list of densities for each; None where none is recorded."""
+    table = layer_table(panel.records, panel.curves)
+    if table.empty:
+        return None
+    names = list(table["layer"].unique())
+    curves = []
+    for curve, rows in table.groupby("curve", sort=False):
+        grids = {name: rows.pivot(index="level", columns="layer", values=name).reindex(columns=names) for name in ENDS}
+        left = rows.groupby("level")["left"].first()
+        curves.append(
+            {
+                "curve": panel.curves.index(str(curve)),
+                "level": [int(level) for level in left.index],
+                "left": _numbers(left),
+                "caption": captions.heat(table, [str(curve)]),
+                **{name: [_numbers(row) for _, row in grid.iterrows()] for name, grid in grids.items()},
+            }
+        )
+    return {"names": names, "curves": curves}
+
+
+ENDS = ("mean", "low", "high")
+
+
+def _numbers(values: pd.Series) -> list[float | int | None]:
+    """As JSON knows them: six digits, None for NaN."""
+    return [_number(float(value)) for value in values]
+
+
+def _number(value: float) -> float | int | None:
+    if not math.isfinite(value):
+        return None
+    return int(value) if value == int(value) else float(f"{value:.{DIGITS}g}")

@@ -1,0 +1,69 @@
+// Small things that both charts use: elements, numbers as text, the look of axes.
+
+const GRID = '#ebebeb', INK = '#1a1a1a', FONT = {family: getComputedStyle(document.body).fontFamily, size: 13, color: INK};
+const COARSE = matchMedia('(pointer: coarse)').matches; // a finger scrolls the page, it does not draw zoom boxes
+const CONFIG = {
+  displaylogo: false, responsive: true, modeBarButtons: [['toImage', 'resetScale2d']],
+  displayModeBar: COARSE ? false : 'hover',
+};
+
+/** An element. Texts become text nodes, so that no name of a user is read as HTML. */
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith('on')) made.addEventListener(name.slice(2), value);
+    else if (value !== false) made.setAttribute(name, value === true ? '' : value);
+  }
+  made.append(...children);
+  return made;
+}
+
+/** A labelled drop-down; `options` are [value, text] pairs. */
+function choice(label, options, value, onchange) {
+  const list = element('select', {'aria-label': label, onchange: () => onchange(list.value)}, ...options.map(
+    ([key, text]) => element('option', {value: key, selected: key === value}, text)));
+  return element('label', {class: 'choice'}, element('span', {}, label), list);
+}
+
+/** Plotly reads a little HTML in its texts: a name must not be read so. */
+function plain(text) {
+  return String(text).replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;');
+}
+
+/** A value of a metric with its unit; metrics that tombola does not know have no decimals of their own. */
+function written(metric, value) {
+  const scaled = metric.scale * value;
+  const text = metric.decimals === null ? String(Number(scaled.toPrecision(4))) : scaled.toFixed(metric.decimals);
+  return text.replace('-', '\u2212').replace('e\u2212', 'e-') + metric.unit;
+}
+
+function left(density) {
+  return Number((100 * density).toPrecision(3)) + '%';
+}
+
+/** What goes below a mouse or a finger. */
+function hover(colour) {
+  return {bgcolor: '#fff', bordercolor: colour, align: 'left', font: {...FONT, size: 12.5}};
+}
+
+/** An axis of weights left in percent, from dense on the left to sparse on the right. */
+function densityAxis(percents, log) {
+  const most = Math.max(...percents), least = Math.min(...percents);
+  const axis = {...plainAxis('weights left (% of prunable)'), fixedrange: COARSE};
+  if (!log) return {...axis, range: [most + 0.04 * (most - least || 1), least - 0.04 * (most - least || 1)]};
+  const low = Math.min(least / 1.18, 0.5 * most), ticks = [];
+  for (let power = 2; power > -6; power--) ticks.push(...[5, 2, 1].map(step => step * 10 ** power));
+  let shown = ticks.filter(tick => tick >= low && tick <= Math.min(100, 1.18 * most));
+  if (shown.length > 8) shown = shown.filter(tick => Number.isInteger(Math.round(1e9 * Math.log10(tick)) / 1e9));
+  return {
+    ...axis, type: 'log', range: [Math.log10(1.18 * most), Math.log10(low)],
+    tickvals: shown, ticktext: shown.map(tick => String(Number(tick.toPrecision(3)))),
+  };
+}
+
+function plainAxis(title) {
+  return {
+    title: {text: plain(title), standoff: 10, font: {size: 13}}, gridcolor: GRID, linecolor: '#4d4d4d', zeroline: false,
+    ticks: 'outside', tickcolor: '#4d4d4d', ticklen: 4, automargin: true,
+  };
+}
