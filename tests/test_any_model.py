@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kinds import HUGGING_FACE, KINDS, Kind
 from tombola import Bayesian, Layout, PosteriorSettings, PruneSettings, Ticket, TrainSettings, find_tickets, load
 from tombola.posterior.batch import inputs_of, run
+from tombola.posterior.estimators import ESTIMATORS
 from tombola.posterior.gaussian import Point
 
 SPARSITY = 0.8
@@ -143,3 +144,27 @@ def test_by_find_tickets(kind: Kind, method: str, tmp_path):
     assert sparse.info["history"][-1]["loss"] < dense.info["history"][0]["loss"]
     assert_equal(copied(module), before)
     assert_saved_and_asked(sparse, kind, tmp_path / "ticket")
+
+
+@pytest.mark.filterwarnings("ignore:.* has no rule for")
+@pytest.mark.parametrize("estimator", sorted(ESTIMATORS.keys() - {"weight_sample"}))
+def test_by_every_estimator(kind: Kind, estimator: str):
+    module, batches = kind.module(), kind.batches()
+    before = copied(module)
+    dense, sparse = find_tickets(
+        module,
+        batches,
+        examples=24,
+        likelihood=kind.likelihood,
+        train=TrainSettings(epochs=2, lr=0.01, samples=2, estimator=estimator),
+        prune=PruneSettings(score="mu", fraction=SPARSITY, levels=1, include=[*kind.include]),
+        posterior=PosteriorSettings(std=0.01, random=kind.random, prior_mean="start"),
+        progress=False,
+    )
+    assert_sparse(sparse)
+    q = sparse.posterior
+    assert bool((q.mean[~q.mask] == 0).all())
+    assert all(bool(value.isfinite().all()) for value in q.tensors().values())
+    first, last = (dense.info["history"][i]["loss"] for i in (0, -1))
+    assert last < first
+    assert_equal(copied(module), before)

@@ -28,6 +28,7 @@ from tombola import (
 from tombola.batches import TensorBatches
 from tombola.checkpoint import Checkpoint
 from tombola.inference import VI
+from tombola.posterior.estimators import ESTIMATORS
 from tombola.posterior.gaussian import initial_log_std, kl_gaussian
 from tombola.posterior.likelihood import Categorical
 from tombola.posterior.state import initial_state
@@ -244,3 +245,21 @@ def test_pruned_weights_feel_nothing_of_their_prior():
         Normal(own.mean[own.random_kept], own.std[own.random_kept]), Normal(own.prior_mean[own.random_kept], 1.0)
     ).sum()
     torch.testing.assert_close(model.kl().detach(), expected)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_every_estimator_draws_to_the_priors_mean(estimator: str):
+    """The KL's gradient by itself: what heat adds to that of the data, at equal noise."""
+    module, batch = net().double(), data(torch.float64)
+    layout = Layout.of(module)
+    state = initial_state(module, layout, STAY, 0)
+    grads = []
+    for heat in (0.0, 2.0):
+        settings = TrainSettings(heat=heat, prior_std=0.3, samples=2, estimator=estimator)
+        learner = VI(module, state, Categorical(), settings, 40, ("t",))
+        learner.mean.mul_(1.5)
+        with learner.binding:
+            learner.gradients(batch, step=0)
+        grads.append(learner.sample.mean_grad.clone())
+    added = 2.0 / 40 * (1.5 - 1) * state.posterior.mean / 0.3**2 * layout.is_random
+    torch.testing.assert_close(grads[1] - grads[0], added, rtol=1e-6, atol=1e-9)

@@ -1,5 +1,6 @@
 """The report, on records whose answers are known."""
 
+import json
 import math
 import re
 from pathlib import Path
@@ -12,13 +13,15 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from synthetic import CURVES, LAYERS, STUDY, digits, regression, times
+from tombola.records import stage_times
 from tombola.report import write_report
+from tombola.report.explorer import panel_data
 from tombola.report.figures import Drawing, styles
 from tombola.report.images import SETTINGS, Picture
 from tombola.report.page import render
 from tombola.report.panels import panels
 from tombola.report.plates import plates
-from tombola.report.quantities import ACCURACY, duration, left, listed
+from tombola.report.quantities import ACCURACY, duration, left, listed, shortened
 from tombola.report.settings import values, written
 from tombola.report.statistics import Gap, common_level, exceeding, level_gap, paired_gap, shared_level
 from tombola.report.words import INTERVALS, caveat, findings, gap_sentence
@@ -302,6 +305,41 @@ def test_times_are_summed_by_curve_and_kind() -> None:
     assert "6.2 min in all; 73% train, 18% prune and 9% evaluate" in captions
 
 
+def test_every_finished_stage_is_timed_once(plan_of, run_plan, tiny) -> None:
+    plan = plan_of({**tiny, "arms": ["ticket", {"arm": "reinit"}], "seeds": [0, 1]})
+    store, watcher, _ = run_plan(plan)
+    found = stage_times(plan, store)
+    assert sorted(found["kind"]) == sorted(stage.kind for stage in plan.stages)
+    assert len(found) == len(watcher.began_of)
+    dense = found[(found["kind"] == "prune") & (found["seed"] == 1)]
+    assert dense[["curve", "level"]].to_numpy().tolist() == [["ticket (snr)", 1]]  # the first of two curves that need it
+    assert (found["seconds"] >= 0).all()
+    trained = [store.record(stage.key)["record"]["train_seconds"] for stage in plan.stages if stage.kind == "train"]
+    assert found.loc[found["kind"] == "train", "seconds"].sum() >= sum(trained)
+    store.discard(plan.stages[-1].key)
+    assert len(stage_times(plan, store)) == len(found) - 1
+
+
+def test_the_browser_gets_every_number_and_columns_of_ones_own() -> None:
+    records = digits().assign(margin=lambda r: r["accuracy"] ** 2, note="text")
+    records.loc[0, "margin"] = math.inf
+    (panel,) = panels(records)
+    data = panel_data(panel, styles(panel.curves))
+    metrics = [metric["column"] for metric in data["metrics"]]
+    assert metrics[0] == "accuracy"
+    assert metrics[-1] == "margin"
+    assert not {"seed", "level", "density", "ece_null", "note", "samples"} & set(metrics)
+    rows = pd.DataFrame(data["rows"])
+    names = [curve["name"] for curve in data["curves"]]
+    keys = ["curve", "level", "seed"]
+    both = rows.assign(curve=[names[i] for i in rows["curve"]]).merge(records, on=keys, suffixes=("", "_recorded"))
+    assert len(both) == len(records)
+    for metric in metrics:
+        known = both[f"{metric}_recorded"].replace(math.inf, math.nan)
+        np.testing.assert_allclose(both[metric].astype(float), known, rtol=1e-5)
+    json.dumps(data, allow_nan=False)
+
+
 def test_equal_records_give_equal_bytes(written_page: Path) -> None:
     html, pictures = render(digits(), STUDY)
     assert html == written_page.read_text()
@@ -361,6 +399,7 @@ def test_numbers_are_written_for_people() -> None:
     assert [left(1.0), left(0.64), left(0.0115)] == ["100%", "64%", "1.15%"]
     assert [duration(95), duration(740), duration(11_000)] == ["95 s", "12.3 min", "3.1 h"]
     assert [listed([]), listed(["a"]), listed(["a", "b", "c"])] == ["none", "a", "a, b and c"]
+    assert [shortened(list("abcde")), shortened(list("abcdef"))] == ["a, b, c, d and e", "a, b, c, d and 2 more"]
     assert [ACCURACY.show(0.9421), ACCURACY.spread(0.9421, 0.002), ACCURACY.signed(-0.0102)] == [
         "94.2%",
         "94.2 ± 0.2",

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from tombola.report.panels import Panel
-from tombola.report.quantities import DRIFT, Quantity, left, listed, number
+from tombola.report.quantities import DRIFT, Quantity, left, listed, number, shortened
 from tombola.report.statistics import by_seed, density_at, exceeding, levels, shared_level, summary
 
 
@@ -60,7 +60,7 @@ def layer_dots(panel: Panel, found: pd.DataFrame, level: int) -> str:
         )
     gone = found[found["mean"] == 0]
     empty = [f"{layer} ({curve})" for layer, curve in zip(gone["layer"], gone["curve"], strict=True)]
-    rest = f" Empty, and not drawn: {listed(empty)}." if empty else ""
+    rest = f" Empty, and not drawn: {shortened(empty)}." if empty else ""
     return (
         f"Density per layer with {left(density_at(panel.records, level))} left overall (level {level}), for the curves "
         f"that find their own mask. Dot: mean over seeds; bar: smallest to largest. {' '.join(seen)}{rest}"
@@ -74,7 +74,7 @@ def heat(table: pd.DataFrame, curves: list[str]) -> str:
         rows = table[(table["curve"] == curve) & (table["mean"] == 0)]
         first = rows.groupby("layer", sort=False)["level"].min()
         gone += [f"{layer} of {curve} from level {level}" for layer, level in first.items()]
-    seen = f" White: nothing is left, as {listed(gone)}." if gone else " No layer is empty."
+    seen = f" White: nothing is left, as {shortened(gone)}." if gone else " No layer is empty."
     return (
         "Density of every layer (rows, in the order of the network) at every level (columns); the colour is the mean over "
         f"seeds, on one log scale for all curves.{seen}"

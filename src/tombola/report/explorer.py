@@ -99,10 +99,11 @@ def _layers(panel: Panel) -> dict[str, Any] | None:
                 "curve": panel.curves.index(str(curve)),
                 "level": [int(level) for level in left.index],
                 "left": _numbers(left),
+                "caption": captions.heat(table, [str(curve)]),
                 **{name: [_numbers(row) for _, row in grid.iterrows()] for name, grid in grids.items()},
             }
         )
-    return {"names": names, "curves": curves, "caption": captions.heat(table, [str(c) for c in table["curve"].unique()])}
+    return {"names": names, "curves": curves}
 
 
 ENDS = ("mean", "low", "high")

@@ -24,7 +24,7 @@ function layersExplorer(place, panel, caption) {
     }
     const shown = ticks.filter(tick => tick >= 99 * least && tick <= 100);
     chart.setAttribute('aria-label', `Heat map: density of ${names.length} layers at ${chosen.level.length} levels of ${name}`);
-    caption.textContent = panel.layers.caption;
+    caption.textContent = chosen.caption;
     return Plotly.react(chart, [{
       type: 'heatmap', x: chosen.level.map((_, i) => i), y: names.map((_, i) => i), xgap: 1, ygap: 1, hoverinfo: 'text',
       z: byLayer((layer, level) => chosen.mean[level][layer] > 0 ? Math.log10(100 * chosen.mean[level][layer]) : null),
@@ -39,7 +39,7 @@ function layersExplorer(place, panel, caption) {
       margin: {l: 40, r: 8, t: 90, b: 45}, dragmode: false,
       xaxis: {
         ...plainAxis('weights left overall (%)'), ticks: '', fixedrange: true, showgrid: false, linecolor: '#fff',
-        ...everySeventh(chosen.left.map(value => String(Number((100 * value).toPrecision(3))))),
+        ...someTicks(chosen.left.map(value => String(Number((100 * value).toPrecision(3))))),
       },
       yaxis: {
         autorange: 'reversed', fixedrange: true, showgrid: false, automargin: true, zeroline: false,
@@ -50,8 +50,8 @@ function layersExplorer(place, panel, caption) {
   return {draw};
 }
 
-/** Ticks at 0, 1, ... with these texts; at most seven or so. */
-function everySeventh(texts) {
-  const step = Math.ceil(texts.length / 7), shown = texts.map((_, i) => i).filter(i => i % step === 0);
+/** Ticks at 0, 1, ... with these texts; as many as there is room for. */
+function someTicks(texts) {
+  const step = Math.ceil(texts.length / (innerWidth < 640 ? 4 : 8)), shown = texts.map((_, i) => i).filter(i => i % step === 0);
   return {tickvals: shown, ticktext: shown.map(i => texts[i])};
 }

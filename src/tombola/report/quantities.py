@@ -130,6 +130,11 @@ def listed(words: list[str]) -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
+def shortened(words: list[str], most: int = 4) -> str:
+    """The same for long lists: "a, b, c, d and 12 more"."""
+    return listed(words) if len(words) <= most + 1 else f"{', '.join(words[:most])} and {len(words) - most} more"
+
+
 def _dash(value: float) -> str:
     return NONE if math.isnan(value) else ""
 
