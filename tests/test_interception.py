@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from estimator_parts import Rig, normal, seeded
@@ -182,6 +183,39 @@ def test_a_random_bias_of_a_deterministic_weight_is_a_weight_sample():
     found, expected = (rig.run(lambda rig=rig: rig.module(normal(5, 4)).square().sum()) for rig in rigs)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@output_estimators
+def test_parametrised_weights_are_weight_samples(name: str):
+    # spectral norm iterates under no_grad, weight norm divides: both compute with the weight before a layer sees it
+    def make() -> nn.Module:
+        first, last = nn.Linear(3, 4), nn.Linear(4, 2)
+        return nn.Sequential(parametrizations.spectral_norm(first), nn.Tanh(), parametrizations.weight_norm(last))
+
+    names = ["*original*"]
+    rigs = [Rig(n, seeded(make), random=names) for n in (name, "weight_sample")]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", f"{name.capitalize()} has no rule for")
+        found, expected = (rig.run(lambda rig=rig: rig.module(normal(5, 3)).square().sum()) for rig in rigs)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@output_estimators
+def test_an_embedding_with_sparse_gradients_is_a_weight_sample(name: str):
+    x = torch.tensor([[0, 2, 2], [4, 1, 0]])
+    rigs = [Rig(n, seeded(lambda: nn.Embedding(5, 3, sparse=True))) for n in (name, "weight_sample")]
+    with pytest.warns(UserWarning, match="no rule for embedding of parameter 'weight'"):
+        found, expected = (rig.run(lambda rig=rig: rig.module(x).square().sum()) for rig in rigs)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@output_estimators
+def test_a_weight_that_changes_in_the_forward_pass_is_refused(name: str):
+    rig = Rig(name, seeded(lambda: nn.Embedding(5, 3, max_norm=0.1)))
+    with pytest.raises(TombolaError, match="embedding_renorm_ changes parameter 'weight' in the forward pass"):
+        rig.output(torch.tensor([1, 2]))
 
 
 class Reentrant(nn.Module):

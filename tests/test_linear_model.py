@@ -89,6 +89,16 @@ def test_training_reaches_the_mean_field_optimum():
     check(mean, std, *optimum(*data(), NOISE))
 
 
+@pytest.mark.parametrize("estimator", ["antithetic", "local", "flipout"])
+def test_every_estimator_reaches_it(estimator: str):
+    # a linear model uses each weight once: local reparameterisation does not change its objective
+    x, y = data(60, 700)
+    mean, std, _ = learned(x, y, estimator=estimator, epochs=600, samples=2, lr=0.02)
+    expected_mean, precision = optimum(x, y, NOISE)
+    assert (mean - expected_mean).norm() < 0.05 * expected_mean.norm()
+    torch.testing.assert_close(std.square().mean(0), 1 / precision, rtol=0.01, atol=0)
+
+
 @pytest.mark.parametrize("noise_refresh", [TrainSettings().noise_refresh, 1.0])
 def test_noise_that_is_used_again_leads_to_the_same_optimum(noise_refresh: float):
     # 17,500 weights: so many that little of their noise is new in each sample. Averaged over the tasks, the Monte Carlo

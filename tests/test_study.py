@@ -474,6 +474,10 @@ MINE = """
 import torch
 from torch import nn
 from tombola import Dataset
+from tombola.posterior.estimators import Local
+
+class Estimator(Local):
+    pass
 
 def net(outputs):
     return nn.Sequential(nn.Linear(2, 3), nn.Linear(3, outputs))
@@ -493,8 +497,9 @@ def score(mean, std, generator):
         ({"model": {"name": "my_own:net"}}, {"init", "train", "prune", "evaluate"}),
         ({"data": {"name": "my_own:data"}}, {"train", "prune", "evaluate"}),
         ({"prune": {"score": "my_own:score", "levels": 1}}, {"prune", "train", "evaluate"}),
+        ({"train": {"estimator": "my_own:Estimator"}}, {"train", "prune", "evaluate"}),
     ],
-    ids=["model", "data", "score"],
+    ids=["model", "data", "score", "estimator"],
 )
 def test_a_users_source_enters_the_keys_of_what_uses_it(change, kinds, user_module, tmp_path):
     user_module("my_own", MINE)

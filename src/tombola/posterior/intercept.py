@@ -66,7 +66,7 @@ class Interception(TorchFunctionMode):
         self._grad = torch.is_grad_enabled()
         self._entered: set[Any] = set()
         self.seen: set[int] = set()
-        """The random parameters that were met."""
+        """The random parameters that were met where gradients are recorded."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -79,10 +79,10 @@ class Interception(TorchFunctionMode):
             out = func(*args, **kwargs)
             if all(self._weights.shares_memory(t) for t in _tensors(out)):
                 return out
-        if self._grad and not torch.is_grad_enabled():
+        if func.__name__.endswith("_") and not func.__name__.endswith("__") and args and args[0] is found:
             raise TombolaError(
-                f"parameter {self._name(found)!r} is used under no_grad (by reentrant checkpointing?), where "
-                "its noise would not be that of the backward pass; use estimator weight_sample"
+                f"{func.__name__} changes parameter {self._name(found)!r} in the forward pass, where it holds the mean and "
+                "not the weights; use estimator weight_sample"
             )
         call = RULES[func](*args, **kwargs) if func in RULES else None
         if call is not None and (out := self._ruled(call)) is not None:
@@ -107,6 +107,11 @@ class Interception(TorchFunctionMode):
     def _ruled(self, call: Call) -> Tensor | None:
         if call.w not in self._weights or not _dense(call.w):
             return None
+        if self._without_graph():
+            raise TombolaError(
+                f"parameter {self._name(call.w)!r} is used under no_grad (by reentrant "
+                "checkpointing?), where its noise would not be that of the backward pass; use estimator weight_sample"
+            )
         if call.x in self._weights:
             call = Call(call.operation, self._sampled(call.x, type(call.operation).__name__), call.w, call.b, call.after)
         out = self._noisy.apply(call)
@@ -126,11 +131,15 @@ class Interception(TorchFunctionMode):
     def _sampled(self, tensor: Tensor, used_by: str | None) -> Tensor:
         if tensor not in self._weights:
             return tensor
-        self.seen.add(self._weights.index(tensor))
+        if not self._without_graph():
+            self.seen.add(self._weights.index(tensor))
         return self._noisy.sampled(tensor, used_by)
 
     def _name(self, tensor: Tensor) -> str:
         return self._weights.names[self._weights.index(tensor)]
+
+    def _without_graph(self) -> bool:
+        return self._grad and not torch.is_grad_enabled()
 
 
 @cache

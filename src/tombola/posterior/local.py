@@ -125,6 +125,7 @@ class Sampled(torch.autograd.Function):
 
 
 def _add(total: Tensor, factor: Tensor, grad: Tensor) -> None:
+    grad = grad.to_dense() if grad.is_sparse else grad
     total.addcmul_(factor, grad.to(total.dtype))
 
 
