@@ -9,6 +9,7 @@ import yaml
 from tombola import plugins
 from tombola.engine import dataset
 from tombola.errors import TombolaError
+from tombola.ingredients import Net, Source
 from tombola.plan import plan_study
 from tombola.pruning.scores import SCORES
 from tombola.settings import (
@@ -20,7 +21,7 @@ from tombola.settings import (
     TrainSettings,
     canonical,
 )
-from tombola.stages import Evaluate, Init, Net, Prune, Source, Train
+from tombola.stages import Evaluate, Init, Prune, Train
 from tombola.study import Arm, Study, read, shipped, unfold
 
 SETTINGS = [PosteriorSettings, TrainSettings, PruneSettings, ModelSettings, DataSettings, EvaluateSettings]

@@ -11,9 +11,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .batches import LoaderBatches as LoaderBatches
     from .bayesian import Bayesian as Bayesian
-    from .bayesian import find_tickets as find_tickets
     from .data.dataset import Dataset as Dataset
     from .errors import TombolaError as TombolaError
+    from .find import find_tickets as find_tickets
     from .posterior.layout import Layout as Layout
     from .posterior.likelihood import Categorical as Categorical
     from .posterior.likelihood import GaussianNoise as GaussianNoise
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _HOME = {
     "LoaderBatches": "batches",
     "Bayesian": "bayesian",
-    "find_tickets": "bayesian",
+    "find_tickets": "find",
     "Dataset": "data.dataset",
     "TombolaError": "errors",
     "Layout": "posterior.layout",

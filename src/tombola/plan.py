@@ -9,6 +9,7 @@ from .batches import steps_per_epoch
 from .data import Dataset
 from .errors import TombolaError
 from .inference import OBJECTIVES, method_of
+from .ingredients import Net, Source
 from .models.weights import load_weights
 from .optim import SCHEDULES
 from .posterior.estimators import ESTIMATORS
@@ -16,7 +17,7 @@ from .posterior.state import layout_of
 from .pruning.scores import SCORES, WITHOUT_STD
 from .rewind import parse_rewind, step_of
 from .settings import DataSettings, TrainSettings, deterministic_part
-from .stages import Evaluate, Init, Net, Prune, Redraw, Shuffle, Source, Stage, Train, Transplant
+from .stages import Evaluate, Init, Prune, Redraw, Shuffle, Stage, Train, Transplant
 from .study import Arm, Study, Variant, arm_train
 
 

@@ -13,13 +13,13 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
-from . import models, plugins, streams
+from . import plugins, streams
 from .checkpoint import Checkpoint
-from .data import DATA, Dataset, training_batches
+from .data import Dataset, training_batches
 from .evaluation import evaluate_ticket
 from .inference import METHODS, OBJECTIVES, method_of
+from .ingredients import Net, Source
 from .models.weights import fingerprint, load_weights
 from .optim import SCHEDULES
 from .posterior.estimators import ESTIMATORS
@@ -30,7 +30,6 @@ from .rewind import step_of
 from .settings import (
     DataSettings,
     EvaluateSettings,
-    ModelSettings,
     PosteriorSettings,
     PruneSettings,
     TrainSettings,
@@ -58,49 +57,6 @@ class Outcome:
 
     ticket: Ticket | None
     record: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Net:
-    """A model as built for a data set's shapes."""
-
-    settings: ModelSettings
-    input_shape: tuple[int, ...]
-    outputs: int
-
-    @property
-    def words(self) -> str:
-        return json.dumps([self.settings.name, self.settings.args, self.input_shape, self.outputs], sort_keys=True)
-
-    def describe(self) -> dict[str, Any]:
-        source = plugins.source_digest(self.settings.name, models.MODELS)
-        return {"net": self.words} | ({"source": source} if source else {})
-
-    def build(self, *words: streams.Word) -> nn.Module:
-        return models.build(self.settings.name, self.settings.args, self.input_shape, self.outputs, (*words, self.words))
-
-    def info(self) -> dict[str, Any]:
-        return {
-            "name": self.settings.name,
-            "args": self.settings.args,
-            "input_shape": list(self.input_shape),
-            "outputs": self.outputs,
-        }
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set with its fingerprint."""
-
-    settings: DataSettings
-    fingerprint: str
-
-    def describe(self) -> dict[str, Any]:
-        source = plugins.source_digest(self.settings.name, DATA)
-        return {"fingerprint": self.fingerprint} | ({"source": source} if source else {})
-
-    def info(self) -> dict[str, Any]:
-        return {"name": self.settings.name, "args": self.settings.args, "fingerprint": self.fingerprint}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

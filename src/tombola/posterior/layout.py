@@ -3,7 +3,7 @@
 Legend: P parameters of the module (tied ones once), counted over all segments.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -14,13 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TombolaError
-
-Predicate = Callable[[str, nn.Module, nn.Parameter], bool]
-"""(parameter name, the module that owns it, the parameter) -> whether it is random."""
-
-_LINEAR = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
-_BATCH_NORM: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
-_NORM: tuple[type[nn.Module], ...] = (*_BATCH_NORM, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+from .roles import Predicate, check_real, fan_in_of, is_linear, is_weight, matches, owned, randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,31 +75,31 @@ class Layout:
         integer and complex parameters, those of a lazy module that was never run, and those that torch.nn.utils.prune has
         split into weight and mask.
         """
-        owners = _owners(module)
+        owners = owned(module)
         if not owners:
             raise TombolaError(f"{type(module).__name__} has no parameters: nothing to make Bayesian")
         for name, owner, p in owners:
-            _check_real(name, owner, p)
+            check_real(name, owner, p)
         names = [name for name, _, _ in owners]
         for pattern in [*(random if isinstance(random, Sequence) else ()), *(decayed or ()), *include, *exclude]:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise TombolaError(f"pattern {pattern!r} matches no parameter; the module has {', '.join(names)}")
 
-        weights = [name for name, owner, p in owners if _is_weight(name, owner, p)]
-        uses = [id(p) for m in module.modules() for name, p in m.named_parameters(recurse=False) if _is_weight(name, m, p)]
+        weights = [name for name, owner, p in owners if is_weight(name, owner, p)]
+        uses = [id(p) for m in module.modules() for name, p in m.named_parameters(recurse=False) if is_weight(name, m, p)]
         # by identity: a classifier that is tied to an embedding has the embedding's name
         last = [n for n, _, p in owners if uses and not classifier and id(p) == uses[-1]]
         parts = []
         for name, owner, p in owners:
-            kind = "linear" if _is_linear(owner) else "embedding" if isinstance(owner, nn.Embedding) else "other"
-            is_random, why = _randomness(name, owner, p, random, kind)
-            is_decayed = p.requires_grad and (p.ndim >= 2 if decayed is None else _matches(name, decayed))
-            prunable = (name in weights and name not in last) or _matches(name, include)
+            kind = "linear" if is_linear(owner) else "embedding" if isinstance(owner, nn.Embedding) else "other"
+            is_random, why = randomness(name, owner, p, random, kind)
+            is_decayed = p.requires_grad and (p.ndim >= 2 if decayed is None else matches(name, decayed))
+            prunable = (name in weights and name not in last) or matches(name, include)
             if name in last and not prunable:
                 why += "; the final classifier is not pruned"
-            if _matches(name, exclude):
+            if matches(name, exclude):
                 prunable, why = False, why + "; excluded from pruning by a pattern"
-            parts.append((name, tuple(p.shape), is_random, is_decayed, prunable, _fan_in(name, owner, p), why))
+            parts.append((name, tuple(p.shape), is_random, is_decayed, prunable, fan_in_of(name, owner, p), why))
 
         # order of groups: random decayed | random | deterministic | deterministic decayed: undecayed ones are one run
         parts.sort(key=lambda part: (not part[2], part[2] != part[3]))
@@ -235,71 +229,3 @@ class Layout:
 
     def _where(self, role: Callable[[Segment], bool]) -> Tensor:
         return torch.cat([torch.full((s.numel,), role(s)) for s in self.segments])
-
-
-def _owners(module: nn.Module) -> list[tuple[str, nn.Module, nn.Parameter]]:
-    def walk() -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
-        seen: set[int] = set()  # tied parameters once, under their first name
-        for prefix, owner in module.named_modules():
-            for name, p in owner.named_parameters(prefix, recurse=False):
-                if id(p) not in seen:
-                    seen.add(id(p))
-                    yield name, owner, p
-
-    return list(walk())
-
-
-def _check_real(name: str, owner: nn.Module, p: nn.Parameter) -> None:
-    kind = type(owner).__name__
-    if isinstance(p, nn.parameter.UninitializedParameter):
-        raise TombolaError(f"parameter {name!r} of {kind} has no shape yet; run the module once on a batch before")
-    if not p.dtype.is_floating_point:
-        raise TombolaError(
-            f"parameter {name!r} of {kind} has dtype {p.dtype}; a posterior is over floating-point parameters"
-        )
-    if name.endswith("_orig") and f"{name.rpartition('.')[2].removesuffix('_orig')}_mask" in owner._buffers:
-        raise TombolaError(
-            f"parameter {name!r} is pruned by torch.nn.utils.prune; take the plain module and its mask by "
-            "tombola.from_torch_prune(module)"
-        )
-
-
-def _is_linear(owner: nn.Module) -> bool:
-    return isinstance(owner, _LINEAR) or type(owner).__name__ == "Conv1D"  # the linear layer of Hugging Face's GPT-2
-
-
-def _is_weight(name: str, owner: nn.Module, p: nn.Parameter) -> bool:
-    # nn.MultiheadAttention's bias_k and bias_v have three dimensions
-    return _is_linear(owner) and p.ndim >= 2 and "bias" not in name.split(".")[-1]
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _randomness(
-    name: str, owner: nn.Module, p: nn.Parameter, random: Sequence[str] | Predicate | None, kind: str
-) -> tuple[bool, str]:
-    layer = type(owner).__name__
-    if not p.requires_grad:
-        return False, "frozen (requires_grad is False)"
-    if random is None:
-        if isinstance(owner, _NORM):
-            return False, f"{layer}: norm layers stay deterministic"
-        if kind == "other":
-            return False, f"a bare parameter of {layer}: deterministic unless a pattern chooses it"
-        return True, layer
-    chosen = random(name, owner, p) if callable(random) else _matches(name, random)
-    return chosen, f"{layer}, {'chosen' if chosen else 'not chosen'} by the caller"
-
-
-def _fan_in(name: str, owner: nn.Module, p: nn.Parameter) -> int:
-    weight = p
-    if p.ndim < 2:  # a bias has its weight's fan-in
-        siblings = [q for q in owner.parameters(recurse=False) if q.ndim >= 2]
-        if not siblings:
-            return max(1, p.numel())
-        weight = siblings[0]
-    if type(owner).__name__ == "Conv1D":  # stored input first
-        return weight.shape[0]
-    return max(1, weight[0].numel())
