@@ -1,6 +1,7 @@
 """The Python entry: a loop of one's own, and tickets from tensors in memory."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -239,3 +240,19 @@ def test_a_deterministic_chain_has_no_std():
     )
     assert float(tickets[-1].posterior.std.abs().max()) == 0.0
     assert tickets[-1].predict(net(), data()[0]).probs_SBC.shape[0] == 1
+
+
+def test_predictions_by_batch_statistics_are_those_of_the_ticket():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    inputs = 3 + 2 * torch.randn(40, 4)
+    model = Bayesian(module)
+    model.negative_elbo((inputs, torch.arange(40) % 3), examples=40).backward()
+    by = {
+        how: [
+            who(inputs, batch_norm=how, batch=20).probs for who in (model.predict, partial(model.ticket().predict, module))
+        ]
+        for how in ("running", "batch")
+    }
+    assert all(torch.equal(own, of_ticket) for own, of_ticket in by.values())
+    assert not torch.allclose(by["running"][0], by["batch"][0])

@@ -20,7 +20,7 @@ OPTIONS = {
     "report": {"folder", "--out"},
     "compare": {"first", "second", "--out"},
     "studies": {"name"},
-    "evaluate": {"ticket", "--samples", "--seed", "--device"},
+    "evaluate": {"ticket", "--samples", "--seed", "--batch-norm", "--batch-size", "--device"},
 }
 
 

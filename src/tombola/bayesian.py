@@ -5,7 +5,7 @@ Legend: P parameters of the layout.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -130,12 +130,21 @@ class Bayesian(nn.Module):
         return Ticket(mask, self._start.to("cpu").masked(mask), self.state().to("cpu"))
 
     def predict(
-        self, inputs: Any, *, samples: int = 16, seed: int = 0, select: Callable[[Any], Tensor] = logits_of
+        self,
+        inputs: Any,
+        *,
+        samples: int = 16,
+        seed: int = 0,
+        batch: int = 1024,
+        batch_norm: Literal["running", "batch"] = "running",
+        select: Callable[[Any], Tensor] = logits_of,
     ) -> Prediction:
         """Class probabilities with their uncertainty from the present posterior, as `Ticket.predict`."""
         if isinstance(self.likelihood, GaussianNoise):
             raise TombolaError("a regression has no class probabilities; use ticket().outputs")
-        return classes_of(outputs(self._module[0], self.state(), inputs, samples=samples, words=(seed,), select=select))
+        module, state, words = self._module[0], self.state(), (seed,)
+        out = outputs(module, state, inputs, samples=samples, words=words, batch=batch, batch_norm=batch_norm, select=select)
+        return classes_of(out)
 
     def prune(self, score: str = "snr", fraction: float = 0.2, scope: str = "global", seed: int = 0) -> Ticket:
         """Prunes by the present posterior and rewinds the survivors to the start; returns the new, untrained ticket.

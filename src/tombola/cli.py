@@ -111,12 +111,19 @@ def evaluate(
     ticket: Annotated[Path, typer.Argument(metavar="TICKET", help="A ticket's .safetensors file.")],
     samples: Annotated[int, typer.Option(min=1, help="Weight samples of the predictive distribution.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Names the noise of the weight samples.")] = 0,
+    batch_norm: Annotated[
+        Literal["running", "batch"],
+        typer.Option("--batch-norm", help="Statistics of batch-norm layers: of training, or of each test batch."),
+    ] = "running",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Examples a forward pass.")] = 1024,
     device: _Device = "auto",
 ) -> int:
     """Measure a trained ticket on the test split of the data it was trained on."""
     from .commands import evaluate_file
+    from .settings import EvaluateSettings
 
-    return evaluate_file(ticket, samples, seed, device)
+    measure = EvaluateSettings(samples=samples, batch_norm=batch_norm, batch_size=batch_size)
+    return evaluate_file(ticket, measure, seed, device)
 
 
 def main() -> None:

@@ -155,7 +155,7 @@ def list_studies(name: str | None) -> int:
     return 0
 
 
-def evaluate_file(path: Path, samples: int, seed: int, device: str) -> int:
+def evaluate_file(path: Path, measure: EvaluateSettings, seed: int, device: str) -> int:
     """Always 0. Raises TombolaError for a ticket that is damaged, untrained, or whose model or data can't be had."""
     ticket = load(path)
     model, data = ticket.info.get("model"), ticket.info.get("data")
@@ -173,7 +173,6 @@ def evaluate_file(path: Path, samples: int, seed: int, device: str) -> int:
     chosen = choose_device(device)
     train = TrainSettings(**ticket.info["settings"]["train"])
     words = ("evaluate", seed)
-    measure = EvaluateSettings(samples=samples)
     row = evaluate_ticket(module.to(chosen), ticket, there.test, measure, train, words, chosen, there.prepare)
     table = Table(title=f"{path.name}: {model['name']} on the test split of {there.name} ({row['examples']} examples)")
     table.add_column("metric")
