@@ -62,6 +62,37 @@ def test_the_states_running_statistics_are_used_and_not_moved():
     assert bool((module[1].running_mean == 0).all())
 
 
+class StaysRandom(nn.Module):
+    """Dropout that is on in evaluation, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 50)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(self.linear(x), 0.5, training=True)
+
+
+def test_what_a_module_draws_itself_comes_from_the_streams_and_not_from_the_global_one():
+    module, inputs = StaysRandom(), torch.randn(7, 4, generator=generator("x"))
+    state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
+    before = torch.get_rng_state()
+    a, b, c = (outputs(module, state, inputs, samples=2, words=(w,), batch=2) for w in ("a", "a", "b"))
+    assert torch.equal(a, b)
+    assert not torch.equal(a == 0, c == 0)
+    assert not torch.equal(a[0] == 0, a[1] == 0)
+    assert not torch.equal(a[0, :2] == 0, a[0, 2:4] == 0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("given", "said"), [({"batch_norm": "test"}, "batch_norm is 'test'"), ({"batch": 0}, "batch is 0")])
+def test_nonsense_is_said(given: dict, said: str):
+    module, layout, inputs = setting()
+    state = initial_state(module, layout, PosteriorSettings(), 0)
+    with pytest.raises(TombolaError, match=said):
+        outputs(module, state, inputs, samples=1, words=("a",), **given)
+
+
 def normed() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3))
 

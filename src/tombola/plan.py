@@ -13,6 +13,7 @@ from .ingredients import Net, Source
 from .models.weights import load_weights
 from .optim import SCHEDULES
 from .posterior.estimators import ESTIMATORS
+from .posterior.predictive import check_batch_statistics
 from .posterior.state import layout_of
 from .pruning.scores import SCORES, WITHOUT_STD
 from .rewind import parse_rewind, step_of
@@ -245,6 +246,8 @@ def _check(study: Study, net: Net, dataset: Dataset) -> None:
                 f"posterior.mean {study.posterior.mean!r} would write over model.weights ({study.model.weights}); "
                 "leave one of them out"
             )
+    if study.evaluate.batch_norm == "batch":
+        check_batch_statistics(module, len(dataset.test[0]), study.evaluate.batch_size)
     layout = layout_of(module, study.posterior, study.prune)
     if study.prune.levels and not layout.prunable_segments():
         raise TombolaError(f"model {study.model.name!r}: nothing is prunable; set prune.classifier: true or prune.include")

@@ -65,16 +65,23 @@ def outputs(
     q = state.posterior
     if samples < 1:
         raise TombolaError(f"samples is {samples}; it must be at least 1")
+    if batch < 1:
+        raise TombolaError(f"batch is {batch}; it must be at least 1")
+    if batch_norm not in ("running", "batch"):
+        raise TombolaError(f"batch_norm is {batch_norm!r}; it must be running or batch")
     samples = 1 if isinstance(q, Point) else samples
     theta = q.mean.clone()
     length, drawn = length_of(inputs), []
-    with torch.no_grad(), Binding(module, q.layout, theta, state.buffers) as binding:
+    own_randomness = streams.global_stream("predict", *words, "module", device=theta.device)
+    with torch.no_grad(), own_randomness, Binding(module, q.layout, theta, state.buffers) as binding:
         module.eval()
         if batch_norm == "batch":
             _use_batch_statistics(module, length, batch)
         for s in range(samples):
             theta.copy_(q.sample(streams.generator("predict", *words, s, device=theta.device)))
             binding.wrote()
+            # of a module that is random in evaluation too (dropout that stays on)
+            streams.reseed_global("predict", *words, s, "module", device=theta.device)
             # pass by pass to the device: a memory map need not fit there
             passes = (moved(part, theta.device) for part in parts(inputs, length, batch))
             drawn.append(torch.cat([select(run(module, prepare(part) if prepare else part)) for part in passes]))
@@ -88,16 +95,21 @@ def classes_of(logits_SBC: Tensor) -> Prediction:
     return Prediction(logits_SBC.cpu().double().softmax(-1))
 
 
-def _use_batch_statistics(module: nn.Module, examples: int, batch: int) -> None:
-    """Puts the batch-norm layers, and nothing else (no dropout), in training mode. The binding puts all of it back."""
-    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
-    if layers and (batch == 1 or examples % batch == 1):
+def check_batch_statistics(module: nn.Module, examples: int, batch: int) -> None:
+    """Raises TombolaError where one example would be normalised by itself."""
+    if (batch == 1 or examples % batch == 1) and any(isinstance(layer, _BatchNorm) for layer in module.modules()):
         raise TombolaError(
             f"{examples} examples in batches of {batch} leave one alone, which has no batch-norm statistics; "
             "choose another batch size, or batch_norm running"
         )
-    for layer in layers:
-        layer.training = True
+
+
+def _use_batch_statistics(module: nn.Module, examples: int, batch: int) -> None:
+    """Puts the batch-norm layers, and nothing else (no dropout), in training mode. The binding puts all of it back."""
+    check_batch_statistics(module, examples, batch)
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.training = True
 
 
 def _entropy(probs: Tensor) -> Tensor:
