@@ -18,6 +18,7 @@ from .posterior.batch import Batch, logits_of
 from .posterior.binding import Binding, buffers_of
 from .posterior.estimators import ESTIMATORS
 from .posterior.gaussian import Gaussian
+from .posterior.layout import Segment
 from .posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
 from .posterior.noise import NoisePool
 from .posterior.predictive import Prediction, classes_of, outputs
@@ -60,12 +61,18 @@ class Bayesian(nn.Module):
         seed: names the streams of initialisation, of noise and of the module's own randomness (dropout).
         """
         super().__init__()
+        if prior_std <= 0 or not 0 < noise_refresh <= 1:
+            raise TombolaError(
+                f"prior_std is {prior_std}, noise_refresh {noise_refresh}; the first must be above 0, the second in (0, 1]"
+            )
         self._module = [module]  # in a list: its own parameters are not ours
         self.layout = layout_of(module, posterior or PosteriorSettings(), prune or PruneSettings())
         self._start = initial_state(module, self.layout, posterior or PosteriorSettings(), seed)
         q = self._start.posterior.masked(self.layout.mask_of(mask or {}).to(self._start.posterior.mean.device))
         self.likelihood = as_likelihood(likelihood if likelihood is not None else Categorical())
         self._start = replace(self._start, likelihood=self._learned())
+        frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
+        self._frozen = [s.slice for s in self.layout.segments if s.name in frozen]
         self.mean = nn.Parameter(q.mean.clone())
         self.log_std = nn.Parameter(q.tensors()["log_std"].clone())
         self.register_buffer("mask", q.mask.clone())
@@ -87,6 +94,8 @@ class Bayesian(nn.Module):
         examples: N of the whole training set. samples: weight samples averaged, in one sample's memory.
         """
         check_samples(self.estimator, samples)
+        if examples < 1:
+            raise TombolaError(f"examples is {examples}; it must be at least 1")
         learned = [p for p in self.likelihood.parameters() if p.requires_grad]
         return _NegativeElbo.apply(self, batch, heat / examples, samples, self.mean, self.log_std, *learned)
 
@@ -97,10 +106,12 @@ class Bayesian(nn.Module):
     @property
     def posterior(self) -> Gaussian:
         # masked: an optimiser's momentum may have moved the mean of pruned weights since the last step
+        self._hold_frozen()
         return Gaussian(self.layout, self.mean, self.log_std, self.mask, self._prior_mean()).masked(self.mask)
 
     def state(self) -> State:
         """A copy of all that was trained."""
+        self._hold_frozen()
         mean, log_std, mask = self.mean.detach(), self.log_std.detach(), self.mask.clone()
         q = Gaussian(self.layout, mean, log_std, mask, self._prior_mean()).masked(mask)
         return State(q, {k: v.clone() for k, v in self._buffers_now.items()}, self._learned())
@@ -156,15 +167,31 @@ class Bayesian(nn.Module):
         ticket = prune_ticket(
             self.ticket(), self._start.to("cpu"), name=score, score=rule, fraction=fraction, scope=scope, generator=stream
         )
-        self.rewind(ticket)
+        self._restart(ticket)
         return ticket
 
     def rewind(self, ticket: Ticket) -> None:
-        """Restarts at the ticket's mask and rewind state, in place. Raises TombolaError for a ticket of another model."""
+        """Restarts at the ticket's mask and rewind state, in place; later prunings come back to that state, too.
+
+        Raises TombolaError for a ticket of another model, or of another choice of random parameters.
+        """
         ticket.layout.check(self._module[0])
-        q = ticket.rewind.posterior
-        if not isinstance(q, Gaussian):
+        if not isinstance(ticket.rewind.posterior, Gaussian):
             raise TombolaError("the ticket is deterministic; transplant it into a Bayesian state first")
+        own = {s.name: s for s in self.layout.segments}
+        for there in ticket.layout.segments:
+            here = own[there.name]
+            if (there.random, there.start) != (here.random, here.start):
+                raise TombolaError(
+                    f"parameter {there.name!r} is {_place(there)} of the ticket's order, {_place(here)} of the model's; "
+                    "make both with the same posterior.random and posterior.decayed"
+                )
+        self._start = replace(ticket.rewind, likelihood=ticket.rewind.likelihood or self._start.likelihood)
+        self._restart(ticket)
+
+    def _restart(self, ticket: Ticket) -> None:
+        q = ticket.rewind.posterior
+        assert isinstance(q, Gaussian)
         with torch.no_grad():
             self.mean.copy_(q.mean)
             self.log_std.copy_(q.log_std)
@@ -173,8 +200,17 @@ class Bayesian(nn.Module):
         self._buffers_now, self._sample = ticket.rewind.buffers, None
         self.mean.grad = self.log_std.grad = None
 
+    def _hold_frozen(self) -> None:
+        """Puts back what an optimiser's decay of the flat mean did to parameters that the module has frozen."""
+        with torch.no_grad():
+            for where in self._frozen:
+                kept = self._start.posterior.mean[where].to(self.mean) * self.mask[where]
+                if not torch.equal(self.mean[where], kept):
+                    self.mean[where].copy_(kept)
+
     def _weight_sample(self) -> WeightSample:
         """The buffers of the estimator, made anew when the parameters have moved to other memory or the mask was set."""
+        self._hold_frozen()
         mean, log_std = self.mean.data, self.log_std.data
         made_for = (mean.data_ptr(), self.mask.data_ptr(), self.mask._version)
         if self._sample is None or self._made_for != made_for:
@@ -183,6 +219,10 @@ class Bayesian(nn.Module):
             sample, prior_mean = self._make_sample, self._prior_mean()
             self._sample = sample(self.layout, mean, log_std, self.mask, noise, several=True, prior_mean=prior_mean)
         return self._sample
+
+
+def _place(segment: Segment) -> str:
+    return f"a {'random' if segment.random else 'deterministic'} parameter at {segment.start}"
 
 
 class _NegativeElbo(torch.autograd.Function):

@@ -147,6 +147,8 @@ class TrainSettings(Checked):
 
 def check_samples(estimator: str, samples: int) -> None:
     """Raises TombolaError for a number of weight samples that the estimator cannot have."""
+    if samples < 1:
+        raise TombolaError(f"samples is {samples}; it must be at least 1")
     if estimator == "antithetic" and samples % 2:
         raise TombolaError(f"samples is {samples}; estimator antithetic draws pairs, so it must be even")
 
