@@ -16,9 +16,10 @@ from . import streams
 from .batches import Batches, Prepare
 from .checkpoint import Checkpoint
 from .divergence import check_losses
+from .errors import TombolaError
 from .inference import Learner, method_of
 from .optim import load_optimiser_tensors, lr_factor, optimiser_of, optimiser_tensors, set_lr
-from .posterior.batch import IGNORED, Batch, examples_of, inputs_of, logits_of, moved, parts, run, targets_of
+from .posterior.batch import IGNORED, Batch, examples_of, inputs_of, moved, parts, run, targets_of
 from .posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
 from .posterior.state import State
 from .settings import TrainSettings
@@ -195,7 +196,7 @@ def _validate(
                 part = prepare(inputs_of(part)), targets_of(part)
             output = run(module, inputs_of(part))
             nll -= likelihood(output, part).double().sum().cpu()
-            hits = _hits(output, targets_of(part))
+            hits = _hits(output, part, likelihood)
             right, counted = right + int(hits.sum()), counted + hits.numel()
     likelihood.train()
     module.train()
@@ -203,9 +204,13 @@ def _validate(
     return row | ({"accuracy": right / counted} if counted else {})
 
 
-def _hits(output: Any, targets: Any) -> Tensor:
+def _hits(output: Any, batch: Batch, likelihood: nn.Module) -> Tensor:
     """Whether each label is the most likely one, bool [labels]; of targets that are no classes of these logits, empty."""
-    logits = logits_of(output)
+    none = torch.empty(0, dtype=torch.bool)
+    try:
+        logits, targets = (likelihood if isinstance(likelihood, Categorical) else Categorical()).compared(output, batch)
+    except TombolaError:  # an output without logits, which only the caller's own likelihood can read
+        return none
     if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.shape != logits.shape[:-1]:
-        return torch.empty(0, dtype=torch.bool)
+        return none
     return (logits.argmax(-1) == targets)[targets != IGNORED]

@@ -34,9 +34,7 @@ class Categorical(nn.Module):
         Labels may be class probabilities in the logits' shape. With label smoothing e (in training mode) the target is
         (1 - e) one-hot + e / C. Raises TombolaError for other shapes.
         """
-        return self._summed(logits_of(output), targets_of(batch))
-
-    def _summed(self, logits: Tensor, labels: Tensor) -> Tensor:
+        logits, labels = self.compared(output, batch)
         soft = labels.is_floating_point()
         if labels.shape != (logits.shape if soft else logits.shape[:-1]):
             raise TombolaError(
@@ -45,11 +43,15 @@ class Categorical(nn.Module):
             )
         logits = logits if logits.dtype == torch.float64 else logits.float()  # bf16 would round the loss
         classes, smoothing = logits.shape[-1], self.label_smoothing if self.training else 0.0
-        labels = labels.reshape(-1, classes) if soft else labels.reshape(-1)
+        labels = labels.reshape(-1, classes) if soft else labels.reshape(-1).long()  # int32, bool
         loss = F.cross_entropy(
             logits.reshape(-1, classes), labels, reduction="none", label_smoothing=smoothing, ignore_index=IGNORED
         )
         return -loss.view(len(logits), -1).sum(1)
+
+    def compared(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The logits, and the labels that they are held against."""
+        return logits_of(output), targets_of(batch)
 
 
 class NextToken(Categorical):
@@ -58,9 +60,9 @@ class NextToken(Categorical):
     For causal language models with `labels` equal to `input_ids` (-100 where padded), as Hugging Face's collators give them.
     """
 
-    def forward(self, output: Any, batch: Batch) -> Tensor:
-        """Log likelihood of each sequence, [B], in nats, given its first token."""
-        return self._summed(logits_of(output)[:, :-1], targets_of(batch)[:, 1:])
+    def compared(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits [B, T - 1, C] and labels [B, T - 1]; so the likelihood is of each sequence given its first token."""
+        return logits_of(output)[:, :-1], targets_of(batch)[:, 1:]
 
 
 class GaussianNoise(nn.Module):
