@@ -137,8 +137,27 @@ def test_a_likelihood_that_reduces_over_the_batch_is_said(reduction: str):
         return -F.cross_entropy(output, batch[1], reduction=reduction)
 
     model = Bayesian(nn.Linear(4, 3), likelihood=log_likelihood)
-    with pytest.raises(TombolaError, match=r"returned shape \(\); it must return the log likelihood of each example"):
+    with pytest.raises(TombolaError, match=r"returned shape \(\) for 5 examples; it must return the log likeli"):
         model.negative_elbo((torch.ones(5, 4), torch.zeros(5, dtype=torch.long)), examples=5)
+
+
+def test_a_likelihood_of_positions_instead_of_examples_is_said():
+    # the common slip with sequences: a mean over B * T positions would weigh the data T times too little against the KL
+    def log_likelihood(output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return -F.cross_entropy(output.flatten(0, 1), batch[1].flatten(), reduction="none")
+
+    model = Bayesian(nn.Linear(4, 3), likelihood=log_likelihood)
+    with pytest.raises(TombolaError, match=r"returned shape \(10,\) for 5 examples; it must .*sum over positions"):
+        model.negative_elbo((torch.ones(5, 2, 4), torch.zeros(5, 2, dtype=torch.long)), examples=5)
+    model = Bayesian(nn.Linear(4, 3), likelihood=lambda output, batch: 0.0)
+    with pytest.raises(TombolaError, match="returned a float for 5 examples"):
+        model.negative_elbo((torch.ones(5, 4), torch.zeros(5, dtype=torch.long)), examples=5)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8, torch.bool])
+def test_labels_may_be_of_any_integer_type(dtype: torch.dtype):
+    logits, labels = torch.randn(6, 2, generator=generator("x")), torch.tensor([0, 1, 1, 0, 1, 0])
+    assert torch.equal(Categorical()(logits, (None, labels.to(dtype))), Categorical()(logits, (None, labels)))
 
 
 def test_a_function_and_a_module_are_the_same_likelihood():

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TombolaError
-from ..posterior.batch import Batch, inputs_of, run
+from ..posterior.batch import Batch, examples_of, inputs_of, length_of, run
 from ..posterior.binding import Binding
 from ..posterior.likelihood import LogLikelihood
 
@@ -24,10 +24,12 @@ class DataTerm:
         else:
             output = run(module, inputs)
         value = self.likelihood(output, batch)
-        if value.ndim != 1:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else None
+        if shape is None or len(shape) != 1 or (shape[0] != examples_of(batch) and shape[0] != length_of(inputs)):
             raise TombolaError(
-                f"the likelihood returned shape {tuple(value.shape)}; it must return the log likelihood of each example, "
-                "[B]: sum over positions, and take no mean over the batch (reduction='none')"
+                f"the likelihood returned {f'a {type(value).__name__}' if shape is None else f'shape {shape}'} for "
+                f"{examples_of(batch)} examples; it must return the log likelihood of each example, [B]: sum over "
+                "positions, and take no mean over the batch (reduction='none')"
             )
         return value
 
