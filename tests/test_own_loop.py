@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tombola import (
     Bayesian,
     LoaderBatches,
+    NextToken,
     PosteriorSettings,
     PruneSettings,
     TombolaError,
@@ -305,6 +306,118 @@ def test_validation_takes_any_batch_and_a_likelihood_of_ones_own():
     logits = module(inputs[:, :2], inputs[:, 2:])
     assert trained.history[0]["nll"] == pytest.approx(2 * F.cross_entropy(logits, targets).item(), rel=1e-4)
     assert trained.history[0]["accuracy"] == pytest.approx((logits.argmax(-1) == targets).double().mean().item())
+
+
+def test_validation_of_a_language_model_looks_at_the_next_token():
+    class Successor(nn.Module):
+        """Says that the next token is the present one plus 1."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding.from_pretrained(5 * torch.eye(6).roll(1, 1), freeze=False)
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            return self.table(input_ids)
+
+    tokens = (torch.arange(6)[:, None] + torch.arange(4)) % 6
+    labels = tokens.clone()
+    labels[0, 2:] = -100  # padded
+    labels[1, 1] = 0  # and one that the model does not foresee
+    batch, module = {"input_ids": tokens, "labels": labels}, Successor()
+    state = initial_state(module, layout_of(module, PosteriorSettings(), PruneSettings()), PosteriorSettings(), 0)
+    settings = TrainSettings(epochs=1, lr=1e-12)
+    batches = LoaderBatches([batch], examples=6)
+    trained = train(module, state, batches, settings, words=("v",), likelihood=NextToken(), validation=batch)
+    assert trained.history[0]["accuracy"] == pytest.approx(15 / 16)
+
+
+def test_validation_of_an_output_that_only_its_likelihood_can_read_has_no_accuracy():
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = net()
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"scores": self.inner(x)}
+
+    module = Wrapped()
+    state = initial_state(module, layout_of(module, PosteriorSettings(), PruneSettings()), PosteriorSettings(), 0)
+    trained = train(
+        module,
+        state,
+        LoaderBatches(loader()),
+        TrainSettings(epochs=1),
+        words=("v",),
+        likelihood=lambda out, batch: -F.cross_entropy(out["scores"], batch[1], reduction="none"),
+        validation=data(),
+    )
+    assert trained.history[0].keys() == {"epoch", "loss", "lr", "nll"}
+
+
+def test_a_loader_that_gives_fewer_batches_than_it_says_is_refused():
+    class Short(list):
+        def __len__(self) -> int:
+            return 5
+
+    batches = Short(zip(*(part.split(16) for part in data()), strict=True))
+    settings, prune = TrainSettings(epochs=2), PruneSettings(levels=0)
+    with pytest.raises(TombolaError, match="the loader Short gave 2 batches in epoch 1, its length is 5; it must give"):
+        find_tickets(net(), batches, examples=32, train=settings, prune=prune, progress=False)
+
+
+def test_a_model_that_takes_up_a_ticket_comes_back_to_the_tickets_start():
+    inputs, targets = data()
+    prune, settings = PruneSettings(levels=1, fraction=0.5, score="mu"), TrainSettings(epochs=1)
+    posterior = PosteriorSettings(std=0.05, prior_mean="start")
+    found = find_tickets(net(), (inputs, targets), train=settings, prune=prune, posterior=posterior, progress=False)[-1]
+    module = net()
+    for p in module.parameters():
+        p.data.add_(1.0)
+    model = Bayesian(module)  # other weights, another std, another prior
+    model.rewind(found)
+    assert all(torch.equal(model.ticket().rewind.tensors()[k], v) for k, v in found.rewind.tensors().items())
+    assert torch.equal(model.posterior.prior_mean, found.rewind.posterior.prior_mean)
+    kept = model.prune("mu", 0.5)
+    assert torch.equal(model.mean, found.rewind.posterior.mean * kept.mask)
+    assert torch.equal(kept.rewind.posterior.std[kept.mask], found.rewind.posterior.std[kept.mask])
+
+
+def test_frozen_parameters_are_kept_whatever_the_optimiser_decays():
+    module, (inputs, targets) = net(), data()
+    for p in module[0].parameters():
+        p.requires_grad_(False)
+    model = Bayesian(module, seed=1)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+    for _ in range(5):
+        optimiser.zero_grad()
+        model.negative_elbo((inputs, targets), examples=32).backward()
+        optimiser.step()
+    for mean in (model.posterior.mean, model.state().posterior.mean, model.ticket().posterior.mean):
+        values = model.layout.views(mean)
+        assert torch.equal(values["0.weight"], module[0].weight)
+        assert torch.equal(values["0.bias"], module[0].bias)
+        assert not torch.equal(values["4.weight"], module[4].weight)
+
+
+def test_a_ticket_in_another_flat_order_is_refused():
+    ticket = Bayesian(net(), posterior=PosteriorSettings(random=["*.weight"])).ticket()
+    model = Bayesian(net())
+    before = model.mean.detach().clone()
+    with pytest.raises(TombolaError, match=r"'1.weight' is a random parameter at .* of the ticket's order, a determ"):
+        model.rewind(ticket)
+    assert torch.equal(model.mean, before)
+
+
+@pytest.mark.parametrize("given", [{"prior_std": 0.0}, {"noise_refresh": 0.0}, {"noise_refresh": 2.0}])
+def test_values_out_of_bounds_are_said_at_once(given: dict):
+    with pytest.raises(TombolaError, match="the first must be above 0, the second in"):
+        Bayesian(net(), **given)
+
+
+@pytest.mark.parametrize(("given", "said"), [({"samples": 0}, "samples is 0"), ({"examples": 0}, "examples is 0")])
+def test_a_loss_of_nothing_is_refused(given: dict, said: str):
+    with pytest.raises(TombolaError, match=said):
+        Bayesian(net()).negative_elbo(data(), **({"examples": 32} | given))
 
 
 def test_one_output_has_no_class_probabilities():

@@ -144,6 +144,14 @@ class LoaderBatches:
         self.examples, self.steps = examples, len(loader)
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        for i, batch in enumerate(self._loader):
-            if i >= skip:
+        """As `Batches.epoch`. Raises TombolaError where the loader gives fewer batches than its length says."""
+        given = 0
+        for batch in self._loader:
+            given += 1
+            if given > skip:
                 yield moved(batch, self._device)
+        if given < self.steps:
+            raise TombolaError(
+                f"the loader {type(self._loader).__name__} gave {given} batches in epoch {epoch + 1}, its length is "
+                f"{self.steps}; it must give as many each time it is iterated"
+            )
