@@ -28,6 +28,7 @@ from tombola.store import Store
         ("train.estimator=locl", r"unknown estimator 'locl': did you mean 'local'"),
         ("train.estimator=antithetic", r"samples is 1; estimator antithetic draws pairs, so it must be even"),
         ("train.objective=log_expect", r"unknown objective 'log_expect': did you mean 'log_expected'"),
+        ("train.method=math:sqrt", r"method 'math:sqrt' is no method"),
         ("train.method=vii", r"unknown method 'vii': did you mean 'vi'"),
         ("prune.rewind=soon", r"rewind is 'soon'; it must be init"),
         ("prune.exclude=[nothing*]", r"pattern 'nothing\*' matches no parameter"),
@@ -45,6 +46,13 @@ def test_a_bad_setting(change: str, sentence: str, refused, tiny, study_file):
 
     said = refused("run", study_file(tiny), "--out", "out", "--set", change)
     assert re.search(sentence, said), said
+
+
+def test_batches_without_statistics_are_found_before_anything_is_trained(refused, tiny, study_file):
+    changes = {"model": {"name": "conv", "args": {"widths": [4], "batch_norm": True}}}
+    study = study_file(tiny | changes | {"evaluate": {"batch_norm": "batch", "batch_size": 1499}})
+    said = refused("run", study, "--out", "out")
+    assert said.startswith("1500 examples in batches of 1499 leave one alone, which has no batch-norm statistics")
 
 
 @pytest.mark.parametrize(

@@ -146,3 +146,22 @@ def test_threads_of_a_study_are_used(cli, tiny, study_file):
         assert list(pd.read_parquet("out/tiny/records.parquet")["threads"]) == [2]
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_study_of_files_is_looked_at_from_any_folder(cli, tiny, study_file, tmp_path, monkeypatch):
+    from PIL import Image
+
+    from tombola.engine import _dataset
+
+    for i in range(24):
+        place = tmp_path / "pets" / ("train" if i % 3 else "test") / "ab"[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4), 10 * i).save(place / f"{i}.png")
+    study = tiny | {"data": {"name": "folder", "args": {"path": "pets"}}, "prune": {"levels": 0}}
+    assert cli("run", study_file(study), "--out", "out/pets").exit_code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for command in ("status", "report"):
+        _dataset.cache_clear()  # as in another process
+        result = cli(command, "../out/pets")
+        assert result.exit_code == 0, result.output

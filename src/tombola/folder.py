@@ -1,6 +1,7 @@
 """A study's output folder: its settings, its records, its page, and where its stages are."""
 
 import json
+from contextlib import chdir, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,8 @@ class StudyFolder:
     store: Store
     imports: Path
     """Where the study's file lies: import paths may name modules beside it."""
+    started: Path
+    """Where `tombola run` was started: relative paths of data and weights count from there, whoever looks at it later."""
 
     @classmethod
     def of(cls, raw: dict[str, Any], path: Path, store: Path | None, imports: Path) -> "StudyFolder":
@@ -45,7 +48,7 @@ class StudyFolder:
                 )
         elif path.is_dir() and any(path.iterdir()):
             raise TombolaError(f"{path} is not empty and holds no study; choose another folder with --out")
-        return cls(path, raw, Store(store or path.resolve().parent / STAGES), imports.resolve())
+        return cls(path, raw, Store(store or path.resolve().parent / STAGES), imports.resolve(), Path.cwd())
 
     @classmethod
     def open(cls, path: Path) -> "StudyFolder":
@@ -53,7 +56,8 @@ class StudyFolder:
         if not (path / "study.json").is_file():
             raise TombolaError(f"{path} holds no study (no study.json); give the folder that 'tombola run' wrote to")
         description = _description(path)
-        return cls(path, description["study"], Store(Path(description["stages"])), Path(description["imports"]))
+        started = Path(description.get("started", Path.cwd()))
+        return cls(path, description["study"], Store(Path(description["stages"])), Path(description["imports"]), started)
 
     @property
     def timings(self) -> Path:
@@ -67,7 +71,8 @@ class StudyFolder:
     @cached_property
     def plan(self) -> Plan:
         plugins.look_in(self.imports)
-        return plan_study(self.variants, dataset)
+        with chdir(self.started) if self.started.is_dir() else nullcontext():
+            return plan_study(self.variants, dataset)
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -76,9 +81,8 @@ class StudyFolder:
 
     def prepare(self) -> None:
         """Makes the folder and writes down what it is of. Raises TombolaError if it can't be written."""
-        text = json.dumps(
-            {"study": self.raw, "stages": str(self.store.root.resolve()), "imports": str(self.imports)}, indent=1
-        )
+        places = {"stages": self.store.root.resolve(), "imports": self.imports, "started": self.started}
+        text = json.dumps({"study": self.raw, **{name: str(place) for name, place in places.items()}}, indent=1)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "study.json").write_text(text)

@@ -5,6 +5,7 @@ from typing import ClassVar, Protocol
 from torch import Tensor, nn
 
 from .. import plugins, streams
+from ..errors import TombolaError
 from ..posterior.batch import Batch
 from ..posterior.binding import Binding
 from ..posterior.layout import Layout
@@ -44,8 +45,13 @@ METHODS: dict[str, type[Learner]] = {"vi": VI, "map": Map}
 
 
 def method_of(name: str) -> type[Learner]:
-    """The class of a method's name or import path. Raises TombolaError for an unknown one."""
-    return plugins.resolve(name, METHODS, "method")
+    """The class of a method's name or import path. Raises TombolaError for an unknown one and for what is no method."""
+    found = plugins.resolve(name, METHODS, "method")
+    if not hasattr(found, "deterministic"):
+        raise TombolaError(
+            f"method {name!r} is no method: it has no `deterministic`; give a class such as {', '.join(METHODS)}"
+        )
+    return found
 
 
 __all__ = ["METHODS", "OBJECTIVES", "VI", "Batch", "Learner", "Map", "method_of"]
