@@ -77,8 +77,21 @@ def test_settings_that_differ_are_listed() -> None:
 def test_levels_of_equal_density_meet() -> None:
     # the first study prunes a half a level, the second three quarters; its densities are rounded
     rows = [(0, level, 0.5**level) for level in range(5)] + [(1, level, 0.2501**level) for level in range(3)]
-    records = pd.DataFrame(rows, columns=["side", "level", "density"])
+    records = pd.DataFrame(rows, columns=["side", "level", "density"]).assign(own=TICKET)
     assert common_levels(records).tolist() == [0, 1, 2, 3, 4, 0, 2, 4]
+
+
+def test_levels_of_one_curve_are_never_taken_for_one() -> None:
+    rows = [(side, level, 0.996**level) for side in (0, 1) for level in range(3)]
+    records = pd.DataFrame(rows, columns=["side", "level", "density"]).assign(own=TICKET)
+    assert common_levels(records).tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_variants_of_one_study_may_prune_by_other_fractions() -> None:
+    # means over both variants of a level would be 0.65 and 0.55, and no level of the two studies the same
+    rows = [(0, "half", 1, 0.5), (0, "fifth", 1, 0.8), (1, "half", 1, 0.5), (1, "most", 1, 0.6)]
+    records = pd.DataFrame(rows, columns=["side", "own", "level", "density"])
+    assert common_levels(records).tolist() == [2, 0, 2, 1]
 
 
 def test_different_fractions_are_paired_at_equal_densities() -> None:

@@ -119,15 +119,22 @@ def settings_that_differ(first: Side, second: Side) -> Table:
 
 
 def common_levels(records: pd.DataFrame) -> pd.Series:
-    """The level of each row, counted anew over the densities of both studies (column `side`), so that equal ones meet."""
-    means = records.groupby(["side", "level"])["density"].mean().sort_values(ascending=False, kind="stable")
-    found, begin = {}, float("inf")
-    number = -1
+    """The level of each row, counted anew over the densities of both studies, so that equal ones meet.
+
+    Columns: `side`, `own` (the curve within its study), `level`, `density`.
+    """
+    own = ["side", "own", "level"]  # variants of one study may prune by other fractions
+    means = records.groupby(own)["density"].mean().sort_values(ascending=False, kind="stable")
+    found: dict[Any, int] = {}
+    begin, number = float("inf"), -1
+    there: set[Any] = set()  # curves that have a level of this number
     for key, density in means.items():
-        if density < SAME_DENSITY * begin:
-            number, begin = number + 1, density
+        curve = tuple(key)[:-1]  # type: ignore[arg-type]
+        if density < SAME_DENSITY * begin or curve in there:  # two levels of one curve are never one
+            number, begin, there = number + 1, density, set()
+        there.add(curve)
         found[key] = number
-    return pd.Series([found[key] for key in zip(records["side"], records["level"], strict=True)], index=records.index)
+    return pd.Series([found[key] for key in zip(*(records[name] for name in own), strict=True)], index=records.index)
 
 
 def _shared(first: Side, second: Side) -> list[tuple[str, str]]:
