@@ -157,6 +157,19 @@ def test_any_metric_can_be_chosen(opened: Opened) -> None:
     assert opened.page.locator("#curves-1 .ytitle").text_content() == "test accuracy (%)"
 
 
+def test_every_metric_is_drawn_on_both_scales_without_a_complaint(opened: Opened) -> None:
+    assert RECORDS["brier"].nunique() == 1  # some are the same everywhere, but for the rounding of means
+    metrics = (
+        opened.page.locator("#curves-1 select").first.locator("option").evaluate_all("all => all.map(one => one.value)")
+    )
+    for scale in ("log", "linear"):
+        opened.choose("values", scale)
+        for metric in metrics:
+            opened.choose("quantity", metric)
+    opened.choose("quantity", "accuracy")
+    assert opened.complaints == []
+
+
 def test_calibration_has_its_null_in_grey(opened: Opened) -> None:
     opened.choose("quantity", "ece")
     grey = opened.drawn("chart.data.filter(trace => trace.fillcolor === '#d9d9d9').map(trace => trace.y)")

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib
 import matplotlib.image
 import numpy as np
 import pandas as pd
@@ -217,6 +218,25 @@ def test_a_study_with_only_dense_networks_is_reported() -> None:
     dense = digits()[lambda records: records["level"] == 0]
     html, _ = render(dense, STUDY, failed=[], missing=100)
     assert "only the dense network is finished" in html
+
+
+@pytest.mark.parametrize("letters", [10, 60, 100])
+def test_a_legend_of_long_names_stays_within_its_figure(letters: int) -> None:
+    records = digits(seeds=1)
+    records["curve"] = [
+        f"{curve}, {'estimator=my_estimators:LocalLinear, ' * 9}"[:letters] + f" {curve[-5:]}" for curve in records["curve"]
+    ]
+    (panel,) = panels(records)
+    with matplotlib.rc_context(SETTINGS):
+        for plate in plates(panel, styles(panel.curves)):
+            for name, drawing in plate.drawings.items():
+                Picture.of(name, drawing)  # lays it out
+                for legend in drawing.figure.legends:
+                    box = legend.get_window_extent()
+                    assert box.x0 >= 0, name
+                    assert box.x1 <= drawing.figure.bbox.width, name
+                axes = drawing.figure.axes[0].get_window_extent()
+                assert axes.height > 0.25 * drawing.figure.bbox.height, name
 
 
 def test_the_page_is_self_contained(written_page: Path) -> None:

@@ -88,7 +88,8 @@ function pointsOf(panel, metric) {
     point.seeds.push(rows.seed[i]);
     point.values.push(value);
   });
-  const mean = values => values.reduce((sum, value) => sum + value, 0) / values.length;
+  // twelve digits: means of equal values are then equal, and not an axis of a last bit's width, which plotly cannot draw
+  const mean = values => Number((values.reduce((sum, value) => sum + value, 0) / values.length).toPrecision(12));
   return points.map(point => ({
     ...point, density: mean(point.densities), x: 100 * mean(point.densities), mean: mean(point.values),
     low: Math.min(...point.values), high: Math.max(...point.values),

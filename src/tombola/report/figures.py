@@ -1,6 +1,7 @@
 """The figures of curves over weights left. They are made without pyplot, so that no global state is left behind."""
 
 import math
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +99,8 @@ def start(width: float, height: float, labels: Iterable[str]) -> tuple[Figure, A
     """A figure of that many inches, with room below for a legend of these labels."""
     names = list(labels)
     rows = math.ceil(len(names) / _legend_columns(width, names))
-    figure = Figure(figsize=(width, height + 0.19 * rows), layout="constrained")
+    folds = sum(_folded(width, name).count("\n") for name in names)
+    figure = Figure(figsize=(width, height + 0.19 * rows + 0.13 * folds), layout="constrained")
     return figure, figure.add_subplot()
 
 
@@ -107,14 +109,23 @@ def with_legend(figure: Figure) -> Figure:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     width = figure.get_figwidth()
     columns, size = _legend_columns(width, labels), _legend_size(width)
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=size)
+    texts = [_folded(width, label) for label in labels]
+    figure.legend(handles, texts, loc="outside lower center", ncols=columns, fontsize=size)
     return figure
+
+
+_LETTER, _LINE = 0.0074, 0.064  # inches for each point of the font: a letter's width, and the line and gap beside a text
 
 
 def _legend_columns(width: float, labels: list[str]) -> int:
     longest = max(map(len, labels), default=1)
-    inches = _legend_size(width) * (0.0074 * longest + 0.064)  # of a column: the text, then line and gap
+    inches = _legend_size(width) * (_LETTER * longest + _LINE)
     return max(1, min(len(labels), int(width / inches)))
+
+
+def _folded(width: float, label: str) -> str:
+    """The label in as many lines as it takes for one column: a longer one would leave the figure on both sides."""
+    return textwrap.fill(label, max(8, int((width / _legend_size(width) - _LINE) / _LETTER)))
 
 
 def _legend_size(width: float) -> float:
