@@ -254,7 +254,8 @@ def test_splits_that_are_missing_are_listed(pets):
     refused("pool is 3, which does not divide the size [8, 8] of image 0 of train", pets, pool=3)
     refused("mode is 'gray'; it must be RGB or L", pets, mode="gray")
     refused("normalise is 'mine'; it must be auto, imagenet, own, none, or", pets, normalise="mine")
-    refused("with 3 numbers each", pets, normalise={"mean": [0.5], "std": [1.0]})
+    for mean, std in (([0.5], [1.0]), (0.5, 0.2), (["a"] * 3, [1] * 3), ([float("inf"), 0, 0], [1] * 3)):
+        refused("with 3 numbers each", pets, normalise={"mean": mean, "std": std})
 
 
 @pytest.mark.parametrize(
@@ -451,6 +452,8 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(here):
     no_folder("zoo has no folder 'test'", "zoo")
     picture("zoo/test/bee/0.png")
     no_folder("class 'bee' is in test but not in train", "zoo")
+    Path("zoo/train/ape/1.png").symlink_to("gone.png")
+    no_folder("zoo/train/ape/1.png can't be read (No such file or directory); mend it or take it out", "zoo")
 
 
 def test_bad_data_in_a_study_is_exit_code_two(pets, refused, study_file):

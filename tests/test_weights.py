@@ -42,6 +42,11 @@ def starts(plan, store):
     }
 
 
+def test_a_missing_file_is_said_once():
+    with pytest.raises(TombolaError, match=r"^model.weights is 'nowhere', but there is no such file; check the path$"):
+        load_weights(nn.Linear(2, 2), "nowhere")
+
+
 def test_means_start_at_the_files_weights_and_re_drawn_ones_do_not(raw, plan_of, run_plan):
     plan = plan_of(raw)
     store, _, _ = run_plan(plan)

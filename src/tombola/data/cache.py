@@ -84,7 +84,10 @@ def cached(identity: Any, decode: Callable[[Path], Decoded]) -> Dataset:
 
 def identity_of(file: Path) -> list[Any]:
     """What tells a source's file from another one, and from itself before a change."""
-    about = file.stat()
+    try:
+        about = file.stat()
+    except OSError as error:  # a link to nothing
+        raise TombolaError(f"{file} can't be read ({error.strerror}); mend it or take it out") from None
     return [str(file.resolve()), about.st_size, about.st_mtime_ns]
 
 

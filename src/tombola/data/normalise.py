@@ -1,8 +1,10 @@
 """From stored inputs to what a network takes: a scale and a shift for each channel, applied batch by batch on the device."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,13 +59,22 @@ def normalise_of(choice: str | dict[str, Sequence[float]], train: Tensor, name: 
     if choice == "none":
         return Normalise((0.0,) * channels, (1.0,) * channels, scale)
     if isinstance(choice, dict) and choice.keys() == {"mean", "std"}:
-        mean, std = (tuple(float(v) for v in choice[part]) for part in ("mean", "std"))
+        mean, std = _numbers(choice["mean"]), _numbers(choice["std"])
         if len(mean) == len(std) == channels and min(std) > 0:
             return Normalise(mean, std, scale)
     raise TombolaError(
         f"{name}: normalise is {choice!r}; it must be auto, imagenet, own, none, or {{mean: [...], std: [...]}} with "
         f"{channels} numbers each, std above 0"
     )
+
+
+def _numbers(given: Any) -> tuple[float, ...]:
+    """The finite numbers in a list; empty for anything else."""
+    try:
+        numbers = tuple(float(v) for v in given)
+    except (TypeError, ValueError):
+        return ()
+    return numbers if all(map(math.isfinite, numbers)) else ()
 
 
 def _moments(train: Tensor, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -21,8 +21,9 @@ def load_weights(module: nn.Module, path: str) -> nn.Module:
 
     Raises TombolaError for a file that is none, and naming the first weight that is missing, unknown or of another shape.
     """
+    file = _found(path)
     try:
-        tensors = load_file(_found(path))
+        tensors = load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
         raise TombolaError(f"model.weights {path!r} is no safetensors file ({error}); save the state_dict as one") from None
     own = module.state_dict()
