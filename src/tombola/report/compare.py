@@ -129,7 +129,7 @@ def common_levels(records: pd.DataFrame) -> pd.Series:
     begin, number = float("inf"), -1
     there: set[Any] = set()  # curves that have a level of this number
     for key, density in means.items():
-        curve = tuple(key)[:-1]  # type: ignore[arg-type]
+        curve: Any = tuple(key)[:-1]  # type: ignore[arg-type]
         if density < SAME_DENSITY * begin or curve in there:  # two levels of one curve are never one
             number, begin, there = number + 1, density, set()
         there.add(curve)
