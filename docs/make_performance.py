@@ -16,14 +16,15 @@ HEAD = """# Performance
 <!-- Made by `python docs/make_performance.py > docs/performance.md` from the records in results/. Do not edit. -->
 
 What a training step costs, as a ratio to the same step of a plain torch loop that trains the same network deterministically
-(same fused Adam, same batch), all configurations in turn in one process, medians. Before anything is timed, the gradients are
-compared with autograd's. Measure your own machine with the command that is named; it exits with 1 where a target is missed.
+(same fused Adam, same batch), all configurations in turn in one process, medians. Before anything is timed, the gradients
+are compared with autograd's. Measure your own machine with the command that is named; it exits with 1 where a target is
+missed.
 """
 
 TAIL = """
 `map` is tombola's own deterministic training, `vi` variational inference by weight samples; the others are
-[estimators and objectives](estimators.md). In brackets: the target. The MLP's step is so short that Adam on twice the state, the
-draw and the noise show; convolutions and attention hide them.
+[estimators and objectives](estimators.md). In brackets: the target. The MLP's step is so short that Adam on twice the
+state, the draw and the noise show; convolutions and attention hide them.
 
 ## An epoch of images
 """
@@ -51,7 +52,7 @@ def page() -> str:
             "",
             *lines,
             TAIL,
-            "50,000 images of 3x32x32 gathered in shuffled order, mirrored, cropped and normalised, in batches of 128 "
+            "50,000 images of 3x32x32 gathered in shuffled order, mirrored, cropped and normalised, in batches of 128\n"
             "(target: 8 s). Resident is from memory, streamed from a memory map that is read batch by batch.",
             "",
             _where(data),
