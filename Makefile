@@ -9,11 +9,12 @@ INSTALLED := $(VENV)/.installed
 demo: install
 	$(BIN)/tombola run demo
 
+# a file of tests a process at a time, on every core; two threads in each would only get in each other's way
 test: lint
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 test-slow: install
-	$(BIN)/python -m pytest -q -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow
 
 bench: install
 	$(BIN)/python -m benchmarks.training --quick

@@ -11,7 +11,7 @@ project_copyright = "The tombola developers, Apache License 2.0"
 release = version = version_of("tombola")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_copybutton"]
-exclude_patterns = ["_build", "make_settings.py"]
+exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"tombola {version}"
 html_theme_options = {

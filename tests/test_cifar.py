@@ -5,9 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from tombola import load
+from tombola.commands import run_study
 from tombola.data import huggingface, training_batches
 from tombola.settings import DataSettings
 
@@ -73,3 +76,20 @@ def test_a_subset_has_as_many_images_of_each_class():
         [5] * 10,
         [10] * 10,
     ]
+
+
+@pytest.mark.slow
+def test_the_shipped_study_of_it_learns_from_a_thousand_images(tmp_path):
+    """Bayesian and deterministic ResNet-20 by `tombola run`: losses fall, records and page are there."""
+    small = [f"data.args={{path: {FILES}, subset: 1000, subset_test: 200}}", "train.epochs=3", "prune.levels=1"]
+    changes = [*small, "train.lr=0.001", "evaluate.samples=2", "arms=[ticket, deterministic]"]
+    assert run_study("cifar10", tmp_path / "cifar10", changes, "cpu", False, None) == 0
+    records = pd.read_parquet(tmp_path / "cifar10" / "records.parquet")
+    assert set(records["data"]) == {"cifar10-jpeg75"}
+    assert len(records) == 4
+    for key in records["ticket"]:
+        ticket = load(tmp_path / "tombola-stages" / key / "ticket.safetensors")
+        losses = [row["loss"] for row in ticket.info["history"]]
+        assert losses == sorted(losses, reverse=True)
+        assert losses[-1] < losses[0] - 0.1
+    assert (tmp_path / "cifar10" / "report.html").is_file()

@@ -155,12 +155,13 @@ def test_every_score_and_arm_is_documented():
     assert first_column("docs/concepts.md", "\n## Arms") == list(typing.get_args(typing.get_type_hints(Arm)["arm"]))
 
 
-def test_settings_page_is_what_its_script_prints():
-    path = ROOT / "docs" / "make_settings.py"
-    spec = importlib.util.spec_from_file_location("make_settings", path)
+@pytest.mark.parametrize("name", ["settings", "performance"])
+def test_a_generated_page_is_what_its_script_prints(name):
+    path = ROOT / "docs" / f"make_{name}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    assert PAGES["docs/settings.md"] == script.page(), "run: python docs/make_settings.py > docs/settings.md"
+    assert PAGES[f"docs/{name}.md"] == script.page(), f"run: python docs/make_{name}.py > docs/{name}.md"
 
 
 @pytest.mark.parametrize("page", PAGES)

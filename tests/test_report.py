@@ -425,3 +425,10 @@ def test_numbers_are_written_for_people() -> None:
         "94.2 ± 0.2",
         "\N{MINUS SIGN}1.02",
     ]
+
+
+def test_a_study_without_pruning_says_so_and_shows_no_densities(tmp_path):
+    page = write_report(digits(levels=0), STUDY, tmp_path / "report.html").read_text()
+    assert "Networks are trained and tested, without pruning" in page
+    assert "Density per layer" not in page
+    assert not list((tmp_path / "figures").glob("*layers*"))

@@ -61,7 +61,7 @@ def dots(found: pd.DataFrame, look: dict[str, Style]) -> Drawing:
         axes.plot(rows["mean"], heights, label=curve, **{**look[curve], "linestyle": "none"}, markersize=5)
     ends = pd.concat([numbers["low"], numbers["high"]])
     density_axis(axes, ends[ends > 0])
-    axes.set_xlabel("weights left in the layer (%, log scale)")
+    axes.set_xlabel("weights left (%, log scale)")  # short: long names of layers leave it little room
     axes.set_yticks(range(len(layers)), layers)
     axes.set_ylim(len(layers) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")

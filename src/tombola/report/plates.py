@@ -74,7 +74,7 @@ def _layers(panel: Panel, look: dict[str, Style]) -> list[Plate]:
     recorded = panel.records[panel.records["curve"].isin(curves)].assign(known=1.0)
     recorded = recorded[~recorded["layer_density"].fillna("").isin(["", "{}"])]
     level = shared_level(recorded, curves, "known")
-    if level is not None:
+    if level is not None and recorded.loc[recorded["level"] == level, "density"].min() < 1:  # dense: nothing to see
         rows = table[table["level"] == level]
         caption = captions.layer_dots(panel, rows, level)
         found.append(Plate(drawings={f"{panel.number}-layers": layers.dots(rows, look)}, caption=caption))

@@ -150,7 +150,10 @@ def lead(panels: list[Panel]) -> str:
     titles = listed([panel.title for panel in panels])
     least = min(panel.records["density"].min() for panel in panels)
     seeds = max(panel.records["seed"].nunique() for panel in panels)
+    what = f"{titles}, {seeds} seed{'s' if seeds != 1 else ''}"
+    if least == 1:
+        return f"Networks are trained and tested, without pruning: {what}."
     return (
         f"Networks are trained, pruned and rewound again and again, down to {left(least)} of "
-        f"the prunable weights, and every ticket is tested: {titles}, {seeds} seed{'s' if seeds != 1 else ''}."
+        f"the prunable weights, and every ticket is tested: {what}."
     )
