@@ -23,6 +23,7 @@ from tombola import (
     train,
 )
 from tombola.checkpoint import Checkpoint
+from tombola.data import digits
 from tombola.posterior.batch import Batch
 from tombola.posterior.predictive import outputs
 from tombola.posterior.state import initial_state, layout_of
@@ -426,3 +427,34 @@ def test_one_output_has_no_class_probabilities():
     with pytest.raises(TombolaError, match="one output, which has no class probabilities"):
         model.predict(data()[0])
     assert model.ticket().outputs(module, data()[0], samples=2).shape == (2, 32, 1)
+
+
+def test_validating_by_the_elbo_in_between_changes_nothing_of_the_training():
+    def trained(validate: bool) -> Tensor:
+        torch.manual_seed(0)
+        model = Bayesian(nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 2)))
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+        batch = torch.randn(10, 3, generator=torch.Generator().manual_seed(1)), torch.arange(10) % 2
+        for _ in range(3):
+            optimiser.zero_grad()
+            model.negative_elbo(batch, examples=10).backward()
+            optimiser.step()
+            if validate:
+                model.eval()
+                with torch.no_grad():
+                    model.negative_elbo(batch, examples=10)
+                model.train()
+        return model.mean.detach().clone()
+
+    assert torch.equal(trained(True), trained(False))
+
+
+def test_a_dataset_in_place_of_its_tensors_is_refused_with_what_to_give():
+    with pytest.raises(TombolaError, match=r"data is a Dataset; give its training part"):
+        find_tickets(nn.Linear(64, 10), digits(), progress=False)
+
+
+@pytest.mark.parametrize("sizes", [{"test": 1.5}, {"validation": -1}, {"test": "many"}])
+def test_held_out_parts_are_numbers_of_examples(sizes):
+    with pytest.raises(TombolaError, match="both are numbers of examples"):
+        digits(**sizes)

@@ -84,7 +84,7 @@ class Bayesian(nn.Module):
         self._sample: WeightSample | None = None
         self._made_for: tuple[int, ...] = ()
         self.step = 0
-        """Calls of `negative_elbo` so far: names the noise of the next."""
+        """Calls of `negative_elbo` in training mode so far: names the noise of the next."""
 
     def negative_elbo(self, batch: Batch, *, examples: int, heat: float = 1.0, samples: int = 1) -> Tensor:
         """E_q[-log p(batch)], mean over the batch, + heat * KL(q || prior) / examples: nats, a scalar.
@@ -256,7 +256,8 @@ class _NegativeElbo(torch.autograd.Function):
         finally:
             for p, grad in zip(learned, before, strict=True):
                 p.grad = grad
-        net.step += 1
+        if net.training:  # to validate in between changes nothing of the training
+            net.step += 1
         ctx.save_for_backward(sample.mean_grad.clone(), sample.log_std_grad.clone(), *grads)
         return loss + kl_weight * net.kl().detach()
 

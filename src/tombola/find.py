@@ -109,6 +109,8 @@ def find_tickets(
 def _batches_of(data: Any, examples: int | None, size: int, seed: int, device: torch.device | str) -> Batches:
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         return TensorBatches(data[0].to(device), data[1].to(device), size, seed)
+    if hasattr(data, "train") and hasattr(data, "fingerprint"):
+        raise TombolaError("data is a Dataset; give its training part as a network takes it: (prepare(inputs), targets)")
     if isinstance(data, tuple | Mapping | Tensor):
         raise TombolaError(
             f"data is a {type(data).__name__}; it must be a pair of tensors (inputs, targets), a loader or a list of batches"

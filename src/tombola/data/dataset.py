@@ -108,6 +108,8 @@ def _chunks(tensor: Tensor) -> tuple[Tensor, ...]:
 
 def split(name: str, inputs: Tensor, targets: Tensor, *, validation: int, test: int) -> Dataset:
     """Random splits of the given sizes, the rest for training; the same for every seed: only `name` draws them."""
+    if not all(isinstance(size, int) and size >= 0 for size in (validation, test)):
+        raise TombolaError(f"data {name!r}: validation is {validation!r}, test {test!r}; both are numbers of examples")
     if validation + test >= len(inputs):
         raise TombolaError(f"data {name!r}: {validation} + {test} held-out examples leave nothing of {len(inputs)}")
     order = torch.randperm(len(inputs), generator=streams.generator("split", name))
