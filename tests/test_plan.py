@@ -219,6 +219,11 @@ def test_rows_of_variants_are_told_apart(tiny, plan_of):
         ({"prune": {"rewind": "epoch:2"}}, "rewind is 'epoch:2', but training ends at epoch:2 (step:10)"),
         ({"arms": [{"rewind": "step:10"}]}, "rewind is 'step:10', but training ends at epoch:2 (step:10)"),
         ({"train": {"method": "map"}}, "train.method is 'map'; deterministic curves are the arm 'deterministic'"),
+        ({"arms": [{"arm": "deterministic", "train": {"method": "vi"}}]}, "arm deterministic has train.method 'vi', but"),
+        (
+            {"arms": [{"arm": "reinit", "of": "deterministic", "train": {"method": "vi"}}]},
+            "arm reinit has train.method 'vi'",
+        ),
         ({"train": {"likelihood": "gaussian"}}, "train.likelihood is 'gaussian'; data 'digits' needs 'categorical'"),
         ({"prune": {"levels": 1, "exclude": ["*"]}}, "model 'mlp': nothing is prunable; set prune.classifier: true"),
         ({"prune": {"exclude": ["fc*"]}}, "pattern 'fc*' matches no parameter; the module has 1.weight"),

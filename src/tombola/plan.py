@@ -187,7 +187,8 @@ def curve_label(study: Study, arm: Arm) -> str:
     of = " of deterministic" if arm.of == "deterministic" and arm.arm not in ("deterministic", "transplant") else ""
     rewind = arm.rewind or study.prune.rewind
     extra = [] if rewind == "init" else ["learning-rate rewinding" if rewind == "learning_rate" else f"rewind {rewind}"]
-    changes = ({} if study.train.method == "vi" or deterministic(arm) else {"method": study.train.method}) | arm.train
+    by_map = deterministic(arm) and arm.arm != "transplant"
+    changes = ({} if study.train.method == "vi" or by_map else {"method": study.train.method}) | arm.train
     extra += [f"{name}={value}" for name, value in changes.items()]
     return ", ".join([f"{_NAMES[arm.arm]}{of} ({arm_score(study, arm)})", *extra])
 
@@ -220,6 +221,11 @@ def _check(study: Study, net: Net, dataset: Dataset) -> None:
         at = parse_rewind(rewind)
         if arm.levels and max(arm.levels) > study.prune.levels:
             raise TombolaError(f"arm {arm.arm} is at level {max(arm.levels)}, but prune.levels is {study.prune.levels}")
+        if "method" in arm.train and deterministic(arm) and arm.arm != "transplant":
+            raise TombolaError(
+                f"arm {arm.arm} has train.method {arm.train['method']!r}, but deterministic networks are trained by map; "
+                "leave it out, or name it in an arm 'ticket'"
+            )
         settings = arm_train(study, arm, deterministic=False)
         if method_of(settings.method).deterministic:
             raise TombolaError(
