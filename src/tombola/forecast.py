@@ -13,6 +13,7 @@ from typing import Any
 
 from .batches import steps_per_epoch
 from .data import Dataset
+from .inference import method_of
 from .plan import Plan
 from .progress import Progress
 from .rewind import step_of
@@ -154,14 +155,14 @@ class Forecast:
             steps = work_of(stage, self._data)
             return steps + steps / epoch_steps(stage, self._data) * self._passes(stage)
         if isinstance(stage, Evaluate):
-            samples = 1 if stage.train.method == "map" else stage.settings.samples
+            samples = 1 if method_of(stage.train.method).deterministic else stage.settings.samples
             return samples * stage.settings.repeats * self._passes(stage)
         return 1.0
 
     def _passes(self, stage: Train | Evaluate) -> float:
         """One forward pass over the held-out examples, in training steps."""
         settings = stage.settings if isinstance(stage, Train) else stage.train
-        samples = settings.samples if settings.method != "map" else 1
+        samples = 1 if method_of(settings.method).deterministic else settings.samples
         return len(self._data(stage.source.settings).test[1]) / (3 * settings.batch_size * samples)
 
 
@@ -170,8 +171,8 @@ def _kinds(stage: Stage) -> list[Kind]:
     if isinstance(stage, Train):
         return list(_training_kinds(stage.net.words, stage.settings))
     if isinstance(stage, Evaluate):
-        map_or_not = "map" if stage.train.method == "map" else "random"
-        own = (stage.kind, stage.net.words, map_or_not, str(stage.settings.samples), str(stage.settings.repeats))
+        what = "point" if method_of(stage.train.method).deterministic else "random"
+        own = (stage.kind, stage.net.words, what, str(stage.settings.samples), str(stage.settings.repeats))
         return [own, *_training_kinds(stage.net.words, stage.train)]
     return [(stage.kind,)]
 
