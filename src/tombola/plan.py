@@ -89,7 +89,7 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
                     "arm": arm.arm,
                     "curve": label,
                     "variant": variant.label,
-                    "model": study.model.name,
+                    "model": variant.model,
                     "data": dataset.name,
                     "method": trained.settings.method,
                     "score": arm_score(study, arm),

@@ -1,6 +1,5 @@
 """A study's records: one row for each evaluated ticket, as a Parquet table."""
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,13 +121,3 @@ def _values(row: Row, store: Store) -> dict[str, Any]:
         "torch": training["run"]["torch"],
         "threads": training["run"]["threads"],
     }
-
-
-def with_defaults(raw: dict[str, Any], kind: Any) -> dict[str, Any]:
-    """Raw settings with every default filled in, lists kept as they fan out."""
-    defaults = dataclasses.asdict(kind())
-    return {name: _merged(value, raw[name]) if name in raw else value for name, value in defaults.items()}
-
-
-def _merged(default: Any, given: Any) -> Any:
-    return default | given if isinstance(default, dict) and isinstance(given, dict) else given
