@@ -1,10 +1,16 @@
 """Recipes: what `size` and `nets` of a study stand for."""
 
+from unittest.mock import Mock
+
 import pytest
+import torch
 import yaml
 
+from tombola.engine import Engine, dataset
 from tombola.errors import TombolaError
 from tombola.recipes import cifar10, merged
+from tombola.records import collect
+from tombola.store import Store
 from tombola.study import read, resolved, unfold
 
 EVERY = [(size, net) for size, there in cifar10()["sizes"].items() for net in there["nets"]]
@@ -151,3 +157,40 @@ def test_a_resolved_study_lists_what_differs_between_its_nets():
     assert found["nets"] == ["resnet20", "vit_tiny"]
     assert found["train"]["batch_size"] == unfold(study())[0].study.train.batch_size
     assert resolved({"name": "it", "train": {"lr": [0.1, 0.2]}})["train"]["lr"] == [0.1, 0.2]
+
+
+def held_out(tiny, split):
+    return tiny | {"data": {"name": "digits", "args": {"validation": 200, "test": 1300}}, "evaluate": {"split": split}}
+
+
+def test_measuring_validation_examples_trains_a_dense_net_to_the_same_bits_and_measures_others(tiny, tmp_path, plan_of):
+    found = {}
+    for split in ("test", "validation"):
+        plan, store = plan_of(held_out(tiny, split)), Store(tmp_path / "stages")
+        Engine(store, torch.device("cpu"), Mock()).run(plan)
+        trained = plan.rows[0].stage.parents[0]  # dense; later levels draw noise by the keys of all before them
+        found[split] = collect(plan, store), store.ticket(trained.key)
+    (tested, one), (validated, other) = found["test"], found["validation"]
+    assert (set(tested["examples"]), set(validated["examples"])) == ({1300}, {200})
+    assert set(validated["data"]) == {"digits (validation split)"}
+    assert torch.equal(one.posterior.mean, other.posterior.mean)
+    assert torch.equal(one.posterior.std, other.posterior.std)
+    assert [row["loss"] for row in one.info["history"]] == [row["loss"] for row in other.info["history"]]
+    assert [row["nll"] for row in one.info["history"]] != [row["nll"] for row in other.info["history"]]
+
+    split = dataset(plan.rows[0].stage.source.settings).validation  # the history's last row, by hand
+    module = plan.rows[0].stage.net.build("skeleton")
+    mean = other.layout.views(other.posterior.mean)
+    logits = torch.func.functional_call(module.eval(), mean, (split[0],))
+    accuracy = (logits.argmax(-1) == split[1]).double().mean().item()
+    assert other.info["history"][-1]["accuracy"] == pytest.approx(accuracy)
+
+
+def test_a_validation_split_that_holds_nothing_out_is_refused(tiny, plan_of):
+    with pytest.raises(TombolaError, match=r"evaluate.split is validation, but .* set data.args.validation"):
+        plan_of(tiny | {"evaluate": {"split": "validation"}})
+
+
+def test_the_test_split_is_in_no_key(tiny, plan_of):
+    raw = held_out(tiny, "test")
+    assert plan_of(raw).rows[0].stage.key == plan_of(raw | {"evaluate": {}}).rows[0].stage.key

@@ -154,7 +154,7 @@ def test_arms_fan_out_in_place_and_give_no_variant():
     [
         (
             "trian: {lr: 0.1}",
-            "unknown key 'trian': did you mean 'train'? there are name, description, size, nets, seeds, data, model,",
+            "unknown key 'trian': did you mean 'train'? there are name, description, size, nets, seeds, data,",
         ),
         ("qqqq: 1", "unknown key 'qqqq': there are name, description,"),
         ("train: {lrr: 0.1}", "unknown key 'train.lrr': did you mean 'lr'? there are method, epochs,"),

@@ -90,7 +90,7 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
                     "curve": label,
                     "variant": variant.label,
                     "model": variant.model,
-                    "data": dataset.name,
+                    "data": dataset.name + ("" if study.evaluate.split == "test" else f" ({study.evaluate.split} split)"),
                     "method": trained.settings.method,
                     "score": arm_score(study, arm),
                     "rewind": arm.rewind or study.prune.rewind,
@@ -128,13 +128,13 @@ def _arm_stages(study: Study, arm: Arm, net: Net, source: Source, seed: int) -> 
             parent, start = Redraw(parents=(pruned, replace(first, draw="redrawn"))), ""
         else:
             parent = Shuffle(parents=(pruned, chain.dense), how=arm.arm.removeprefix("shuffle_"), seed=seed)
-        trained = Train(parents=(parent,), net=net, source=source, settings=settings, seed=seed, start=start)
+        trained = _train(study, parent, net, source, settings, seed, start)
         yield level, trained, label
 
 
 def _chain(study: Study, arm: Arm, net: Net, source: Source, seed: int, settings: TrainSettings) -> _Chain:
     def training(parent: Stage, start: str = "", stop: str = "") -> Train:
-        return Train(parents=(parent,), net=net, source=source, settings=settings, seed=seed, start=start, stop=stop)
+        return _train(study, parent, net, source, settings, seed, start, stop)
 
     # a deterministic chain is the same whatever sigma starts at, so that studies of sigma share it
     posterior = deterministic_part(study.posterior) if deterministic(arm) else study.posterior
@@ -157,6 +157,22 @@ def _chain(study: Study, arm: Arm, net: Net, source: Source, seed: int, settings
         )
         trained.append(training(tickets[-1], start=at))
     return _Chain(tickets, trained, dense, at)
+
+
+def _train(
+    study: Study,
+    parent: Stage,
+    net: Net,
+    source: Source,
+    settings: TrainSettings,
+    seed: int,
+    start: str,
+    stop: str = "",
+) -> Train:
+    split = study.evaluate.split
+    return Train(
+        parents=(parent,), net=net, source=source, settings=settings, seed=seed, start=start, stop=stop, split=split
+    )
 
 
 def arm_score(study: Study, arm: Arm) -> str:
@@ -205,6 +221,7 @@ def _check_names(rows: Iterable[Row]) -> None:
 def _check(study: Study, net: Net, dataset: Dataset) -> None:
     """Everything that would fail a stage later, found before the first one runs."""
     shape, crop = dataset.input_shape, study.data.crop
+    dataset.held_out(study.evaluate.split)
     if (study.data.flip or crop) and (len(shape) != 3 or crop >= min(shape[1:])):
         raise TombolaError(
             f"data.{'crop' if crop else 'flip'} is of images [C, H, W] larger than the padding of {crop}; inputs of "
@@ -253,7 +270,7 @@ def _check(study: Study, net: Net, dataset: Dataset) -> None:
                 "leave one of them out"
             )
     if study.evaluate.batch_norm == "batch":
-        check_batch_statistics(module, len(dataset.test[0]), study.evaluate.batch_size)
+        check_batch_statistics(module, len(dataset.held_out(study.evaluate.split)[0]), study.evaluate.batch_size)
     layout = layout_of(module, study.posterior, study.prune)
     if study.prune.levels and not layout.prunable_segments():
         raise TombolaError(f"model {study.model.name!r}: nothing is prunable; set prune.classifier: true or prune.include")

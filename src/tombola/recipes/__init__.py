@@ -18,8 +18,8 @@ def expand(raw: Settings) -> list[Settings]:
     """The raw study once for each of its `nets` at its `size`, on top of the recipe; the study itself without these keys.
 
     Of a setting, later ones count: what all sizes share, what the size's nets share, the net's, the study's own. A study
-    that names other data gets none of the recipe's `data.args`. Raises TombolaError for an unknown size or net, and for one key
-    without the other.
+    that names other data gets none of the recipe's `data.args`.
+    Raises TombolaError for an unknown size or net, and for one key without the other.
     """
     size, nets = raw.get("size"), raw.get("nets")
     if size is None and nets in (None, []):
