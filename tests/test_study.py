@@ -152,7 +152,10 @@ def test_arms_fan_out_in_place_and_give_no_variant():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("trian: {lr: 0.1}", "unknown key 'trian': did you mean 'train'? there are name, description, seeds, data, model,"),
+        (
+            "trian: {lr: 0.1}",
+            "unknown key 'trian': did you mean 'train'? there are name, description, size, nets, seeds, data,",
+        ),
         ("qqqq: 1", "unknown key 'qqqq': there are name, description,"),
         ("train: {lrr: 0.1}", "unknown key 'train.lrr': did you mean 'lr'? there are method, epochs,"),
         ("model: {nam: mlp}", "unknown key 'model.nam': did you mean 'name'? there are name, args"),

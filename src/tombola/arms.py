@@ -29,6 +29,7 @@ class Ground:
             seed=self.seed,
             start=start,
             stop=stop,
+            split=self.study.evaluate.split,
         )
 
 

@@ -80,8 +80,8 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
                     "arm": arm.arm,
                     "curve": label,
                     "variant": variant.label,
-                    "model": study.model.name,
-                    "data": dataset.name,
+                    "model": variant.model,
+                    "data": dataset.name + ("" if study.evaluate.split == "test" else f" ({study.evaluate.split} split)"),
                     "method": trained.settings.method,
                     "score": arm_score(study, arm),
                     "sigma": arm_sigma(study, arm),
@@ -112,6 +112,7 @@ def _check_names(rows: Iterable[Row]) -> None:
 def _check(study: Study, net: Net, dataset: Dataset) -> None:
     """Everything that would fail a stage later, found before the first one runs."""
     shape, crop = dataset.input_shape, study.data.crop
+    dataset.held_out(study.evaluate.split)
     if (study.data.flip or crop) and (len(shape) != 3 or crop >= min(shape[1:])):
         raise TombolaError(
             f"data.{'crop' if crop else 'flip'} is of images [C, H, W] larger than the padding of {crop}; inputs of "
@@ -165,7 +166,7 @@ def _check(study: Study, net: Net, dataset: Dataset) -> None:
                 "leave one of them out"
             )
     if study.evaluate.batch_norm == "batch":
-        check_batch_statistics(module, len(dataset.test[0]), study.evaluate.batch_size)
+        check_batch_statistics(module, len(dataset.held_out(study.evaluate.split)[0]), study.evaluate.batch_size)
     layout = layout_of(module, study.posterior, study.prune)
     if study.prune.levels and not layout.prunable_segments():
         raise TombolaError(f"model {study.model.name!r}: nothing is prunable; set prune.classifier: true or prune.include")

@@ -1,6 +1,5 @@
 """A study's records: one row for each evaluated ticket, as a Parquet table."""
 
-import dataclasses
 import math
 import os
 from pathlib import Path
@@ -139,13 +138,3 @@ def _costs(trained: Stage, store: Store) -> dict[str, float]:
         "total_seconds": sum(record["train_seconds"] for record in found),
         "total_flops": sum(record.get("train_flops", math.nan) for record in found),
     }
-
-
-def with_defaults(raw: dict[str, Any], kind: Any) -> dict[str, Any]:
-    """Raw settings with every default filled in, lists kept as they fan out."""
-    defaults = dataclasses.asdict(kind())
-    return {name: _merged(value, raw[name]) if name in raw else value for name, value in defaults.items()}
-
-
-def _merged(default: Any, given: Any) -> Any:
-    return default | given if isinstance(default, dict) and isinstance(given, dict) else given

@@ -217,8 +217,13 @@ class DataSettings(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(Checked):
-    """How a trained ticket is measured, on the test split."""
+    """How a trained ticket is measured."""
 
+    split: Literal["test", "validation"] = setting(
+        "test",
+        "What is measured, at an epoch's end too: the test split, or training examples held out by data.args (for choosing "
+        "settings, so that nothing is chosen by test data).",
+    )
     samples: int = setting(16, "Weight samples S averaged into one predictive distribution.", least=1)
     repeats: int = setting(1, "Independent predictives R whose metrics are averaged.", least=1)
     batch_norm: Literal["running", "batch"] = setting(

@@ -130,6 +130,8 @@ class Train(Stage):
     start: str = ""
     """"", "epoch:K" or "step:K"."""
     stop: str = ""
+    split: str = "test"
+    """What the history is measured on."""
 
     def describe(self) -> dict[str, Any]:
         own = self.net.describe() | self.source.describe() | canonical(self.settings) | {"seed": self.seed}
@@ -143,14 +145,16 @@ class Train(Stage):
         ):
             source = plugins.source_digest(name, known)
             own |= {f"{what}_source": source} if source else {}
-        return own | {name: v for name, v in (("start", self.start), ("stop", self.stop)) if v}
+        return own | {
+            name: v for name, v in (("start", self.start), ("stop", self.stop), ("split", _other_split(self.split))) if v
+        }
 
     def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
         (parent,) = tickets
         data = around.data(self.source.settings)
         batches = training_batches(data, self.source.settings, self.settings.batch_size, self.seed, around.device)
         state = parent.rewind.as_point() if method_of(self.settings.method).deterministic else parent.rewind
-        whole = replace(self, stop="")  # a shorter run draws the same noise as the longer one
+        whole = replace(self, stop="", split="test")  # a shorter run, or one watched elsewhere, draws the same noise
         trained = train(
             self.net.build("skeleton").to(around.device),
             state.to(around.device),
@@ -159,7 +163,7 @@ class Train(Stage):
             words=(self.seed, whole.key),
             start=step_of(self.start, batches.steps) or 0,
             stop=step_of(self.stop, batches.steps),
-            validation=data.test,
+            validation=data.held_out(self.split),
             prepare=data.prepare,
             checkpoint=around.checkpoint,
             on_step=around.on_step,
@@ -277,7 +281,7 @@ class Transplant(Stage):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluate(Stage):
-    """Metrics of a trained ticket on the test split."""
+    """Metrics of a trained ticket on a held-out split."""
 
     kind: ClassVar[str] = "evaluate"
     net: Net
@@ -293,11 +297,16 @@ class Evaluate(Stage):
         (ticket,) = tickets
         data = around.data(self.source.settings)
         module = self.net.build("skeleton").to(around.device)
-        words = (self.seed, self.key)
+        words, examples = (self.seed, self.key), data.held_out(self.settings.split)
         return Outcome(
             None,
-            evaluate_ticket(module, ticket, data.test, self.settings, self.train, words, around.device, data.prepare),
+            evaluate_ticket(module, ticket, examples, self.settings, self.train, words, around.device, data.prepare),
         )
+
+
+def _other_split(split: str) -> str:
+    """Empty for the default, which enters no key."""
+    return "" if split == "test" else split
 
 
 def _start_of(ticket: Ticket) -> State:
