@@ -23,7 +23,7 @@ ORDER = [
         "pruning",
         "training",
     ),
-    *("training", "bayesian", "find", "allocations", "memory", "models", "data", "metrics", "evaluation", "ingredients"),
+    *("training", "bayesian", "find", "models", "data", "metrics", "evaluation", "allocations", "memory", "ingredients"),
     *("stages", "study", "plan", "store", "records", "report"),
     *("progress", "naming", "engine", "forecast", "calibrate", "budget", "folder", "terminal", "commands", "cli"),
 ]

@@ -88,7 +88,7 @@ def _forecast(stage: Stage, device: torch.device, data: Data) -> MemoryForecast 
             there = data(stage.source.settings)
             case = _case(stage, there)
             if isinstance(stage, Evaluate):
-                needs = evaluation_needs(case, stage.settings, stage.train, len(there.test[1]), device)
+                needs = evaluation_needs(case, there.test[1], stage.settings, stage.train, device)
                 return MemoryForecast(0.0, 0.0, evaluation=needs)
             size, validated = min(stage.settings.batch_size, len(there.train[1])), min(VALIDATED_AT_ONCE, len(there.test[1]))
             needed = training_needs(case, stage.settings, size, masked=_masked(stage), validated=validated)

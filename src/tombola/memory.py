@@ -16,12 +16,14 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from .allocations import Allocations, Peak, peak_of
 from .batches import Batches, LoaderBatches, Prepare
 from .errors import TombolaError
+from .evaluation import evaluate_ticket
 from .inference import method_of
 from .posterior.batch import Batch, examples_of, inputs_of, logits_of, parts
 from .posterior.likelihood import LogLikelihood
 from .posterior.predictive import outputs
 from .posterior.state import State, initial_state, layout_of
 from .settings import EvaluateSettings, PosteriorSettings, PruneSettings, TrainSettings
+from .ticket import Ticket
 from .training import train as train_state
 
 OVERHEAD = 0.1
@@ -78,12 +80,10 @@ def forecast_memory(
     train: TrainSettings | None = None,
     prune: PruneSettings | None = None,
     posterior: PosteriorSettings | None = None,
-    evaluate: EvaluateSettings | None = None,
 ) -> MemoryForecast:
     """What `find_tickets` with the same arguments needs at its peak, in bytes; found on the CPU, also for a GPU.
 
-    evaluate: adds the predictive of so large a batch, for the examples of `data`. The data themselves count as `data`: they
-    are moved to the device, unless they come from a loader. The module is left as it was.
+    A pair of tensors counts as `data`, since it is put on the device; a loader does not. The module is left as it was.
     """
     train, prune, posterior = train or TrainSettings(), prune or PruneSettings(), posterior or PosteriorSettings()
     pair = isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
@@ -103,8 +103,6 @@ def forecast_memory(
         examples=here,
     )
     found = training_needs(case, train, min(train.batch_size, here), likelihood=likelihood, masked=prune.levels > 0)
-    if evaluate is not None:
-        found = replace(found, evaluation=evaluation_needs(case, evaluate, train, here, device=torch.device("cpu")))
     return replace(found, data=float(sum(part.nbytes for part in batch))) if pair else found
 
 
@@ -155,10 +153,11 @@ def training_needs(
             mask = state.posterior.mask.clone()
             mask[:1] = False
             state = state.masked(mask)
-        state = state.as_point() if method_of(train.method).deterministic else state
+        # the state itself stays: it is the ticket's
+        begin = state.as_point() if method_of(train.method).deterministic else state
         train_state(
             module,
-            state,
+            begin,
             case.batches(examples),
             replace(short, batch_size=examples),
             words=("memory",),
@@ -173,16 +172,28 @@ def training_needs(
 
 
 def evaluation_needs(
-    case: Case, evaluate: EvaluateSettings, train: TrainSettings, examples: int, device: torch.device
+    case: Case, targets: Tensor, evaluate: EvaluateSettings, train: TrainSettings, device: torch.device
 ) -> float:
-    """Of the predictive of a trained ticket on `examples`: a forward pass of the largest batch, and all outputs."""
+    """Of all that `evaluate_ticket` does, for the examples of `targets`."""
     numbers: list[int] = []
-    peak = _forward(case, numbers)
-    outputs_ = (1 if method_of(train.method).deterministic else evaluate.samples) * examples * numbers[0]
-    passes = peak.at(min(evaluate.batch_size, examples)) + outputs_ * _OF_PASSES
+    short = replace(evaluate, samples=1, repeats=1)
+
+    def run(examples: int, allocations: Allocations) -> None:
+        allocations.ignore(*tree_leaves(case.given))
+        module, state = case.start()
+        state = state.as_point() if method_of(train.method).deterministic else state
+        ticket = Ticket(state.posterior.mask, state, state.masked(state.posterior.mask))
+        measure = replace(short, batch_size=examples)
+        few = case.inputs(examples), targets[:examples]
+        evaluate_ticket(module, ticket, few, measure, train, ("memory",), torch.device("cpu"), case.prepare)
+
+    peak = peak_of(run, case.sizes())
+    _forward(case, numbers)
+    count, samples = len(targets), 1 if method_of(train.method).deterministic else evaluate.samples
+    passes = peak.at(min(evaluate.batch_size, count)) + samples * count * numbers[0] * _OF_PASSES
     if device.type != "cpu":
         return passes
-    return max(passes, peak.at(0) + outputs_ * _OF_METRICS + examples * evaluate.redraws * _OF_REDRAWS)
+    return max(passes, peak.at(0) + samples * count * numbers[0] * _OF_METRICS + count * evaluate.redraws * _OF_REDRAWS)
 
 
 _OF_PASSES = 8  # bytes an output: the parts, and all of them put together
