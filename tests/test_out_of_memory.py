@@ -26,7 +26,7 @@ ERRORS = {
         "4000000000 bytes. Error code 12 (Cannot allocate memory)"
     ),
     "windows": RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:115] data. DefaultCPUAllocator: not enough memory: you tried to allocate 4000000000 bytes."
+        "[enforce fail at alloc_cpu.cpp:115] DefaultCPUAllocator: not enough memory: you tried to allocate 4000000000 bytes."
     ),
     "python": MemoryError(),
 }
@@ -69,7 +69,7 @@ def test_training_in_python_says_what_to_lower(kind: str):
     with pytest.raises(tombola.TombolaError, match=r"out of memory.*smaller train\.batch_size \(now 4\)") as caught:
         tombola.train(module, state, TensorBatches(*data, 4, 0), settings, words=("t",))
     assert isinstance(caught.value, MemoryShortError)
-    with pytest.raises(MemoryShortError, match="train.batch_size"):
+    with pytest.raises(MemoryShortError, match=r"train\.batch_size"):
         tombola.find_tickets(module, data, train=settings, prune=dense, progress=False)
     module.error = RuntimeError("something else")
     with pytest.raises(RuntimeError, match="something else"):
@@ -137,7 +137,7 @@ def test_a_stage_short_of_memory_fails_alone(tiny, plan_of, run_plan, user_modul
     assert start in training
     assert "activations" in training
     assert "a smaller train.batch_size (now 64)" in training
-    assert evaluation.startswith("evaluate vi") or evaluation.startswith("evaluate")
+    assert evaluation.startswith("evaluate")
     assert start in evaluation
     assert "a smaller evaluate.batch_size (now 1500), then fewer evaluate.samples" in evaluation
     done = [stage for stage in plan.stages if store.done(stage.key)]
