@@ -88,9 +88,10 @@ def _forecast(stage: Stage, device: torch.device, data: Data) -> MemoryForecast 
             there = data(stage.source.settings)
             case = _case(stage, there)
             if isinstance(stage, Evaluate):
-                needs = evaluation_needs(case, there.test[1], stage.settings, stage.train, device)
+                needs = evaluation_needs(case, there.held_out(stage.settings.split)[1], stage.settings, stage.train, device)
                 return MemoryForecast(0.0, 0.0, evaluation=needs)
-            size, validated = min(stage.settings.batch_size, len(there.train[1])), min(VALIDATED_AT_ONCE, len(there.test[1]))
+            size = min(stage.settings.batch_size, len(there.train[1]))
+            validated = min(VALIDATED_AT_ONCE, len(there.held_out(stage.split)[1]))
             needed = training_needs(case, stage.settings, size, masked=_masked(stage), validated=validated)
             return replace(needed, data=_placed(there, stage.source.settings, device))
         except Exception:  # said when the stage runs
@@ -101,7 +102,7 @@ def _case(stage: Train | Evaluate, data: Dataset) -> Case:
     init: Stage = stage
     while not isinstance(init, Init):
         init = init.parents[0]
-    first = init
+    first, (inputs, targets) = init, data.held_out(stage.settings.split if isinstance(stage, Evaluate) else stage.split)
 
     def start() -> tuple[torch.nn.Module, State]:
         module = first.net.build("skeleton")
@@ -115,9 +116,9 @@ def _case(stage: Train | Evaluate, data: Dataset) -> Case:
     return Case(
         start=start,
         batches=batches,
-        inputs=lambda examples: data.test[0][:examples],
+        inputs=lambda examples: inputs[:examples],
         given=(data.train, data.validation, data.test),
-        examples=min(len(data.train[1]) // 2, len(data.test[1])),
+        examples=min(len(data.train[1]) // 2, len(targets)),
         prepare=data.prepare,
     )
 
