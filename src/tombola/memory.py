@@ -176,6 +176,7 @@ def evaluation_needs(
 ) -> float:
     """Of all that `evaluate_ticket` does, for the examples of `targets`."""
     numbers: list[int] = []
+    kept: list[int] = []
     short = replace(evaluate, samples=1, repeats=1)
 
     def run(examples: int, allocations: Allocations) -> None:
@@ -185,6 +186,7 @@ def evaluation_needs(
         ticket = Ticket(state.posterior.mask, state, state.masked(state.posterior.mask))
         measure = replace(short, batch_size=examples)
         few = case.inputs(examples), targets[:examples]
+        kept.append(allocations.now)
         evaluate_ticket(module, ticket, few, measure, train, ("memory",), torch.device("cpu"), case.prepare)
 
     peak = peak_of(run, case.sizes())
@@ -193,7 +195,7 @@ def evaluation_needs(
     passes = peak.at(min(evaluate.batch_size, count)) + samples * count * numbers[0] * _OF_PASSES
     if device.type != "cpu":
         return passes
-    return max(passes, peak.at(0) + samples * count * numbers[0] * _OF_METRICS + count * evaluate.redraws * _OF_REDRAWS)
+    return max(passes, kept[0] + samples * count * numbers[0] * _OF_METRICS + count * evaluate.redraws * _OF_REDRAWS)
 
 
 _OF_PASSES = 8  # bytes an output: the parts, and all of them put together
