@@ -80,7 +80,14 @@ def test_what_takes_most_is_to_be_lowered_first():
     local = TrainSettings(estimator="local", batch_size=64)
     activations = {"activations": 9.0, "weights and optimiser": 2.0, "data": 1.0}
     said = what_to_lower(local, None, activations)
-    order = ["train.batch_size (now 64)", "weight_sample", "bf16", "optimiser sgd", "data.resident"]
+    order = [
+        "train.accumulate (now 1)",
+        "train.batch_size (now 64)",
+        "weight_sample",
+        "bf16",
+        "optimiser sgd",
+        "data.resident",
+    ]
     places = [said.index(name) for name in order]
     assert places == sorted(places)
     assert what_to_lower(local, None, activations | {"data": 99.0}).startswith(

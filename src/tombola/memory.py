@@ -165,7 +165,7 @@ def training_needs(
             on_step=lambda done, _: kept.append(allocations.now),
         )
 
-    peak = peak_of(run, case.sizes())
+    peak = peak_of(run, case.sizes(train.accumulate))
     weights = float(kept[1])
     validation = _forward(case, []).of_examples(validated) if validated else 0.0
     return MemoryForecast(weights, max(peak.at(batch_size) - weights, validation))

@@ -61,7 +61,8 @@ def what_to_lower(
     known = parts or {}
     if evaluate is not None:
         return f"use a smaller evaluate.batch_size (now {evaluate.batch_size}), then fewer evaluate.samples"
-    found = {"activations": [f"a smaller train.batch_size (now {train.batch_size})"], "weights and optimiser": []}
+    lower = [f"a larger train.accumulate (now {train.accumulate})", f"a smaller train.batch_size (now {train.batch_size})"]
+    found: dict[str, list[str]] = {"activations": lower, "weights and optimiser": []}
     if train.estimator in ("local", "flipout"):
         found["activations"].append(f"train.estimator weight_sample (now {train.estimator})")
     if train.precision != "bf16":
