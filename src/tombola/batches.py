@@ -54,7 +54,7 @@ class TensorBatches:
         inputs: Tensor,
         targets: Tensor,
         batch_size: int,
-        seed: int,
+        seed: streams.Word,
         augment: Augment | None = None,
         prepare: Prepare | None = None,
         device: torch.device | str | None = None,

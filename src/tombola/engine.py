@@ -138,7 +138,7 @@ def _what(stage: Stage, error: Exception, needs: MemoryForecast | None) -> str:
 
 
 def missing(plan: Plan, store: Store) -> list[Stage]:
-    """What has to run, parents first: rows that lack their record, and of their ancestors those that lack a ticket."""
+    """What has to run, parents first: what is wanted and lacks its record, and of its ancestors those that lack a ticket."""
     found: dict[str, Stage] = {}
 
     def visit(stage: Stage) -> None:
@@ -147,7 +147,7 @@ def missing(plan: Plan, store: Store) -> list[Stage]:
                 visit(parent)
             found[stage.key] = stage
 
-    for row in plan.rows:
+    for row in plan.wanted:
         visit(row.stage)
     return list(found.values())
 

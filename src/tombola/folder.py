@@ -25,7 +25,7 @@ STAGES = "tombola-stages"
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """`path/` holds study.json, forecast.json, records.parquet, report.html and figures/."""
+    """`path/` holds study.json, forecast.json, records.parquet, views.parquet, report.html and figures/."""
 
     path: Path
     raw: dict[str, Any]
@@ -91,10 +91,12 @@ class StudyFolder:
         self.store.prepare()
 
     def write_records(self) -> "DataFrame":
-        """Writes and returns the table of all finished rows."""
+        """Writes and returns the table of all finished rows; beside it that of the views, where the study has any."""
         table = records.collect(self.plan, self.store)
         try:
             records.write(table, self.path / "records.parquet")
+            if self.plan.views:
+                records.write(records.collect_views(self.plan, self.store), self.path / "views.parquet")
         except OSError as error:
             raise TombolaError(f"cannot write to {self.path}: {error.strerror}; free space or permissions") from None
         return table
@@ -107,7 +109,8 @@ class StudyFolder:
         table, todo = self.write_records(), len(missing(self.plan, self.store))
         try:
             times = records.stage_times(self.plan, self.store)
-            return write_report(table, self.resolved, page, stages=times, failed=failed or [], missing=todo)
+            views = records.collect_views(self.plan, self.store)
+            return write_report(table, self.resolved, page, stages=times, views=views, failed=failed or [], missing=todo)
         except OSError as error:
             raise TombolaError(f"cannot write {page}: {error.strerror}; choose another file with --out") from None
 

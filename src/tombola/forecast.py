@@ -20,6 +20,7 @@ from .rewind import step_of
 from .settings import DataSettings, TrainSettings
 from .stages import Evaluate, Stage, Train
 from .store import Store
+from .views.connectivity import ALPHAS, EXAMPLES, Connectivity
 
 Data = Callable[[DataSettings], Dataset]
 Kind = tuple[str, ...]
@@ -29,12 +30,12 @@ _PRICELESS = ("epochs", "lr", "log_std_lr_factor", "schedule", "warmup_epochs", 
 
 
 def work_of(stage: Stage, data: Data) -> int:
-    """Training steps; 1 for any other stage."""
-    if not isinstance(stage, Train):
+    """Training steps; 1 for a stage that does not train."""
+    if (trained := stage.training) is None:
         return 1
-    per_epoch = epoch_steps(stage, data)
-    stop = step_of(stage.stop, per_epoch)
-    return (stage.settings.epochs * per_epoch if stop is None else stop) - (step_of(stage.start, per_epoch) or 0)
+    per_epoch = epoch_steps(trained, data)
+    stop = step_of(trained.stop, per_epoch)
+    return (trained.settings.epochs * per_epoch if stop is None else stop) - (step_of(trained.start, per_epoch) or 0)
 
 
 def epoch_steps(stage: Train, data: Data) -> int:
@@ -123,12 +124,12 @@ class Forecast:
     def _own(self, progress: Progress) -> tuple[float, float | None]:
         """(work done, seconds a unit of it in this process) of a running stage."""
         stage = self._todo[progress.key]
-        if not isinstance(stage, Train) or not progress.total:
+        if (trained := stage.training) is None or not progress.total:
             return 0.0, None
         per_step = self._work[progress.key] / progress.total
         if progress.steps_per_second is None:
             return progress.done * per_step, None
-        measured = progress.timed_steps + progress.timed_epochs * self._passes(stage)
+        measured = progress.timed_steps + progress.timed_epochs * self._passes(trained)
         return progress.done * per_step, progress.timed_seconds / measured
 
     def _pace(self, kinds: list[Kind], fresh: dict[Kind, float]) -> float | None:
@@ -151,15 +152,25 @@ class Forecast:
                 self._spent[kind] = (before + seconds, work + self._work[stage.key])
 
     def _full_work(self, stage: Stage) -> float:
-        if isinstance(stage, Train):
+        if (trained := stage.training) is not None:
             steps = work_of(stage, self._data)
-            return steps + steps / epoch_steps(stage, self._data) * self._passes(stage)
+            return steps + steps / epoch_steps(trained, self._data) * self._passes(trained)
         if isinstance(stage, Evaluate):
             samples = 1 if method_of(stage.train.method).deterministic else stage.settings.samples
             return samples * stage.settings.repeats * self._passes(stage)
+        if isinstance(stage, Connectivity):
+            return self._line(stage)
         return 1.0
 
-    def _passes(self, stage: Train | Evaluate) -> float:
+    def _line(self, stage: Connectivity) -> float:
+        """At each point of the line the mean weights and the samples; each of the two with its batch-norm statistics."""
+        point = method_of(stage.train.method).deterministic
+        samples = 1 if point else stage.train.samples
+        statistics = EXAMPLES / (3 * stage.train.batch_size * samples)
+        passes = 1 if point else 1 + stage.samples
+        return len(ALPHAS) * (passes * self._passes(stage) + (1 if point else 2) * statistics)
+
+    def _passes(self, stage: Train | Evaluate | Connectivity) -> float:
         """One forward pass over the held-out examples, in training steps."""
         settings = stage.settings if isinstance(stage, Train) else stage.train
         samples = 1 if method_of(settings.method).deterministic else settings.samples
@@ -176,6 +187,11 @@ def _kinds(stage: Stage) -> list[Kind]:
         what = "point" if method_of(stage.train.method).deterministic else "random"
         own = (stage.kind, stage.net.words, what, str(stage.settings.samples), str(stage.settings.repeats))
         return [own, *_training_kinds(stage.net.words, stage.train)]
+    if isinstance(stage, Connectivity):
+        return [(stage.kind, stage.net.words, stage.train.method), *_training_kinds(stage.net.words, stage.train)]
+    if (trained := stage.training) is not None:
+        own = (stage.kind, trained.net.words, trained.settings.method)
+        return [own, *_training_kinds(trained.net.words, trained.settings)]
     return [(stage.kind,)]
 
 

@@ -1,6 +1,7 @@
 """What a stage is called: its kind, and the curve, level and seed that it is run for."""
 
-from .plan import Plan, Row
+from .plan import Plan
+from .rows import Row, ViewRow
 from .stages import Init, Prune, Shuffle, Stage, Train
 
 
@@ -10,13 +11,13 @@ def names_of(plan: Plan) -> dict[str, str]:
     Where several curves share a stage, the name has the curve that is nearest to it, and "+2" for two more.
     """
     several = [column for column in ("model", "data") if len({row.labels[column] for row in plan.rows}) > 1]
-    nearest: dict[str, tuple[int, Row]] = {}
+    nearest: dict[str, tuple[int, Row | ViewRow]] = {}
     curves: dict[str, set[str]] = {}
     levels: dict[str, int] = {}
     stages: dict[str, Stage] = {}
-    for row in plan.rows:
+    for row in plan.wanted:
         curve = curve_of(row, several)
-        for distance, stage in _ancestry(row.stage):
+        for distance, stage in ancestry(row.stage):
             stages[stage.key] = stage
             curves.setdefault(stage.key, set()).add(curve)
             if stage.key not in nearest or distance < nearest[stage.key][0]:
@@ -25,12 +26,14 @@ def names_of(plan: Plan) -> dict[str, str]:
     for key, stage in stages.items():
         _, row = nearest[key]
         more = f" +{len(curves[key]) - 1}" if len(curves[key]) > 1 else ""
-        parts = [what(stage), curve_of(row, several) + more, f"level {_level(stage, levels)}", f"seed {row.labels['seed']}"]
+        between = row.labels.get("between", "") if row.stage is stage else ""
+        doing = f"{what(stage)} between {between}" if between else what(stage)
+        parts = [doing, curve_of(row, several) + more, f"level {_level(stage, levels)}", f"seed {row.labels['seed']}"]
         names[key] = " · ".join(parts)
     return names
 
 
-def curve_of(row: Row, several: list[str]) -> str:
+def curve_of(row: Row | ViewRow, several: list[str]) -> str:
     """The curve's label with whatever tells it from others of the study: variant, and of `several` its columns."""
     return " · ".join(str(row.labels[name]) for name in ("curve", *several, "variant") if row.labels[name])
 
@@ -38,13 +41,14 @@ def curve_of(row: Row, several: list[str]) -> str:
 def what(stage: Stage) -> str:
     """What the stage does, in a word or two."""
     if isinstance(stage, Train):
-        return f"train {stage.settings.method}" + (f" to {stage.stop}" if stage.stop else "")
+        again = " again" if stage.replica else ""
+        return f"train {stage.settings.method}{again}" + (f" to {stage.stop}" if stage.stop else "")
     if isinstance(stage, Shuffle):
         return f"shuffle {stage.how}"
     return f"redraw {stage.kind}" if isinstance(stage, Init) and stage.draw != "first" else stage.kind
 
 
-def _ancestry(stage: Stage) -> list[tuple[int, Stage]]:
+def ancestry(stage: Stage) -> list[tuple[int, Stage]]:
     """The stage and its ancestors, each once, with how far away it is."""
     found = {stage.key: (0, stage)}
     edge = [stage]

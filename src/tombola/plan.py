@@ -1,7 +1,7 @@
 """From a study to its graph of stages: a row for each ticket of each arm, checked before anything runs."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import plugins
@@ -18,17 +18,11 @@ from .posterior.predictive import check_batch_statistics
 from .posterior.state import layout_of
 from .pruning.scores import SCORES, WITHOUT_STD
 from .rewind import parse_rewind, step_of
+from .rows import Row, ViewRow
 from .settings import DataSettings
 from .stages import Evaluate, Stage
 from .study import Study, Variant, arm_train
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the records to be: what it is called, and the stage that measures it."""
-
-    labels: dict[str, Any]
-    stage: Evaluate
+from .views import view_rows
 
 
 @dataclass(frozen=True)
@@ -37,6 +31,12 @@ class Plan:
 
     name: str
     rows: list[Row]
+    views: list[ViewRow] = field(default_factory=list)
+
+    @property
+    def wanted(self) -> list[Row | ViewRow]:
+        """All that is to be known in the end: views last, so that their parents are done."""
+        return [*self.rows, *self.views]
 
     @property
     def stages(self) -> list[Stage]:
@@ -49,7 +49,7 @@ class Plan:
                     visit(parent)
                 found[stage.key] = stage
 
-        for row in self.rows:
+        for row in self.wanted:
             visit(row.stage)
         return list(found.values())
 
@@ -62,7 +62,8 @@ def plan_study(variants: list[Variant], data: Callable[[DataSettings], Dataset])
             name = (row.labels["curve"], row.labels["variant"], row.labels["seed"], row.labels["level"], row.stage.key)
             rows.setdefault(name, row)  # a fan-out over scores repeats the arms that have none
     _check_names(rows.values())
-    return Plan(variants[0].study.name, list(rows.values()))
+    names = [name for variant in variants for name in variant.study.views]
+    return Plan(variants[0].study.name, list(rows.values()), view_rows(names, rows.values()))
 
 
 def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> Iterator[Row]:

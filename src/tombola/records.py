@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .plan import Plan, Row
+from .plan import Plan
+from .rows import Row, ViewRow
 from .stages import Stage, Train
 from .store import Store
 
@@ -65,6 +66,14 @@ COLUMNS = [
 """The columns that every table has, first; NaN where the data or the method lacks them."""
 
 
+VIEW_COLUMNS = [
+    *("study", "view", "between", "key", "model", "data", "variant"),
+    *("curve_a", "curve_b", "seed_a", "seed_b", "level_a", "level_b", "score_a", "score_b"),
+    *("density", "x", "quantity", "value", "chance"),
+]
+"""The columns of the table of views."""
+
+
 def collect(plan: Plan, store: Store) -> "DataFrame":
     """The rows that are finished, in the plan's order: `COLUMNS`, then the calibration metrics with their nulls."""
     import pandas as pd
@@ -79,6 +88,15 @@ def collect(plan: Plan, store: Store) -> "DataFrame":
     return table[[*COLUMNS, *(c for c in table.columns if c not in COLUMNS)]]
 
 
+def collect_views(plan: Plan, store: Store) -> "DataFrame":
+    """The numbers of the views that are finished, one a row, in the plan's order: `VIEW_COLUMNS`."""
+    import pandas as pd
+
+    done = [view for view in plan.views if store.done(view.stage.key)]
+    rows = [row for view in done for row in _numbers(view, store)]
+    return pd.DataFrame(rows, columns=VIEW_COLUMNS).astype(dict.fromkeys(("density", "x", "value", "chance"), float))
+
+
 def stage_times(plan: Plan, store: Store) -> "DataFrame":
     """A row for each finished stage: kind, seconds, and the labels of the first of the plan's rows that needs it."""
     import pandas as pd
@@ -86,7 +104,7 @@ def stage_times(plan: Plan, store: Store) -> "DataFrame":
     names = ("curve", "variant", "model", "data", "seed", "level")
     seen: set[str] = set()
     rows = []
-    for row in plan.rows:
+    for row in plan.wanted:
         for stage in _line(row.stage, seen):
             if store.done(stage.key):
                 record = store.record(stage.key)
@@ -109,6 +127,16 @@ def write(table: "DataFrame", path: Path) -> None:
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
     table.to_parquet(aside, index=False)
     aside.replace(path)
+
+
+def _numbers(view: ViewRow, store: Store) -> list[dict[str, Any]]:
+    shared = {name: view.labels[name] for name in ("study", "view", "between", "model", "data", "variant")}
+    found = []
+    for row in store.record(view.stage.key)["record"]["rows"]:
+        ends = {"a": view.of[row["a"]].labels, "b": view.of[row["b"]].labels}
+        of = {f"{name}_{end}": labels[name] for end, labels in ends.items() for name in ("curve", "seed", "level")}
+        found.append({**shared, "key": view.stage.key, **of, **row})
+    return found
 
 
 def _values(row: Row, store: Store) -> dict[str, Any]:

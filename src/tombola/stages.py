@@ -52,6 +52,7 @@ class Surroundings:
     checkpoint: Checkpoint | None = None
     on_step: Callable[[int, int], None] | None = None
     on_epoch: Callable[[dict[str, float]], None] | None = None
+    on_state: Callable[[int, State], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ class Stage:
     def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
         """Its outcome from its parents' tickets."""
         raise NotImplementedError
+
+    @property
+    def training(self) -> "Train | None":
+        """The training that it is or repeats, whose steps forecasts and progress count."""
+        return None
 
     @cached_property
     def key(self) -> str:
@@ -132,6 +138,12 @@ class Train(Stage):
     stop: str = ""
     split: str = "test"
     """What the history is measured on."""
+    replica: int = 0
+    """Others than 0 draw another order, augmentation and noise from the same start."""
+
+    @property
+    def training(self) -> "Train":
+        return self
 
     def describe(self) -> dict[str, Any]:
         own = self.net.describe() | self.source.describe() | canonical(self.settings) | {"seed": self.seed}
@@ -145,14 +157,14 @@ class Train(Stage):
         ):
             source = plugins.source_digest(name, known)
             own |= {f"{what}_source": source} if source else {}
-        return own | {
-            name: v for name, v in (("start", self.start), ("stop", self.stop), ("split", _other_split(self.split))) if v
-        }
+        later = {"start": self.start, "stop": self.stop, "split": _other_split(self.split), "replica": self.replica}
+        return own | {name: v for name, v in later.items() if v}
 
     def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
         (parent,) = tickets
         data = around.data(self.source.settings)
-        batches = training_batches(data, self.source.settings, self.settings.batch_size, self.seed, around.device)
+        order = f"{self.seed}, replica {self.replica}" if self.replica else self.seed
+        batches = training_batches(data, self.source.settings, self.settings.batch_size, order, around.device)
         state = parent.rewind.as_point() if method_of(self.settings.method).deterministic else parent.rewind
         whole = replace(self, stop="", split="test")  # a shorter run, or one watched elsewhere, draws the same noise
         trained = train(
@@ -168,6 +180,7 @@ class Train(Stage):
             checkpoint=around.checkpoint,
             on_step=around.on_step,
             on_epoch=around.on_epoch,
+            on_state=around.on_state,
         )
         info = parent.info | {
             "data": self.source.info(),

@@ -86,6 +86,9 @@ class Study(Checked):
     prune: PruneSettings = dataclasses.field(default_factory=PruneSettings)
     evaluate: EvaluateSettings = dataclasses.field(default_factory=EvaluateSettings)
     arms: list[Arm] = setting([], "The curves.")
+    views: list[str] = setting(
+        [], "What else is computed of the tickets: overlap, ranks, connectivity, early_bird, or package.module:function."
+    )
     threads: int | None = setting(
         None, "Threads of torch on a CPU; by default torch's choice. The last bits depend on it.", least=1
     )

@@ -57,13 +57,14 @@ def train(
     checkpoint: Checkpoint | None = None,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
+    on_state: Callable[[int, State], None] | None = None,
 ) -> Trained:
     """Trains `state` of `module` on its device from step `start` of the schedule to `stop` (by default its end).
 
     words: names of this training's own noise and dropout streams. likelihood: (output, batch) -> log likelihood of each
     example [B], in place of the settings' one; a copy of it is trained. prepare: applied to the inputs of `validation`, part
     by part; `batches` give theirs prepared. on_step: called with (steps done, steps to do). on_epoch: called with each new
-    row of the history.
+    row of the history. on_state: called at each epoch's end with (epochs done, a copy of the state); nothing depends on it.
     Raises TrainingError naming step and cause if the loss is not finite or above `settings.divergence`, and
     MemoryShortError (a TombolaError) naming what to lower where memory does not do.
     """
@@ -98,6 +99,8 @@ def train(
                     work.history.append({"epoch": epoch + 1, "loss": losses.mean().item(), "lr": lr, **measured})
                     if on_epoch:
                         on_epoch(work.history[-1])
+                    if on_state:
+                        on_state(epoch + 1, learner.state())
                 if checkpoint and checkpoint.due and step < stop:
                     work.save(checkpoint, step, time.monotonic() - began, device)
                 if step == last:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from .. import streams
 from ..augment import flip_and_crop
 from ..batches import StreamedBatches, TensorBatches
 from ..settings import DataSettings
@@ -38,7 +39,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def training_batches(
-    data: Dataset, settings: DataSettings, batch_size: int, seed: int, device: torch.device
+    data: Dataset, settings: DataSettings, batch_size: int, seed: streams.Word, device: torch.device
 ) -> TensorBatches:
     """The training split in batches, augmented as the settings say; the same bits wherever the data lies."""
     augment = flip_and_crop(flip=settings.flip, crop=settings.crop) if settings.flip or settings.crop else None

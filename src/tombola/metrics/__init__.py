@@ -1,5 +1,6 @@
-"""Metrics of predictions, of their calibration, and of the drift of the learned standard deviations."""
+"""Metrics of predictions, of their calibration, of the drift of the learned standard deviations, of rankings and paths."""
 
+from tombola.metrics.barrier import barrier
 from tombola.metrics.calibration import (
     CALIBRATION,
     BinnedMetric,
@@ -19,6 +20,7 @@ from tombola.metrics.predictive import (
     predictive_entropy,
     rmse,
 )
+from tombola.metrics.ranks import spearman
 from tombola.metrics.summary import classification, mean_over_repeats, regression
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "Calibration",
     "accuracy",
     "against_null",
+    "barrier",
     "brier",
     "classification",
     "ece",
@@ -40,4 +43,5 @@ __all__ = [
     "predictive_entropy",
     "regression",
     "rmse",
+    "spearman",
 ]

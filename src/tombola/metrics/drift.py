@@ -1,14 +1,10 @@
 """Whether the standard deviations of the weights learned anything: their log before and after training."""
 
-import math
-
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from tombola.metrics.inputs import as_float64
-
-_FEWEST_TO_RANK = 3  # two weights always correlate by -1 or 1
+from tombola.metrics.ranks import spearman
 
 
 def log_std_drift(before: Tensor, after: Tensor, keep: Tensor) -> dict[str, float]:
@@ -30,15 +26,5 @@ def log_std_drift(before: Tensor, after: Tensor, keep: Tensor) -> dict[str, floa
     return {
         "drift_mean": mean.item(),
         "drift_spread": (change - mean).square().mean().sqrt().item(),  # std() warns of an empty tensor
-        "drift_rank": _rank_correlation(before, after),
+        "drift_rank": spearman(torch.stack([before, after]))[0, 1].item(),
     }
-
-
-def _rank_correlation(before: Tensor, after: Tensor) -> float:
-    if len(before) < _FEWEST_TO_RANK or _is_constant(before) or _is_constant(after):
-        return math.nan
-    return float(spearmanr(before.numpy(), after.numpy()).statistic)
-
-
-def _is_constant(values: Tensor) -> bool:
-    return bool(values.min() == values.max())

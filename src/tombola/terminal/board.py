@@ -12,7 +12,7 @@ from ..naming import curve_of, names_of
 from ..plan import Plan
 from ..progress import Progress
 from ..rewind import step_of
-from ..stages import Stage, Train
+from ..stages import Stage
 from ..store import Store
 from .picture import Finished, Picture, Running
 
@@ -99,10 +99,10 @@ class Board:
 
 def _epoch(stage: Stage, done: int) -> tuple[int, int] | None:
     """The epoch that follows `done` steps of the stage, of all in its schedule."""
-    if not isinstance(stage, Train):
+    if (trained := stage.training) is None:
         return None
-    steps, epochs = epoch_steps(stage, dataset), stage.settings.epochs
-    return min(((step_of(stage.start, steps) or 0) + done) // steps + 1, epochs), epochs
+    steps, epochs = epoch_steps(trained, dataset), trained.settings.epochs
+    return min(((step_of(trained.start, steps) or 0) + done) // steps + 1, epochs), epochs
 
 
 def worth_showing(record: dict[str, Any]) -> bool:

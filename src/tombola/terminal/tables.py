@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from ..naming import ancestry
 from ..plan import Plan
 from ..stages import Stage
 from ..store import Store
@@ -48,6 +49,11 @@ def graph_table(plan: Plan, store: Store) -> Table:
     for row in plan.rows:
         name = " · ".join(part for part in (row.labels["curve"], row.labels["variant"]) if part)
         chains[name, row.labels["level"]].append(_new_stages(row.stage))
+    known = {stage.key for row in plan.rows for _, stage in ancestry(row.stage)}
+    for view in plan.views:
+        what = f"{view.labels['view']} between {view.labels['between']}"
+        name = " · ".join(part for part in (what, view.labels["variant"]) if part)
+        chains[name, view.labels["level"]].append([*(p for p in view.stage.parents if p.key not in known), view.stage])
     lines = [
         (
             name,
