@@ -18,6 +18,7 @@ from tombola.report.panels import Panel, ordered_curves, panels
 from tombola.report.plates import Plate, plates
 from tombola.report.script import embedded, scripts
 from tombola.report.tables import Table
+from tombola.report.views import Seen, seen
 
 FIGURES = "figures"
 """The folder of a report's figures, beside the page."""
@@ -61,6 +62,7 @@ def render(
     study: Mapping[str, Any],
     *,
     stages: pd.DataFrame | None = None,
+    views: pd.DataFrame | None = None,
     failed: Sequence[str] = (),
     missing: int = 0,
 ) -> tuple[str, list[Picture]]:
@@ -74,6 +76,10 @@ def render(
             shown, own_pictures = show(plates(panel, look, own))
             sections.append(_section(panel, shown, own))
             pictures += own_pictures
+            for view in seen(panel, views, look):
+                shown, own_pictures = show(view.plates)
+                sections.append(_view_section(panel, view, shown))
+                pictures += own_pictures
     closing = [
         Closing(
             title="Settings",
@@ -146,4 +152,15 @@ def _section(panel: Panel, shown: list[Shown], stages: pd.DataFrame | None) -> S
         plates=shown,
         tables=[table for table in found if table.rows],
         all_gaps=tables.gap_table(panel, every_level=True),
+    )
+
+
+def _view_section(panel: Panel, view: Seen, shown: list[Shown]) -> Section:
+    return Section(
+        number=panel.number,
+        title=f"{panel.title}: {view.title}",
+        findings=view.findings,
+        plates=shown,
+        tables=[],
+        all_gaps=Table(title="", head=[], rows=[]),
     )

@@ -15,7 +15,7 @@ from ..pruning.scores import SCORES, WITHOUT_STD, evaluate
 from ..rows import Row, ViewRow, view_row
 from ..stages import Outcome, Stage, Surroundings
 from ..ticket import Ticket
-from .chains import once, own_masks, training_of
+from .chains import own_masks, training_of
 
 RANKED = ("snr", "mu", "square", "snr_coded", "square_coded", "std_large")
 """The scores that are always compared; those of the study's curves come to them."""
@@ -61,5 +61,5 @@ def ranks(rows: list[Row]) -> Iterator[ViewRow]:
     known = [row for row in own_masks(rows) if not method_of(training_of(row).settings.method).deterministic]
     own = [name for row in known if (name := row.labels["score"]) not in WITHOUT_STD]
     scores = tuple(dict.fromkeys([*RANKED, *own]))
-    for row in once(known, training_of):
+    for row in known:  # of a dense training that curves share there is one stage, and a row for each
         yield view_row("ranks", "scores", Ranks(parents=(training_of(row),), scores=scores), [row])
