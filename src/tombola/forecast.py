@@ -190,8 +190,10 @@ def _kinds(stage: Stage) -> list[Kind]:
     if isinstance(stage, Connectivity):
         return [(stage.kind, stage.net.words, stage.train.method), *_training_kinds(stage.net.words, stage.train)]
     if (trained := stage.training) is not None:
-        own = (stage.kind, trained.net.words, trained.settings.method)
-        return [own, *_training_kinds(trained.net.words, trained.settings)]
+        return [
+            (stage.kind, trained.net.words, trained.settings.method),
+            *_training_kinds(trained.net.words, trained.settings),
+        ]
     return [(stage.kind,)]
 
 

@@ -25,7 +25,7 @@ def reestimated(module: nn.Module, state: State, batches: Iterable[Batch], words
     Everything but batch norm is in evaluation mode (no dropout). words: name the noise. The module is as it was afterwards,
     and a module without running statistics gives the state back. Izmailov et al. 2018, section 3.1.
     """
-    layers = [layer for layer in module.modules() if _tracks(layer)]
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and _tracks(layer)]
     if not layers:
         return state
     q, momenta = state.posterior, [layer.momentum for layer in layers]

@@ -9,7 +9,7 @@ from tombola.report.figures import WIDE, Drawing
 from tombola.report.quantities import duration, listed
 from tombola.report.tables import Table
 
-KINDS = ("train", "prune", "evaluate")  # the rest is quick: drawing, shuffling and copying weights
+KINDS = ("train", "prune", "evaluate")  # the rest is quick, but for views
 OTHER = "other"
 GREYS = {"train": "0.35", "prune": "0.6", "evaluate": "0.8", OTHER: "0.93"}  # colours are for curves
 UNITS = {"hours": 3600.0, "minutes": 60.0, "seconds": 1.0}

@@ -52,9 +52,9 @@ def lines(found: pd.DataFrame, look: dict[str, Style], quantity: str, axis: str)
 def matrix(table: pd.DataFrame, names: Sequence[str], label: str) -> Drawing:
     """Correlations of every pair of names as colours, from -1 to 1, with their numbers. table: a, b, mean, low, high."""
     grid = np.eye(len(names))
-    for row in table.itertuples(index=False):
-        i, j = names.index(row.a), names.index(row.b)
-        grid[i, j] = grid[j, i] = row.mean
+    for a, b, mean in zip(table["a"], table["b"], table["mean"], strict=True):
+        i, j = names.index(a), names.index(b)
+        grid[i, j] = grid[j, i] = mean
     figure, axes = start(NARROW, 0.9 + 0.36 * len(names), [])
     image = axes.pcolormesh(np.ma.masked_invalid(grid), cmap="PuOr", vmin=-1, vmax=1, edgecolors="white", linewidth=0.6)
     for i in range(len(names)):

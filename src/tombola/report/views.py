@@ -60,8 +60,8 @@ def _overlap(panel: Panel, rows: pd.DataFrame, look: dict[str, Style]) -> Seen:
         said += [_shared(at, f"The masks of {panel.reference} and {other}") for other, at in _last(curves, "other", look)]
     caption = (
         "Overlap of masks over weights left: the Jaccard index over the prunable weights, of two seeds of each curve, and "
-        f"of each curve with {panel.reference} of the same seed. Line: mean over pairs; band: smallest to largest. Dotted: two "
-        "independent random masks with the same number of weights in each layer (ratio of expectations). Only what lies "
+        f"of each curve with {panel.reference} of the same seed. Line: mean over pairs; band: smallest to largest. Dotted: "
+        "two independent random masks with the same number of weights in each layer (ratio of expectations). Only what lies "
         "above it is agreement on which weights of a layer survive."
     )
     return Seen(
@@ -169,8 +169,7 @@ def _early_bird(panel: Panel, rows: pd.DataFrame, look: dict[str, Style]) -> See
     style = styles(list(dict.fromkeys(final["line"])))
     drawings, said = {}, []
     for density, own in final.groupby("density", sort=False):
-        name = f"{panel.number}-early-bird-{100 * float(str(density)):g}"
-        drawings[name] = lines(
+        drawings[f"{panel.number}-early-bird-{100 * float(str(density)):g}"] = lines(
             over_seeds(own, "line", "x"), style, f"Jaccard with the final mask, {left(own['density'].iloc[0])}", "epoch"
         )
     for name, own in final.groupby("line", sort=False):
@@ -181,8 +180,8 @@ def _early_bird(panel: Panel, rows: pd.DataFrame, look: dict[str, Style]) -> See
         )
     caption = (
         "How early the mask settles in the training of the dense network: the Jaccard index of the mask that each score "
-        "would give after an epoch (0: at the start) with the one at the end, at three densities. Line: mean over seeds; band: "
-        "smallest to largest. Dotted: two independent random masks with the same number of weights in each layer."
+        "would give after an epoch (0: at the start) with the one at the end, at three densities. Line: mean over seeds; "
+        "band: smallest to largest. Dotted: two independent random masks with the same number of weights in each layer."
     )
     return Seen(title="early-bird masks", findings=said, plates=[Plate(drawings=drawings, caption=caption)])
 

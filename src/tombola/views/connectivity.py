@@ -61,7 +61,6 @@ class Connectivity(Stage):
         a, b = tickets
         assert a.trained is not None
         assert b.trained is not None
-        density = (a.density + b.density) / 2
         found: dict[str, list[float]] = {}
         for alpha in ALPHAS:
             state = interpolated(a.trained, b.trained, alpha).to(around.device)
@@ -69,7 +68,7 @@ class Connectivity(Stage):
                 found.setdefault(name, []).append(value)
         rows: list[dict[str, Any]] = []
         for name, values in found.items():
-            row = {"a": 0, "b": 1, "density": density, "quantity": name}
+            row = {"a": 0, "b": 1, "density": a.density, "quantity": name}
             rows += [row | {"x": alpha, "value": value} for alpha, value in zip(ALPHAS, values, strict=True)]
             rows.append(row | {"quantity": f"barrier_{name}", "value": metrics.barrier(ALPHAS, values)})
         return Outcome(None, {"rows": rows})
