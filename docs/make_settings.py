@@ -12,6 +12,7 @@ from tombola.optim import SCHEDULES
 from tombola.posterior.estimators import ESTIMATORS
 from tombola.pruning.scores import SCORES
 from tombola.study import Arm, Study
+from tombola.views import VIEWS
 
 HEAD = """# Settings
 
@@ -82,10 +83,12 @@ TAIL = """
 | estimators | {estimators} |
 | objectives | {objectives} |
 | schedules | {schedules} |
+| views | {views} |
 
 Any of them may be an import path of your own, `module:function`: [a score](add-a-score.md), [a model](add-a-model.md),
 [data](add-data.md), [a method, a schedule](add-a-method.md),
-[an estimator](estimators.md#add-an-estimator). What each score is: [scores](concepts.md#scores).
+[an estimator](estimators.md#add-an-estimator),
+[a view](views.md#add-a-view). What each score is: [scores](concepts.md#scores).
 """
 
 
@@ -99,7 +102,7 @@ def page() -> str:
     for name, kind in kinds.items():
         parts += [f"\n## {name}\n", f"{kind.__doc__}\n", _table(kind)]
     names = {"scores": SCORES, "models": MODELS, "data": DATA, "methods": METHODS, "schedules": SCHEDULES}
-    names |= {"estimators": ESTIMATORS, "objectives": OBJECTIVES}
+    names |= {"estimators": ESTIMATORS, "objectives": OBJECTIVES, "views": VIEWS}
     return "\n".join(parts) + "\n" + TAIL.format(**{k: ", ".join(f"`{n}`" for n in v) for k, v in names.items()})
 
 

@@ -17,7 +17,9 @@ from tombola.commands import run_study
 from tombola.engine import _dataset, dataset
 from tombola.plan import plan_study
 from tombola.pruning.scores import SCORES
+from tombola.records import VIEW_COLUMNS
 from tombola.study import Arm, read, unfold
+from tombola.views import VIEWS
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -53,6 +55,7 @@ def demo(tmp_path_factory):
     """The folder `runs` after a small version of the demo."""
     runs = tmp_path_factory.mktemp("demo") / "runs"
     small = ["train.epochs=1", "prune.levels=2", "seeds=[0, 1]", "model.args.hidden=[30, 20]", "evaluate.samples=2"]
+    small.append("views=[overlap, connectivity]")
     assert run_study("demo", runs / "demo", small, "cpu", False, None) == 0
     return runs
 
@@ -148,6 +151,11 @@ def test_every_column_of_the_records_is_documented(demo):
     documented = first_column("docs/records.md", "# Records", until="\0")
     assert len(documented) == len(set(documented))
     assert set(documented) == {*columns, "rmse"}  # rmse: of a regression only
+
+
+def test_every_column_of_the_views_and_every_view_is_documented():
+    assert sorted(first_column("docs/views.md", "\n## The table")) == sorted(VIEW_COLUMNS)
+    assert first_column("docs/views.md", "# Views of tickets") == list(VIEWS)
 
 
 def test_every_score_and_arm_is_documented():
