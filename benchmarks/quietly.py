@@ -1,0 +1,48 @@
+"""Studies run from a script: their records, and where they were made."""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from tombola.engine import Engine, dataset
+from tombola.plan import plan_study
+from tombola.progress import Progress
+from tombola.records import collect
+from tombola.stages import Stage
+from tombola.store import Store
+from tombola.study import unfold
+
+
+class Silent:
+    """A watcher that speaks of failures only."""
+
+    def began(self, stage: Stage, progress: Progress) -> None: ...
+    def stepped(self, stage: Stage, done: int, total: int) -> None: ...
+    def ended(self, stage: Stage) -> None: ...
+    def said(self, sentence: str) -> None: ...
+
+    def failed(self, stage: Stage, sentence: str) -> None:
+        raise RuntimeError(sentence)
+
+
+def records_of(raw: dict[str, Any], store: Path) -> pd.DataFrame:
+    """Runs what `store` lacks of the raw study, on a GPU if there is one, and returns all records."""
+    plan, there = plan_study(unfold(raw), dataset), Store(store)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    Engine(there, device, Silent()).run(plan)
+    return collect(plan, there)
+
+
+def environment() -> dict[str, Any]:
+    """Hardware and versions of a record."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": device,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
