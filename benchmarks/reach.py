@@ -1,0 +1,76 @@
+"""What the recipes reach: python -m benchmarks.reach --size cpu --path FILES [--nets resnet20 ...] [--seeds N].
+
+Trains every net of a size as its recipe says, dense and with 5% of the prunable weights left (pruned at once), Bayesian and
+deterministic, and prints accuracy on the test split and seconds a training. Nothing is chosen here. It resumes where it was
+stopped.
+"""
+
+import argparse
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.quietly import environment, records_of
+from tombola.recipes import cifar10
+
+LEFT = 0.05
+
+
+def main() -> int:
+    sizes = cifar10()["sizes"]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=sizes, default="cpu", help="which recipe (cpu)")
+    parser.add_argument(
+        "--nets", nargs="+", choices=sizes["cpu"]["nets"], default=list(sizes["cpu"]["nets"]), help="which nets"
+    )
+    parser.add_argument("--path", required=True, help="CIFAR-10: files on this machine, or its name on the hub")
+    parser.add_argument("--seeds", type=int, default=2, help="seeds (2)")
+    parser.add_argument("--store", type=Path, default=Path("runs/recipes"), help="finished stages (runs/recipes)")
+    parser.add_argument("--out", type=Path, help="write a JSON record here")
+    args = parser.parse_args()
+    torch.set_num_threads(1 if args.size == "cpu" else torch.get_num_threads())
+    rows: list[dict[str, Any]] = []
+    for net in args.nets:
+        study = {
+            "name": f"reach-{args.size}",
+            "size": args.size,
+            "nets": [net],
+            "seeds": list(range(args.seeds)),
+            "data": {"args": {"path": args.path}},
+            "prune": {"fraction": 1 - LEFT, "levels": 1},
+            "arms": ["ticket", "deterministic"],
+        }
+        for (model, method, _), found in records_of(study, args.store).groupby(["model", "method", "level"], sort=False):
+            numbers = {"accuracy": float(found["accuracy"].mean()), "accuracy_sd": float(found["accuracy"].std())}
+            own = {
+                "model": model,
+                "method": method,
+                "density": float(found["density"].mean()),
+                "data": found["data"].iloc[0],
+            }
+            drift = {f"drift_{name}": float(found[f"drift_{name}"].mean()) for name in ("mean", "rank")}
+            rows.append(own | numbers | drift | {"seconds": float(found["train_seconds"].median()), "n": len(found)})
+            print(
+                f"{model:14s} {method:4s} {rows[-1]['density']:6.1%} left: {rows[-1]['accuracy']:.1%} "
+                f"±{rows[-1]['accuracy_sd']:.1%}   drift {drift['drift_mean']:+.2f}, rank {drift['drift_rank']:.2f}   "
+                f"{rows[-1]['seconds']:.1f} s a training",
+                flush=True,
+            )
+        if args.out:
+            record = {
+                "command": "python -m benchmarks.reach " + " ".join(sys.argv[1:]),
+                "date": datetime.now(UTC).date().isoformat(),
+                **environment(),
+                "size": args.size,
+                "rows": rows,
+            }
+            args.out.write_text(json.dumps(record, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
