@@ -58,9 +58,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write a JSON record here")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    changes = [f"data.args.path={args.path}", f"seeds={list(range(args.seeds))}", *args.set]
-    records = records_of(read("samples", changes), args.store)
-    rows = compared(records)
+    found = []
+    for seed in range(args.seeds):
+        changes = [f"data.args.path={args.path}", f"seeds=[{seed}]", *args.set]
+        found.append(records_of(read("samples", changes), args.store))
+        rows = compared(pd.concat(found))
+        if args.out:  # after each seed: a long run may be stopped
+            _write(args.out, rows)
     for row in rows:
         unit = "points" if row["metric"] == "accuracy" else "nats"
         factor = 100 if row["metric"] == "accuracy" else 1
@@ -70,14 +74,6 @@ def main() -> int:
             f"{row['model']}, {row['density']:.1%} left, {row['metric']}: {numbers}  one - ten {gap}, n {row['n']}: ", end=""
         )
         print(f"{row['verdict']} within {factor * row['margin']:g}")
-    if args.out:
-        record = {
-            "command": "python -m benchmarks.quality " + " ".join(sys.argv[1:]),
-            "date": datetime.now(UTC).date().isoformat(),
-            **environment(),
-            "rows": rows,
-        }
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
     return int(any(row["verdict"] == "different" for row in rows))
 
 
@@ -93,6 +89,16 @@ def compared(records: pd.DataFrame) -> list[dict]:
             pairs = {"seeds": [int(seed) for seed in wide.index], "differences": (one - ten).tolist()}
             rows.append(own | means | asdict(equivalence((one - ten).tolist(), margin)) | pairs)
     return rows
+
+
+def _write(out: Path, rows: list[dict]) -> None:
+    record = {
+        "command": "python -m benchmarks.quality " + " ".join(sys.argv[1:]),
+        "date": datetime.now(UTC).date().isoformat(),
+        **environment(),
+        "rows": rows,
+    }
+    out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

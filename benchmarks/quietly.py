@@ -32,7 +32,7 @@ def records_of(raw: dict[str, Any], store: Path) -> pd.DataFrame:
     """Runs what `store` lacks of the raw study, on a GPU if there is one, and returns all records."""
     plan, there = plan_study(unfold(raw), dataset), Store(store)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    Engine(there, device, Silent()).run(plan)
+    Engine(there, device, Silent(), checkpoint_seconds=20.0).run(plan)
     return collect(plan, there)
 
 

@@ -8,6 +8,8 @@ import yaml
 
 from tombola.engine import Engine, dataset
 from tombola.errors import TombolaError
+from tombola.models import build
+from tombola.posterior.state import layout_of
 from tombola.recipes import cifar10, merged
 from tombola.records import collect
 from tombola.store import Store
@@ -194,3 +196,18 @@ def test_a_validation_split_that_holds_nothing_out_is_refused(tiny, plan_of):
 def test_the_test_split_is_in_no_key(tiny, plan_of):
     raw = held_out(tiny, "test")
     assert plan_of(raw).rows[0].stage.key == plan_of(raw | {"evaluate": {}}).rows[0].stage.key
+
+
+@pytest.mark.parametrize("size", ["full", "gpu", "cpu"])
+@pytest.mark.parametrize("net", ["vgg11", "vgg19"])
+def test_biases_before_batch_norm_cannot_ruin_a_vgg(size, net):
+    """Their posterior goes to the prior; running statistics leave its noise in the predictions."""
+    (one,) = unfold({"name": "it", "size": size, "nets": [net]})
+    module = build(one.study.model.name, one.study.model.args, (3, 32, 32), 10, ("test",))
+    layout = layout_of(module, one.study.posterior, one.study.prune)
+    random = {segment.name for segment in layout.segments if segment.random}
+    convolutions = {name for name, _ in module.named_parameters() if ".conv" in name}
+    assert {name for name in convolutions if name.endswith("weight")} | {"classifier.weight", "classifier.bias"} <= random
+    if one.study.evaluate.batch_norm == "running":
+        assert not {name for name in convolutions if name.endswith("bias")} & random
+    assert not {name for name in random if "norm" in name}
