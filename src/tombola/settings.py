@@ -168,6 +168,11 @@ class PruneSettings(Checked):
     """One chain of iterative pruning."""
 
     score: str = setting("snr", "What ranks weights, higher survives: a name (see docs) or package.module:function.")
+    sigma: Literal["trained", "start", "shuffled"] = setting(
+        "trained",
+        "The std that the score sees: the trained one; as it was at the start of that training; or the trained one shuffled "
+        "within each layer. The last two are controls of whether what was learned of sigma counts.",
+    )
     fraction: float = setting(0.2, "Fraction of the remaining prunable weights pruned at each level.", above=0, below=1)
     levels: int = setting(20, "How often is pruned; level 0 is the dense network.", least=0)
     scope: Literal["global", "layerwise"] = setting("global", "Whether weights compete across layers or within each.")

@@ -18,6 +18,7 @@ from . import plugins, streams
 from .checkpoint import Checkpoint
 from .data import Dataset, training_batches
 from .evaluation import evaluate_ticket
+from .flops import flops_per_example
 from .inference import METHODS, OBJECTIVES, method_of
 from .ingredients import Net, Source
 from .models.weights import fingerprint, load_weights
@@ -37,6 +38,8 @@ from .settings import (
 )
 from .ticket import Ticket, ticket_of, with_mask
 from .training import train
+
+_COUNTED = 8  # examples of the step whose operations are counted: enough for batch norm
 
 
 @dataclass
@@ -175,10 +178,24 @@ class Train(Stage):
         ticket = replace(parent, rewind=state, trained=trained.state.to("cpu"), info=info)
         accuracies = [row["accuracy"] for row in trained.history if "accuracy" in row]
         steps = len(trained.history) * batches.steps
-        return Outcome(
-            ticket,
-            {"train_seconds": trained.seconds, "best_accuracy": max(accuracies, default=math.nan), "steps": steps},
-        )
+        record = {
+            "train_seconds": trained.seconds,
+            "train_flops": len(trained.history) * batches.examples * self._flops(state.to(around.device), data),
+            "best_accuracy": max(accuracies, default=math.nan),
+            "steps": steps,
+        }
+        return Outcome(ticket, record)
+
+    def _flops(self, state: State, data: Dataset) -> float:
+        """Of one example of a step; NaN where torch cannot count what the module does."""
+        device = state.posterior.mean.device
+        inputs, targets = (part[:_COUNTED].to(device) for part in data.train)
+        try:
+            return flops_per_example(
+                self.net.build("skeleton").to(device), state, self.settings, (data.prepare(inputs), targets)
+            )
+        except Exception:  # the training itself has succeeded
+            return math.nan
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -190,10 +207,12 @@ class Prune(Stage):
     fraction: float
     scope: str
     seed: int
+    sigma: str = "trained"
 
     def describe(self) -> dict[str, Any]:
         source = plugins.source_digest(self.score, SCORES)
         own = {"score": self.score, "fraction": self.fraction, "scope": self.scope, "seed": self.seed}
+        own |= {"sigma": self.sigma} if self.sigma != "trained" else {}
         return own | ({"source": source} if source else {})
 
     def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
@@ -205,6 +224,7 @@ class Prune(Stage):
             score=plugins.resolve(self.score, SCORES, "score"),
             fraction=self.fraction,
             scope=self.scope,
+            sigma=self.sigma,
             generator=streams.generator("score", self.seed, self.key),
         )
         info = {k: v for k, v in trained.info.items() if k != "history"}

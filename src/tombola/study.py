@@ -27,24 +27,36 @@ from .settings import (
     setting,
 )
 
-CONTROLS = ("reinit", "shuffle_layerwise", "shuffle_global", "shuffle_even")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Arm(Checked):
     """One curve of a study."""
 
     arm: Literal[
-        "ticket", "deterministic", "transplant", "reinit", "shuffle_layerwise", "shuffle_global", "shuffle_even"
+        "ticket",
+        "deterministic",
+        "transplant",
+        "transplant_shuffle",
+        "transplant_reinit",
+        "reinit",
+        "shuffle_layerwise",
+        "shuffle_global",
+        "shuffle_even",
+        "equal_budget",
     ] = setting(
         "ticket",
         "ticket: iterative pruning of a Bayesian network. deterministic: of a deterministic one. transplant: the "
-        "deterministic tickets trained as Bayesian networks. reinit, shuffle_*: controls from each level's ticket.",
+        "deterministic tickets trained as Bayesian networks; transplant_shuffle: with a random mask of equal layer "
+        "densities; transplant_reinit: with re-drawn weights. reinit, shuffle_*: controls from each level's ticket. "
+        "equal_budget: the ticket of level k trained for k + 1 times the epochs, as learning-rate rewinding has been.",
     )
     score: str | None = setting(
         None, "Score of the chain; by default prune.score, for deterministic chains and transplants magnitude."
     )
     of: Literal["ticket", "deterministic"] = setting("ticket", "For controls: the chain whose masks are used.")
+    sigma: Literal["trained", "start", "shuffled"] | None = setting(
+        None, "The std that the score sees; by default prune.sigma."
+    )
     rewind: str | None = setting(None, "Where survivors restart; by default prune.rewind.")
     levels: list[int] | None = setting(
         None, "For controls and transplants: levels to train at; by default all from 1.", least=1
@@ -98,7 +110,7 @@ class Variant:
 
 
 _OF_THE_WHOLE = ("name", "description", "size", "threads", "checkpoint_seconds")
-_OWN_COLUMN = ("data.name", "model.name", "prune.score", "prune.rewind", "train.method")
+_OWN_COLUMN = ("data.name", "model.name", "prune.score", "prune.sigma", "prune.rewind", "train.method")
 
 
 def shipped() -> dict[str, Path]:
