@@ -36,6 +36,11 @@ def records_of(raw: dict[str, Any], store: Path) -> pd.DataFrame:
     return collect(plan, there)
 
 
+def done_of(raw: dict[str, Any], store: Path) -> pd.DataFrame:
+    """The records that `store` has already."""
+    return collect(plan_study(unfold(raw), dataset), Store(store))
+
+
 def environment() -> dict[str, Any]:
     """Hardware and versions of a record."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()

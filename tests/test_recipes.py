@@ -157,7 +157,7 @@ def test_a_resolved_study_lists_what_differs_between_its_nets():
     found = resolved(study("nets: [resnet20, vit_tiny]"))
     assert found["model"]["name"] == ["resnet", "vit"]
     assert found["nets"] == ["resnet20", "vit_tiny"]
-    assert found["train"]["batch_size"] == unfold(study())[0].study.train.batch_size
+    assert found["train"]["epochs"] == unfold(study())[0].study.train.epochs
     assert resolved({"name": "it", "train": {"lr": [0.1, 0.2]}})["train"]["lr"] == [0.1, 0.2]
 
 
