@@ -47,9 +47,9 @@ def main() -> int:
             "prune": {"fraction": 1 - LEFT, "levels": 1},
             "arms": ["ticket", "deterministic"],
         }
-        before, done = time.process_time(), len(done_of(study, args.store))
+        done, before = len(done_of(study, args.store)), time.process_time()
         records = records_of(study, args.store)
-        seconds = (time.process_time() - before) / len(records) if not done else math.nan
+        seconds = (time.process_time() - before) / len(records) if not done else None
         for (model, method, _), found in records.groupby(["model", "method", "level"], sort=False):
             numbers = {"accuracy": float(found["accuracy"].mean()), "accuracy_sd": float(found["accuracy"].std())}
             own = {
@@ -63,7 +63,7 @@ def main() -> int:
             print(
                 f"{model:14s} {method:4s} {rows[-1]['density']:6.1%} left: {rows[-1]['accuracy']:.1%} "
                 f"±{rows[-1]['accuracy_sd']:.1%}   drift {drift['drift_mean']:+.2f}, rank {drift['drift_rank']:.2f}   "
-                f"{rows[-1]['seconds']:.1f} s a training",
+                f"{seconds or math.nan:.1f} s a training",
                 flush=True,
             )
         if args.out:

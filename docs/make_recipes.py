@@ -106,9 +106,10 @@ def _reach() -> list[str]:
     rows = record["rows"]
     arms = [("map", True), ("map", False), ("vi", True), ("vi", False)]
     lines = [
-        f"At the size `cpu`: test accuracy as mean ± standard deviation over {rows[0]['n']} seeds, and seconds a training. "
+        f"At the size `cpu`: test accuracy as mean ± standard deviation over {rows[0]['n']} seeds, and processor seconds "
+        "of a training with its evaluation, taken while other programs ran, so rather too many. "
         f"{_made(record)} With so little training accuracies are far below what the nets can reach: the size is for trying "
-        "a question out. The times were taken while other programs ran.",
+        "a question out.",
         "",
         "| Net | deterministic, dense | 5% left | Bayesian, dense | 5% left | log sigma moved by | seconds |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -117,7 +118,10 @@ def _reach() -> list[str]:
         own = {(row["method"], row["density"] > 0.5): row for row in rows if row["model"] == model}
         cells = [f"{own[arm]['accuracy']:.1%} ± {own[arm]['accuracy_sd']:.1%}" for arm in arms]
         drift = own["vi", True]
-        cells += [f"{drift['drift_mean']:+.2f}, rank correlation {drift['drift_rank']:.2f}", f"{drift['seconds']:.1f}"]
+        cells += [
+            f"{drift['drift_mean']:+.2f}, rank correlation {drift['drift_rank']:.2f}",
+            f"{drift['seconds']:.1f}" if drift["seconds"] else "-",
+        ]
         lines.append(f"| `{model}` | " + " | ".join(cells) + " |")
     return lines
 
