@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from benchmarks.quietly import environment, records_of
+from benchmarks.quietly import command, environment, records_of
 from tombola.study import read
 
 MARGINS = {"accuracy": 0.005, "nll": 0.02}
@@ -93,7 +93,7 @@ def compared(records: pd.DataFrame) -> list[dict]:
 
 def _write(out: Path, rows: list[dict]) -> None:
     record = {
-        "command": "python -m benchmarks.quality " + " ".join(sys.argv[1:]),
+        "command": command("benchmarks.quality"),
         "date": datetime.now(UTC).date().isoformat(),
         **environment(),
         "rows": rows,

@@ -1,6 +1,8 @@
 """Studies run from a script: their records, and where they were made."""
 
 import platform
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,18 @@ def records_of(raw: dict[str, Any], store: Path) -> pd.DataFrame:
 def done_of(raw: dict[str, Any], store: Path) -> pd.DataFrame:
     """The records that `store` has already."""
     return collect(plan_study(unfold(raw), dataset), Store(store))
+
+
+def command(module: str) -> str:
+    """What a record says it was made by: the command line without the places of this machine."""
+    given, shown = iter(sys.argv[1:]), []
+    for word in given:
+        if word in ("--path", "--store", "--out"):
+            next(given, "")
+            shown += [word, "FILES"] if word == "--path" else []
+        else:
+            shown.append(word)
+    return shlex.join(["python", "-m", module, *shown])
 
 
 def environment() -> dict[str, Any]:

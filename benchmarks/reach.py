@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.quietly import done_of, environment, records_of
+from benchmarks.quietly import command, done_of, environment, records_of
 from tombola.recipes import cifar10
 
 LEFT = 0.05
@@ -68,7 +68,7 @@ def main() -> int:
             )
         if args.out:
             record = {
-                "command": "python -m benchmarks.reach " + " ".join(sys.argv[1:]),
+                "command": command("benchmarks.reach"),
                 "date": datetime.now(UTC).date().isoformat(),
                 **environment(),
                 "size": args.size,

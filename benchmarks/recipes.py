@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from benchmarks.quietly import environment, records_of
+from benchmarks.quietly import command, environment, records_of
 from tombola.recipes import cifar10, expand, merged
 
 LEFT = 0.05
@@ -70,16 +70,17 @@ def _candidates(study: Patch) -> dict[str, list[Patch]]:
     lr, batch, epochs = train["lr"], train["batch_size"], train["epochs"]
     schedules = dict.fromkeys([train["schedule"], "one_cycle", "cosine"])
     smoothings = dict.fromkeys([train.get("label_smoothing", 0.0), 0.0, 0.1])
-    augmentations = [{"flip": data["flip"], "crop": data["crop"]}, {"flip": True, "crop": 0}]
+    crops = dict.fromkeys([data["crop"], 0, 4 // data["args"].get("pool", 1)])  # 4 of the 32 pixels
+    rates = dict.fromkeys([train.get("log_std_lr_factor", 5), 5, 1])
     norms = dict.fromkeys([one["evaluate"].get("batch_norm", "running"), "running", "batch"])
     found: dict[str, list[Patch]] = {
         "learning rate": [{"train": {"lr": value}} for value in (lr, lr / 2, lr * 2)],
         "batch": [{"train": {"batch_size": value}} for value in (batch, batch // 2)],
-        "augmentation": [{"data": value} for value in augmentations],
+        "augmentation": [{"data": {"flip": True, "crop": value}} for value in crops],
         "schedule": [{"train": {"schedule": value}} for value in schedules],
         "label smoothing": [{"train": {"label_smoothing": value}} for value in smoothings],
         "batch norm": [{"evaluate": {"batch_norm": value}} for value in norms],
-        "rate of log_std (measured only)": [{"train": {"log_std_lr_factor": value}} for value in (5, 1)],
+        "rate of log_std (measured only)": [{"train": {"log_std_lr_factor": value}} for value in rates],
         "heat (measured only)": [{"train": {"heat": value}} for value in (0.1, 0.01)],
     }
     if "subset" in data["args"]:  # as many images in all, seen half as often
@@ -131,7 +132,7 @@ def _line(row: dict[str, Any]) -> str:
 
 def _write(out: Path, size: str, seeds: int, rows: list[dict[str, Any]], chosen: dict[str, Patch]) -> None:
     record = {
-        "command": "python -m benchmarks.recipes " + " ".join(sys.argv[1:]),
+        "command": command("benchmarks.recipes"),
         "date": datetime.now(UTC).date().isoformat(),
         **environment(),
         "size": size,
