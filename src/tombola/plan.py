@@ -83,7 +83,7 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
     _check(study, net, dataset)
     for seed in study.seeds:
         for arm in study.arms:
-            for level, trained, label in _arm_stages(study, arm, net, source, seed):
+            for level, trained, label in _arm_stages(study, arm, net, source, seed, len(dataset.train[0])):
                 labels = {
                     "study": study.name,
                     "arm": arm.arm,
@@ -108,10 +108,12 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
                 yield Row(labels, stage)
 
 
-def _arm_stages(study: Study, arm: Arm, net: Net, source: Source, seed: int) -> Iterator[tuple[int, Train, str]]:
-    """(level, the training, the curve's label) of each ticket of an arm."""
+def _arm_stages(
+    study: Study, arm: Arm, net: Net, source: Source, seed: int, examples: int
+) -> Iterator[tuple[int, Train, str]]:
+    """(level, the training, the curve's label) of each ticket of an arm. examples: to train on."""
     settings = arm_train(study, arm, deterministic=deterministic(arm))
-    chain = _chain(study, arm, net, source, seed, settings)
+    chain = _chain(study, arm, net, source, seed, settings, examples)
     label = curve_label(study, arm)
     if arm.arm in ("ticket", "deterministic"):
         yield from ((level, trained, label) for level, trained in enumerate(chain.trained))
@@ -122,8 +124,9 @@ def _arm_stages(study: Study, arm: Arm, net: Net, source: Source, seed: int) -> 
         pruned = chain.tickets[level]
         start, parent = chain.start, pruned
         if arm.arm == "transplant":
-            parent, start = Transplant(parents=(pruned, replace(first, posterior=study.posterior))), ""
             settings = arm_train(study, arm, deterministic=False)
+            posterior = method_of(settings.method).start(study.posterior, settings, examples)
+            parent, start = Transplant(parents=(pruned, replace(first, posterior=posterior))), ""
         elif arm.arm == "reinit":
             parent, start = Redraw(parents=(pruned, replace(first, draw="redrawn"))), ""
         else:
@@ -132,12 +135,13 @@ def _arm_stages(study: Study, arm: Arm, net: Net, source: Source, seed: int) -> 
         yield level, trained, label
 
 
-def _chain(study: Study, arm: Arm, net: Net, source: Source, seed: int, settings: TrainSettings) -> _Chain:
+def _chain(study: Study, arm: Arm, net: Net, source: Source, seed: int, settings: TrainSettings, examples: int) -> _Chain:
     def training(parent: Stage, start: str = "", stop: str = "") -> Train:
         return Train(parents=(parent,), net=net, source=source, settings=settings, seed=seed, start=start, stop=stop)
 
     # a deterministic chain is the same whatever sigma starts at, so that studies of sigma share it
     posterior = deterministic_part(study.posterior) if deterministic(arm) else study.posterior
+    posterior = method_of(settings.method).start(posterior, settings, examples)
     init = Init(net=net, posterior=posterior, prune=study.prune, seed=seed)
     rewind = arm.rewind or study.prune.rewind
     at = parse_rewind(rewind)
