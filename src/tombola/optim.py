@@ -13,8 +13,10 @@ from .settings import TrainSettings
 
 
 def optimiser_of(learner: Learner, likelihood: nn.Module, settings: TrainSettings) -> "torch.optim.Optimizer | Joined":
-    """A fused torch optimiser over the learner's flat groups and what the likelihood learns; with the learner's own
-    optimiser, if it has one."""
+    """A fused torch optimiser over the learner's flat groups and what the likelihood learns; where the learner brings an
+    optimiser of its own, joined with that, and of what that does not hold."""
+    own = learner.optimiser(settings)
+    held = {p.data_ptr() for group in own.param_groups for p in group["params"]} if own else set()
     groups = [
         {
             "params": group["params"],
@@ -22,12 +24,11 @@ def optimiser_of(learner: Learner, likelihood: nn.Module, settings: TrainSetting
             "weight_decay": settings.weight_decay if group["decayed"] else 0.0,
         }
         for group in learner.groups()
-        if group["params"][0].numel()
+        if group["params"][0].numel() and group["params"][0].data_ptr() not in held
     ]
-    learned = [p for p in likelihood.parameters() if p.requires_grad]
+    learned = [p for p in likelihood.parameters() if p.requires_grad and p.data_ptr() not in held]
     if learned:
         groups.append({"params": learned, "factor": 1.0, "weight_decay": 0.0})
-    own = learner.optimiser()
     if own is None:
         return OPTIMISERS[settings.optimiser](groups, settings)
     return Joined(own, OPTIMISERS[settings.optimiser](groups, settings)) if groups else own

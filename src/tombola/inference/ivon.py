@@ -5,7 +5,6 @@ Hessian, delta = heat / (N prior_std^2) the weight decay, lambda = N / heat the 
 std^2 = 1 / (lambda (h + delta)).
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -20,7 +19,6 @@ from ..settings import PosteriorSettings, TrainSettings
 from .vi import VI, slice_with_grad
 
 _BLOCK = 1 << 16  # parameters at a time: what an update reads and writes of them stays in the second-level cache
-_TWO_LOG2_E = 2 * math.log2(math.e)
 _LARGEST_ADAM_LR = 0.5
 
 
@@ -63,7 +61,7 @@ class Ivon(VI):
                 groups.append({"params": [part], "factor": 1.0, "decayed": decayed})
         return groups
 
-    def optimiser(self) -> "IvonUpdate | None":
+    def optimiser(self, settings: TrainSettings) -> "IvonUpdate | None":
         """The update of means and log stds."""
         groups: list[dict] = []
         whole = bool(self.mask.all())
@@ -77,6 +75,7 @@ class Ivon(VI):
                         "params": [mean, log_std],
                         "factor": self.settings.ivon_lr / self.settings.lr,
                         "weight_decay": self.settings.weight_decay if decayed else 0.0,
+                        "std": self.sample.std[part],
                         "keep": None if whole else self.mask[part].to(mean.dtype),
                         "prior_mean": None if self._prior_mean is None else self._prior_mean[part],
                     }
@@ -133,37 +132,36 @@ class IvonUpdate(torch.optim.Optimizer):
 
     Divided by h + delta, with u = (1 - beta2) (lambda s + var / prior_std^2 - 1), the third line is
 
-        (h + delta)_new = (h + delta) (1 + u + u^2 / 2) = (h + delta) (1 + (1 + u)^2) / 2
+        (h + delta)_new = (h + delta) (1 + u + u^2 / 2)
 
     so a log std decreases by half the logarithm of that factor, and no Hessian needs to be stored. The factor is at least
     1/2: variances stay positive. Weight decay beside the prior's is added to delta in the last line alone, as coupled decay
     of means.
 
-    groups: `params` (mean, log_std, with `.grad` set), `weight_decay`, `keep` (1 or 0; None is 1 everywhere) and
-    `prior_mean` (None is 0). Where `keep` is 0 nothing moves.
+    groups: `params` (mean, log_std, with `.grad` set), `weight_decay`, `std` (of the last sample: exp(log_std), 0 where
+    masked), `keep` (1 or 0; None is 1 everywhere) and `prior_mean` (None is 0). Where `keep` is 0 nothing moves.
     """
 
     def __init__(self, groups: list[dict], lr: float, constants: Constants):
-        fixed = ("keep", "prior_mean")
+        fixed = ("std", "keep", "prior_mean")
         super().__init__([{k: v for k, v in group.items() if k not in fixed} for group in groups], {"lr": lr})
         self._fixed = [[group[name] for name in fixed] for group in groups]  # tensors that a state_dict need not have
         self.constants = constants
         mean = groups[0]["params"][0]
         # on a GPU every operation has a cost of its own: there all goes at once
         self._block = _BLOCK if mean.device.type == "cpu" else max(group["params"][0].numel() for group in groups)
-        self._scratch = torch.empty(2, self._block, dtype=mean.dtype, device=mean.device)
-        self._half = torch.full_like(self._scratch[0], 0.5)
+        self._scratch = torch.empty(3, self._block, dtype=mean.dtype, device=mean.device)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group, (keep, prior_mean) in zip(self.param_groups, self._fixed, strict=True):
+        for group, fixed in zip(self.param_groups, self._fixed, strict=True):
             mean, log_std = group["params"]
             state = self.state[mean]
             if not state:
                 state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(mean)
             state["step"] += 1
             debias = 1 - self.constants.beta1 ** state["step"].item()
-            tensors = (mean, log_std, mean.grad, log_std.grad, state["momentum"], keep, prior_mean)
+            tensors = (mean, log_std, mean.grad, log_std.grad, state["momentum"], *fixed)
             for start in range(0, mean.numel(), self._block):
                 block = slice(start, start + self._block)
                 parts: list[Any] = [t if t is None else t[block] for t in tensors]
@@ -178,25 +176,24 @@ class IvonUpdate(torch.optim.Optimizer):
         grad: Tensor,
         slope: Tensor,
         momentum: Tensor,
+        std: Tensor,
         keep: Tensor | None,
         prior_mean: Tensor | None,
     ) -> None:
         c = self.constants
-        var, factor = self._scratch[:, : len(mean)]
-        torch.mul(log_std, _TWO_LOG2_E, out=var)
-        torch.exp2(var, out=var)
-        torch.mul(var, (1 - c.beta2) * c.ess * c.delta, out=factor)
-        factor.add_(slope, alpha=(1 - c.beta2) * c.ess / c.scale).add_(c.beta2)
-        torch.addcmul(self._half[: len(mean)], factor, factor, value=0.5, out=factor)
-        var.div_(factor)  # of the new Hessian
-        log_std.add_(factor.log_(), alpha=-0.5)
+        var, u, scratch = self._scratch[:, : len(mean)]
+        torch.mul(std, std, out=var)
+        torch.mul(var, (1 - c.beta2) * c.ess * c.delta, out=u)
+        u.add_(slope, alpha=(1 - c.beta2) * c.ess / c.scale).sub_(1 - c.beta2)
+        growth = u.addcmul_(u, u, value=0.5)
+        log_std.add_(torch.log1p(growth, out=scratch), alpha=-0.5)
+        var.div_(growth.add_(1))  # of the new Hessian
         momentum.lerp_(grad, 1 - c.beta1)
-        direction = torch.mul(momentum, 1 / (debias * c.scale), out=factor)
+        direction = torch.mul(momentum, 1 / (debias * c.scale), out=scratch)
         direction.add_(mean, alpha=c.delta + group["weight_decay"] / c.scale)
         if prior_mean is not None:
             direction.sub_(prior_mean, alpha=c.delta)
         if keep is not None:
-            direction.mul_(keep)
             log_std.mul_(keep)  # of a pruned weight it means nothing, and must not grow for ever
         mean.addcmul_(direction, var, value=-group["lr"] * (c.hess_init + c.delta) * c.ess)
 

@@ -44,7 +44,7 @@ class Map:
         """As `VI.start`."""
         return posterior
 
-    def optimiser(self) -> torch.optim.Optimizer | None:
+    def optimiser(self, settings: TrainSettings) -> torch.optim.Optimizer | None:
         """As `VI.optimiser`."""
         return None
 

@@ -56,8 +56,8 @@ class VI:
         cannot have."""
         return posterior
 
-    def optimiser(self) -> torch.optim.Optimizer | None:
-        """The method's own, of what is not in `groups`; here everything is."""
+    def optimiser(self, settings: TrainSettings) -> torch.optim.Optimizer | None:
+        """The method's own; what it does not hold of `groups` is left to torch's. Here that is everything: None."""
         return None
 
     def groups(self) -> list[dict]:
