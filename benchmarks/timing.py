@@ -19,6 +19,8 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[st
     Taken in turn, so that a change of the machine's pace falls on all; in an order drawn anew each round, so that none always
     follows the same other; each once before, untimed. What takes long is timed in fewer rounds, at least once.
     """
+    gc.collect()
+    gc.freeze()  # what is there already need not be looked through before each call
     first = {name: _seconds(call) for name, call in calls.items()}
     fastest = min(first.values())
     every = {name: next(stride for most, stride in _STRIDES if took <= most * fastest) for name, took in first.items()}
@@ -28,6 +30,7 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[st
         random.Random(round_).shuffle(due)
         for name in due:
             times[name].append(_seconds(calls[name]))
+    gc.unfreeze()
     return {name: statistics.median(values) for name, values in times.items()}
 
 

@@ -100,7 +100,8 @@ def _faster_layouts(name: str, chosen: dict[str, Configuration], args: argparse.
     net = NETS[name]
     leads: dict[str, Configuration] = {}
     for configuration in chosen.values():
-        leads.setdefault(configuration.library, configuration)
+        if configuration.library != PLAIN:  # of which both are timed
+            leads.setdefault(configuration.library, configuration)
     if len(formats(net)) == 1:
         return dict.fromkeys(leads, formats(net)[0])
     found = {}
