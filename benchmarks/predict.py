@@ -1,4 +1,6 @@
-"""What the average over 16 weight samples costs over one forward pass: python -m benchmarks.predict [--quick] [--threads 1 2].
+"""What the average over 16 weight samples costs over one forward pass.
+
+    python -m benchmarks.predict [--quick] [--threads 1 2]
 
 128 images; every configuration is interleaved in one process; medians. What is divided by is the fastest of the plain fp32
 forward passes (`module(inputs)` in evaluation mode, contiguous and channels-last). Ours is what evaluations call

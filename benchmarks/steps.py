@@ -59,14 +59,14 @@ class Configuration:
 
 
 def configurations(compiled: bool = False) -> dict[str, Configuration]:
-    """By label; of each library, the first is the one whose pace chooses its memory layout. Peers that are installed only."""
+    """By label. Of each library, the first is the one whose pace chooses its layout. Of peers, those that are installed."""
     found = {DETERMINISTIC: Configuration(PLAIN, _plain)}
     if compiled:
         found[f"{DETERMINISTIC}, compiled"] = Configuration(PLAIN, _plain_compiled)
     found |= {label: Configuration(OURS, ours(settings)) for label, settings in SETTINGS.items()}
     if compiled and "compile" in {field.name for field in dataclasses.fields(TrainSettings)}:
         for label in ("vi", "map"):
-            settings = dataclasses.replace(SETTINGS[label], **{"compile": True})
+            settings = dataclasses.replace(SETTINGS[label], compile=True)
             found[f"{label}, compiled"] = Configuration(OURS, ours(settings))
     for label, (package, make) in peers.STEPS.items():
         if installed(package) is not None:

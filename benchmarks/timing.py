@@ -16,8 +16,8 @@ _STRIDES = ((4.0, 1), (25.0, 5), (float("inf"), 15))
 def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
     """Median seconds of each call.
 
-    Taken in turn, so that a change of the machine's pace falls on all; in an order drawn anew each round, so that none always
-    follows the same other; each once before, untimed. What takes long is timed in fewer rounds, at least once.
+    Taken in turn, so that a change of the machine's pace falls on all; in an order drawn anew each round, so that none
+    always follows the same other; each once before, untimed. What takes long is timed in fewer rounds, at least once.
     """
     gc.collect()
     gc.freeze()  # what is there already need not be looked through before each call
