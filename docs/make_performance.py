@@ -20,22 +20,22 @@ named; they exit with 1 where a target is missed.
 SECTIONS = {
     "training": """## A training step
 
-The whole step, gradients and optimiser, over the fastest of the rows called deterministic: plain torch loops with fused Adam,
-with images contiguous or channels-last (or compiled), as far as a record has them. Of tombola and of each other library the
-faster layout is timed. `map` is tombola's own deterministic training, `vi` variational inference by weight samples, `ivon`
+The whole step, gradients and optimiser, over the fastest of the rows called deterministic: plain torch loops with fused
+Adam, with images contiguous or channels-last (or compiled), as far as a record has them. Of tombola and of each other library
+the faster layout is timed. `map` is tombola's own deterministic training, `vi` variational inference by weight samples, `ivon`
 the method of that name; the others are [estimators and objectives](estimators.md). Peak memory is a process's highest
 resident memory in two steps over what it had after imports and data: weights, optimiser, gradients, activations,
 workspaces.""",
     "predict": """## A prediction
 
-The average over 16 weight samples (`tombola.posterior.predictive.outputs`, as evaluations do) over one plain fp32 forward pass
-of the same 128 images. bf16 and channels-last are the settings `evaluate.precision` and `evaluate.channels_last`.""",
+The average over 16 weight samples (`tombola.posterior.predictive.outputs`, as evaluations do) over one plain fp32 forward
+pass of the same 128 images. bf16 and channels-last are the settings `evaluate.precision` and `evaluate.channels_last`.""",
     "study": """## A study
 
 A small study of the built-in digits (tickets, deterministic tickets, re-initialisations) and the demo, each by `tombola run`
 from the start of Python to the report. Plain steps are a torch loop's (deterministic) over the same batches, bare steps
-tombola's own (of the study's methods), both times the number of steps in the study's plan; what is more is measuring, pruning,
-storing and the report. Resume is the same command once more when all is done.""",
+tombola's own (of the study's methods), both times the number of steps in the study's plan; what is more is measuring,
+pruning, storing and the report. Resume is the same command once more when all is done.""",
     "data": """## An epoch of images
 
 Images of 3x32x32 gathered in shuffled order, mirrored, cropped and normalised. Resident is from memory, streamed from a
@@ -89,10 +89,11 @@ def _memory(rows: Sequence[dict]) -> list[str]:
 def _comparisons(rows: Sequence[dict], prefix: str) -> list[list[str]]:
     """Rows of verdicts on two configurations, which are no entry of the ratios."""
     named = dict.fromkeys(v["what"] for row in rows for v in row["verdicts"] if v["what"].startswith(prefix))
-    found = {
-        what: [next((v["found"] for v in row["verdicts"] if v["what"] == what), None) for row in rows] for what in named
-    }
-    return [[what, *(_cell(row, what, value) for row, value in zip(rows, found[what], strict=True))] for what in named]
+    lines = []
+    for what in named:
+        found = [next((v["found"] for v in row["verdicts"] if v["what"] == what), None) for row in rows]
+        lines.append([what, *(_cell(row, what, value) for row, value in zip(rows, found, strict=True))])
+    return lines
 
 
 def _predictions(rows: Sequence[dict]) -> list[str]:
