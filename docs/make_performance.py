@@ -21,11 +21,11 @@ SECTIONS = {
     "training": """## A training step
 
 The whole step, gradients and optimiser, over the fastest of the rows called deterministic: plain torch loops with fused
-Adam, with images contiguous or channels-last (or compiled), as far as a record has them. Of tombola and of each other library
-the faster layout is timed. `map` is tombola's own deterministic training, `vi` variational inference by weight samples, `ivon`
-the method of that name; the others are [estimators and objectives](estimators.md). Peak memory is a process's highest
-resident memory in two steps over what it had after imports and data: weights, optimiser, gradients, activations,
-workspaces.""",
+Adam, with images contiguous or channels-last (or compiled), as far as a record has them. Of tombola and of each other
+library the faster layout is timed. `map` is tombola's own deterministic training, `vi` variational inference by weight
+samples, `ivon` the method of that name; the others are [estimators and objectives](estimators.md). Peak memory is a
+process's highest resident memory in two steps over what it had after imports and data: weights, optimiser, gradients,
+activations, workspaces.""",
     "predict": """## A prediction
 
 The average over 16 weight samples (`tombola.posterior.predictive.outputs`, as evaluations do) over one plain fp32 forward

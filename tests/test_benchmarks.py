@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from benchmarks import data, memory, peers, predict, study, timing, training
 from benchmarks.correct import assert_learns
 from benchmarks.nets import AGAINST, NETS, TIMED, TOY
 from benchmarks.record import PEERS, Verdict, finish, installed
 from benchmarks.steps import SETTINGS, configurations
+
 from tombola.models import build
 
 MAKE_PAGE = Path(__file__).parents[1] / "docs" / "make_performance.py"
@@ -183,7 +183,7 @@ def test_a_study_is_measured(tmp_path):
     assert code == 0  # a reduced one has no targets
     assert_whole(record, "study")
     (row,) = record["rows"]
-    assert row["steps"] == {"vi": 500, "map": 300}  # of 100 an epoch... counted by hand below
+    assert row["steps"] == {"vi": 5 * 5 * 20, "map": 3 * 5 * 20}  # trainings, epochs, steps
     assert {"study", "resume", "demo"} <= row["seconds"].keys()
 
 
