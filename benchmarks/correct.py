@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from tombola.inference import VI
+from tombola.optim import optimiser_of, set_lr
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import Categorical
-from tombola.posterior.state import initial_state
+from tombola.posterior.state import State, initial_state
 from tombola.settings import PosteriorSettings, TrainSettings
 
 _EXAMPLES = 50_000
@@ -20,7 +21,8 @@ _STEPS = 8
 
 
 def assert_gradients(module: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
-    """The gradients by weight samples and by local reparameterisation equal autograd's with the same noise, in float64."""
+    """By weight samples and by local reparameterisation, in float64 and with the same noise: the gradients equal autograd's,
+    and a whole step as it is timed equals Adam's first with those."""
     batch = batch[0].double(), batch[1]
     _assert_equal(module.double(), batch, _by_weight_sample, TrainSettings())
     _assert_equal(module.double(), batch, _by_local_noise, TrainSettings(estimator="local"))
@@ -48,6 +50,25 @@ def _assert_equal(
     expected = torch.autograd.grad(loss + settings.heat / _EXAMPLES * kl, (mean, log_std))
     for made, by_autograd in zip((learner.sample.mean_grad, learner.sample.log_std_grad), expected, strict=True):
         torch.testing.assert_close(made, by_autograd, rtol=1e-4, atol=1e-6)
+    _assert_step(module, state, batch, settings, expected)
+
+
+def _assert_step(
+    module: nn.Module, state: State, batch: tuple[Tensor, Tensor], settings: TrainSettings, gradients: tuple[Tensor, ...]
+) -> None:
+    """Adam's first step is lr g / (|g| + eps); that of log_std has a rate of its own."""
+    likelihood = Categorical()
+    learner = VI(module, state, likelihood, settings, _EXAMPLES, ("benchmark",))
+    before = learner.mean.clone(), learner.log_std.clone()
+    optimiser = optimiser_of(learner, likelihood, settings)
+    set_lr(optimiser, settings.lr)
+    with learner.binding:
+        module.train()
+        learner.gradients(batch, 0)
+        optimiser.step()
+    rates = settings.lr, settings.lr * settings.log_std_lr_factor
+    for now, then, gradient, lr in zip((learner.mean, learner.log_std), before, gradients, rates, strict=True):
+        torch.testing.assert_close(now, then - lr * gradient / (gradient.abs() + 1e-8), rtol=1e-6, atol=1e-3 * lr)
 
 
 def _by_weight_sample(learner: VI, module: nn.Module, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from benchmarks import peers
 from benchmarks.nets import Net
 from benchmarks.record import installed
 from tombola.inference import METHODS
-from tombola.optim import optimiser_of
+from tombola.optim import optimiser_of, set_lr
 from tombola.posterior.batch import channels_last
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import Categorical
@@ -32,7 +32,7 @@ SETTINGS = {
     "antithetic, 2 samples": TrainSettings(estimator="antithetic", samples=2),
     "vi, 4 samples": TrainSettings(samples=4),
     "log_expected, 4 samples": TrainSettings(objective="log_expected", samples=4),
-} | ({"ivon": TrainSettings(method="ivon", lr=0.1)} if "ivon" in METHODS else {})
+} | ({"ivon": TrainSettings(method="ivon", ivon_lr=0.1)} if "ivon" in METHODS else {})
 """Our configurations."""
 
 Step = Callable[[], Tensor]
@@ -94,6 +94,7 @@ def ours(settings: TrainSettings) -> Make:
 
         def step() -> Tensor:
             nonlocal done
+            set_lr(optimiser, chosen.lr)
             loss = learner.gradients(batch, done)
             optimiser.step()
             done += 1
