@@ -161,7 +161,7 @@ def bayesian_torch_net(module: nn.Module, std: float, kind: str) -> nn.Module:
     return net
 
 
-def ivon_optimiser(module: nn.Module, std: float, lr: float = 0.1) -> Any:
+def ivon_optimiser(module: nn.Module, std: float, lr: float = 0.01) -> Any:
     """Over all parameters, for it knows no others."""
     import ivon
 

@@ -32,7 +32,7 @@ SETTINGS = {
     "antithetic, 2 samples": TrainSettings(estimator="antithetic", samples=2),
     "vi, 4 samples": TrainSettings(samples=4),
     "log_expected, 4 samples": TrainSettings(objective="log_expected", samples=4),
-} | ({"ivon": TrainSettings(method="ivon", ivon_lr=0.1)} if "ivon" in METHODS else {})
+} | ({"ivon": TrainSettings(method="ivon", ivon_lr=0.01)} if "ivon" in METHODS else {})
 """Our configurations."""
 
 Step = Callable[[], Tensor]
