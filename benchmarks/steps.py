@@ -84,8 +84,10 @@ def ours(settings: TrainSettings) -> Make:
 
     def make(module: nn.Module, batch: Batch, precision: str) -> Step:
         chosen = dataclasses.replace(settings, precision=precision)
-        state, likelihood = initial_state(module, Layout.of(module), PosteriorSettings(std=peers.STD), 0), Categorical()
-        method = METHODS[chosen.method]
+        method, posterior, likelihood = METHODS[chosen.method], PosteriorSettings(std=peers.STD), Categorical()
+        if hasattr(method, "start"):  # a method may set the first std itself
+            posterior = method.start(posterior, chosen, peers.EXAMPLES)
+        state = initial_state(module, Layout.of(module), posterior, 0)
         start = state.as_point() if method.deterministic else state
         learner = method(module, start, likelihood, chosen, peers.EXAMPLES, ("benchmark",))
         optimiser, done = optimiser_of(learner, likelihood, chosen), 0
