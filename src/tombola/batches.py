@@ -73,7 +73,7 @@ class TensorBatches:
         if self.augment is not None:
             stream = streams.generator("augment", self.seed, epoch)
             draw = self.augment(self.examples, stream, self.device)
-        order = torch.randperm(self.examples, generator=streams.generator("order", self.seed, epoch))
+        order = self._placed(torch.randperm(self.examples, generator=streams.generator("order", self.seed, epoch)))
         ends = [*range(self.batch_size, self.steps * self.batch_size, self.batch_size), self.examples]
         rows = order.tensor_split(ends[:-1])[skip:]
         for inputs, targets, chosen in self._gathered(rows):
@@ -81,12 +81,15 @@ class TensorBatches:
                 inputs = draw(inputs, chosen)
             yield inputs if self.prepare is None else self.prepare(inputs), targets
 
+    def _placed(self, order: Tensor) -> Tensor:
+        """The epoch's order [N] where it is read. Whole: a copy for each batch would wait for a GPU at every step."""
+        return order.to(self.device)
+
     def _gathered(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(inputs, targets, rows) of each batch, on the device."""
         for rows in batches:
-            chosen = rows.to(self.device)
-            # not inputs[chosen], which is four times slower for small images
-            yield self.inputs.index_select(0, chosen), self.targets[chosen], chosen
+            # not inputs[rows], which is four times slower for small images
+            yield self.inputs.index_select(0, rows), self.targets[rows], rows
 
 
 class StreamedBatches(TensorBatches):
@@ -94,6 +97,9 @@ class StreamedBatches(TensorBatches):
 
     A thread gathers the next batches while the device works on this one.
     """
+
+    def _placed(self, order: Tensor) -> Tensor:
+        return order  # rows are gathered where the tensors are
 
     def _gathered(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         def read(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
