@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.gpu import epochs, many, profiling, steps, tickets
 from benchmarks.gpu.nets import NETS, TOY_RECIPES, Job, noise, stored, stored_recipes
-from benchmarks.gpu.sitting import Row, Sitting, TimeUp
+from benchmarks.gpu.sitting import Row, Sitting, TimeUpError
 from tombola.errors import TombolaError
 
 Measured = dict[str, Row]
@@ -38,7 +38,9 @@ _REAL = ("recipe", "study")  # accuracies of noise mean nothing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.gpu", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("piece", choices=["prepare", *PIECES])
     parser.add_argument("--out", type=Path, default=Path("results/gpu"), help="folder of records; of prepare the data file")
     parser.add_argument("--data", type=Path, help="what prepare wrote; without it noise, where accuracy is not measured")
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TombolaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except TimeUp:
+    except TimeUpError:
         print("the time is up; run the same command again to go on")
         return 3
 

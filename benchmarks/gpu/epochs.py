@@ -76,7 +76,9 @@ def _share(job: Job, net: str, steps: dict[str, Row]) -> Row:
         timing.synchronize(job.device)
         times.append(time.perf_counter() - began)
     images = statistics.median(times[1:])
-    epoch = _epoch_seconds(job, net, FULL.with_train(method="map", batch_size=job.batch_of(net)), fastest_of(steps, net, "map"))
+    epoch = _epoch_seconds(
+        job, net, FULL.with_train(method="map", batch_size=job.batch_of(net)), fastest_of(steps, net, "map")
+    )
     return {
         "data": job.data.name,
         "batch": job.batch_of(net),

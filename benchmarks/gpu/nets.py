@@ -93,7 +93,7 @@ class Job:
 
 def noise(toy: bool) -> Dataset:
     """Images that stand in for CIFAR-10 where nothing is learned: 50,000 of 3x32x32, or toys that a net can learn."""
-    train, test, side = (256, 96, 16) if toy else (50_000, 10_000, 32)
+    train, test, side = (96, 64, 16) if toy else (50_000, 10_000, 32)
     stream = streams.generator("benchmark", "images")
     targets = torch.arange(train + test) % CLASSES
     inputs = torch.randint(256, (train + test, 3, side, side), generator=stream, dtype=torch.uint8)

@@ -27,10 +27,10 @@ def floors(job: Job, sitting: Sitting) -> bool:
         row = sitting.row(net, lambda net=net: _net(job, net, top), needs=0 if job.toy else 2)  # type: ignore[misc]
         sitting.say(f"{net}, batch {row['batch']}: {row['flop'] / 1e9:.3g} GFLOP a step")
         for label, found in row["steps"].items():
-            floor = row["floor"][found["arm"]]
+            floor, took = row["floor"][found["arm"]], found["seconds"]
             sitting.say(
-                f"  {label}: {1e3 * found['seconds']:.2f} ms, floor {1e3 * floor:.3f} ms, gap {found['seconds'] / floor:.1f}x, "
-                f"{found['launches']:.0f} launches of {found['kernels']:.0f} kernels, device busy {1e3 * found['busy']:.2f} ms"
+                f"  {label}: {1e3 * took:.2f} ms, floor {1e3 * floor:.3f} ms, gap {took / floor:.1f}x, device busy "
+                f"{1e3 * found['busy']:.2f} ms, {found['launches']:.0f} launches of {found['kernels']:.0f} kernels"
             )
             for kernel in found["top"]:
                 sitting.say(f"    {1e6 * kernel['seconds']:9.1f} us  x{kernel['calls']:<5.0f} {kernel['name'][:90]}")

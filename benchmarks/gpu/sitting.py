@@ -19,7 +19,7 @@ from tombola.errors import TombolaError
 Row = dict[str, Any]
 
 
-class TimeUp(Exception):
+class TimeUpError(Exception):
     """The sitting is over; another one goes on from here."""
 
 
@@ -67,19 +67,19 @@ class Sitting:
     def row(self, name: str, make: Callable[[], Row], needs: float = 0.0) -> Row:
         """The row of that name: as recorded, or made now and recorded. needs: minutes that it takes in one go.
 
-        Raises TimeUp where the time is over, or where less than `needs` is left of it and something was done already.
+        Raises TimeUpError where the time is over, or where less than `needs` is left of it and something was done already.
         """
         if name in self.rows:
             return self.rows[name]
         if self.over or (self._began and self._clock() + 60 * needs > self._end):
-            raise TimeUp
+            raise TimeUpError
         self._began = True
         self.rows[name] = make()
         self.write()
         return self.rows[name]
 
     def checkpoint(self, name: str, seconds: float = 60.0) -> Checkpoint:
-        """Of a training that is longer than a sitting: saves it when the time is over, then raises TimeUp."""
+        """Of a training that is longer than a sitting: saves it when the time is over, then raises TimeUpError."""
         return _LastOfSitting(self.file(name, "checkpoint"), seconds, self)
 
     def file(self, name: str, kind: str) -> Path:
@@ -105,7 +105,7 @@ class _LastOfSitting(Checkpoint):
     def save(self, tensors: dict[str, torch.Tensor], description: dict[str, Any], device: torch.device) -> None:
         super().save(tensors, description, device)
         if self._sitting.over:
-            raise TimeUp
+            raise TimeUpError
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def steps(job: Job, sitting: Sitting) -> bool:
 
 
 def fastest_of(sitting_rows: dict[str, Row], net: str, arm: str) -> dict[str, Any]:
-    """The configuration (fields of TrainSettings) that was fastest for the arm; bf16 and channels_last before it was measured."""
+    """The configuration (fields of TrainSettings) that was fastest for the arm; before that is known bf16, channels_last."""
     found = sitting_rows.get(net, {}).get("arms", {}).get(arm, {})
     return timing.CONFIGURATIONS[found.get("label", "bf16 channels_last")]
 
