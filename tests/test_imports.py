@@ -12,8 +12,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "tombola"
 ORDER = [
     *("errors", "streams", "settings", "plugins", "rewind", "tensorfile", "augment"),
     *("posterior", "inference", "batches", "checkpoint", "divergence", "optim", "ticket", "pruning", "training"),
-    *("bayesian", "find", "models", "data", "metrics", "evaluation", "ingredients"),
-    *("stages", "study", "plan", "store", "records", "report"),
+    *("bayesian", "find", "models", "data", "metrics", "evaluation", "flops", "ingredients"),
+    *("stages", "recipes", "study", "arms", "plan", "store", "records", "report"),
     *("progress", "naming", "engine", "forecast", "calibrate", "folder", "terminal", "commands", "cli"),
 ]
 """Each module or package imports only from those before it (and from its own)."""

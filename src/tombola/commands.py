@@ -173,8 +173,10 @@ def evaluate_file(path: Path, measure: EvaluateSettings, seed: int, device: str)
     chosen = choose_device(device)
     train = TrainSettings(**ticket.info["settings"]["train"])
     words = ("evaluate", seed)
-    row = evaluate_ticket(module.to(chosen), ticket, there.test, measure, train, words, chosen, there.prepare)
-    table = Table(title=f"{path.name}: {model['name']} on the test split of {there.name} ({row['examples']} examples)")
+    examples = there.held_out(measure.split)
+    row = evaluate_ticket(module.to(chosen), ticket, examples, measure, train, words, chosen, there.prepare)
+    what = f"the {measure.split} split of {there.name} ({row['examples']} examples)"
+    table = Table(title=f"{path.name}: {model['name']} on {what}")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in row.items():
