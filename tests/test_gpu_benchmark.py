@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.gpu.__main__ import PIECES, main
-from benchmarks.gpu.nets import TOY_RECIPES, noise, recipe_of, stored, stored_recipes
-from benchmarks.gpu.prepare import write
+from benchmarks.gpu.nets import NETS, TOY_RECIPES, noise, recipe_of, stored, stored_recipes
+from benchmarks.gpu.prepare import recipes, write
 from benchmarks.gpu.sitting import Sitting, TimeUpError
 
 from tombola.errors import TombolaError
@@ -168,3 +168,13 @@ def test_settings_come_back_from_json_and_an_unknown_one_is_named(tmp_path):
     with pytest.raises(TombolaError, match=r"train\.epoch is no setting"):
         recipe_of({"train": {"epoch": 7}})
     assert TOY_RECIPES["gpu"]["vgg11"].data.flip
+
+
+def test_the_recipes_are_written_resolved_and_read_back():
+    written = json.loads(json.dumps(recipes()))
+    found = {(size, net): recipe_of(raw) for size, nets in written.items() for net, raw in nets.items()}
+    assert set(found) == {(size, net) for size in ("full", "gpu") for net in NETS}
+    full = found["full", "vit_tiny"]
+    assert (full.train.epochs, full.train.batch_size, full.train.samples) == (160, 1024, 10)
+    assert all(one.data.flip and one.data.crop == 4 for one in found.values())
+    assert all(found["gpu", net].train.epochs <= 16 for net in NETS)
