@@ -232,6 +232,8 @@ class EvaluateSettings(Checked):
         "`batch_size` and on the order of the examples).",
     )
     batch_size: int = setting(1024, "Examples a forward pass; changes results only with batch_norm `batch`.", least=1)
+    precision: Literal["fp32", "bf16"] = setting("fp32", "Arithmetic of the forward passes: full, or bf16 autocast.")
+    channels_last: bool = setting(False, "Whether image batches are laid out channels-last in memory.")
     bins: int = setting(15, "Bins of the calibration metrics.", least=1)
     redraws: int = setting(100, "Redraws of the labels for the perfect-calibration null.", least=100)
 

@@ -5,7 +5,7 @@ Legend: P parameters, N training examples.
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from .divergence import check_losses
 from .errors import TombolaError
 from .inference import Learner, method_of
 from .optim import load_optimiser_tensors, lr_factor, optimiser_of, optimiser_tensors, set_lr
-from .posterior.batch import IGNORED, Batch, examples_of, inputs_of, moved, parts, run, targets_of
+from .posterior.batch import IGNORED, Batch, channels_last, examples_of, inputs_of, moved, parts, run, targets_of
 from .posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
 from .posterior.state import State
 from .settings import TrainSettings
@@ -117,7 +117,8 @@ class _Work:
         set_lr(self.optimiser, lr)
         for p in self.likelihood.parameters():
             p.grad = None
-        loss = self.learner.gradients(_laid_out(batch, settings), step, kl_factor)
+        laid_out = channels_last(batch) if settings.channels_last else batch
+        loss = self.learner.gradients(laid_out, step, kl_factor)
         self.losses[step % len(self.losses)] = loss
         if settings.clip_norm is not None:
             everything = [p for group in self.optimiser.param_groups for p in group["params"]]
@@ -164,20 +165,6 @@ def likelihood_of(settings: TrainSettings, state: State, given: nn.Module | LogL
 def _kl_factor(settings: TrainSettings, step: int, steps_per_epoch: int) -> float:
     warmup = settings.kl_warmup_epochs * steps_per_epoch
     return min(1.0, (step + 1) / warmup) if warmup else 1.0
-
-
-def _laid_out(batch: Batch, settings: TrainSettings) -> Batch:
-    if not settings.channels_last:
-        return batch
-    if isinstance(batch, Mapping):
-        return {name: _channels_last(value) for name, value in batch.items()}
-    inputs, targets = batch
-    return _channels_last(inputs), targets
-
-
-def _channels_last(value: Any) -> Any:
-    images = isinstance(value, Tensor) and value.ndim == 4
-    return value.contiguous(memory_format=torch.channels_last) if images else value
 
 
 def _validate(
