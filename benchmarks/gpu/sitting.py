@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import re
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.record import hardware, versions
 from tombola.checkpoint import Checkpoint
 from tombola.errors import TombolaError
 
@@ -46,7 +46,7 @@ class Sitting:
         self.record: dict[str, Any] = {"piece": piece, "setup": setup, **machine(device), "sittings": [], "rows": {}}
         if self.path.is_file():
             found = json.loads(self.path.read_text())
-            for name in ("setup", "machine"):
+            for name in ("setup", "hardware", "versions"):
                 if found[name] != json.loads(json.dumps(self.record[name])):
                     raise TombolaError(
                         f"{self.path} has {name} {found[name]}, this one has {self.record[name]}; give another --out"
@@ -110,13 +110,7 @@ class _LastOfSitting(Checkpoint):
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Hardware and versions."""
-    found: dict[str, Any] = {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "device": "cpu",
-    }
+    found: dict[str, Any] = {"device": "cpu", "threads": torch.get_num_threads()}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         found |= {
@@ -128,7 +122,7 @@ def machine(device: torch.device) -> dict[str, Any]:
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
             "tf32": {"cudnn": torch.backends.cudnn.allow_tf32, "matmul": torch.backends.cuda.matmul.allow_tf32},
         }
-    return {"machine": found}
+    return {"hardware": hardware() | found, "versions": versions()}
 
 
 def _arguments() -> str:
