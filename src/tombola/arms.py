@@ -1,5 +1,6 @@
 """The arms of a study: from what, and how, each trains at every level of a chain of iterative pruning."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -67,8 +68,17 @@ def trainings(ground: Ground, arm: Arm) -> Iterator[tuple[int, Train]]:
     if arm.arm in ("ticket", "deterministic"):
         yield from enumerate(chain.trained)
         return
-    for level in arm.levels or range(1, ground.study.prune.levels + 1):
+    for level in levels_of(ground.study, arm):
         yield level, HANGING[arm.arm](chain, arm, level)
+
+
+def levels_of(study: Study, arm: Arm) -> list[int]:
+    """Where an arm that hangs on a chain is trained."""
+    every = range(1, study.prune.levels + 1)
+    if arm.densities is None:
+        return arm.levels or list(every)
+    left = math.log(1 - study.prune.fraction)
+    return sorted({min(every, key=lambda k: abs(k * left - math.log(density))) for density in arm.densities})
 
 
 def _chain(ground: Ground, arm: Arm) -> Chain:

@@ -136,6 +136,12 @@ class TrainSettings(Checked):
         0.0, "Label smoothing of the categorical likelihood, in training only.", least=0, below=1
     )
     clip_norm: float | None = setting(None, "Largest norm of the whole gradient (means and log_std together).", above=0)
+    accumulate: int = setting(
+        1,
+        "Parts that each batch is split into, whose gradients are added up: the memory of one part, the same weight sample "
+        "and mathematics, but batch norm's statistics are each part's.",
+        least=1,
+    )
     precision: Literal["fp32", "bf16"] = setting("fp32", "Arithmetic of the forward pass: full, or bf16 autocast.")
     channels_last: bool = setting(False, "Whether image batches are laid out channels-last in memory.")
     divergence: float = setting(1e6, "A training loss (nats per example) above this stops the stage.", above=0)
