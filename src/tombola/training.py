@@ -18,7 +18,7 @@ from .checkpoint import Checkpoint
 from .divergence import check_losses
 from .errors import TombolaError
 from .inference import Learner, method_of
-from .optim import load_optimiser_tensors, lr_factor, optimiser_of, optimiser_tensors, set_lr
+from .optim import Joined, load_optimiser_tensors, lr_factor, optimiser_of, optimiser_tensors, set_lr
 from .outofmemory import says_what_to_lower
 from .posterior.batch import IGNORED, Batch, channels_last, examples_of, inputs_of, moved, parts, run, targets_of
 from .posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
@@ -111,7 +111,7 @@ class _Work:
 
     learner: Learner
     likelihood: nn.Module
-    optimiser: torch.optim.Optimizer
+    optimiser: torch.optim.Optimizer | Joined
     losses: Tensor
     """Of the present epoch, by step."""
     history: list[dict[str, float]] = field(default_factory=list)

@@ -54,6 +54,11 @@ class WeightSample:
         self._keep = None if bool(mask.all()) else mask.to(mean.dtype)
         self._prior = prior_mean if prior_mean is None or self._keep is None else prior_mean * self._keep
 
+    @property
+    def std(self) -> Tensor:
+        """The effective std that the step's samples were drawn with, [n]: 0 where masked."""
+        return self._std
+
     def draw(self, tick: int, first: bool) -> None:
         """Writes a weight sample into `theta`; `first` of its step, when mean and log_std are new."""
         self._eps = self._noise(tick)
