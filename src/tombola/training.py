@@ -178,20 +178,22 @@ def _validate(
     learner.show_mean()
     module.eval()
     likelihood.eval()
-    nll, right, counted = torch.zeros((), dtype=torch.float64), 0, 0
+    # summed on the device: a look at each part would wait for it
+    nll, right = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device)
+    counted = 0
     with torch.no_grad():
         for part in parts(validation, examples, VALIDATED_AT_ONCE):
             part = moved(part, device)
             if prepare:
                 part = prepare(inputs_of(part)), targets_of(part)
             output = run(module, inputs_of(part))
-            nll -= likelihood(output, part).double().sum().cpu()
+            nll -= likelihood(output, part).double().sum()
             hits = _hits(output, part, likelihood)
-            right, counted = right + int(hits.sum()), counted + hits.numel()
+            right, counted = right + hits.sum().to(device), counted + hits.numel()
     likelihood.train()
     module.train()
     row = {"nll": nll.item() / examples}
-    return row | ({"accuracy": right / counted} if counted else {})
+    return row | ({"accuracy": right.item() / counted} if counted else {})
 
 
 def _hits(output: Any, batch: Batch, likelihood: nn.Module) -> Tensor:
