@@ -235,6 +235,13 @@ def test_levels_of_a_control(tiny, plan_of):
     assert [row.labels["level"] for row in plan.rows] == [1, 3]
 
 
+def test_densities_name_the_nearest_levels(tiny, plan_of):
+    """Halving: 50, 25, 12.5, 6.25%; nearest as a ratio, each once."""
+    arm = {"arm": "reinit", "densities": [0.9, 0.13, 0.11, 0.001]}
+    plan = plan_of(tiny | {"prune": {"fraction": 0.5, "levels": 4}, "arms": [arm]})
+    assert [row.labels["level"] for row in plan.rows] == [1, 3, 4]
+
+
 def test_a_fan_out_over_scores_repeats_no_arm_that_has_none(tiny, plan_of):
     plan = plan_of(tiny | {"prune": {"levels": 1, "score": ["snr", "mu"]}, "arms": ["ticket", "deterministic"]})
     assert Counter(row.labels["curve"] for row in plan.rows) == {
@@ -264,6 +271,8 @@ def test_rows_of_variants_are_told_apart(tiny, plan_of):
             {"arms": [{"arm": "equal_budget", "rewind": "learning_rate"}]},
             "arm equal_budget stands on learning-rate rewinding",
         ),
+        ({"arms": [{"arm": "reinit", "levels": [1], "densities": [0.5]}]}, "arm reinit has densities [0.5] and levels [1];"),
+        ({"arms": [{"arm": "reinit", "densities": [0.5]}], "prune": {"levels": 0}}, "arm reinit has densities [0.5] but"),
         ({"arms": [{"arm": "transplant_reinit", "score": "snr"}]}, "arm transplant_reinit has score 'snr', which needs a"),
         ({"prune": {"rewind": "epoch:2"}}, "rewind is 'epoch:2', but training ends at epoch:2 (step:10)"),
         ({"arms": [{"rewind": "step:10"}]}, "rewind is 'step:10', but training ends at epoch:2 (step:10)"),

@@ -41,7 +41,7 @@ def refused(text):
 
 def test_every_size_has_every_net():
     assert {size: list(there["nets"]) for size, there in cifar10()["sizes"].items()} == dict.fromkeys(
-        ("full", "gpu", "cpu"), NETS
+        ("full", "gpu", "cpu", "toy"), NETS
     )
 
 
@@ -52,7 +52,7 @@ def test_every_net_of_every_size_can_be_planned(size, net, user_module, plan_of)
     toy = {"name": "toy:images", "args": {"side": side}}
     arms = ["ticket", "deterministic", "transplant"]
     plan = plan_of({"name": "it", "size": size, "nets": [net], "data": toy, "arms": arms, "prune": {"levels": 1}})
-    assert {row.labels["model"] for row in plan.rows} == {f"{net}/cpu" if size == "cpu" else net}
+    assert {row.labels["model"] for row in plan.rows} == {f"{net}/{size}" if size in ("cpu", "toy") else net}
     assert [(row.labels["arm"], row.labels["level"]) for row in plan.rows] == [
         *(("ticket", 0), ("ticket", 1), ("deterministic", 0), ("deterministic", 1), ("transplant", 1))
     ]

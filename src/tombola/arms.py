@@ -1,11 +1,13 @@
 """The arms of a study: from what, and how, each trains at every level of a chain of iterative pruning."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from .inference import method_of
 from .ingredients import Net, Source
 from .rewind import parse_rewind
-from .settings import TrainSettings, deterministic_part
+from .settings import PosteriorSettings, TrainSettings, deterministic_part
 from .stages import Init, Prune, Redraw, Shuffle, Stage, Train, Transplant
 from .study import Arm, Study, arm_train
 
@@ -18,6 +20,13 @@ class Ground:
     net: Net
     source: Source
     seed: int
+    examples: int
+    """To train on."""
+
+    def init(self, posterior: PosteriorSettings, settings: TrainSettings) -> Init:
+        """The dense start of networks that are trained by `settings`."""
+        begun = method_of(settings.method).start(posterior, settings, self.examples)
+        return Init(net=self.net, posterior=begun, prune=self.study.prune, seed=self.seed)
 
     def train(self, parent: Stage, settings: TrainSettings, start: str = "", stop: str = "") -> Train:
         """A training of `parent`."""
@@ -67,8 +76,17 @@ def trainings(ground: Ground, arm: Arm) -> Iterator[tuple[int, Train]]:
     if arm.arm in ("ticket", "deterministic"):
         yield from enumerate(chain.trained)
         return
-    for level in arm.levels or range(1, ground.study.prune.levels + 1):
+    for level in levels_of(ground.study, arm):
         yield level, HANGING[arm.arm](chain, arm, level)
+
+
+def levels_of(study: Study, arm: Arm) -> list[int]:
+    """Where an arm that hangs on a chain is trained."""
+    every = range(1, study.prune.levels + 1)
+    if arm.densities is None:
+        return arm.levels or list(every)
+    left = math.log(1 - study.prune.fraction)
+    return sorted({min(every, key=lambda k: abs(k * left - math.log(density))) for density in arm.densities})
 
 
 def _chain(ground: Ground, arm: Arm) -> Chain:
@@ -76,7 +94,7 @@ def _chain(ground: Ground, arm: Arm) -> Chain:
     settings = arm_train(study, arm, deterministic=point)
     # a deterministic chain is the same whatever sigma starts at, so that studies of sigma share it
     posterior = deterministic_part(study.posterior) if point else study.posterior
-    init = Init(net=ground.net, posterior=posterior, prune=study.prune, seed=ground.seed)
+    init = ground.init(posterior, settings)
     rewind = arm.rewind or study.prune.rewind
     at = parse_rewind(rewind)
     dense = ground.train(init, settings, stop=at) if at else init
@@ -114,8 +132,9 @@ def _equal_budget(chain: Chain, arm: Arm, level: int) -> Train:
 def _planted(chain: Chain, arm: Arm, pruned: Stage) -> Train:
     """A deterministic ticket as a Bayesian network: its values as means, std at the Bayesian start."""
     study = chain.ground.study
-    parent = Transplant(parents=(pruned, replace(chain.init, posterior=study.posterior)))
-    return chain.ground.train(parent, arm_train(study, arm, deterministic=False))
+    settings = arm_train(study, arm, deterministic=False)
+    parent = Transplant(parents=(pruned, chain.ground.init(study.posterior, settings)))
+    return chain.ground.train(parent, settings)
 
 
 HANGING: dict[str, Callable[[Chain, Arm, int], Train]] = {

@@ -74,7 +74,7 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
     for seed in study.seeds:
         for arm in study.arms:
             label = curve_label(study, arm)
-            for level, trained in trainings(Ground(study, net, source, seed), arm):
+            for level, trained in trainings(Ground(study, net, source, seed, len(dataset.train[0])), arm):
                 labels = {
                     "study": study.name,
                     "arm": arm.arm,
@@ -129,6 +129,11 @@ def _check(study: Study, net: Net, dataset: Dataset) -> None:
         at = parse_rewind(rewind)
         if arm.levels and max(arm.levels) > study.prune.levels:
             raise TombolaError(f"arm {arm.arm} is at level {max(arm.levels)}, but prune.levels is {study.prune.levels}")
+        if arm.densities is not None and (arm.levels or not study.prune.levels):
+            raise TombolaError(
+                f"arm {arm.arm} has densities {arm.densities} "
+                + (f"and levels {arm.levels}; leave one of them out" if arm.levels else "but prune.levels is 0; raise it")
+            )
         if arm.arm == "equal_budget" and rewind == "learning_rate":
             raise TombolaError(
                 "arm equal_budget stands on learning-rate rewinding, which has trained that long already; "

@@ -61,6 +61,9 @@ class Arm(Checked):
     levels: list[int] | None = setting(
         None, "For controls and transplants: levels to train at; by default all from 1.", least=1
     )
+    densities: list[float] | None = setting(
+        None, "The same by how much is left: the levels that are nearest to these densities.", above=0, below=1
+    )
     train: dict[str, Any] = setting({}, "Fields of `train` that differ in this arm.")
 
 
@@ -71,7 +74,8 @@ class Study(Checked):
     name: str = setting("", "Name of the study; its output folder is named so.")
     description: str = setting("", "What the study asks, in a sentence or two.")
     size: str | None = setting(
-        None, "With `nets`: full, gpu or cpu, which settings of CIFAR-10 and which relatives of the nets. See recipes.md."
+        None,
+        "With `nets`: full, gpu, cpu or toy: which settings of CIFAR-10 and which relatives of the nets. See recipes.md.",
     )
     nets: list[str] = setting([], "With `size`: nets by their names in the recipe, each with its settings; they fan out.")
     seeds: list[int] = setting([0], "Seeds: each trains every arm from its own initialisation and data order.", least=0)
