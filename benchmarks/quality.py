@@ -12,14 +12,13 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 import torch
 from scipy import stats
 
-from benchmarks.quietly import command, environment, records_of
+from benchmarks.quietly import record_of, records_of
 from tombola.study import read
 
 MARGINS = {"accuracy": 0.005, "nll": 0.02}
@@ -92,12 +91,7 @@ def compared(records: pd.DataFrame) -> list[dict]:
 
 
 def _write(out: Path, rows: list[dict]) -> None:
-    record = {
-        "command": command("benchmarks.quality"),
-        "date": datetime.now(UTC).date().isoformat(),
-        **environment(),
-        "rows": rows,
-    }
+    record = record_of("quality", rows)
     out.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -1,6 +1,5 @@
-"""Studies run from a script: their records, and where they were made."""
+"""Studies run from a script, and the record of what was found."""
 
-import platform
 import shlex
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from benchmarks.record import record
 from tombola.engine import Engine, dataset
 from tombola.plan import plan_study
 from tombola.progress import Progress
@@ -43,25 +43,13 @@ def done_of(raw: dict[str, Any], store: Path) -> pd.DataFrame:
     return collect(plan_study(unfold(raw), dataset), Store(store))
 
 
-def command(module: str) -> str:
-    """What a record says it was made by: the command line without the places of this machine."""
+def record_of(benchmark: str, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """As `benchmarks.record.record`, with the number of threads, and a command line without the places of this machine."""
     given, shown = iter(sys.argv[1:]), []
     for word in given:
         if word in ("--path", "--store", "--out"):
             next(given, "")
             shown += [word, "FILES"] if word == "--path" else []
         else:
-            shown.append(word)
-    return shlex.join(["python", "-m", module, *shown])
-
-
-def environment() -> dict[str, Any]:
-    """Hardware and versions of a record."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
-    return {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": device,
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-    }
+            shown.append(shlex.quote(word))
+    return record(benchmark, shown, rows) | {"threads": torch.get_num_threads(), **more}

@@ -11,13 +11,12 @@ import json
 import math
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.quietly import command, done_of, environment, records_of
+from benchmarks.quietly import done_of, record_of, records_of
 from tombola.recipes import cifar10
 
 LEFT = 0.05
@@ -67,13 +66,7 @@ def main() -> int:
                 flush=True,
             )
         if args.out:
-            record = {
-                "command": command("benchmarks.reach"),
-                "date": datetime.now(UTC).date().isoformat(),
-                **environment(),
-                "size": args.size,
-                "rows": rows,
-            }
+            record = record_of("reach", rows, size=args.size)
             args.out.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 

@@ -11,14 +11,13 @@ import argparse
 import copy
 import json
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from benchmarks.quietly import command, environment, records_of
+from benchmarks.quietly import record_of, records_of
 from tombola.recipes import cifar10, expand, merged
 
 LEFT = 0.05
@@ -76,7 +75,7 @@ def _candidates(study: Patch) -> dict[str, list[Patch]]:
     found: dict[str, list[Patch]] = {
         "learning rate": [{"train": {"lr": value}} for value in (lr, lr / 2, lr * 2)],
         "batch": [{"train": {"batch_size": value}} for value in (batch, batch // 2)],
-        "augmentation": [{"data": {"flip": True, "crop": value}} for value in crops],
+        "augmentation": [{"data": {"crop": value}} for value in crops],
         "schedule": [{"train": {"schedule": value}} for value in schedules],
         "label smoothing": [{"train": {"label_smoothing": value}} for value in smoothings],
         "batch norm": [{"evaluate": {"batch_norm": value}} for value in norms],
@@ -131,16 +130,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _write(out: Path, size: str, seeds: int, rows: list[dict[str, Any]], chosen: dict[str, Patch]) -> None:
-    record = {
-        "command": command("benchmarks.recipes"),
-        "date": datetime.now(UTC).date().isoformat(),
-        **environment(),
-        "size": size,
-        "seeds": seeds,
-        "split": "validation",
-        "chosen": chosen,
-        "rows": rows,
-    }
+    record = record_of("recipes", rows, size=size, seeds=seeds, split="validation", chosen=chosen)
     out.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -175,7 +175,8 @@ def _value(patch: dict[str, Any]) -> str:
 
 def _made(record: dict[str, Any]) -> str:
     threads = f"{record['threads']} thread" + ("s" if record["threads"] > 1 else "")
-    return f"`{record['command']}`, {record['date']}, {record['device']}, {threads}, torch {record['torch']}."
+    where = f"{record['hardware']['cpu']}, {threads}, torch {record['versions']['torch']}"
+    return f"`{record['command']}`, {record['date']}, {where}."
 
 
 def _record(name: str) -> dict[str, Any]:

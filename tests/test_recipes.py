@@ -85,8 +85,7 @@ def test_nets_fan_out_and_a_studys_own_settings_count_last():
     made = unfold(study("{train: {epochs: 3}, data: {args: {path: here}}, seeds: [4, 5]}"))
     assert [v.model for v in made] == ["resnet20/cpu", "vgg11/cpu"]
     assert [v.label for v in made] == ["", ""]
-    for variant in made:
-        recipe = unfold(study())[0].study
+    for variant, recipe in zip(made, (plain.study for plain in unfold(study())), strict=True):
         assert (variant.study.train.epochs, variant.study.train.lr) == (3, recipe.train.lr)
         assert variant.study.data.args == recipe.data.args | {"path": "here"}
         assert variant.study.seeds == [4, 5]

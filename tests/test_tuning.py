@@ -52,4 +52,6 @@ def test_the_best_value_of_each_setting_is_kept_and_heat_is_not_chosen(monkeypat
 
 def test_a_record_does_not_tell_the_places_of_a_machine(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", ["x", "--path", "/a/b", "--seeds", "2", "--store", "/c", "--settings", "learning rate"])
-    assert quietly.command("benchmarks.x") == "python -m benchmarks.x --path FILES --seeds 2 --settings 'learning rate'"
+    assert (
+        quietly.record_of("x", [])["command"] == "python -m benchmarks.x --path FILES --seeds 2 --settings 'learning rate'"
+    )
