@@ -50,18 +50,23 @@ def main() -> int:
         records = records_of(study, args.store)
         seconds = (time.process_time() - before) / len(records) if not done else None
         for (model, method, _), found in records.groupby(["model", "method", "level"], sort=False):
-            numbers = {"accuracy": float(found["accuracy"].mean()), "accuracy_sd": float(found["accuracy"].std())}
             own = {
                 "model": model,
                 "method": method,
                 "density": float(found["density"].mean()),
                 "data": found["data"].iloc[0],
             }
-            drift = {f"drift_{name}": float(found[f"drift_{name}"].mean()) for name in ("mean", "rank")}
-            rows.append(own | numbers | drift | {"seconds": seconds, "n": len(found)})
+            measured = {
+                "accuracy": found["accuracy"].mean(),
+                "accuracy_sd": found["accuracy"].std(),
+                "drift_mean": found["drift_mean"].mean(),
+                "drift_rank": found["drift_rank"].mean(),
+            }
+            numbers = {name: None if math.isnan(value) else float(value) for name, value in measured.items()}
+            rows.append(own | numbers | {"seconds": seconds, "n": len(found)})
             print(
-                f"{model:14s} {method:4s} {rows[-1]['density']:6.1%} left: {rows[-1]['accuracy']:.1%} "
-                f"±{rows[-1]['accuracy_sd']:.1%}   drift {drift['drift_mean']:+.2f}, rank {drift['drift_rank']:.2f}   "
+                f"{model:14s} {method:4s} {own['density']:6.1%} left: {measured['accuracy']:.1%}   "
+                f"drift {measured['drift_mean']:+.2f}, rank {measured['drift_rank']:.2f}   "
                 f"{seconds or math.nan:.1f} s a training",
                 flush=True,
             )
