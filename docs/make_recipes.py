@@ -68,11 +68,11 @@ small relative:
 """
 
 KEPT = (
-    "What the recipe keeps is the best value, with three exceptions where the difference is noise: batch 128 for `resnet20`, "
-    "which is a fifth faster; running statistics; and 5,000 images four times rather than 10,000 twice, since two epochs leave "
-    "little to rewind to. Batch and augmentation of `vgg11` were carried over from the other two, as were all settings of the "
-    "nets that are not in the table, each from its relative. Label smoothing stays off and heat at 0.1 at every size: "
-    "calibration and the posterior are what the studies ask about."
+    "What the recipe keeps is the best value, with three exceptions where the difference is noise: batch 128 for "
+    "`resnet20`, which is a fifth faster; running statistics; and 5,000 images four times rather than 10,000 twice, since "
+    "two epochs leave little to rewind to. Batch and augmentation of `vgg11` were carried over from the other two, as were "
+    "all settings of the nets that are not in the table, each from its relative. Label smoothing stays off and heat at 0.1 "
+    "at every size: calibration and the posterior are what the studies ask about."
 )
 
 TAIL = """
