@@ -74,7 +74,7 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
     for seed in study.seeds:
         for arm in study.arms:
             label = curve_label(study, arm)
-            for level, trained in trainings(Ground(study, net, source, seed), arm):
+            for level, trained in trainings(Ground(study, net, source, seed, len(dataset.train[0])), arm):
                 labels = {
                     "study": study.name,
                     "arm": arm.arm,

@@ -18,7 +18,7 @@ from .checkpoint import Checkpoint
 from .divergence import check_losses
 from .errors import TombolaError
 from .inference import Learner, method_of
-from .optim import load_optimiser_tensors, lr_factor, optimiser_of, optimiser_tensors, set_lr
+from .optim import Joined, load_optimiser_tensors, lr_factor, optimiser_of, optimiser_tensors, set_lr
 from .outofmemory import says_what_to_lower
 from .posterior.batch import IGNORED, Batch, channels_last, examples_of, inputs_of, moved, parts, run, targets_of
 from .posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
@@ -111,7 +111,7 @@ class _Work:
 
     learner: Learner
     likelihood: nn.Module
-    optimiser: torch.optim.Optimizer
+    optimiser: torch.optim.Optimizer | Joined
     losses: Tensor
     """Of the present epoch, by step."""
     history: list[dict[str, float]] = field(default_factory=list)
@@ -178,20 +178,22 @@ def _validate(
     learner.show_mean()
     module.eval()
     likelihood.eval()
-    nll, right, counted = torch.zeros((), dtype=torch.float64), 0, 0
+    # summed on the device: a look at each part would wait for it
+    nll, right = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device)
+    counted = 0
     with torch.no_grad():
         for part in parts(validation, examples, VALIDATED_AT_ONCE):
             part = moved(part, device)
             if prepare:
                 part = prepare(inputs_of(part)), targets_of(part)
             output = run(module, inputs_of(part))
-            nll -= likelihood(output, part).double().sum().cpu()
+            nll -= likelihood(output, part).double().sum()
             hits = _hits(output, part, likelihood)
-            right, counted = right + int(hits.sum()), counted + hits.numel()
+            right, counted = right + hits.sum().to(device), counted + hits.numel()
     likelihood.train()
     module.train()
     row = {"nll": nll.item() / examples}
-    return row | ({"accuracy": right / counted} if counted else {})
+    return row | ({"accuracy": right.item() / counted} if counted else {})
 
 
 def _hits(output: Any, batch: Batch, likelihood: nn.Module) -> Tensor:
