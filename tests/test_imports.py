@@ -13,7 +13,7 @@ ORDER = [
     *("errors", "streams", "settings", "plugins", "rewind", "tensorfile", "augment"),
     *("posterior", "inference", "batches", "checkpoint", "divergence", "optim", "ticket", "pruning", "training"),
     *("bayesian", "find", "models", "data", "metrics", "evaluation", "ingredients"),
-    *("stages", "study", "plan", "store", "records", "report"),
+    *("stages", "study", "labels", "plan", "store", "records", "claims", "report"),
     *("progress", "naming", "engine", "forecast", "calibrate", "folder", "terminal", "commands", "cli"),
 ]
 """Each module or package imports only from those before it (and from its own)."""

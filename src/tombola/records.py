@@ -57,6 +57,12 @@ COLUMNS = [
     "drift_mean",
     "drift_spread",
     "drift_rank",
+    "parameters",
+    "chain",
+    "lr",
+    "warmup_epochs",
+    "settings",
+    "changes",
 ]
 """The columns that every table has, first; NaN where the data or the method lacks them."""
 

@@ -1,0 +1,117 @@
+"""Which rows of the records make a curve, and its values as a grid over seeds and levels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Missing(Exception):  # noqa: N818 - nothing went wrong: there is no data yet
+    """What a claim needs and the records lack, in words that can follow "needs"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Rows by their columns; None is whatever there is."""
+
+    arm: str
+    score: str
+    chain: str = "bayesian"
+    """Of the networks whose pruning found the masks: bayesian or deterministic."""
+    learning_rate_rewinding: bool = False
+    """Whether survivors keep their values, rather than restart at the initialisation."""
+    lr: float | None = None
+    warmup: bool | None = None
+
+    @property
+    def words(self) -> str:
+        """As "re-init of snr tickets"."""
+        found = f"{'deterministic' if self.chain == 'deterministic' else self.score} tickets"
+        if self.arm == "transplant":
+            found = "transplants"
+        elif self.arm not in ("ticket", "deterministic"):
+            found = f"{_CONTROLS.get(self.arm, self.arm)} of {found}"
+        extra = ["learning-rate rewinding"] if self.learning_rate_rewinding else []
+        extra += [] if self.lr is None else [f"learning rate {self.lr:g}"]
+        extra += ["warm-up"] if self.warmup else []
+        return f"{found} with {' and '.join(extra)}" if extra else found
+
+    def of(self, records: pd.DataFrame) -> pd.DataFrame:
+        """The rows of this curve."""
+        here = records[(records["arm"] == self.arm) & (records["score"] == self.score) & (records["chain"] == self.chain)]
+        here = here[(here["rewind"] == "learning_rate") == self.learning_rate_rewinding]
+        if self.lr is not None:
+            here = here[here["lr"] == self.lr]
+        if self.warmup is not None:
+            here = here[(here["warmup_epochs"] > 0) == self.warmup]
+        return here
+
+
+_CONTROLS = {
+    "reinit": "re-init",
+    "shuffle_layerwise": "layer-wise shuffles",
+    "shuffle_global": "global shuffles",
+    "shuffle_even": "even shuffles",
+}
+
+
+def tickets(score: str) -> Curve:
+    """Tickets of Bayesian networks, pruned by that score."""
+    return Curve(arm="ticket", score=score)
+
+
+def control(arm: str, of: Curve) -> Curve:
+    """The control `arm` of these tickets: reinit, shuffle_layerwise, ..."""
+    return replace(of, arm=arm)
+
+
+def learning_rate_rewound(curve: Curve) -> Curve:
+    """The same curve with learning-rate rewinding."""
+    return replace(curve, learning_rate_rewinding=True)
+
+
+SNR, MU, SQUARE, SQUARE_CODED = tickets("snr"), tickets("mu"), tickets("square"), tickets("square_coded")
+DETERMINISTIC = Curve(arm="deterministic", score="magnitude", chain="deterministic")
+TRANSPLANT = Curve(arm="transplant", score="magnitude", chain="deterministic")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A column of a curve's rows: `values` and the rows' `keys` by seed (down) and level (across), `density` by level."""
+
+    words: str
+    values: pd.DataFrame
+    keys: pd.DataFrame
+    density: pd.Series
+
+    @property
+    def levels(self) -> list[int]:
+        """Rising."""
+        return [int(level) for level in self.values.columns]
+
+    def dense(self) -> Grid:
+        """The curve's level 0, repeated at every level. Raises Missing without it."""
+        import pandas as pd
+
+        if 0 not in self.levels:
+            raise Missing(f"the dense networks of {self.words}")
+        values, keys = (pd.DataFrame(dict.fromkeys(self.levels, found[0])) for found in (self.values, self.keys))
+        return Grid("dense", values, keys, self.density)
+
+
+def grid(curve: Curve, records: pd.DataFrame, column: str) -> Grid | None:
+    """The curve's grid of that column; None where no row has a value. Rows that two studies share count once."""
+    import pandas as pd
+
+    rows = curve.of(records).drop_duplicates("key")
+    rows = rows[rows[column].notna()] if column in rows else rows.iloc[:0]
+    if rows.empty:
+        return None
+    # text (layer densities) has no mean; two rows of one curve, seed and level are two evaluations of it
+    numeric = pd.api.types.is_numeric_dtype(rows[column])
+    values = rows.pivot_table(index="seed", columns="level", values=column, aggfunc="mean" if numeric else "first")
+    keys = rows.pivot_table(index="seed", columns="level", values="key", aggfunc="first")
+    return Grid(curve.words, values, keys, rows.groupby("level")["density"].mean())
