@@ -45,7 +45,7 @@ def rows_of(
     study: str = "synthetic",
     settings: dict | None = None,
 ) -> pd.DataFrame:
-    """A curve whose metric is .8 plus `add` points; `swing` points of alternating sign come over the seeds from level 1 on."""
+    """A curve whose metric is .8 plus `add` points; from level 1 on with `swing` points, of alternating sign over seeds."""
     rng = np.random.default_rng(len(curve.words) * 7919 + seeds)
     rows = []
     for level in levels if curve.arm in ("ticket", "deterministic") else levels[1:]:
@@ -264,5 +264,3 @@ def without_data(records: pd.DataFrame) -> pd.DataFrame:
 
 def only(records: pd.DataFrame, seeds: int) -> pd.DataFrame:
     return records[records["seed"] < seeds]
-
-

@@ -104,14 +104,10 @@ class Grid:
 
 def grid(curve: Curve, records: pd.DataFrame, column: str) -> Grid | None:
     """The curve's grid of that column; None where no row has a value. Rows that two studies share count once."""
-    import pandas as pd
-
-    rows = curve.of(records).drop_duplicates("key")
+    rows = curve.of(records)
     rows = rows[rows[column].notna()] if column in rows else rows.iloc[:0]
     if rows.empty:
         return None
-    # text (layer densities) has no mean; two rows of one curve, seed and level are two evaluations of it
-    numeric = pd.api.types.is_numeric_dtype(rows[column])
-    values = rows.pivot_table(index="seed", columns="level", values=column, aggfunc="mean" if numeric else "first")
-    keys = rows.pivot_table(index="seed", columns="level", values="key", aggfunc="first")
-    return Grid(curve.words, values, keys, rows.groupby("level")["density"].mean())
+    once = rows.drop_duplicates(["seed", "level"])
+    values, keys = (once.pivot(index="seed", columns="level", values=name) for name in (column, "key"))
+    return Grid(curve.words, values, keys, once.groupby("level")["density"].mean())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 from .contrasts import POINTS, TIMES
 from .judge import Row
@@ -13,6 +14,7 @@ from .verdict import CONTRADICTED, INCONCLUSIVE, NO_DATA, SUPPORTED, Outcome
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
+    from rich.table import Table
 
 SIGNS = {SUPPORTED: "✓", CONTRADICTED: "✗", INCONCLUSIVE: "?", NO_DATA: "\N{EN DASH}"}
 STYLES = {SUPPORTED: "blue", CONTRADICTED: "dark_orange", INCONCLUSIVE: "default", NO_DATA: "dim"}
@@ -69,36 +71,50 @@ def remark(row: Row) -> str:
     return "one seed: no interval, no verdict"
 
 
+def details(row: Row) -> str:
+    """What is contrasted where, how many parts hold, and the verdict beside."""
+    assert row.joint is not None
+    beside = f"beside*: {verdict_text(row.beside.verdict)}" if row.beside else ""
+    used = f"{len(row_keys(row))} rows"
+    return "; ".join(filter(None, [row.joint.deciding.part.contrast.words, parts(row), remark(row), used, beside]))
+
+
 def printed(rows: Sequence[Row]) -> RenderableType:
-    """For the terminal: a table of the claims with data, then what the others need."""
+    """For the terminal: each claim with its nets below it, then what the claims without data need."""
     from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    judged = [row for row in rows if row.joint]
+    shown: list[RenderableType] = []
+    for (name, sentence), own in groupby(judged, key=lambda row: (named(row), row.claim.sentence)):
+        shown.append(Text.assemble((name, "bold"), f"  {sentence}"))
+        for row in own:
+            shown += [Padding(_aligned(row, judged), (0, 0, 0, 4)), Padding(Text(details(row), style="dim"), (0, 0, 0, 6))]
+    if shown:
+        shown += [Text(f"\n{NOTE}", style="dim"), Text(BESIDE_NOTE, style="dim")]
+    without = [Text(f"{named(row)}  {f'{row.net} ' if row.net else ''}{row.needs}") for row in rows if not row.joint]
+    return Group(*shown, *([Text("\nno data", style="bold"), *without] if without else []))
+
+
+def _aligned(row: Row, judged: Sequence[Row]) -> Table:
+    """One line of a table whose other lines are tables too, since sentences stand between them."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="claims", title_justify="left")
-    for column in ("claim", "net", "verdict", "Holm", "effect, 90% interval", "says", "n", "rows", "beside*"):
-        table.add_column(column, justify="right" if column in ("n", "rows") else "left")
-    for row in rows:
-        if row.joint is None:
-            continue
-        found = row.joint.deciding
-        claim = Text.assemble((named(row), "bold"), " ", row.claim.sentence)
-        what = [effect(found), found.part.contrast.words, *filter(None, [parts(row), remark(row)])]
-        table.add_row(
-            claim,
-            row.net,
-            Text(verdict_text(row.verdict), style=STYLES[row.verdict]),
-            Text(verdict_text(row.corrected), style=STYLES[row.corrected]),
-            Text("\n".join(what)),
-            region(found),
-            str(found.n),
-            str(len(row_keys(row))),
-            verdict_text(row.beside.verdict) if row.beside else "",
-            end_section=True,
-        )
-    without = [Text(f"{named(row)}  {f'{row.net} ' if row.net else ''}{row.needs}") for row in rows if row.joint is None]
-    shown: list[RenderableType] = [table, Text(NOTE, style="dim"), Text(BESIDE_NOTE, style="dim")] if table.rows else []
-    return Group(*shown, *([Text("\nno data:", style="bold"), *without] if without else []))
+    assert row.joint is not None
+    found = row.joint.deciding
+    table = Table.grid(padding=(0, 2))
+    for width in (max(len(each.net) for each in judged), 14, 20, 34):
+        table.add_column(min_width=min(width, 34))
+    table.add_row(
+        Text(row.net),
+        Text(verdict_text(row.verdict), style=STYLES[row.verdict]),
+        Text(f"Holm: {verdict_text(row.corrected)}", style=STYLES[row.corrected]),
+        Text(effect(found)),
+        Text(f"says {region(found)}, n = {found.n}"),
+    )
+    return table
 
 
 def row_keys(row: Row) -> list[str]:
@@ -114,11 +130,42 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
     return pd.DataFrame([_line(row) for row in rows])
 
 
-def _line(row: Row) -> dict[str, object]:
-    found = row.joint.deciding if row.joint else None
-    unit = found.part.contrast.unit if found else ""
-    bounds = (found.mean, found.low, found.high, found.part.low, found.part.high) if found else [math.nan] * 5
+def as_json(rows: Sequence[Row]) -> str:
+    """The lines of `frame` with every part of a claim in `each`; null where there is no number or no bound."""
+    import json
+
+    lines = [_line(row) | {"each": [_numbers(found) for found in row.joint.outcomes] if row.joint else []} for row in rows]
+    return json.dumps(_finite(lines), indent=1)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(found: Outcome) -> dict[str, object]:
+    unit = found.part.contrast.unit
+    bounds = (found.mean, found.low, found.high, found.part.low, found.part.high)
     mean, low, high, says_low, says_high = (math.exp(x) if unit == TIMES else x for x in bounds)
+    return {
+        "contrast": found.part.contrast.words,
+        "unit": unit,
+        "effect": mean,
+        "low": low,
+        "high": high,
+        "says_low": says_low,
+        "says_high": says_high,
+        "n": found.n,
+        "seeds": [int(seed) for seed in found.part.contrast.values.index],
+        "verdict": found.verdict,
+    }
+
+
+def _line(row: Row) -> dict[str, object]:
+    numbers = _numbers(row.joint.deciding) if row.joint else {}
     outcomes = row.joint.outcomes if row.joint else []
     return {
         "claim": row.claim.id,
@@ -131,14 +178,10 @@ def _line(row: Row) -> dict[str, object]:
         "p_contradicted": row.joint.p_outside if row.joint else math.nan,
         "p_supported_holm": row.p_supported,
         "p_contradicted_holm": row.p_contradicted,
-        "contrast": found.part.contrast.words if found else "",
-        "unit": unit,
-        "effect": mean,
-        "low": low,
-        "high": high,
-        "says_low": says_low,
-        "says_high": says_high,
-        "n": found.n if found else 0,
+        "contrast": numbers.get("contrast", ""),
+        "unit": numbers.get("unit", ""),
+        **{name: numbers.get(name, math.nan) for name in ("effect", "low", "high", "says_low", "says_high")},
+        "n": numbers.get("n", 0),
         "parts": len(outcomes),
         "parts_supported": sum(each.verdict == SUPPORTED for each in outcomes),
         "rows": len(row_keys(row)),

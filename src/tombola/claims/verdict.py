@@ -121,9 +121,11 @@ class Joint:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p values, Holm 1979 (statsmodels' multipletests)."""
+    if len(p_values) < 2:
+        return list(p_values)
     from statsmodels.stats.multitest import multipletests
 
-    return [float(p) for p in multipletests(list(p_values), alpha=ALPHA, method="holm")[1]] if p_values else []
+    return [float(p) for p in multipletests(list(p_values), alpha=ALPHA, method="holm")[1]]
 
 
 def _interval(values: pd.Series) -> tuple[float, float]:
