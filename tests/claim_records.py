@@ -16,7 +16,7 @@ from tombola.claims.curves import (
     TRANSPLANT,
     Curve,
     control,
-    learning_rate_rewound,
+    rewound,
 )
 
 LEVELS, KEPT = 10, 0.64
@@ -157,7 +157,6 @@ def late(points: float) -> Course:
     return lambda level: points if level >= 8 else 0.0
 
 
-ABOVE = learning_rate_rewound
 Scenario = Callable[[float], pd.DataFrame]
 """Records with so large a swing."""
 
@@ -242,16 +241,16 @@ SCENARIOS: dict[str, tuple[Scenario, Scenario]] = {
     "7a": (lambda s: rates(2.0, s), lambda s: rates(-2.0, s)),
     "7b": (lambda s: warm(0.0, s), lambda s: warm(-2.0, s)),
     "8a": (
-        lambda s: study({SNR: 0.0, DETERMINISTIC: 0.0, ABOVE(SNR): 2.0, ABOVE(DETERMINISTIC): 2.0}, s),
-        lambda s: study({SNR: 0.0, DETERMINISTIC: 0.0, ABOVE(SNR): 2.0, ABOVE(DETERMINISTIC): late(-2.0)}, s),
+        lambda s: study({SNR: 0.0, DETERMINISTIC: 0.0, rewound(SNR): 2.0, rewound(DETERMINISTIC): 2.0}, s),
+        lambda s: study({SNR: 0.0, DETERMINISTIC: 0.0, rewound(SNR): 2.0, rewound(DETERMINISTIC): late(-2.0)}, s),
     ),
     "8b": (
-        lambda s: study({DETERMINISTIC: 0.0, ABOVE(DETERMINISTIC): 2.0}, s, model="vgg11"),
-        lambda s: study({DETERMINISTIC: 0.0, ABOVE(DETERMINISTIC): -2.0}, s, model="vgg11"),
+        lambda s: study({DETERMINISTIC: 0.0, rewound(DETERMINISTIC): 2.0}, s, model="vgg11"),
+        lambda s: study({DETERMINISTIC: 0.0, rewound(DETERMINISTIC): -2.0}, s, model="vgg11"),
     ),
     "8c": (
-        lambda s: study({SNR: 0.0, ABOVE(SNR): late(2.0)}, s, model="vit_tiny"),
-        lambda s: study({SNR: 0.0, ABOVE(SNR): 2.0}, s, model="vit_tiny"),
+        lambda s: study({SNR: 0.0, rewound(SNR): late(2.0)}, s, model="vit_tiny"),
+        lambda s: study({SNR: 0.0, rewound(SNR): 2.0}, s, model="vit_tiny"),
     ),
 }
 """id -> (records in which the claim holds, records in which it does not)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -27,17 +28,24 @@ class Curve:
     warmup: bool | None = None
 
     @property
-    def words(self) -> str:
-        """As "re-init of snr tickets"."""
+    def control(self) -> str:
+        """As "re-init"; empty for what is no control."""
+        return "" if self.arm in ("ticket", "deterministic", "transplant") else _CONTROLS.get(self.arm, self.arm)
+
+    @property
+    def tickets(self) -> str:
+        """As "snr tickets with warm-up": the curve itself, or what it is a control of."""
         found = f"{'deterministic' if self.chain == 'deterministic' else self.score} tickets"
-        if self.arm == "transplant":
-            found = "transplants"
-        elif self.arm not in ("ticket", "deterministic"):
-            found = f"{_CONTROLS.get(self.arm, self.arm)} of {found}"
+        found = "transplants" if self.arm == "transplant" else found
         extra = ["learning-rate rewinding"] if self.learning_rate_rewinding else []
         extra += [] if self.lr is None else [f"learning rate {self.lr:g}"]
         extra += ["warm-up"] if self.warmup else []
         return f"{found} with {' and '.join(extra)}" if extra else found
+
+    @property
+    def words(self) -> str:
+        """As "re-init of snr tickets"."""
+        return f"{self.control} of {self.tickets}" if self.control else self.tickets
 
     def of(self, records: pd.DataFrame) -> pd.DataFrame:
         """The rows of this curve."""
@@ -68,14 +76,29 @@ def control(arm: str, of: Curve) -> Curve:
     return replace(of, arm=arm)
 
 
-def learning_rate_rewound(curve: Curve) -> Curve:
-    """The same curve with learning-rate rewinding."""
+def rewound(curve: Curve) -> Curve:
+    """The same curve by learning-rate rewinding."""
     return replace(curve, learning_rate_rewinding=True)
 
 
 SNR, MU, SQUARE, SQUARE_CODED = tickets("snr"), tickets("mu"), tickets("square"), tickets("square_coded")
 DETERMINISTIC = Curve(arm="deterministic", score="magnitude", chain="deterministic")
 TRANSPLANT = Curve(arm="transplant", score="magnitude", chain="deterministic")
+
+
+def named(curves: Sequence[Curve]) -> str:
+    """As "mu tickets, and re-init and even shuffles of snr tickets"."""
+    plain = [curve.tickets for curve in curves if not curve.control]
+    controls: dict[str, list[str]] = {}
+    for curve in curves:
+        if curve.control:
+            controls.setdefault(curve.tickets, []).append(curve.control)
+    return ", and ".join(([listed(plain)] if plain else []) + [f"{listed(names)} of {of}" for of, names in controls.items()])
+
+
+def listed(words: list[str]) -> str:
+    """As "a, b and c"."""
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
 
 
 @dataclass(frozen=True)

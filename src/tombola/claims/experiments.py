@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .contrasts import area, at_level, below, depth_correlation, every, level_near, log_ratio, minus, near
+from .contrasts import area, below, depth_correlation, every, level_near, log_ratio, minus, near
 from .curves import (
     DETERMINISTIC,
     MU,
@@ -18,7 +18,7 @@ from .curves import (
     Grid,
     Missing,
     control,
-    learning_rate_rewound,
+    rewound,
 )
 from .nets import Net
 from .verdict import Part, above, between, matching, under
@@ -190,11 +190,10 @@ def warmup_matches_highest_rate(net: Net) -> list[Part]:
 
 
 def learning_rate_rewinding_above(net: Net, *kinds: Curve) -> list[Part]:
-    rewound, plain = net.grids(*map(learning_rate_rewound, kinds)), net.grids(*kinds)
-    return [above(contrast) for a, b in zip(rewound, plain, strict=True) for contrast in every(a, b)]
+    by_rate, by_weights = net.grids(*map(rewound, kinds)), net.grids(*kinds)
+    return [above(contrast) for a, b in zip(by_rate, by_weights, strict=True) for contrast in every(a, b)]
 
 
 def learning_rate_rewinding_above_only_at_high_sparsity(net: Net) -> list[Part]:
-    rewound, plain = net.grids(learning_rate_rewound(SNR), SNR)
-    first = at_level(rewound, plain, level_near(rewound, plain, HALF))
-    return [above(near(rewound, plain, density=HIGH)), under(first, net.margin)]
+    by_rate, by_weights = net.grids(rewound(SNR), SNR)
+    return [above(near(by_rate, by_weights, density=HIGH)), under(near(by_rate, by_weights, density=HALF), net.margin)]

@@ -97,7 +97,7 @@ def _row(claim: Claim, case: str, net: Net) -> Row:
     try:
         joint = _joint(claim, case, net)
     except Missing as missing:
-        return replace(row, needs=_sentence(claim, str(missing)))
+        return replace(row, net=net.model, needs=_sentence(claim, str(missing)))
     beside = None
     if row.beside_metric:
         try:

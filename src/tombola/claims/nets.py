@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from .curves import Curve, Grid, Missing, grid
+from .curves import Curve, Grid, Missing, grid, named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,10 +50,10 @@ class Net:
         """The values of each curve. Raises Missing naming all the curves that are not recorded."""
         name = column or self.metric
         found = {curve: grid(curve, self.rows, name) for curve in curves}
-        absent = [curve.words for curve, values in found.items() if values is None]
+        absent = [curve for curve, values in found.items() if values is None]
         if absent:
             what = "" if name == "accuracy" else f"{name.replace('_', ' ')} of "
-            raise Missing(f"{what}{listed(absent)}")
+            raise Missing(f"{what}{named(absent)}")
         return [values for values in found.values() if values is not None]
 
     def rates(self, curve: Curve) -> list[float]:
@@ -79,16 +79,16 @@ def nets_of(records: pd.DataFrame, varied: Sequence[str] = ()) -> list[Net]:
 
     Arms that change anything else of their study are left out: they are other experiments.
     """
-    rows = records[[set(json.loads(text)) <= set(varied) for text in records["changes"]]]
+    kept = {text: set(json.loads(text)) <= set(varied) for text in records["changes"].unique()}
+    rows = records[records["changes"].map(kept).astype(bool)]
     found = [net for key, own in _by_setting(rows, varied) for net in _by_method(key, own)]
     labelled = [replace(net, label=_label(net, found)) for net in found]
     return [replace(net, relatives=[n for n in labelled if _alike(n, net)]) for net in labelled]
 
 
 def _alike(one: Net, other: Net) -> bool:
-    return (one.family, one.data, one.settings["method"], one.settings["rewind"]) == (
-        *(other.family, other.data, other.settings["method"], other.settings["rewind"]),
-    )
+    same = ("data.fingerprint", "method", "rewind")
+    return one.family == other.family and all(one.settings.get(name) == other.settings.get(name) for name in same)
 
 
 def _by_setting(rows: pd.DataFrame, varied: Sequence[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
@@ -126,8 +126,3 @@ def differing(settings: Sequence[dict[str, Any]]) -> list[str]:
     """The paths at which they are not all equal."""
     paths = sorted({path for each in settings for path in each})
     return [path for path in paths if any(each.get(path) != settings[0].get(path) for each in settings)]
-
-
-def listed(words: list[str]) -> str:
-    """As "a, b and c"."""
-    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]

@@ -75,8 +75,9 @@ def details(row: Row) -> str:
     """What is contrasted where, how many parts hold, and the verdict beside."""
     assert row.joint is not None
     beside = f"beside*: {verdict_text(row.beside.verdict)}" if row.beside else ""
-    used = f"{len(row_keys(row))} rows"
-    return "; ".join(filter(None, [row.joint.deciding.part.contrast.words, parts(row), remark(row), used, beside]))
+    found = row.joint.deciding
+    claimed = f"says {region(found)}, n = {found.n}, {len(row_keys(row))} rows"
+    return "; ".join(filter(None, [claimed, found.part.contrast.words, parts(row), remark(row), beside]))
 
 
 def printed(rows: Sequence[Row]) -> RenderableType:
@@ -105,14 +106,13 @@ def _aligned(row: Row, judged: Sequence[Row]) -> Table:
     assert row.joint is not None
     found = row.joint.deciding
     table = Table.grid(padding=(0, 2))
-    for width in (max(len(each.net) for each in judged), 14, 20, 34):
-        table.add_column(min_width=min(width, 34))
+    for width in (min(30, max(len(each.net) for each in judged)), 14, 20, 0):
+        table.add_column(min_width=width)
     table.add_row(
         Text(row.net),
         Text(verdict_text(row.verdict), style=STYLES[row.verdict]),
         Text(f"Holm: {verdict_text(row.corrected)}", style=STYLES[row.corrected]),
         Text(effect(found)),
-        Text(f"says {region(found)}, n = {found.n}"),
     )
     return table
 
