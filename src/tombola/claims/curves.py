@@ -49,13 +49,13 @@ class Curve:
 
     def of(self, records: pd.DataFrame) -> pd.DataFrame:
         """The rows of this curve."""
-        here = records[(records["arm"] == self.arm) & (records["score"] == self.score) & (records["chain"] == self.chain)]
-        here = here[(here["rewind"] == "learning_rate") == self.learning_rate_rewinding]
+        here = (records["arm"] == self.arm) & (records["score"] == self.score) & (records["chain"] == self.chain)
+        here &= (records["rewind"] == "learning_rate") == self.learning_rate_rewinding
         if self.lr is not None:
-            here = here[here["lr"] == self.lr]
+            here &= records["lr"] == self.lr
         if self.warmup is not None:
-            here = here[(here["warmup_epochs"] > 0) == self.warmup]
-        return here
+            here &= (records["warmup_epochs"] > 0) == self.warmup
+        return records[here]
 
 
 _CONTROLS = {
@@ -127,10 +127,12 @@ class Grid:
 
 def grid(curve: Curve, records: pd.DataFrame, column: str) -> Grid | None:
     """The curve's grid of that column; None where no row has a value. Rows that two studies share count once."""
+    if column not in records:
+        return None
     rows = curve.of(records)
-    rows = rows[rows[column].notna()] if column in rows else rows.iloc[:0]
+    rows = rows[rows[column].notna()].drop_duplicates(["seed", "level"])
     if rows.empty:
         return None
-    once = rows.drop_duplicates(["seed", "level"])
-    values, keys = (once.pivot(index="seed", columns="level", values=name) for name in (column, "key"))
-    return Grid(curve.words, values, keys, once.groupby("level")["density"].mean())
+    table = rows.set_index(["seed", "level"])
+    values, keys = (table[name].unstack() for name in (column, "key"))
+    return Grid(curve.words, values, keys, rows.groupby("level")["density"].mean())
