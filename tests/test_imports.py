@@ -26,7 +26,7 @@ ORDER = [
         "flops",
         "ingredients",
     ),
-    *("stages", "recipes", "study", "arms", "plan", "store", "records", "report"),
+    *("stages", "recipes", "study", "labels", "arms", "plan", "store", "records", "claims", "report"),
     *("progress", "naming", "engine", "forecast", "calibrate", "budget", "folder", "terminal", "commands", "cli"),
 ]
 """Each module or package imports only from those before it (and from its own)."""
