@@ -14,7 +14,7 @@ ORDER = [
     *("posterior", "inference", "batches", "checkpoint", "divergence", "optim", "ticket", "pruning", "training"),
     *("bayesian", "find", "models", "data", "metrics", "evaluation", "ingredients"),
     *("stages", "study", "plan", "store", "records", "report"),
-    *("progress", "naming", "engine", "forecast", "calibrate", "folder", "terminal", "commands", "cli"),
+    *("progress", "naming", "engine", "forecast", "calibrate", "folder", "terminal", "workers", "commands", "cli"),
 ]
 """Each module or package imports only from those before it (and from its own)."""
 

@@ -1,15 +1,21 @@
-"""The local engine: runs what a plan still needs, one stage after another, in this process."""
+"""The local engine: runs what a plan still needs, one stage after another, in this process.
+
+Several processes, also on several machines that share the store's disk, share the work: each takes the next stage that is
+ready and that nobody else is at. Nothing but the store's locks and files tells them of one another.
+"""
 
 import json
 import time
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
 
 import torch
+from filelock import Timeout
 
 from .checkpoint import arithmetic
 from .data import Dataset, load_data
@@ -21,6 +27,8 @@ from .settings import DataSettings
 from .stages import Evaluate, Stage, Surroundings, Train
 from .store import Store
 from .ticket import Ticket
+
+_LOOK_AGAIN = 0.2  # seconds between looks where others are at all that is ready
 
 
 class Watcher(Protocol):
@@ -44,27 +52,65 @@ class Engine:
     device: torch.device
     watcher: Watcher
     checkpoint_seconds: float = 60.0
+    joins: bool = False
+    """Whether it takes part in a run that has begun: what failed in that is not tried again."""
     failures: dict[str, str] = field(default_factory=dict)
     """Key of a failed stage -> sentence; empty for what only builds on one."""
 
     def run(self, plan: Plan, after_each: Callable[[], None] = lambda: None) -> None:
-        """Runs every stage that the rows need and the store lacks. A stage that fails stops only what builds on it."""
+        """Runs every stage that the rows need and the store lacks, but those that other processes run meanwhile.
+
+        Returns when all have ended, here or there. A stage that fails, here or there, stops only what builds on it.
+        """
         self.store.prepare()
         self._names = names_of(plan)
-        todo = missing(plan, self.store)
-        forget_stopped(self.store.unfinished, {stage.key for stage in todo})
+        waiting = {stage.key: stage for stage in missing(plan, self.store)}
+        if not self.joins:
+            self.store.forget_failures(waiting)
+        forget_stopped(self.store.unfinished, set(waiting))
         here = arithmetic(self.device)
         progress = Progress(study=plan.name, device=here["device"], threads=here["threads"])
         with ProgressFile(self.store.unfinished, progress) as self._file:
-            for stage in todo:
-                lost = [p for p in stage.parents if p.key in self.failures]
-                if lost:
-                    self.failures[stage.key] = ""  # said already, by its parent
-                else:
-                    self._run(stage)
-                after_each()
+            while waiting:
+                if self._run_next(waiting):
+                    after_each()
+                elif waiting:
+                    time.sleep(_LOOK_AGAIN)
+
+    def _run_next(self, waiting: dict[str, Stage]) -> bool:
+        """Runs the first stage that is ready and free; False if there is none. Takes what has ended out of `waiting`."""
+        for stage in list(waiting.values()):
+            if self._ended(stage):
+                del waiting[stage.key]
+            elif all(self.store.done(parent.key) for parent in stage.parents):
+                try:
+                    lock = self.store.lock(stage.key).acquire(blocking=False)
+                except Timeout:  # another process is at it
+                    continue
+                with lock:
+                    if not self._ended(stage):  # it may have been finished since the look
+                        self._run(stage)
+                del waiting[stage.key]
+                return True
+        return False
+
+    def _ended(self, stage: Stage) -> bool:
+        """Whether nothing is to be done for the stage: another process has finished it or failed, or a parent has failed."""
+        if self.store.done(stage.key):
+            self.watcher.ended(stage)
+            return True
+        if any(parent.key in self.failures for parent in stage.parents):
+            self.failures[stage.key] = ""  # said already, by its parent
+            return True
+        _, said = self.store.failure(stage.key)
+        if said:
+            log = self.store.error_path(stage.key)
+            self.failures[stage.key] = f"{self._names[stage.key]} failed in another process: {said} (details in {log})"
+            self.watcher.failed(stage, self.failures[stage.key])
+        return bool(said)
 
     def _run(self, stage: Stage) -> None:
+        """Runs a stage whose lock is held."""
         progress = self._file.progress
 
         def on_step(done: int, total: int) -> None:
@@ -72,46 +118,45 @@ class Engine:
             self._file.write()
             self.watcher.stepped(stage, done, total)
 
-        with self.store.lock(stage.key):
-            if self.store.done(stage.key):  # another process was faster
-                self.watcher.ended(stage)
+        around = Surroundings(
+            self.device,
+            dataset,
+            self.store.checkpoint(stage.key, self.checkpoint_seconds) if isinstance(stage, Train) else None,
+            on_step,
+            progress.end_epoch,
+        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                tickets = [self._ticket(parent) for parent in stage.parents]
+                progress.begin(stage.key, self._names[stage.key])
+                self._file.write(at_once=isinstance(stage, Evaluate))  # it may be long, and has no steps
+                self.watcher.began(stage, progress)
+                began = time.monotonic()
+                outcome = stage.run(tickets, around)
+            except Exception as error:
+                self._failed(stage, error)
                 return
-            around = Surroundings(
-                self.device,
-                dataset,
-                self.store.checkpoint(stage.key, self.checkpoint_seconds) if isinstance(stage, Train) else None,
-                on_step,
-                progress.end_epoch,
-            )
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                try:
-                    tickets = [self._ticket(parent) for parent in stage.parents]
-                    progress.begin(stage.key, self._names[stage.key])
-                    self._file.write(at_once=isinstance(stage, Evaluate))  # it may be long, and has no steps
-                    self.watcher.began(stage, progress)
-                    began = time.monotonic()
-                    outcome = stage.run(tickets, around)
-                except Exception as error:
-                    self._failed(stage, error)
-                    return
-            said = list(dict.fromkeys(str(w.message) for w in caught))
-            for sentence in said:
-                self.watcher.said(f"{self._names[stage.key]}: {sentence}")
-            run = {"seconds": time.monotonic() - began, **arithmetic(self.device), "warnings": said}
-            self.store.save(stage, outcome, run)
-            progress.key = ""
+        said = list(dict.fromkeys(str(w.message) for w in caught))
+        for sentence in said:
+            self.watcher.said(f"{self._names[stage.key]}: {sentence}")
+        run = {"seconds": time.monotonic() - began, **arithmetic(self.device), "warnings": said}
+        self.store.save(stage, outcome, run)
+        progress.key = ""
         self.watcher.ended(stage)
 
     def _ticket(self, stage: Stage) -> Ticket:
         """A parent's ticket; one whose file is damaged is made anew."""
-        try:
+        with suppress(TombolaError):
             return self.store.ticket(stage.key)
-        except TombolaError as error:
-            self.watcher.said(f"{error}; running {self._names[stage.key]} again")
-            self.store.discard(stage.key)
-            self._run(stage)
-            return self.store.ticket(stage.key)
+        with self.store.lock(stage.key):
+            try:
+                return self.store.ticket(stage.key)  # another process has made it anew
+            except TombolaError as error:
+                self.watcher.said(f"{error}; running {self._names[stage.key]} again")
+                self.store.discard(stage.key)
+                self._run(stage)
+        return self.store.ticket(stage.key)
 
     def _failed(self, stage: Stage, error: Exception) -> None:
         sentence = f"{self._names[stage.key]} failed: {type(error).__name__}: {error}"
