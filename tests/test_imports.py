@@ -11,14 +11,23 @@ SOURCE = Path(__file__).parents[1] / "src" / "tombola"
 
 ORDER = [
     *("errors", "streams", "settings", "plugins", "rewind", "tensorfile", "augment"),
-    *("posterior", "inference", "batches", "checkpoint", "divergence", "optim", "ticket", "pruning", "training"),
+    *("posterior", "inference", "batches", "checkpoint", "divergence", "optim", "ticket", "pruning", "training", "together"),
     *("bayesian", "find", "models", "data", "metrics", "evaluation", "ingredients"),
     *("stages", "study", "plan", "store", "records", "report"),
     *("progress", "naming", "engine", "forecast", "calibrate", "folder", "terminal", "workers", "commands", "cli"),
 ]
 """Each module or package imports only from those before it (and from its own)."""
 
-CORE = ["streams", "posterior.state", "posterior.predictive", "inference", "pruning.iterate", "ticket", "training"]
+CORE = [
+    "streams",
+    "posterior.state",
+    "posterior.predictive",
+    "inference",
+    "pruning.iterate",
+    "ticket",
+    "training",
+    "together",
+]
 
 
 def imports_of(path: Path) -> set[str]:
