@@ -14,7 +14,7 @@ ORDER = [
     *("posterior", "inference", "batches", "checkpoint", "divergence", "optim", "ticket", "pruning", "training", "together"),
     *("bayesian", "find", "models", "data", "metrics", "evaluation", "ingredients"),
     *("stages", "study", "plan", "store", "records", "report"),
-    *("progress", "naming", "engine", "forecast", "calibrate", "folder", "terminal", "workers", "commands", "cli"),
+    *("groups", "progress", "naming", "engine", "forecast", "calibrate", "folder", "terminal", "workers", "commands", "cli"),
 ]
 """Each module or package imports only from those before it (and from its own)."""
 

@@ -1,5 +1,8 @@
 """Networks that are trained together are those that are trained one by one."""
 
+from collections import Counter
+
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -11,6 +14,8 @@ from tombola.divergence import TrainingError
 from tombola.errors import TombolaError
 from tombola.models import build
 from tombola.posterior.state import initial_state
+from tombola.records import TIMING, collect
+from tombola.store import Store
 from tombola.streams import generator
 from tombola.together import obstacle, split, stacked, train_together
 
@@ -178,3 +183,92 @@ def test_dropout_and_other_layouts_are_refused():
     other = starts(make("mlp"), "vi")
     assert "different layouts" in obstacle(make("mlp"), [*states[:1], *other], TrainSettings())
     assert "of different kinds" in obstacle(make("mlp"), [other[0], other[1].as_point()], TrainSettings())
+
+
+# in a study
+
+
+@pytest.fixture
+def study(tiny):
+    model = {"name": "conv", "args": {"widths": [4], "batch_norm": True}}
+    return tiny | {"model": model, "seeds": [0, 1, 2], "arms": ["ticket", "deterministic", "reinit"]}
+
+
+@pytest.fixture
+def run_both(plan_of, run_plan):
+    """Runs a study one by one and together; returns for each its store, watcher and engine."""
+
+    def run(raw, together):
+        plan = plan_of(raw)
+        return plan, *(run_plan(plan, f"stages-{size}", together=size) for size in (1, together))
+
+    return run
+
+
+def trainings(plan):
+    return [stage for stage in plan.stages if stage.kind == "train"]
+
+
+def test_a_study_has_the_same_stages_and_nearly_the_same_records(study, run_both):
+    plan, (alone, _, _), (together, watcher, engine) = run_both(study, 4)
+    assert not engine.failures
+    assert watcher.times() == dict.fromkeys((stage.key for stage in plan.stages), 1)
+    assert sorted(watcher.ended_of) == sorted(watcher.began_of)
+    one, other = collect(plan, alone), collect(plan, together)
+    for column in ("key", "ticket", "curve", "seed", "level", "samples", "examples"):
+        assert list(one[column]) == list(other[column]), column
+    for column in ("density", "accuracy", "best_accuracy", "nll", "ece"):
+        assert other[column].to_numpy() == pytest.approx(one[column].to_numpy(), abs=5e-3), column
+    # seeds of one arm, and arms that begin with one method: 6 Bayesian trainings of level 1, 3 of level 0, 6 deterministic
+    sizes = Counter(together.record(stage.key)["run"].get("together", 1) for stage in trainings(plan))
+    assert sum(sizes.values()) == 15
+    assert sizes[1] == 0
+    assert set(sizes) <= {2, 3, 4}
+    assert all("together" not in alone.record(stage.key)["run"] for stage in trainings(plan))
+    assert not any(path.suffix == ".checkpoint" for path in together.unfinished.iterdir())
+
+
+def test_what_cannot_be_trained_together_is_trained_one_by_one_and_that_is_said_once(study, run_both):
+    raw = study | {"train": study["train"] | {"clip_norm": 1.0}, "arms": ["ticket"]}
+    plan, (alone, _, _), (together, watcher, engine) = run_both(raw, 4)
+    assert not engine.failures
+    (said,) = watcher.sentences
+    assert "are trained one by one: train.clip_norm is a norm of one network's gradient" in said
+    one, other = (collect(plan, store).drop(columns=list(TIMING)) for store in (alone, together))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+def test_one_that_fails_does_not_take_the_others_along(study, run_both, monkeypatch):
+    """Of three seeds one runs into an infinite loss: its batches are spoilt."""
+    from tombola import stages
+
+    real = stages.training_batches
+
+    def spoilt(data, settings, batch_size, seed, device):
+        batches = real(data, settings, batch_size, seed, device)
+        if seed == 1:
+            batches.prepare = lambda inputs: torch.full(inputs.shape, torch.nan)
+        return batches
+
+    monkeypatch.setattr(stages, "training_batches", spoilt)
+    plan, _, (together, watcher, engine) = run_both(study | {"arms": ["ticket"], "prune": {"levels": 0}}, 3)
+    (failed,) = [sentence for sentence in engine.failures.values() if sentence]
+    assert "seed 1 failed: TrainingError" in failed
+    assert [row.labels["seed"] for row in plan.rows if together.done(row.stage.key)] == [0, 2]
+    assert any("and 2 more are trained one by one" in sentence for sentence in watcher.sentences)
+
+
+def test_a_half_finished_training_goes_on_alone(study, plan_of, run_plan, tmp_path):
+    plan = plan_of(study | {"arms": ["ticket"], "prune": {"levels": 0}})
+    store = Store(tmp_path / "stages")
+    store.prepare()
+    begun = trainings(plan)[1]
+    store.checkpoint_path(begun.key).write_bytes(b"of another kind of processor")
+    run_plan(plan, together=3)
+    assert [store.record(stage.key)["run"].get("together", 1) for stage in trainings(plan)] == [2, 1, 2]
+
+
+def test_together_enters_no_key_and_no_variant(study, plan_of):
+    one, other = plan_of(study), plan_of(study | {"together": 8})
+    assert [stage.key for stage in one.stages] == [stage.key for stage in other.stages]
+    assert [row.labels for row in one.rows] == [row.labels for row in other.rows]

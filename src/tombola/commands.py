@@ -101,7 +101,8 @@ def _run_here(
 ) -> list[str]:
     """A sentence for each failure."""
     with ConsoleWatcher(console, Board(folder.plan, folder.store, forecast)) as watcher:
-        engine = Engine(folder.store, device, watcher, folder.variants[0].study.checkpoint_seconds)
+        study = folder.variants[0].study
+        engine = Engine(folder.store, device, watcher, study.checkpoint_seconds, study.together)
         engine.run(folder.plan, after_each)
     return [sentence for sentence in engine.failures.values() if sentence]
 

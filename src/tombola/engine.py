@@ -9,7 +9,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
@@ -20,6 +20,7 @@ from filelock import Timeout
 from .checkpoint import arithmetic
 from .data import Dataset, load_data
 from .errors import TombolaError
+from .groups import kind_of, run_stages
 from .naming import names_of
 from .plan import Plan
 from .progress import Progress, ProgressFile, forget_stopped
@@ -52,6 +53,8 @@ class Engine:
     device: torch.device
     watcher: Watcher
     checkpoint_seconds: float = 60.0
+    together: int = 1
+    """So many trainings of one kind are run at once, as one (`groups`)."""
     joins: bool = False
     """Whether it takes part in a run that has begun: what failed in that is not tried again."""
     failures: dict[str, str] = field(default_factory=dict)
@@ -63,7 +66,7 @@ class Engine:
         Returns when all have ended, here or there. A stage that fails, here or there, stops only what builds on it.
         """
         self.store.prepare()
-        self._names = names_of(plan)
+        self._names, self._said = names_of(plan), set[str]()
         waiting = {stage.key: stage for stage in missing(plan, self.store)}
         if not self.joins:
             self.store.forget_failures(waiting)
@@ -79,20 +82,52 @@ class Engine:
 
     def _run_next(self, waiting: dict[str, Stage]) -> bool:
         """Runs the first stage that is ready and free; False if there is none. Takes what has ended out of `waiting`."""
-        for stage in list(waiting.values()):
+        # whoever collects trainings first runs all that makes some ready
+        for stage in sorted(waiting.values(), key=lambda s: self.together > 1 and isinstance(s, Train)):
             if self._ended(stage):
                 del waiting[stage.key]
-            elif all(self.store.done(parent.key) for parent in stage.parents):
-                try:
-                    lock = self.store.lock(stage.key).acquire(blocking=False)
-                except Timeout:  # another process is at it
+                continue
+            with ExitStack() as locks:
+                if not self._taken(stage, locks):
                     continue
-                with lock:
-                    if not self._ended(stage):  # it may have been finished since the look
-                        self._run(stage)
-                del waiting[stage.key]
-                return True
+                group = [stage, *self._companions(stage, waiting, locks)]
+                self._run(group)
+            for one in group:
+                del waiting[one.key]
+            return True
         return False
+
+    def _taken(self, stage: Stage, locks: ExitStack) -> bool:
+        """Whether the stage is ready and free; then its lock is held within `locks`."""
+        if not all(self.store.done(parent.key) for parent in stage.parents):
+            return False
+        lock = self.store.lock(stage.key)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:  # another process is at it
+            return False
+        if self.store.done(stage.key) or self.store.failure(stage.key)[1]:  # since the look
+            lock.release()
+            return False
+        locks.callback(lock.release)
+        return True
+
+    def _companions(self, stage: Stage, waiting: dict[str, Stage], locks: ExitStack) -> list[Stage]:
+        """Trainings that can be run with it, but no half-finished ones, which go on alone."""
+        found: list[Stage] = []
+        if self.together == 1 or not isinstance(stage, Train) or self._begun(stage):
+            return found
+        kind = kind_of(stage)
+        for other in waiting.values():
+            if len(found) == self.together - 1:
+                break
+            alike = isinstance(other, Train) and other is not stage and kind_of(other) == kind
+            if alike and not self._begun(other) and self._taken(other, locks):
+                found.append(other)
+        return found
+
+    def _begun(self, stage: Stage) -> bool:
+        return self.store.checkpoint_path(stage.key).exists()
 
     def _ended(self, stage: Stage) -> bool:
         """Whether nothing is to be done for the stage: another process has finished it or failed, or a parent has failed."""
@@ -109,41 +144,54 @@ class Engine:
             self.watcher.failed(stage, self.failures[stage.key])
         return bool(said)
 
-    def _run(self, stage: Stage) -> None:
-        """Runs a stage whose lock is held."""
-        progress = self._file.progress
+    def _run(self, stages: list[Stage]) -> None:
+        """Runs a stage, or several trainings together; their locks are held."""
+        progress, first = self._file.progress, stages[0]
+        name = self._names[first.key] + (f" and {len(stages) - 1} more together" if len(stages) > 1 else "")
 
         def on_step(done: int, total: int) -> None:
             progress.step(done, total)
             self._file.write()
-            self.watcher.stepped(stage, done, total)
+            self.watcher.stepped(first, done, total)
 
-        around = Surroundings(
-            self.device,
-            dataset,
-            self.store.checkpoint(stage.key, self.checkpoint_seconds) if isinstance(stage, Train) else None,
-            on_step,
-            progress.end_epoch,
-        )
+        resumes = isinstance(first, Train) and len(stages) == 1
+        checkpoint = self.store.checkpoint(first.key, self.checkpoint_seconds) if resumes else None
+        around = Surroundings(self.device, dataset, checkpoint, on_step, progress.end_epoch)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                tickets = [self._ticket(parent) for parent in stage.parents]
-                progress.begin(stage.key, self._names[stage.key])
-                self._file.write(at_once=isinstance(stage, Evaluate))  # it may be long, and has no steps
-                self.watcher.began(stage, progress)
+                tickets = [[self._ticket(parent) for parent in stage.parents] for stage in stages]
+                progress.begin(first.key, name)
+                self._file.write(at_once=isinstance(first, Evaluate))  # it may be long, and has no steps
+                for stage in stages:
+                    self.watcher.began(stage, progress)
                 began = time.monotonic()
-                outcome = stage.run(tickets, around)
+                outcomes = run_stages(stages, tickets, around)
             except Exception as error:
-                self._failed(stage, error)
+                if len(stages) == 1:
+                    self._failed(first, error)
+                else:
+                    self._run_apart(stages, error)
                 return
         said = list(dict.fromkeys(str(w.message) for w in caught))
         for sentence in said:
-            self.watcher.said(f"{self._names[stage.key]}: {sentence}")
-        run = {"seconds": time.monotonic() - began, **arithmetic(self.device), "warnings": said}
-        self.store.save(stage, outcome, run)
+            self.watcher.said(f"{name}: {sentence}")
+        run = {"seconds": (time.monotonic() - began) / len(stages), **arithmetic(self.device), "warnings": said}
+        run |= {"together": len(stages)} if len(stages) > 1 else {}
+        for stage, outcome in zip(stages, outcomes, strict=True):
+            self.store.save(stage, outcome, run)
         progress.key = ""
-        self.watcher.ended(stage)
+        for stage in stages:
+            self.watcher.ended(stage)
+
+    def _run_apart(self, stages: list[Stage], error: Exception) -> None:
+        """One of them may have failed, or they can't be trained together: each shows by itself."""
+        sentence = f"{error}" if isinstance(error, TombolaError) else f"{type(error).__name__}: {error}"
+        if sentence not in self._said:
+            self._said.add(sentence)
+            self.watcher.said(f"{self._names[stages[0].key]} and {len(stages) - 1} more are trained one by one: {sentence}")
+        for stage in stages:
+            self._run([stage])
 
     def _ticket(self, stage: Stage) -> Ticket:
         """A parent's ticket; one whose file is damaged is made anew."""
@@ -155,7 +203,7 @@ class Engine:
             except TombolaError as error:
                 self.watcher.said(f"{error}; running {self._names[stage.key]} again")
                 self.store.discard(stage.key)
-                self._run(stage)
+                self._run([stage])
         return self.store.ticket(stage.key)
 
     def _failed(self, stage: Stage, error: Exception) -> None:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 
 from . import plugins, streams
+from .batches import TensorBatches
 from .checkpoint import Checkpoint
 from .data import Dataset, training_batches
 from .evaluation import evaluate_ticket
@@ -36,7 +37,7 @@ from .settings import (
     canonical,
 )
 from .ticket import Ticket, ticket_of, with_mask
-from .training import train
+from .training import Trained, train
 
 
 @dataclass
@@ -144,24 +145,44 @@ class Train(Stage):
 
     def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
         (parent,) = tickets
-        data = around.data(self.source.settings)
-        batches = training_batches(data, self.source.settings, self.settings.batch_size, self.seed, around.device)
-        state = parent.rewind.as_point() if method_of(self.settings.method).deterministic else parent.rewind
-        whole = replace(self, stop="")  # a shorter run draws the same noise as the longer one
+        batches = self.batches(around)
         trained = train(
             self.net.build("skeleton").to(around.device),
-            state.to(around.device),
+            self.start_state(parent).to(around.device),
             batches,
             self.settings,
-            words=(self.seed, whole.key),
-            start=step_of(self.start, batches.steps) or 0,
-            stop=step_of(self.stop, batches.steps),
-            validation=data.test,
-            prepare=data.prepare,
+            words=self.words,
             checkpoint=around.checkpoint,
-            on_step=around.on_step,
             on_epoch=around.on_epoch,
+            **self.course(batches.steps, around),
         )
+        return self.outcome(parent, trained, batches.steps)
+
+    def batches(self, around: Surroundings) -> TensorBatches:
+        data = around.data(self.source.settings)
+        return training_batches(data, self.source.settings, self.settings.batch_size, self.seed, around.device)
+
+    def start_state(self, parent: Ticket) -> State:
+        return parent.rewind.as_point() if method_of(self.settings.method).deterministic else parent.rewind
+
+    @property
+    def words(self) -> tuple[streams.Word, ...]:
+        """Of its noise: a shorter run draws the same as the longer one."""
+        return self.seed, replace(self, stop="").key
+
+    def course(self, steps: int, around: Surroundings) -> dict[str, Any]:
+        """What a training and its like, stopped and started alike, are given beside. steps: of an epoch."""
+        data = around.data(self.source.settings)
+        return {
+            "start": step_of(self.start, steps) or 0,
+            "stop": step_of(self.stop, steps),
+            "validation": data.test,
+            "prepare": data.prepare,
+            "on_step": around.on_step,
+        }
+
+    def outcome(self, parent: Ticket, trained: Trained, steps: int) -> Outcome:
+        """steps: of an epoch."""
         info = parent.info | {
             "data": self.source.info(),
             "history": trained.history,
@@ -169,13 +190,10 @@ class Train(Stage):
             "parents": [p.key for p in self.parents],
         }
         info["settings"] = parent.info.get("settings", {}) | {"train": canonical(self.settings)}
-        ticket = replace(parent, rewind=state, trained=trained.state.to("cpu"), info=info)
-        accuracies = [row["accuracy"] for row in trained.history if "accuracy" in row]
-        steps = len(trained.history) * batches.steps
-        return Outcome(
-            ticket,
-            {"train_seconds": trained.seconds, "best_accuracy": max(accuracies, default=math.nan), "steps": steps},
-        )
+        ticket = replace(parent, rewind=self.start_state(parent), trained=trained.state.to("cpu"), info=info)
+        best = max((row["accuracy"] for row in trained.history if "accuracy" in row), default=math.nan)
+        record = {"train_seconds": trained.seconds, "best_accuracy": best, "steps": len(trained.history) * steps}
+        return Outcome(ticket, record)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

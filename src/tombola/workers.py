@@ -121,9 +121,10 @@ def main() -> int:
     try:
         folder, device, threads = sys.argv[1:]
         torch.set_num_threads(int(threads))
-        study = StudyFolder.open(Path(folder))
-        seconds = study.variants[0].study.checkpoint_seconds
-        Engine(study.store, torch.device(device), _Teller(), seconds, joins=True).run(study.plan)
+        opened = StudyFolder.open(Path(folder))
+        study = opened.variants[0].study
+        engine = Engine(opened.store, torch.device(device), _Teller(), study.checkpoint_seconds, study.together, joins=True)
+        engine.run(opened.plan)
     except TombolaError as error:
         print(error, flush=True)
         return 2
