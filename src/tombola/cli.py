@@ -60,7 +60,7 @@ def run(
     """Run a study: train, prune, evaluate, and write records and a report. The same command resumes a killed run."""
     from .commands import run_study
 
-    return run_study(study, out, set_ or [], device, dry_run, jobs, store)
+    return run_study(study, out, set_ or [], device, dry_run, store, jobs)
 
 
 @_command

@@ -44,7 +44,7 @@ _RECORDS_EVERY = 60.0  # seconds between writes of the records of a running stud
 
 
 def run_study(
-    study: str, out: Path | None, changes: list[str], device: str, dry_run: bool, jobs: int, store: Path | None
+    study: str, out: Path | None, changes: list[str], device: str, dry_run: bool, store: Path | None, jobs: int = 1
 ) -> int:
     """0, 1 if a stage failed or was left, 130 if interrupted (then the same command goes on)."""
     console, raw = Console(), read(study, changes)

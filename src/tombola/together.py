@@ -204,12 +204,20 @@ class _StackedBatches:
     """The replicas' batches, one after another."""
 
     def __init__(self, batches: Sequence[Batches]):
+        sizes = sorted({(b.examples, b.steps) for b in batches})
+        if len(sizes) > 1:
+            raise TombolaError(f"networks trained together have as many examples and steps, these have {sizes}")
         self._batches = batches
         self.examples, self.steps = batches[0].examples, batches[0].steps
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         for those in zip(*(batches.epoch(epoch, skip) for batches in self._batches), strict=True):
-            yield torch.cat([inputs_of(batch) for batch in those]), torch.cat([targets_of(batch) for batch in those])
+            inputs, targets = [inputs_of(batch) for batch in those], [targets_of(batch) for batch in those]
+            if not all(isinstance(part, Tensor) for part in (*inputs, *targets)):
+                raise TombolaError("the batches of networks trained together are pairs of tensors; train others one by one")
+            if len({len(part) for part in inputs}) > 1:
+                raise TombolaError(f"networks trained together have batches of one size, these: {[*map(len, inputs)]}")
+            yield torch.cat(inputs), torch.cat(targets)
 
 
 class _StackedNoise:
