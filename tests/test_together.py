@@ -119,7 +119,7 @@ def test_results_are_those_of_one_by_one(name, changes):
         assert left.keys() == right.keys()
         for part in left:
             assert left[part].dtype == right[part].dtype
-            torch.testing.assert_close(left[part], right[part], rtol=1e-3, atol=2e-4, msg=part)
+            torch.testing.assert_close(left[part], right[part], rtol=1e-3, atol=2e-5, msg=part)
         assert [row.keys() for row in one.history] == [row.keys() for row in other.history]
         for a, b in zip(one.history, other.history, strict=True):
             assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
@@ -163,6 +163,7 @@ def test_one_that_diverges_stops_all():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
+        ({"accumulate": 2}, "accumulate cuts a batch into parts"),
         ({"clip_norm": 1.0}, "clip_norm is a norm of one network's gradient"),
         ({"estimator": "local"}, "by estimator weight_sample or antithetic, not local"),
         ({"objective": "log_expected", "samples": 2}, "by objective expected_log, not log_expected"),

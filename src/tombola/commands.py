@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import models
+from .budget import Budget
 from .calibrate import Guesses, calibrate, here
 from .data import load_data
 from .engine import Engine, dataset, missing
@@ -21,6 +22,7 @@ from .evaluation import evaluate_ticket
 from .folder import StudyFolder, told_apart
 from .forecast import Forecast
 from .settings import EvaluateSettings, TrainSettings
+from .stages import Stage
 from .study import read, shipped
 from .terminal import (
     Board,
@@ -54,13 +56,15 @@ def run_study(
         torch.set_num_threads(settings.threads or max(1, torch.get_num_threads() // jobs))
     chosen = choose_device(device)
     forecast = Forecast(plan, folder.store, dataset, here(chosen))
+    todo = missing(plan, folder.store)
+    budget = Budget(todo, chosen, dataset)  # first: what is free is seen before anything was run
     if dry_run:
         calibrate(forecast, chosen, dataset, Guesses.read(folder.timings))
         console.print(graph_table(plan, folder.store))
         _say_rest(console, folder, forecast, jobs)
+        _say_memory(console, budget, todo)
         return 0
     folder.prepare()
-    todo = missing(plan, folder.store)
     console.print(
         f"{plan.name}: {len(plan.rows)} tickets to evaluate, {len(todo)} of {len(plan.stages)} stages to run, on {chosen}"
     )
@@ -68,6 +72,7 @@ def run_study(
         calibrate(forecast, chosen, dataset, Guesses.read(folder.timings)).write(folder.timings)
     if (seconds := forecast.left(processes=jobs)) is not None and todo:
         console.print(f"{until(seconds, time.time())}, at the pace of a few steps and of what is done")
+    _say_memory(console, budget, todo)
     written = time.monotonic()
 
     def keep_records() -> None:
@@ -78,7 +83,7 @@ def run_study(
 
     try:
         if jobs == 1:
-            failed = _run_here(folder, chosen, console, forecast, keep_records)
+            failed = _run_here(folder, chosen, console, forecast, budget, keep_records)
         else:
             failed = _run_in_workers(folder, chosen, console, jobs, keep_records)
     except KeyboardInterrupt:
@@ -97,12 +102,17 @@ def run_study(
 
 
 def _run_here(
-    folder: StudyFolder, device: torch.device, console: Console, forecast: Forecast, after_each: Callable[[], None]
+    folder: StudyFolder,
+    device: torch.device,
+    console: Console,
+    forecast: Forecast,
+    budget: Budget,
+    after_each: Callable[[], None],
 ) -> list[str]:
     """A sentence for each failure."""
     with ConsoleWatcher(console, Board(folder.plan, folder.store, forecast)) as watcher:
         study = folder.variants[0].study
-        engine = Engine(folder.store, device, watcher, study.checkpoint_seconds, study.together)
+        engine = Engine(folder.store, device, watcher, study.checkpoint_seconds, study.together, needs=budget.of)
         engine.run(folder.plan, after_each)
     return [sentence for sentence in engine.failures.values() if sentence]
 
@@ -225,8 +235,10 @@ def evaluate_file(path: Path, measure: EvaluateSettings, seed: int, device: str)
     chosen = choose_device(device)
     train = TrainSettings(**ticket.info["settings"]["train"])
     words = ("evaluate", seed)
-    row = evaluate_ticket(module.to(chosen), ticket, there.test, measure, train, words, chosen, there.prepare)
-    table = Table(title=f"{path.name}: {model['name']} on the test split of {there.name} ({row['examples']} examples)")
+    examples = there.held_out(measure.split)
+    row = evaluate_ticket(module.to(chosen), ticket, examples, measure, train, words, chosen, there.prepare)
+    what = f"the {measure.split} split of {there.name} ({row['examples']} examples)"
+    table = Table(title=f"{path.name}: {model['name']} on {what}")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in row.items():
@@ -246,6 +258,11 @@ def choose_device(name: str) -> torch.device:
 def _check_page(out: Path) -> None:
     if out.suffix != ".html":
         raise TombolaError(f"--out {out}: the report is an .html file; give such a name")
+
+
+def _say_memory(console: Console, budget: Budget, todo: list[Stage]) -> None:
+    for sentence in budget.lines(todo):
+        console.print(Text(sentence), soft_wrap=True)
 
 
 def _say_rest(console: Console, folder: StudyFolder, forecast: Forecast, jobs: int) -> None:

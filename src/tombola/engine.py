@@ -21,7 +21,9 @@ from .checkpoint import arithmetic
 from .data import Dataset, load_data
 from .errors import TombolaError
 from .groups import kind_of, run_stages
+from .memory import MemoryForecast
 from .naming import names_of
+from .outofmemory import MemoryShortError, free_cached, is_out_of_memory, short_of_memory
 from .plan import Plan
 from .progress import Progress, ProgressFile, forget_stopped
 from .settings import DataSettings
@@ -59,6 +61,8 @@ class Engine:
     """Whether it takes part in a run that has begun: what failed in that is not tried again."""
     failures: dict[str, str] = field(default_factory=dict)
     """Key of a failed stage -> sentence; empty for what only builds on one."""
+    needs: Callable[[Stage], MemoryForecast | None] = lambda stage: None
+    """What a stage was forecast to need, for the sentence that says that memory did not do."""
 
     def run(self, plan: Plan, after_each: Callable[[], None] = lambda: None) -> None:
         """Runs every stage that the rows need and the store lacks, but those that other processes run meanwhile.
@@ -168,11 +172,16 @@ class Engine:
                 began = time.monotonic()
                 outcomes = run_stages(stages, tickets, around)
             except Exception as error:
+                outcomes = []
                 if len(stages) == 1:
                     self._failed(first, error)
                 else:
-                    self._run_apart(stages, error)
-                return
+                    self._say_apart(stages, error)
+        if not outcomes:
+            free_cached(self.device)  # here, where no traceback holds the stage's tensors any more
+            for stage in stages if len(stages) > 1 else ():
+                self._run([stage])
+            return
         said = list(dict.fromkeys(str(w.message) for w in caught))
         for sentence in said:
             self.watcher.said(f"{name}: {sentence}")
@@ -184,14 +193,12 @@ class Engine:
         for stage in stages:
             self.watcher.ended(stage)
 
-    def _run_apart(self, stages: list[Stage], error: Exception) -> None:
-        """One of them may have failed, or they can't be trained together: each shows by itself."""
+    def _say_apart(self, stages: list[Stage], error: Exception) -> None:
+        """One of them may have failed, or they can't be trained together: each by itself will show."""
         sentence = f"{error}" if isinstance(error, TombolaError) else f"{type(error).__name__}: {error}"
         if sentence not in self._said:
             self._said.add(sentence)
             self.watcher.said(f"{self._names[stages[0].key]} and {len(stages) - 1} more are trained one by one: {sentence}")
-        for stage in stages:
-            self._run([stage])
 
     def _ticket(self, stage: Stage) -> Ticket:
         """A parent's ticket; one whose file is damaged is made anew."""
@@ -207,12 +214,21 @@ class Engine:
         return self.store.ticket(stage.key)
 
     def _failed(self, stage: Stage, error: Exception) -> None:
-        sentence = f"{self._names[stage.key]} failed: {type(error).__name__}: {error}"
+        sentence = f"{self._names[stage.key]} failed: {_what(stage, error, self.needs(stage))}"
         log = self.store.error_path(stage.key)
         log.write_text("".join(traceback.format_exception(error)))
         self.failures[stage.key] = f"{sentence} (details in {log})"
         self._file.progress.key = ""
         self.watcher.failed(stage, self.failures[stage.key])
+
+
+def _what(stage: Stage, error: Exception, needs: MemoryForecast | None) -> str:
+    """What went wrong, in a sentence."""
+    if not is_out_of_memory(error) or not isinstance(stage, Train | Evaluate):
+        return f"{type(error).__name__}: {error}"
+    first = error.__cause__ if isinstance(error, MemoryShortError) and error.__cause__ else error
+    train, measure = (stage.settings, None) if isinstance(stage, Train) else (stage.train, stage.settings)
+    return str(short_of_memory(first, train, measure, needs.parts if needs else None, str(needs or "")))
 
 
 def missing(plan: Plan, store: Store) -> list[Stage]:

@@ -167,7 +167,9 @@ class Forecast:
         """One forward pass over the held-out examples, in training steps."""
         settings = stage.settings if isinstance(stage, Train) else stage.train
         samples = 1 if method_of(settings.method).deterministic else settings.samples
-        return len(self._data(stage.source.settings).test[1]) / (3 * settings.batch_size * samples)
+        split = stage.split if isinstance(stage, Train) else stage.settings.split
+        held_out = self._data(stage.source.settings).held_out(split)
+        return len(held_out[1]) / (3 * settings.batch_size * samples)
 
 
 def _kinds(stage: Stage) -> list[Kind]:

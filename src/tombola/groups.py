@@ -29,6 +29,6 @@ def run_stages(stages: Sequence[Stage], tickets: Sequence[list[Ticket]], around:
         **first.course(batches[0].steps, around),
     )
     return [
-        stage.outcome(parent, trained, batches[0].steps)
+        stage.outcome(parent, trained, batches[0], around)
         for stage, parent, trained in zip(trainings, parents, done, strict=True)
     ]

@@ -136,6 +136,12 @@ class TrainSettings(Checked):
         0.0, "Label smoothing of the categorical likelihood, in training only.", least=0, below=1
     )
     clip_norm: float | None = setting(None, "Largest norm of the whole gradient (means and log_std together).", above=0)
+    accumulate: int = setting(
+        1,
+        "Parts that each batch is split into, whose gradients are added up: the memory of one part, the same weight sample "
+        "and mathematics, but batch norm's statistics are each part's.",
+        least=1,
+    )
     precision: Literal["fp32", "bf16"] = setting("fp32", "Arithmetic of the forward pass: full, or bf16 autocast.")
     channels_last: bool = setting(False, "Whether image batches are laid out channels-last in memory.")
     divergence: float = setting(1e6, "A training loss (nats per example) above this stops the stage.", above=0)
@@ -168,6 +174,11 @@ class PruneSettings(Checked):
     """One chain of iterative pruning."""
 
     score: str = setting("snr", "What ranks weights, higher survives: a name (see docs) or package.module:function.")
+    sigma: Literal["trained", "start", "shuffled"] = setting(
+        "trained",
+        "The std that the score sees: the trained one; as it was at the start of that training; or the trained one shuffled "
+        "within each layer. The last two are controls of whether what was learned of sigma counts.",
+    )
     fraction: float = setting(0.2, "Fraction of the remaining prunable weights pruned at each level.", above=0, below=1)
     levels: int = setting(20, "How often is pruned; level 0 is the dense network.", least=0)
     scope: Literal["global", "layerwise"] = setting("global", "Whether weights compete across layers or within each.")
@@ -212,8 +223,13 @@ class DataSettings(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(Checked):
-    """How a trained ticket is measured, on the test split."""
+    """How a trained ticket is measured."""
 
+    split: Literal["test", "validation"] = setting(
+        "test",
+        "What is measured, at an epoch's end too: the test split, or training examples held out by data.args (for choosing "
+        "settings, so that nothing is chosen by test data).",
+    )
     samples: int = setting(16, "Weight samples S averaged into one predictive distribution.", least=1)
     repeats: int = setting(1, "Independent predictives R whose metrics are averaged.", least=1)
     batch_norm: Literal["running", "batch"] = setting(

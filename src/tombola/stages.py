@@ -19,6 +19,7 @@ from .batches import TensorBatches
 from .checkpoint import Checkpoint
 from .data import Dataset, training_batches
 from .evaluation import evaluate_ticket
+from .flops import flops_per_example
 from .inference import METHODS, OBJECTIVES, method_of
 from .ingredients import Net, Source
 from .models.weights import fingerprint, load_weights
@@ -38,6 +39,8 @@ from .settings import (
 )
 from .ticket import Ticket, ticket_of, with_mask
 from .training import Trained, train
+
+_COUNTED = 8  # examples of the step whose operations are counted: enough for batch norm
 
 
 @dataclass
@@ -128,6 +131,8 @@ class Train(Stage):
     start: str = ""
     """"", "epoch:K" or "step:K"."""
     stop: str = ""
+    split: str = "test"
+    """What the history is measured on."""
 
     def describe(self) -> dict[str, Any]:
         own = self.net.describe() | self.source.describe() | canonical(self.settings) | {"seed": self.seed}
@@ -141,7 +146,9 @@ class Train(Stage):
         ):
             source = plugins.source_digest(name, known)
             own |= {f"{what}_source": source} if source else {}
-        return own | {name: v for name, v in (("start", self.start), ("stop", self.stop)) if v}
+        return own | {
+            name: v for name, v in (("start", self.start), ("stop", self.stop), ("split", _other_split(self.split))) if v
+        }
 
     def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
         (parent,) = tickets
@@ -156,7 +163,7 @@ class Train(Stage):
             on_epoch=around.on_epoch,
             **self.course(batches.steps, around),
         )
-        return self.outcome(parent, trained, batches.steps)
+        return self.outcome(parent, trained, batches, around)
 
     def batches(self, around: Surroundings) -> TensorBatches:
         data = around.data(self.source.settings)
@@ -167,22 +174,21 @@ class Train(Stage):
 
     @property
     def words(self) -> tuple[streams.Word, ...]:
-        """Of its noise: a shorter run draws the same as the longer one."""
-        return self.seed, replace(self, stop="").key
+        """Of its noise: a shorter run, or one watched elsewhere, draws the same."""
+        return self.seed, replace(self, stop="", split="test").key
 
     def course(self, steps: int, around: Surroundings) -> dict[str, Any]:
-        """What a training and its like, stopped and started alike, are given beside. steps: of an epoch."""
+        """What all trainings of its kind are given alike. steps: of an epoch."""
         data = around.data(self.source.settings)
         return {
             "start": step_of(self.start, steps) or 0,
             "stop": step_of(self.stop, steps),
-            "validation": data.test,
+            "validation": data.held_out(self.split),
             "prepare": data.prepare,
             "on_step": around.on_step,
         }
 
-    def outcome(self, parent: Ticket, trained: Trained, steps: int) -> Outcome:
-        """steps: of an epoch."""
+    def outcome(self, parent: Ticket, trained: Trained, batches: TensorBatches, around: Surroundings) -> Outcome:
         info = parent.info | {
             "data": self.source.info(),
             "history": trained.history,
@@ -191,9 +197,23 @@ class Train(Stage):
         }
         info["settings"] = parent.info.get("settings", {}) | {"train": canonical(self.settings)}
         ticket = replace(parent, rewind=self.start_state(parent), trained=trained.state.to("cpu"), info=info)
-        best = max((row["accuracy"] for row in trained.history if "accuracy" in row), default=math.nan)
-        record = {"train_seconds": trained.seconds, "best_accuracy": best, "steps": len(trained.history) * steps}
+        steps = len(trained.history) * batches.steps
+        record = {
+            "train_seconds": trained.seconds,
+            "train_flops": len(trained.history) * batches.examples * self._flops(self.start_state(parent), around),
+            "best_accuracy": max((row["accuracy"] for row in trained.history if "accuracy" in row), default=math.nan),
+            "steps": steps,
+        }
         return Outcome(ticket, record)
+
+    def _flops(self, state: State, around: Surroundings) -> float:
+        """Of one example of a step; NaN where torch cannot count what the module does."""
+        data, module = around.data(self.source.settings), self.net.build("skeleton").to(around.device)
+        inputs, targets = (part[:_COUNTED].to(around.device) for part in data.train)
+        try:
+            return flops_per_example(module, state.to(around.device), self.settings, (data.prepare(inputs), targets))
+        except Exception:  # the training itself has succeeded
+            return math.nan
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -205,10 +225,12 @@ class Prune(Stage):
     fraction: float
     scope: str
     seed: int
+    sigma: str = "trained"
 
     def describe(self) -> dict[str, Any]:
         source = plugins.source_digest(self.score, SCORES)
         own = {"score": self.score, "fraction": self.fraction, "scope": self.scope, "seed": self.seed}
+        own |= {"sigma": self.sigma} if self.sigma != "trained" else {}
         return own | ({"source": source} if source else {})
 
     def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
@@ -220,6 +242,7 @@ class Prune(Stage):
             score=plugins.resolve(self.score, SCORES, "score"),
             fraction=self.fraction,
             scope=self.scope,
+            sigma=self.sigma,
             generator=streams.generator("score", self.seed, self.key),
         )
         info = {k: v for k, v in trained.info.items() if k != "history"}
@@ -275,7 +298,7 @@ class Transplant(Stage):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluate(Stage):
-    """Metrics of a trained ticket on the test split."""
+    """Metrics of a trained ticket on a held-out split."""
 
     kind: ClassVar[str] = "evaluate"
     net: Net
@@ -291,11 +314,16 @@ class Evaluate(Stage):
         (ticket,) = tickets
         data = around.data(self.source.settings)
         module = self.net.build("skeleton").to(around.device)
-        words = (self.seed, self.key)
+        words, examples = (self.seed, self.key), data.held_out(self.settings.split)
         return Outcome(
             None,
-            evaluate_ticket(module, ticket, data.test, self.settings, self.train, words, around.device, data.prepare),
+            evaluate_ticket(module, ticket, examples, self.settings, self.train, words, around.device, data.prepare),
         )
+
+
+def _other_split(split: str) -> str:
+    """Empty for the default, which enters no key."""
+    return "" if split == "test" else split
 
 
 def _start_of(ticket: Ticket) -> State:

@@ -110,6 +110,8 @@ def obstacle(module: nn.Module, states: Sequence[State], settings: TrainSettings
             return f"networks are trained together by {name} {' or '.join(known)}, not {value}"
     if settings.clip_norm is not None:
         return "train.clip_norm is a norm of one network's gradient, not of several together"
+    if settings.accumulate > 1:
+        return "train.accumulate cuts a batch into parts, not several batches"
     if settings.learn_noise:
         return "train.learn_noise learns one noise, not one for each network"
     if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in module.modules()):

@@ -19,12 +19,13 @@ from .divergence import check_losses
 from .errors import TombolaError
 from .inference import Learner, method_of
 from .optim import load_optimiser_tensors, lr_factor, optimiser_of, optimiser_tensors, set_lr
+from .outofmemory import says_what_to_lower
 from .posterior.batch import IGNORED, Batch, examples_of, inputs_of, moved, parts, run, targets_of
 from .posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
 from .posterior.state import State
 from .settings import TrainSettings
 
-_VALIDATED_AT_ONCE = 1024
+VALIDATED_AT_ONCE = 1024
 _LOOK_EVERY = 50  # steps between looks at the loss on a GPU, where each look waits for it
 
 
@@ -40,6 +41,7 @@ class Trained:
     """Time in training, over all sittings."""
 
 
+@says_what_to_lower
 def train(
     module: nn.Module,
     state: State,
@@ -63,7 +65,8 @@ def train(
     example [B], in place of the settings' one; a copy of it is trained. prepare: applied to the inputs of `validation`, part
     by part; `batches` give theirs prepared. method: makes the learner, in place of the settings' one. on_step: called with
     (steps done, steps to do). on_epoch: called with each new row of the history.
-    Raises TrainingError naming step and cause if the loss is not finite or above `settings.divergence`.
+    Raises TrainingError naming step and cause if the loss is not finite or above `settings.divergence`, and
+    MemoryShortError (a TombolaError) naming what to lower where memory does not do.
     """
     device, per_epoch = state.posterior.mean.device, batches.steps
     total = settings.epochs * per_epoch
@@ -193,7 +196,7 @@ def validate(
     likelihood.eval()
     nll, right, counted = torch.zeros((), dtype=torch.float64), 0, 0
     with torch.no_grad():
-        for part in parts(validation, examples, _VALIDATED_AT_ONCE):
+        for part in parts(validation, examples, VALIDATED_AT_ONCE):
             part = moved(part, device)
             if prepare:
                 part = prepare(inputs_of(part)), targets_of(part)

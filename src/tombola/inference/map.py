@@ -36,7 +36,7 @@ class Map:
         self.mean = q.mean.clone()
         self._grad = torch.zeros_like(self.mean)
         self.binding = Binding(module, q.layout, self.mean, state.buffers)
-        self._data_term = DataTerm(self.binding, likelihood, settings.precision)
+        self._data_term = DataTerm(self.binding, likelihood, settings.precision, settings.accumulate)
         self._scale = float(examples) if settings.loss_scale == "sum" else 1.0
 
     def groups(self) -> list[dict]:

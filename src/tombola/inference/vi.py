@@ -43,7 +43,7 @@ class VI:
         self.sample = estimator(q.layout, self.mean, self.log_std, q.mask, noise, settings.samples > 1, q.prior_mean)
         self.binding = Binding(module, q.layout, self.sample.theta, state.buffers)
         self.sample.converted = self.binding.converted
-        self._data_term = DataTerm(self.binding, likelihood, settings.precision)
+        self._data_term = DataTerm(self.binding, likelihood, settings.precision, settings.accumulate)
         self.loss_scale = float(examples) if settings.loss_scale == "sum" else 1.0
         self.kl_weight = settings.heat * self.loss_scale / examples
 

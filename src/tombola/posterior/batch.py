@@ -100,6 +100,18 @@ def parts(value: Any, length: int, size: int) -> Iterator[Any]:
         yield _cut(value, length, slice(start, start + size))
 
 
+def shares(value: Any, length: int, count: int) -> Iterator[tuple[Any, slice]]:
+    """A batch of `length` examples in `count` pieces of about one size with their places; in fewer where a piece would have
+    one example alone, which batch norm cannot normalise."""
+    count = max(1, min(count, length // 2))
+    if count == 1:
+        yield value, slice(0, length)
+        return
+    for i in range(count):
+        rows = slice(i * length // count, (i + 1) * length // count)
+        yield _cut(value, length, rows), rows
+
+
 def _cut(value: Any, length: int, rows: slice) -> Any:
     if isinstance(value, Mapping):
         return {name: _cut(part, length, rows) for name, part in value.items()}
