@@ -84,7 +84,13 @@ def both(name, settings, **more):
     ]
     batches = [batches_of(settings, r) for r in range(R)]
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    together = train_together(module, states, batches, settings, words=words, validation=data(20), **more)
+    told = []
+    together = train_together(
+        module, states, batches, settings, words=words, validation=data(20), on_epoch=told.append, **more
+    )
+    for e, row in enumerate(told):
+        assert row["loss"] == pytest.approx(sum(trained.history[e]["loss"] for trained in together) / R)
+    assert len(told) == len(alone[0].history)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     return alone, together
 

@@ -160,7 +160,6 @@ class Train(Stage):
             self.settings,
             words=self.words,
             checkpoint=around.checkpoint,
-            on_epoch=around.on_epoch,
             **self.course(batches.steps, around),
         )
         return self.outcome(parent, trained, batches, around)
@@ -186,6 +185,7 @@ class Train(Stage):
             "validation": data.held_out(self.split),
             "prepare": data.prepare,
             "on_step": around.on_step,
+            "on_epoch": around.on_epoch,
         }
 
     def outcome(self, parent: Ticket, trained: Trained, batches: TensorBatches, around: Surroundings) -> Outcome:

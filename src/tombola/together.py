@@ -46,10 +46,12 @@ def train_together(
     validation: Batch | None = None,
     prepare: Prepare | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> list[Trained]:
     """What `train` gives for each of the states with its batches and words, within float tolerance, in one training.
 
-    The seconds of each are its share. Memory is that of all together. There is no checkpoint.
+    The seconds of each are its share. Memory is that of all together. There is no checkpoint. on_epoch: called with
+    epoch, lr and the mean loss of all.
     Raises TombolaError for what cannot be trained so (see `obstacle`), and TrainingError if any of them diverges.
     """
     if reason := obstacle(module, states, settings):
@@ -81,6 +83,8 @@ def train_together(
                 stack.show(present[r])
                 measured = validate(stack.single[0], each.inner, validation, prepare, device)
             history.append(row | {"loss": losses[r]} | measured)
+        if on_epoch:
+            on_epoch(row | {"loss": sum(losses) / copies})
 
     trained = train(
         stack,
