@@ -160,6 +160,7 @@ def test_jobs_give_the_records_of_one_process_and_report_failures_and_warnings(c
     for result in results:
         assert result.exit_code == 1, result.output
         assert "lower train.lr (1e+20)" in result.output
+        assert "has died" not in result.output
         assert "seed 0: this is a guess" in result.output
     one, two = (pd.read_parquet(f"{jobs}/small/records.parquet").drop(columns=list(TIMING)) for jobs in (1, 2))
     assert len(two) == 4

@@ -6,6 +6,7 @@ then the worker ends, too.
 """
 
 import _thread
+import os
 import signal
 import subprocess
 import sys
@@ -134,5 +135,5 @@ def main() -> int:
 
 
 def _end_with_the_first() -> None:
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)  # not through the buffer, whose lock would be held when the interpreter ends
     _thread.interrupt_main()
