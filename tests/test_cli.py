@@ -19,6 +19,7 @@ OPTIONS = {
     "status": {"folder", "--watch"},
     "report": {"folder", "--out"},
     "compare": {"first", "second", "--out"},
+    "claims": {"folders", "--csv", "--json"},
     "studies": {"name"},
     "evaluate": {"ticket", "--samples", "--seed", "--batch-norm", "--batch-size", "--device"},
 }

@@ -27,7 +27,7 @@ ORDER = [
         "flops",
         "ingredients",
     ),
-    *("stages", "recipes", "study", "arms", "plan", "store", "records", "report"),
+    *("stages", "recipes", "study", "labels", "arms", "plan", "store", "records", "claims", "report"),
     *(
         "groups",
         "progress",

@@ -100,6 +100,7 @@ SETTINGS = {
     "vi, 2 samples": {"samples": 2},
     "antithetic": {"samples": 2, "estimator": "antithetic"},
     "map": {"method": "map"},
+    "ivon": {"method": "ivon", "ivon_lr": 0.1},
     "sgd": {"optimiser": "sgd", "momentum": 0.9, "weight_decay": 1e-3, "loss_scale": "sum", "lr": 1e-4},
     "adamw, warm-up": {"optimiser": "adamw", "weight_decay": 0.01, "kl_warmup_epochs": 1, "heat": 1.0},
 }
@@ -109,7 +110,7 @@ SETTINGS = {
     ("name", "changes"),
     [
         *[(name, changes) for name in ("mlp", "conv", "vit") for changes in ("vi", "vi, 2 samples", "map")],
-        *[("conv", changes) for changes in ("antithetic", "sgd", "adamw, warm-up")],
+        *[("conv", changes) for changes in ("antithetic", "ivon", "sgd", "adamw, warm-up")],
         ("tied", "vi"),
     ],
 )

@@ -98,6 +98,20 @@ def compare(
 
 
 @_command
+def claims(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders that 'tombola run' wrote to, or records' .parquet files.")
+    ],
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table as CSV too.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as JSON too, with every part.")] = None,
+) -> int:
+    """Judge the claims of arXiv 2602.18825 by the records of one or several studies, claim by claim."""
+    from .commands import judge_claims
+
+    return judge_claims(folders, csv, json)
+
+
+@_command
 def studies(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this study's YAML.")] = None,
 ) -> int:

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from . import models
+from . import models, records
 from .budget import Budget
 from .calibrate import Guesses, calibrate, here
 from .data import load_data
@@ -198,6 +198,22 @@ def compare_studies(first: Path, second: Path, out: Path) -> int:
         print(f"comparison: {write_comparison(one, two, out)}")
     except OSError as error:
         raise TombolaError(f"cannot write {out}: {error.strerror}; choose another file with --out") from None
+    return 0
+
+
+def judge_claims(paths: list[Path], csv: Path | None, json: Path | None) -> int:
+    """Always 0. Raises TombolaError for a folder without records, and where a file cannot be written."""
+    from .claims import judge
+    from .claims.table import as_json, frame, printed
+
+    rows = judge(records.read(paths))
+    Console().print(printed(rows))
+    for out, text in ((csv, lambda: frame(rows).to_csv(index=False)), (json, lambda: as_json(rows))):
+        if out is not None:
+            try:
+                out.write_text(text())
+            except OSError as error:
+                raise TombolaError(f"cannot write {out}: {error.strerror}; choose another file") from None
     return 0
 
 

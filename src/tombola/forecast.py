@@ -24,7 +24,10 @@ from .store import Store
 Data = Callable[[DataSettings], Dataset]
 Kind = tuple[str, ...]
 
-_PRICELESS = ("epochs", "lr", "log_std_lr_factor", "schedule", "warmup_epochs", "milestones", "gamma", "heat")
+_PRICELESS = (
+    *("epochs", "lr", "log_std_lr_factor", "schedule", "warmup_epochs", "milestones", "gamma", "heat"),
+    *("ivon_lr", "hess_init", "beta1", "beta2"),
+)
 """Settings that do not change what a step costs; others, also ones to come, are taken to change it."""
 
 

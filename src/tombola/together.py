@@ -30,7 +30,7 @@ from .posterior.state import State
 from .settings import TrainSettings
 from .training import Trained, likelihood_of, train, validate
 
-_METHODS, _ESTIMATORS, _OBJECTIVES = ("vi", "map"), ("weight_sample", "antithetic"), ("expected_log",)
+_METHODS, _ESTIMATORS, _OBJECTIVES = ("vi", "ivon", "map"), ("weight_sample", "antithetic"), ("expected_log",)
 _PREFIX = "replicas."
 
 

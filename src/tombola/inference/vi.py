@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from .. import plugins, streams
@@ -12,7 +13,7 @@ from ..posterior.estimators import ESTIMATORS
 from ..posterior.gaussian import Gaussian
 from ..posterior.noise import NoisePool
 from ..posterior.state import State
-from ..settings import TrainSettings
+from ..settings import PosteriorSettings, TrainSettings
 from .forward import DataTerm
 from .objectives import OBJECTIVES
 
@@ -33,7 +34,9 @@ class VI:
     ):
         q = state.posterior
         if not isinstance(q, Gaussian):
-            raise TombolaError("method vi needs a Gaussian state, this one is a point: transplant it into a Bayesian one")
+            raise TombolaError(
+                f"method {settings.method} needs a Gaussian state, this one is a point: transplant it into a Bayesian one"
+            )
         self.settings, self.likelihood = settings, likelihood
         self.layout, self.mask = q.layout, q.mask
         self.mean, self.log_std, self._prior_mean = q.mean.clone(), q.log_std.clone(), q.prior_mean
@@ -47,12 +50,24 @@ class VI:
         self.loss_scale = float(examples) if settings.loss_scale == "sum" else 1.0
         self.kl_weight = settings.heat * self.loss_scale / examples
 
+    @classmethod
+    def start(cls, posterior: PosteriorSettings, settings: TrainSettings, examples: int) -> PosteriorSettings:
+        """How a posterior starts that is to be trained on `examples`. Raises TombolaError for settings that the method
+        cannot have."""
+        return posterior
+
+    def optimiser(self, settings: TrainSettings) -> torch.optim.Optimizer | None:
+        """The method's own; what it does not hold of `groups` is left to torch's. Here that is everything: None."""
+        return None
+
     def groups(self) -> list[dict]:
         """Optimiser groups: tensors with `.grad` set, their learning-rate factor and whether they are decayed."""
         groups = []
         for where, decayed in self.layout.decay_groups():
-            groups.append({"params": [_slice(self.mean, self.sample.mean_grad, where)], "factor": 1.0, "decayed": decayed})
-        log_std = _slice(self.log_std, self.sample.log_std_grad, slice(0, self.sample.n))
+            groups.append(
+                {"params": [slice_with_grad(self.mean, self.sample.mean_grad, where)], "factor": 1.0, "decayed": decayed}
+            )
+        log_std = slice_with_grad(self.log_std, self.sample.log_std_grad, slice(0, self.sample.n))
         groups.append({"params": [log_std], "factor": self.settings.log_std_lr_factor, "decayed": False})
         return groups
 
@@ -88,7 +103,8 @@ class VI:
         self.likelihood.load_state_dict(state.likelihood)
 
 
-def _slice(values: Tensor, grads: Tensor, where: slice) -> Tensor:
+def slice_with_grad(values: Tensor, grads: Tensor, where: slice) -> Tensor:
+    """A view of `values`, whose gradient is one of `grads`."""
     part = values[where]
     part.grad = grads[where]
     return part
