@@ -8,24 +8,14 @@ from torch import Tensor, nn
 
 from . import plugins
 from .inference import Learner
+from .inference.groups import with_decay
 from .settings import TrainSettings
 
 
 def optimiser_of(learner: Learner, likelihood: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """A fused torch optimiser over the learner's flat groups and what the likelihood learns."""
-    groups = [
-        {
-            "params": group["params"],
-            "factor": group["factor"],
-            "weight_decay": settings.weight_decay if group["decayed"] else 0.0,
-        }
-        for group in learner.groups()
-        if group["params"][0].numel()
-    ]
-    learned = [p for p in likelihood.parameters() if p.requires_grad]
-    if learned:
-        groups.append({"params": learned, "factor": 1.0, "weight_decay": 0.0})
-    return OPTIMISERS[settings.optimiser](groups, settings)
+    """The learner's own, or else a fused torch optimiser over its flat groups and what the likelihood learns."""
+    own = learner.optimiser(settings)
+    return own or OPTIMISERS[settings.optimiser](with_decay(learner.groups(), likelihood, settings), settings)
 
 
 def _sgd(groups: list[dict], s: TrainSettings) -> torch.optim.Optimizer:

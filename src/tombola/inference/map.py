@@ -48,6 +48,10 @@ class Map:
             groups.append({"params": [part], "factor": 1.0, "decayed": decayed})
         return groups
 
+    def optimiser(self, settings: TrainSettings) -> torch.optim.Optimizer | None:
+        """None: torch's own."""
+        return None
+
     def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
         """As `VI.gradients`; there is no KL."""
         if self._keep is not None:

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from .. import plugins, streams
@@ -10,10 +11,13 @@ from ..posterior.batch import Batch
 from ..posterior.binding import Binding, buffers_of, load_buffers
 from ..posterior.estimators import ESTIMATORS
 from ..posterior.gaussian import Gaussian
+from ..posterior.held import HeldSample, can_hold
 from ..posterior.noise import NoisePool
 from ..posterior.state import State
 from ..settings import TrainSettings
 from .forward import DataTerm
+from .fused import RULES, FusedUpdate
+from .groups import with_decay
 from .objectives import OBJECTIVES
 
 
@@ -41,6 +45,7 @@ class VI:
         estimator = plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
         self._objective = plugins.resolve(settings.objective, OBJECTIVES, "objective")
         self.sample = estimator(q.layout, self.mean, self.log_std, q.mask, noise, settings.samples > 1, q.prior_mean)
+        self._held: HeldSample | None = None
         self.binding = Binding(module, q.layout, self.sample.theta, state.buffers)
         self.sample.converted = self.binding.converted
         self._data_term = DataTerm(self.binding, likelihood, settings.precision)
@@ -56,12 +61,24 @@ class VI:
         groups.append({"params": [log_std], "factor": self.settings.log_std_lr_factor, "decayed": False})
         return groups
 
+    def optimiser(self, settings: TrainSettings) -> torch.optim.Optimizer | None:
+        """One that goes over memory once for gradients, update and the next draw; `gradients` then only notes what is due.
+
+        None where the whole gradient is wanted first (its norm), or the estimator has gradients of its own, and on a GPU,
+        where there is no cache to stay in.
+        """
+        by_block = settings.clip_norm is None and self.mean.device.type == "cpu" and can_hold(self.sample)
+        if not by_block or settings.optimiser not in RULES:
+            return None
+        self._held = HeldSample(self.sample, [where.stop for where, _ in self.layout.decay_groups()])
+        return FusedUpdate(self._held, with_decay(self.groups(), self.likelihood, settings), settings)
+
     def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
         """Sets the gradients for `batch`; returns its mean negative log likelihood (nats per example), averaged over
         the samples, or that of their average. step: names the noise. kl_factor: scales the KL term (warm-up)."""
         return self._objective(
             self._data_term,
-            self.sample,
+            self._held or self.sample,
             batch,
             step,
             samples=self.settings.samples,
@@ -73,6 +90,7 @@ class VI:
     def show_mean(self) -> None:
         """The module's weights become the posterior's mean, until the next `gradients`."""
         self.sample.theta.copy_(self.mean)
+        self._forget()
         self.binding.wrote()
 
     def state(self) -> State:
@@ -84,8 +102,13 @@ class VI:
         """Goes on from `state`, in place."""
         self.mean.copy_(state.posterior.mean)
         self.log_std.copy_(state.posterior.tensors()["log_std"])
+        self._forget()
         load_buffers(self.binding.module, state.buffers)
         self.likelihood.load_state_dict(state.likelihood)
+
+    def _forget(self) -> None:
+        if self._held is not None:
+            self._held.forget()
 
 
 def _slice(values: Tensor, grads: Tensor, where: slice) -> Tensor:
