@@ -13,7 +13,9 @@ from ..posterior.estimators import ESTIMATORS
 from ..posterior.gaussian import Gaussian
 from ..posterior.held import HeldSample, can_hold
 from ..posterior.noise import NoisePool
+from ..posterior.sample import WeightSample
 from ..posterior.state import State
+from ..posterior.survivors import DENSEST, Survivors, SurvivorSample
 from ..settings import TrainSettings
 from .forward import DataTerm
 from .fused import RULES, FusedUpdate
@@ -45,7 +47,7 @@ class VI:
         estimator = plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
         self._objective = plugins.resolve(settings.objective, OBJECTIVES, "objective")
         self.sample = estimator(q.layout, self.mean, self.log_std, q.mask, noise, settings.samples > 1, q.prior_mean)
-        self._held: HeldSample | None = None
+        self._held: HeldSample | SurvivorSample | None = None
         self.binding = Binding(module, q.layout, self.sample.theta, state.buffers)
         self.sample.converted = self.binding.converted
         self._data_term = DataTerm(self.binding, likelihood, settings.precision)
@@ -54,15 +56,11 @@ class VI:
 
     def groups(self) -> list[dict]:
         """Optimiser groups: tensors with `.grad` set, their learning-rate factor and whether they are decayed."""
-        groups = []
-        for where, decayed in self.layout.decay_groups():
-            groups.append({"params": [_slice(self.mean, self.sample.mean_grad, where)], "factor": 1.0, "decayed": decayed})
-        log_std = _slice(self.log_std, self.sample.log_std_grad, slice(0, self.sample.n))
-        groups.append({"params": [log_std], "factor": self.settings.log_std_lr_factor, "decayed": False})
-        return groups
+        return self._groups(self.sample, self.layout.decay_groups())
 
     def optimiser(self, settings: TrainSettings) -> torch.optim.Optimizer | None:
-        """One that goes over memory once for gradients, update and the next draw; `gradients` then only notes what is due.
+        """One that goes over memory once for gradients, update and the next draw, of the surviving weights alone where
+        they are few. `gradients` then only notes what is due, and mean and log_std are up to date in `state()`.
 
         None where the whole gradient is wanted first (its norm), or the estimator has gradients of its own, and on a GPU,
         where there is no cache to stay in.
@@ -70,8 +68,22 @@ class VI:
         by_block = settings.clip_norm is None and self.mean.device.type == "cpu" and can_hold(self.sample)
         if not by_block or settings.optimiser not in RULES:
             return None
-        self._held = HeldSample(self.sample, [where.stop for where, _ in self.layout.decay_groups()])
-        return FusedUpdate(self._held, with_decay(self.groups(), self.likelihood, settings), settings)
+        density = self.mask.double().mean().item()
+        sample, runs = self.sample, self.layout.decay_groups()
+        survivors = Survivors.of(self.layout, self.mask) if 0 < density <= DENSEST else None
+        if survivors:
+            sample, runs = survivors.sample(sample, self.settings.samples > 1, self._prior_mean), survivors.runs
+        held = HeldSample(sample, [where.stop for where, _ in runs])
+        self._held = SurvivorSample(held, sample, self.sample, survivors, self.mask) if survivors else held
+        return FusedUpdate(held, with_decay(self._groups(sample, runs), self.likelihood, settings), settings)
+
+    def _groups(self, sample: WeightSample, runs: list[tuple[slice, bool]]) -> list[dict]:
+        groups = []
+        for where, decayed in runs:
+            groups.append({"params": [_slice(sample.mean, sample.mean_grad, where)], "factor": 1.0, "decayed": decayed})
+        log_std = _slice(sample.log_std, sample.log_std_grad, slice(0, sample.n))
+        groups.append({"params": [log_std], "factor": self.settings.log_std_lr_factor, "decayed": False})
+        return groups
 
     def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
         """Sets the gradients for `batch`; returns its mean negative log likelihood (nats per example), averaged over
@@ -89,12 +101,16 @@ class VI:
 
     def show_mean(self) -> None:
         """The module's weights become the posterior's mean, until the next `gradients`."""
+        if self._held:
+            self._held.publish()
+            self._held.forget()
         self.sample.theta.copy_(self.mean)
-        self._forget()
         self.binding.wrote()
 
     def state(self) -> State:
         """A copy of the state as it now is. Call it while the binding is entered."""
+        if self._held:
+            self._held.publish()
         posterior = Gaussian(self.layout, self.mean, self.log_std, self.mask, self._prior_mean).masked(self.mask)
         return State(posterior, buffers_of(self.binding.module), copies(self.likelihood))
 
@@ -102,13 +118,10 @@ class VI:
         """Goes on from `state`, in place."""
         self.mean.copy_(state.posterior.mean)
         self.log_std.copy_(state.posterior.tensors()["log_std"])
-        self._forget()
+        if self._held:
+            self._held.reload()
         load_buffers(self.binding.module, state.buffers)
         self.likelihood.load_state_dict(state.likelihood)
-
-    def _forget(self) -> None:
-        if self._held is not None:
-            self._held.forget()
 
 
 def _slice(values: Tensor, grads: Tensor, where: slice) -> Tensor:

@@ -73,6 +73,13 @@ class HeldSample:
         """Says that `theta` or what it is drawn from has changed: the next sample is drawn anew."""
         self._shown = False
 
+    def publish(self) -> None:
+        """Makes the sample's mean and log_std what they now are: here they always are."""
+
+    def reload(self) -> None:
+        """Says that the sample's mean and log_std were written."""
+        self.forget()
+
     def owns(self, tensor: Tensor) -> bool:
         """Whether it is part of the mean or of log_std."""
         own = {t.untyped_storage().data_ptr() for t in (self._sample.mean, self._sample.log_std)}
