@@ -138,6 +138,11 @@ class TrainSettings(Checked):
     clip_norm: float | None = setting(None, "Largest norm of the whole gradient (means and log_std together).", above=0)
     precision: Literal["fp32", "bf16"] = setting("fp32", "Arithmetic of the forward pass: full, or bf16 autocast.")
     channels_last: bool = setting(False, "Whether image batches are laid out channels-last in memory.")
+    compile: bool = setting(
+        False,
+        "Whether torch.compile makes the network's forward and backward pass: needs a C++ compiler, takes a minute or more "
+        "at the start of each training, and the last bits differ.",
+    )
     divergence: float = setting(1e6, "A training loss (nats per example) above this stops the stage.", above=0)
 
     def __post_init__(self) -> None:

@@ -1,5 +1,8 @@
 """The data term of every method's loss."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,17 +15,25 @@ from ..posterior.likelihood import LogLikelihood
 class DataTerm:
     """The log likelihood of a batch at the weights that the binding shows."""
 
-    def __init__(self, binding: Binding, likelihood: LogLikelihood, precision: str = "fp32"):
+    def __init__(
+        self,
+        binding: Binding,
+        likelihood: LogLikelihood,
+        precision: str = "fp32",
+        forward: Callable[..., Any] | None = None,
+    ):
+        """forward: called in place of the binding's module, whose parameters it uses."""
         self.binding, self.likelihood, self.precision = binding, likelihood, precision
+        self._forward = forward or binding.module
 
     def log_likelihood(self, batch: Batch) -> Tensor:
         """Of each example, [B], in nats, with its graph. Raises TombolaError if the likelihood returns another shape."""
-        module, inputs = self.binding.module, inputs_of(batch)
+        forward, inputs = self._forward, inputs_of(batch)
         if self.precision == "bf16":
             with torch.autocast(self.binding.theta.device.type, dtype=torch.bfloat16):
-                output = run(module, inputs)
+                output = run(forward, inputs)
         else:
-            output = run(module, inputs)
+            output = run(forward, inputs)
         value = self.likelihood(output, batch)
         shape = tuple(value.shape) if isinstance(value, Tensor) else None
         if shape is None or len(shape) != 1 or (shape[0] != examples_of(batch) and shape[0] != length_of(inputs)):
