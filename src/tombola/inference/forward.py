@@ -1,6 +1,7 @@
 """The data term of every method's loss."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -30,7 +31,9 @@ class DataTerm:
         """Of each example, [B], in nats, with its graph. Raises TombolaError if the likelihood returns another shape."""
         forward, inputs = self._forward, inputs_of(batch)
         if self.precision == "bf16":
-            with torch.autocast(self.binding.theta.device.type, dtype=torch.bfloat16):
+            capturing = self.binding.theta.is_cuda and torch.cuda.is_current_stream_capturing()
+            # a copy that autocast keeps would lie in the memory of one graph
+            with torch.autocast(self.binding.theta.device.type, dtype=torch.bfloat16, cache_enabled=not capturing):
                 output = run(forward, inputs)
         else:
             output = run(forward, inputs)
@@ -44,9 +47,11 @@ class DataTerm:
             )
         return value
 
-    def backward(self, batch: Batch, out: Tensor, scale: float) -> Tensor:
-        """The mean negative log likelihood (nats per example, detached); `out` becomes its flat gradient times `scale`."""
-        loss = -self.log_likelihood(batch).mean()
+    def backward(self, batch: Batch, out: Tensor, scale: float, within: AbstractContextManager | None = None) -> Tensor:
+        """The mean negative log likelihood (nats per example, detached); `out` becomes its flat gradient times `scale`.
+        within: a context for the forward pass."""
+        with within or nullcontext():
+            loss = -self.log_likelihood(batch).mean()
         self.descend(loss, out, scale)
         return loss.detach()
 

@@ -33,10 +33,7 @@ def expected_log(
     for s in range(samples):
         sample.draw(step * samples + s, first=s == 0)
         data_term.binding.wrote()
-        with sample.forward():
-            loss = -data_term.log_likelihood(batch).mean()
-        data_term.descend(loss, sample.grad, scale / samples)
-        total = total + loss.detach() / samples
+        total = total + data_term.backward(batch, sample.grad, scale / samples, sample.forward()) / samples
         if s == 0 and samples > 1:
             first_buffers = buffers_of(module)
         if s < samples - 1:

@@ -17,9 +17,8 @@ from ..posterior.sample import WeightSample
 from ..posterior.state import State
 from ..posterior.survivors import DENSEST, Survivors, SurvivorSample
 from ..settings import TrainSettings
-from .compiled import forward_of
-from .forward import DataTerm
 from .fused import RULES, FusedUpdate
+from .graphs import term_of
 from .groups import with_decay
 from .objectives import OBJECTIVES
 
@@ -51,7 +50,7 @@ class VI:
         self._held: HeldSample | SurvivorSample | None = None
         self.binding = Binding(module, q.layout, self.sample.theta, state.buffers)
         self.sample.converted = self.binding.converted
-        self._data_term = DataTerm(self.binding, likelihood, settings.precision, forward_of(module, settings, self.sample))
+        self._data_term = term_of(self.binding, likelihood, settings, self.sample)
         self.loss_scale = float(examples) if settings.loss_scale == "sum" else 1.0
         self.kl_weight = settings.heat * self.loss_scale / examples
 
