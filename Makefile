@@ -16,9 +16,12 @@ test: lint
 test-slow: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow
 
+# about a quarter of an hour, most of it torch-blue's ten samples; `-` so that a missed target does not hide the others
 bench: install
-	$(BIN)/python -m benchmarks.training --quick
-	$(BIN)/python -m benchmarks.data --quick
+	-$(BIN)/python -m benchmarks.training --quick
+	-$(BIN)/python -m benchmarks.predict --quick
+	-$(BIN)/python -m benchmarks.study --quick
+	-$(BIN)/python -m benchmarks.data --quick
 
 docs: install
 	$(BIN)/sphinx-build -E -W --keep-going -q docs docs/_build
@@ -40,6 +43,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,peers]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps bayesian-torch
 	touch $(INSTALLED)
 
 # resolve anew within pyproject.toml's ranges; torch keeps its pin
@@ -47,6 +51,7 @@ lock:
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --editable '.[dev,peers]'
+	$(BIN)/pip install --quiet --no-deps bayesian-torch
 	(sed -n '1p' constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//') > constraints.new && mv constraints.new constraints.txt
 
 clean:

@@ -11,10 +11,23 @@ SOURCE = Path(__file__).parents[1] / "src" / "tombola"
 
 ORDER = [
     *("errors", "streams", "settings", "plugins", "rewind", "tensorfile", "augment"),
-    *("posterior", "inference", "batches", "checkpoint", "divergence", "optim", "ticket", "pruning", "training"),
-    *("bayesian", "find", "models", "data", "metrics", "evaluation", "ingredients"),
-    *("stages", "study", "plan", "store", "records", "report"),
-    *("progress", "naming", "engine", "forecast", "calibrate", "folder", "terminal", "commands", "cli"),
+    *("posterior", "inference", "batches", "checkpoint", "divergence", "outofmemory", "optim", "ticket"),
+    *(
+        "pruning",
+        "training",
+        "bayesian",
+        "find",
+        "models",
+        "data",
+        "metrics",
+        "evaluation",
+        "allocations",
+        "memory",
+        "flops",
+        "ingredients",
+    ),
+    *("stages", "recipes", "study", "arms", "plan", "store", "records", "report"),
+    *("progress", "naming", "engine", "forecast", "calibrate", "budget", "folder", "terminal", "commands", "cli"),
 ]
 """Each module or package imports only from those before it (and from its own)."""
 

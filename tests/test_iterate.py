@@ -35,18 +35,19 @@ def segment(layout, name):
     return next(s for s in layout.segments if s.name == name)
 
 
-def trained_ticket(state, seed=0):
-    """A ticket trained to random values."""
+def trained_ticket(state, seed=0, log_std=None):
+    """A ticket trained to random means, and to a `log_std` of one's own."""
     ticket = ticket_of(state)
     drawn = torch.randn(state.posterior.layout.numel, generator=torch.Generator().manual_seed(seed))
     q = state.posterior
     tensors = {name: value.clone() for name, value in state.tensors().items()} | {"posterior.mean": drawn}
+    tensors |= {} if log_std is None else {"posterior.log_std": log_std}
     return Ticket(ticket.mask, state, type(state).of_tensors(q.layout, q.mask, tensors), {"seed": seed})
 
 
-def prune_by(ticket, start, score, name="mine", fraction=0.5, scope="global"):
+def prune_by(ticket, start, score, name="mine", fraction=0.5, scope="global", sigma="trained"):
     stream = torch.Generator().manual_seed(0)
-    return prune_ticket(ticket, start, name=name, score=score, fraction=fraction, scope=scope, generator=stream)
+    return prune_ticket(ticket, start, name=name, score=score, fraction=fraction, scope=scope, generator=stream, sigma=sigma)
 
 
 def same_state(a, b):
@@ -95,6 +96,32 @@ def test_scores_see_float64_of_the_trained_posterior(layout, start):
         return mean
 
     prune_by(ticket, start, check)
+
+
+def test_the_score_sees_the_sigma_that_is_asked_for(layout, start):
+    """The trained one; that of the start; or the trained one permuted among the survivors of each layer."""
+    log_std = torch.linspace(-3.0, -1.0, layout.numel)
+    first = trained_ticket(start, log_std=log_std)
+    pruned = prune_by(first, start, SCORES["mu"])
+    ticket = Ticket(pruned.mask, pruned.rewind, first.trained.masked(pruned.mask), {})
+    alive = pruned.mask & layout.prunable
+    seen = {}
+    for sigma in ("trained", "start", "shuffled"):
+
+        def keep(mean, std, generator, sigma=sigma):
+            seen[sigma] = mean, std
+            return mean
+
+        prune_by(ticket, start, keep, sigma=sigma)
+    assert all(torch.equal(mean, ticket.posterior.mean[alive].double()) for mean, _ in seen.values())
+    assert torch.equal(seen["trained"][1], ticket.posterior.std[alive].double())
+    assert torch.equal(seen["start"][1], start.posterior.std[alive].double())
+    assert not torch.equal(seen["shuffled"][1], seen["trained"][1])
+    where = torch.arange(layout.numel)[alive]
+    for s in layout.prunable_segments():
+        own = (where >= s.slice.start) & (where < s.slice.stop)
+        assert own.sum() > 1
+        assert torch.equal(seen["shuffled"][1][own].sort().values, seen["trained"][1][own].sort().values)
 
 
 def test_an_emptied_layer_is_named_once(layout, start):

@@ -5,9 +5,10 @@ from collections import Counter
 import pytest
 import torch
 
+from tombola.arms import HANGING
 from tombola.batches import TensorBatches
 from tombola.errors import TombolaError
-from tombola.study import CONTROLS, Arm, Study
+from tombola.study import Arm, Study
 
 
 def kinds(plan):
@@ -105,6 +106,43 @@ def test_a_transplant_alone_brings_its_deterministic_chain(tiny, plan_of):
     assert found == {"init": 1, "train": 2, "prune": 1, "transplant": 1, "evaluate": 1}
 
 
+def test_controls_of_a_transplant_change_the_deterministic_ticket_and_then_transplant_it(tiny, plan_of):
+    plan = plan_of(tiny | {"arms": ["deterministic", {"arm": ["transplant_shuffle", "transplant_reinit"]}]})
+    (ticket,) = of_curve(plan, "deterministic (magnitude)")[1].parents
+    for curve, kind in (("shuffled mask", "shuffle"), ("re-drawn weights", "redraw")):
+        trained = of_curve(plan, f"transplant, {curve} (magnitude)")[1]
+        (transplant,) = trained.parents
+        changed, bayesian = transplant.parents
+        assert (transplant.kind, changed.kind, bayesian.kind) == ("transplant", kind, "init")
+        assert changed.parents[0].key == ticket.key
+        assert trained.settings.method == "vi"
+
+
+def test_equal_budget_trains_the_ticket_of_level_k_as_long_as_k_plus_one_levels(tiny, plan_of):
+    arms = ["ticket", "deterministic", {"arm": "equal_budget", "of": ["ticket", "deterministic"]}]
+    more = {"train": tiny["train"] | {"warmup_epochs": 0.5}, "prune": {"levels": 2}, "arms": arms}
+    plan = plan_of(tiny | more)
+    for chain, curve in (("ticket (snr)", ""), ("deterministic (magnitude)", " of deterministic")):
+        tickets = of_curve(plan, chain)
+        long = of_curve(plan, f"equal budget{curve} ({'magnitude' if curve else 'snr'})")
+        for level in (1, 2):
+            assert long[level].parents[0].key == tickets[level].parents[0].key
+            assert long[level].settings.epochs == (level + 1) * tickets[level].settings.epochs
+            assert long[level].settings.warmup_epochs == (level + 1) * 0.5
+
+
+def test_the_chains_of_another_sigma_differ_in_what_is_pruned_alone(tiny, plan_of):
+    plan = plan_of(tiny | {"arms": [{"sigma": ["trained", "start", "shuffled"]}, "deterministic"]})
+    curves = ["ticket (snr)", "ticket (snr), sigma as at the start", "ticket (snr), sigma shuffled"]
+    found = [of_curve(plan, curve) for curve in curves]
+    assert len({levels[0].key for levels in found}) == 1
+    assert [levels[1].parents[0].sigma for levels in found] == ["trained", "start", "shuffled"]
+    whole = plan_of(tiny | {"prune": tiny["prune"] | {"sigma": "start"}, "arms": ["ticket", "deterministic"]})
+    assert of_curve(whole, curves[1])[1].key == found[1][1].key
+    labels = {row.labels["curve"]: row.labels["sigma"] for row in whole.rows}
+    assert labels == {curves[1]: "start", "deterministic (magnitude)": "trained"}
+
+
 def test_controls_hang_on_the_tickets_of_their_level(plan):
     snr = of_curve(plan, "ticket (snr)")
     for level, trained in of_curve(plan, "re-init (snr)").items():
@@ -161,6 +199,12 @@ def test_learning_rate_rewinding_keeps_what_was_learned(tiny, plan_of):
         ({"arm": "shuffle_layerwise"}, "layer-wise shuffle (snr)"),
         ({"arm": "shuffle_global"}, "global shuffle (snr)"),
         ({"arm": "shuffle_even", "score": "mu"}, "even shuffle (mu)"),
+        ({"arm": "transplant_shuffle"}, "transplant, shuffled mask (magnitude)"),
+        ({"arm": "transplant_reinit"}, "transplant, re-drawn weights (magnitude)"),
+        ({"arm": "equal_budget"}, "equal budget (snr)"),
+        ({"arm": "equal_budget", "of": "deterministic"}, "equal budget of deterministic (magnitude)"),
+        ({"sigma": "start"}, "ticket (snr), sigma as at the start"),
+        ({"sigma": "shuffled", "rewind": "learning_rate"}, "ticket (snr), sigma shuffled, learning-rate rewinding"),
         ({"rewind": "learning_rate"}, "ticket (snr), learning-rate rewinding"),
         ({"rewind": "epoch:1", "train": {"lr": 0.1}}, "ticket (snr), rewind epoch:1, lr=0.1"),
     ],
@@ -172,7 +216,7 @@ def test_curves_are_called(arm, label, tiny, plan_of):
 
 
 def test_every_control_is_an_arm(tiny, plan_of):
-    for control in CONTROLS:
+    for control in HANGING:
         assert {row.labels["level"] for row in plan_of(tiny | {"arms": [control]}).rows} == {1}
     assert Arm().arm == "ticket"
     assert Study().arms == []
@@ -189,6 +233,13 @@ def test_an_arm_trains_as_it_says(tiny, plan_of):
 def test_levels_of_a_control(tiny, plan_of):
     plan = plan_of(tiny | {"prune": {"levels": 3}, "arms": [{"arm": "reinit", "levels": [1, 3]}]})
     assert [row.labels["level"] for row in plan.rows] == [1, 3]
+
+
+def test_densities_name_the_nearest_levels(tiny, plan_of):
+    """Halving: 50, 25, 12.5, 6.25%; nearest as a ratio, each once."""
+    arm = {"arm": "reinit", "densities": [0.9, 0.13, 0.11, 0.001]}
+    plan = plan_of(tiny | {"prune": {"fraction": 0.5, "levels": 4}, "arms": [arm]})
+    assert [row.labels["level"] for row in plan.rows] == [1, 3, 4]
 
 
 def test_a_fan_out_over_scores_repeats_no_arm_that_has_none(tiny, plan_of):
@@ -216,6 +267,13 @@ def test_rows_of_variants_are_told_apart(tiny, plan_of):
         ({"arms": [{"arm": "transplant", "score": "std_small"}]}, "arm transplant has score 'std_small', which needs a std"),
         ({"arms": [{"score": "srn"}]}, "unknown score 'srn': did you mean 'snr'?"),
         ({"arms": [{"rewind": "epoch1"}]}, "rewind is 'epoch1'; it must be init, learning_rate, epoch:K or step:K"),
+        (
+            {"arms": [{"arm": "equal_budget", "rewind": "learning_rate"}]},
+            "arm equal_budget stands on learning-rate rewinding",
+        ),
+        ({"arms": [{"arm": "reinit", "levels": [1], "densities": [0.5]}]}, "arm reinit has densities [0.5] and levels [1];"),
+        ({"arms": [{"arm": "reinit", "densities": [0.5]}], "prune": {"levels": 0}}, "arm reinit has densities [0.5] but"),
+        ({"arms": [{"arm": "transplant_reinit", "score": "snr"}]}, "arm transplant_reinit has score 'snr', which needs a"),
         ({"prune": {"rewind": "epoch:2"}}, "rewind is 'epoch:2', but training ends at epoch:2 (step:10)"),
         ({"arms": [{"rewind": "step:10"}]}, "rewind is 'step:10', but training ends at epoch:2 (step:10)"),
         ({"train": {"method": "map"}}, "train.method is 'map'; deterministic curves are the arm 'deterministic'"),

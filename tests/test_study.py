@@ -152,7 +152,10 @@ def test_arms_fan_out_in_place_and_give_no_variant():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("trian: {lr: 0.1}", "unknown key 'trian': did you mean 'train'? there are name, description, seeds, data, model,"),
+        (
+            "trian: {lr: 0.1}",
+            "unknown key 'trian': did you mean 'train'? there are name, description, size, nets, seeds, data,",
+        ),
         ("qqqq: 1", "unknown key 'qqqq': there are name, description,"),
         ("train: {lrr: 0.1}", "unknown key 'train.lrr': did you mean 'lr'? there are method, epochs,"),
         ("model: {nam: mlp}", "unknown key 'model.nam': did you mean 'name'? there are name, args"),
@@ -406,7 +409,7 @@ def test_changing_any_single_field_changes_the_key_and_defaults_do_not(kind, sta
 def test_only_what_makes_the_layout_enters_the_start_of_pruning():
     base = an_init().key
     same = {name for name, settings in each_change(PruneSettings) if an_init(prune=settings).key == base}
-    assert same == {"score", "fraction", "levels", "scope", "rewind"}
+    assert same == {"score", "sigma", "fraction", "levels", "scope", "rewind"}
 
 
 @pytest.mark.parametrize(
@@ -423,13 +426,14 @@ def test_only_what_makes_the_layout_enters_the_start_of_pruning():
         [a_train(stop="epoch:1"), a_train(stop="step:1"), a_train(source=source(crop=1)), a_train(start="epoch:2")],
         [an_evaluate(), an_evaluate(seed=1), an_evaluate(source=source("abd")), an_evaluate(a_train(seed=1))],
         [
-            Prune(parents=(a_train(), an_init()), score=score, fraction=fraction, scope=scope, seed=seed)
-            for score, fraction, scope, seed in [
-                ("snr", 0.2, "global", 0),
-                ("mu", 0.2, "global", 0),
-                ("snr", 0.3, "global", 0),
-                ("snr", 0.2, "layerwise", 0),
-                ("snr", 0.2, "global", 1),
+            Prune(parents=(a_train(), an_init()), score=score, fraction=fraction, scope=scope, seed=seed, sigma=sigma)
+            for score, fraction, scope, seed, sigma in [
+                ("snr", 0.2, "global", 0, "trained"),
+                ("mu", 0.2, "global", 0, "trained"),
+                ("snr", 0.3, "global", 0, "trained"),
+                ("snr", 0.2, "layerwise", 0, "trained"),
+                ("snr", 0.2, "global", 1, "trained"),
+                ("snr", 0.2, "global", 0, "start"),
             ]
         ],
         [

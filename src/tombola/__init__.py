@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .data.dataset import Dataset as Dataset
     from .errors import TombolaError as TombolaError
     from .find import find_tickets as find_tickets
+    from .memory import MemoryForecast as MemoryForecast
+    from .memory import forecast_memory as forecast_memory
     from .posterior.layout import Layout as Layout
     from .posterior.likelihood import Categorical as Categorical
     from .posterior.likelihood import GaussianNoise as GaussianNoise
@@ -33,6 +35,8 @@ _HOME = {
     "find_tickets": "find",
     "Dataset": "data.dataset",
     "TombolaError": "errors",
+    "MemoryForecast": "memory",
+    "forecast_memory": "memory",
     "Layout": "posterior.layout",
     "Categorical": "posterior.likelihood",
     "GaussianNoise": "posterior.likelihood",

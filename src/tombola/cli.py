@@ -116,13 +116,16 @@ def evaluate(
         typer.Option("--batch-norm", help="Statistics of batch-norm layers: of training, or of each test batch."),
     ] = "running",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Examples a forward pass.")] = 1024,
+    split: Annotated[
+        Literal["test", "validation"], typer.Option(help="Held-out examples of the data that the ticket was trained on.")
+    ] = "test",
     device: _Device = "auto",
 ) -> int:
-    """Measure a trained ticket on the test split of the data it was trained on."""
+    """Measure a trained ticket on the test split of the data it was trained on, or on its validation split."""
     from .commands import evaluate_file
     from .settings import EvaluateSettings
 
-    measure = EvaluateSettings(samples=samples, batch_norm=batch_norm, batch_size=batch_size)
+    measure = EvaluateSettings(samples=samples, batch_norm=batch_norm, batch_size=batch_size, split=split)
     return evaluate_file(ticket, measure, seed, device)
 
 

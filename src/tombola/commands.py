@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import models
+from .budget import Budget
 from .calibrate import Guesses, calibrate, here
 from .data import load_data
 from .engine import Engine, dataset, missing
@@ -20,6 +21,7 @@ from .evaluation import evaluate_ticket
 from .folder import StudyFolder, told_apart
 from .forecast import Forecast
 from .settings import EvaluateSettings, TrainSettings
+from .stages import Stage
 from .study import read, shipped
 from .terminal import Board, Follower, Picture, draw, duration, graph_table, results_table, until, watcher_for
 from .ticket import load
@@ -38,13 +40,15 @@ def run_study(study: str, out: Path | None, changes: list[str], device: str, dry
         torch.set_num_threads(settings.threads)
     chosen = choose_device(device)
     forecast = Forecast(plan, folder.store, dataset, here(chosen))
+    todo = missing(plan, folder.store)
+    budget = Budget(todo, chosen, dataset)  # first: what is free is seen before anything was run
     if dry_run:
         calibrate(forecast, chosen, dataset, Guesses.read(folder.timings))
         console.print(graph_table(plan, folder.store))
         _say_rest(console, folder, forecast)
+        _say_memory(console, budget, todo)
         return 0
     folder.prepare()
-    todo = missing(plan, folder.store)
     console.print(
         f"{plan.name}: {len(plan.rows)} tickets to evaluate, {len(todo)} of {len(plan.stages)} stages to run, on {chosen}"
     )
@@ -52,6 +56,7 @@ def run_study(study: str, out: Path | None, changes: list[str], device: str, dry
         calibrate(forecast, chosen, dataset, Guesses.read(folder.timings)).write(folder.timings)
     if (seconds := forecast.left()) is not None and todo:
         console.print(f"{until(seconds, time.time())}, at the pace of a few steps and of what is done")
+    _say_memory(console, budget, todo)
     written = time.monotonic()
 
     def keep_records() -> None:
@@ -61,7 +66,7 @@ def run_study(study: str, out: Path | None, changes: list[str], device: str, dry
             written = time.monotonic()
 
     with watcher_for(console, Board(plan, folder.store, forecast)) as watcher:
-        engine = Engine(folder.store, chosen, watcher, settings.checkpoint_seconds)
+        engine = Engine(folder.store, chosen, watcher, settings.checkpoint_seconds, needs=budget.of)
         try:
             engine.run(plan, keep_records)
         except KeyboardInterrupt:
@@ -173,8 +178,10 @@ def evaluate_file(path: Path, measure: EvaluateSettings, seed: int, device: str)
     chosen = choose_device(device)
     train = TrainSettings(**ticket.info["settings"]["train"])
     words = ("evaluate", seed)
-    row = evaluate_ticket(module.to(chosen), ticket, there.test, measure, train, words, chosen, there.prepare)
-    table = Table(title=f"{path.name}: {model['name']} on the test split of {there.name} ({row['examples']} examples)")
+    examples = there.held_out(measure.split)
+    row = evaluate_ticket(module.to(chosen), ticket, examples, measure, train, words, chosen, there.prepare)
+    what = f"the {measure.split} split of {there.name} ({row['examples']} examples)"
+    table = Table(title=f"{path.name}: {model['name']} on {what}")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in row.items():
@@ -194,6 +201,11 @@ def choose_device(name: str) -> torch.device:
 def _check_page(out: Path) -> None:
     if out.suffix != ".html":
         raise TombolaError(f"--out {out}: the report is an .html file; give such a name")
+
+
+def _say_memory(console: Console, budget: Budget, todo: list[Stage]) -> None:
+    for sentence in budget.lines(todo):
+        console.print(Text(sentence), soft_wrap=True)
 
 
 def _say_rest(console: Console, folder: StudyFolder, forecast: Forecast) -> None:

@@ -14,7 +14,9 @@ import torch
 from .checkpoint import arithmetic
 from .data import Dataset, load_data
 from .errors import TombolaError
+from .memory import MemoryForecast
 from .naming import names_of
+from .outofmemory import MemoryShortError, free_cached, is_out_of_memory, short_of_memory
 from .plan import Plan
 from .progress import Progress, ProgressFile, forget_stopped
 from .settings import DataSettings
@@ -46,6 +48,8 @@ class Engine:
     checkpoint_seconds: float = 60.0
     failures: dict[str, str] = field(default_factory=dict)
     """Key of a failed stage -> sentence; empty for what only builds on one."""
+    needs: Callable[[Stage], MemoryForecast | None] = lambda stage: None
+    """What a stage was forecast to need, for the sentence that says that memory did not do."""
 
     def run(self, plan: Plan, after_each: Callable[[], None] = lambda: None) -> None:
         """Runs every stage that the rows need and the store lacks. A stage that fails stops only what builds on it."""
@@ -62,6 +66,8 @@ class Engine:
                     self.failures[stage.key] = ""  # said already, by its parent
                 else:
                     self._run(stage)
+                    if stage.key in self.failures:
+                        free_cached(self.device)  # here, where no traceback holds the stage's tensors any more
                 after_each()
 
     def _run(self, stage: Stage) -> None:
@@ -114,12 +120,21 @@ class Engine:
             return self.store.ticket(stage.key)
 
     def _failed(self, stage: Stage, error: Exception) -> None:
-        sentence = f"{self._names[stage.key]} failed: {type(error).__name__}: {error}"
+        sentence = f"{self._names[stage.key]} failed: {_what(stage, error, self.needs(stage))}"
         log = self.store.error_path(stage.key)
         log.write_text("".join(traceback.format_exception(error)))
         self.failures[stage.key] = f"{sentence} (details in {log})"
         self._file.progress.key = ""
         self.watcher.failed(stage, self.failures[stage.key])
+
+
+def _what(stage: Stage, error: Exception, needs: MemoryForecast | None) -> str:
+    """What went wrong, in a sentence."""
+    if not is_out_of_memory(error) or not isinstance(stage, Train | Evaluate):
+        return f"{type(error).__name__}: {error}"
+    first = error.__cause__ if isinstance(error, MemoryShortError) and error.__cause__ else error
+    train, measure = (stage.settings, None) if isinstance(stage, Train) else (stage.train, stage.settings)
+    return str(short_of_memory(first, train, measure, needs.parts if needs else None, str(needs or "")))
 
 
 def missing(plan: Plan, store: Store) -> list[Stage]:

@@ -12,7 +12,7 @@ from .engine import dataset, missing
 from .errors import TombolaError
 from .plan import Plan, plan_study
 from .store import Store
-from .study import Study, Variant, unfold
+from .study import Variant, resolved, unfold
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -77,7 +77,7 @@ class StudyFolder:
     @property
     def resolved(self) -> dict[str, Any]:
         """The settings with every default filled in."""
-        return records.with_defaults(self.raw, Study)
+        return resolved(self.raw)
 
     def prepare(self) -> None:
         """Makes the folder and writes down what it is of. Raises TombolaError if it can't be written."""

@@ -24,7 +24,10 @@ from .store import Store
 Data = Callable[[DataSettings], Dataset]
 Kind = tuple[str, ...]
 
-_PRICELESS = ("epochs", "lr", "log_std_lr_factor", "schedule", "warmup_epochs", "milestones", "gamma", "heat")
+_PRICELESS = (
+    *("epochs", "lr", "log_std_lr_factor", "schedule", "warmup_epochs", "milestones", "gamma", "heat"),
+    *("ivon_lr", "hess_init", "beta1", "beta2"),
+)
 """Settings that do not change what a step costs; others, also ones to come, are taken to change it."""
 
 
@@ -163,7 +166,9 @@ class Forecast:
         """One forward pass over the held-out examples, in training steps."""
         settings = stage.settings if isinstance(stage, Train) else stage.train
         samples = 1 if method_of(settings.method).deterministic else settings.samples
-        return len(self._data(stage.source.settings).test[1]) / (3 * settings.batch_size * samples)
+        split = stage.split if isinstance(stage, Train) else stage.settings.split
+        held_out = self._data(stage.source.settings).held_out(split)
+        return len(held_out[1]) / (3 * settings.batch_size * samples)
 
 
 def _kinds(stage: Stage) -> list[Kind]:

@@ -1,10 +1,11 @@
-"""From a study to its graph of stages: the chains of iterative pruning, and the arms that hang on their levels."""
+"""From a study to its graph of stages: a row for each ticket of each arm, checked before anything runs."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from . import plugins
+from .arms import TRANSPLANTS, Ground, arm_score, arm_sigma, by_map, curve_label, trainings
 from .batches import steps_per_epoch
 from .data import Dataset
 from .errors import TombolaError
@@ -17,9 +18,9 @@ from .posterior.predictive import check_batch_statistics
 from .posterior.state import layout_of
 from .pruning.scores import SCORES, WITHOUT_STD
 from .rewind import parse_rewind, step_of
-from .settings import DataSettings, TrainSettings, deterministic_part
-from .stages import Evaluate, Init, Prune, Redraw, Shuffle, Stage, Train, Transplant
-from .study import Arm, Study, Variant, arm_train
+from .settings import DataSettings
+from .stages import Evaluate, Stage
+from .study import Study, Variant, arm_train
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,6 @@ class Plan:
         return list(found.values())
 
 
-@dataclass(frozen=True)
-class _Chain:
-    """The levels of one pruning chain: what each is trained from, and trained."""
-
-    tickets: list[Stage]
-    trained: list[Train]
-    dense: Stage
-    """Where survivors restart, unmasked."""
-    start: str
-
-
 def plan_study(variants: list[Variant], data: Callable[[DataSettings], Dataset]) -> Plan:
     """Raises TombolaError for whatever can be known to be wrong before anything runs."""
     rows: dict[tuple[Any, ...], Row] = {}
@@ -83,16 +73,18 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
     _check(study, net, dataset)
     for seed in study.seeds:
         for arm in study.arms:
-            for level, trained, label in _arm_stages(study, arm, net, source, seed):
+            label = curve_label(study, arm)
+            for level, trained in trainings(Ground(study, net, source, seed, len(dataset.train[0])), arm):
                 labels = {
                     "study": study.name,
                     "arm": arm.arm,
                     "curve": label,
                     "variant": variant.label,
-                    "model": study.model.name,
-                    "data": dataset.name,
+                    "model": variant.model,
+                    "data": dataset.name + ("" if study.evaluate.split == "test" else f" ({study.evaluate.split} split)"),
                     "method": trained.settings.method,
                     "score": arm_score(study, arm),
+                    "sigma": arm_sigma(study, arm),
                     "rewind": arm.rewind or study.prune.rewind,
                     "seed": seed,
                     "level": level,
@@ -108,91 +100,6 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
                 yield Row(labels, stage)
 
 
-def _arm_stages(study: Study, arm: Arm, net: Net, source: Source, seed: int) -> Iterator[tuple[int, Train, str]]:
-    """(level, the training, the curve's label) of each ticket of an arm."""
-    settings = arm_train(study, arm, deterministic=deterministic(arm))
-    chain = _chain(study, arm, net, source, seed, settings)
-    label = curve_label(study, arm)
-    if arm.arm in ("ticket", "deterministic"):
-        yield from ((level, trained, label) for level, trained in enumerate(chain.trained))
-        return
-    first = chain.tickets[0]
-    assert isinstance(first, Init)
-    for level in arm.levels or range(1, study.prune.levels + 1):
-        pruned = chain.tickets[level]
-        start, parent = chain.start, pruned
-        if arm.arm == "transplant":
-            parent, start = Transplant(parents=(pruned, replace(first, posterior=study.posterior))), ""
-            settings = arm_train(study, arm, deterministic=False)
-        elif arm.arm == "reinit":
-            parent, start = Redraw(parents=(pruned, replace(first, draw="redrawn"))), ""
-        else:
-            parent = Shuffle(parents=(pruned, chain.dense), how=arm.arm.removeprefix("shuffle_"), seed=seed)
-        trained = Train(parents=(parent,), net=net, source=source, settings=settings, seed=seed, start=start)
-        yield level, trained, label
-
-
-def _chain(study: Study, arm: Arm, net: Net, source: Source, seed: int, settings: TrainSettings) -> _Chain:
-    def training(parent: Stage, start: str = "", stop: str = "") -> Train:
-        return Train(parents=(parent,), net=net, source=source, settings=settings, seed=seed, start=start, stop=stop)
-
-    # a deterministic chain is the same whatever sigma starts at, so that studies of sigma share it
-    posterior = deterministic_part(study.posterior) if deterministic(arm) else study.posterior
-    init = Init(net=net, posterior=posterior, prune=study.prune, seed=seed)
-    rewind = arm.rewind or study.prune.rewind
-    at = parse_rewind(rewind)
-    dense = training(init, stop=at) if at else init
-    tickets: list[Stage] = [init]
-    trained = [training(init)]
-    for _ in range(study.prune.levels):
-        restart = trained[-1] if rewind == "learning_rate" else dense
-        tickets.append(
-            Prune(
-                parents=(trained[-1], restart),
-                score=arm_score(study, arm),
-                fraction=study.prune.fraction,
-                scope=study.prune.scope,
-                seed=seed,
-            )
-        )
-        trained.append(training(tickets[-1], start=at))
-    return _Chain(tickets, trained, dense, at)
-
-
-def arm_score(study: Study, arm: Arm) -> str:
-    """The score of the chain that an arm stands on."""
-    if arm.score:
-        return arm.score
-    return "magnitude" if deterministic(arm) else study.prune.score
-
-
-def deterministic(arm: Arm) -> bool:
-    """Whether the chain that the arm stands on is deterministic."""
-    return arm.arm in ("deterministic", "transplant") or arm.of == "deterministic"
-
-
-_NAMES = {
-    "ticket": "ticket",
-    "deterministic": "deterministic",
-    "transplant": "transplant",
-    "reinit": "re-init",
-    "shuffle_layerwise": "layer-wise shuffle",
-    "shuffle_global": "global shuffle",
-    "shuffle_even": "even shuffle",
-}
-
-
-def curve_label(study: Study, arm: Arm) -> str:
-    """What people read in legends and tables."""
-    of = " of deterministic" if arm.of == "deterministic" and arm.arm not in ("deterministic", "transplant") else ""
-    rewind = arm.rewind or study.prune.rewind
-    extra = [] if rewind == "init" else ["learning-rate rewinding" if rewind == "learning_rate" else f"rewind {rewind}"]
-    by_map = deterministic(arm) and arm.arm != "transplant"
-    changes = ({} if study.train.method == "vi" or by_map else {"method": study.train.method}) | arm.train
-    extra += [f"{name}={value}" for name, value in changes.items()]
-    return ", ".join([f"{_NAMES[arm.arm]}{of} ({arm_score(study, arm)})", *extra])
-
-
 def _check_names(rows: Iterable[Row]) -> None:
     """Raises TombolaError where two data sets of a study would be one in its tables."""
     factory_of: dict[str, str] = {}
@@ -205,6 +112,7 @@ def _check_names(rows: Iterable[Row]) -> None:
 def _check(study: Study, net: Net, dataset: Dataset) -> None:
     """Everything that would fail a stage later, found before the first one runs."""
     shape, crop = dataset.input_shape, study.data.crop
+    dataset.held_out(study.evaluate.split)
     if (study.data.flip or crop) and (len(shape) != 3 or crop >= min(shape[1:])):
         raise TombolaError(
             f"data.{'crop' if crop else 'flip'} is of images [C, H, W] larger than the padding of {crop}; inputs of "
@@ -213,7 +121,7 @@ def _check(study: Study, net: Net, dataset: Dataset) -> None:
     for arm in study.arms:
         score, rewind = arm_score(study, arm), arm.rewind or study.prune.rewind
         plugins.resolve(score, SCORES, "score")
-        if arm.arm in ("deterministic", "transplant") and score in SCORES and score not in WITHOUT_STD:
+        if (arm.arm == "deterministic" or arm.arm in TRANSPLANTS) and score in SCORES and score not in WITHOUT_STD:
             raise TombolaError(
                 f"arm {arm.arm} has score {score!r}, which needs a std; a deterministic network can be pruned by "
                 f"{', '.join(sorted(WITHOUT_STD))}"
@@ -221,7 +129,17 @@ def _check(study: Study, net: Net, dataset: Dataset) -> None:
         at = parse_rewind(rewind)
         if arm.levels and max(arm.levels) > study.prune.levels:
             raise TombolaError(f"arm {arm.arm} is at level {max(arm.levels)}, but prune.levels is {study.prune.levels}")
-        if "method" in arm.train and deterministic(arm) and arm.arm != "transplant":
+        if arm.densities is not None and (arm.levels or not study.prune.levels):
+            raise TombolaError(
+                f"arm {arm.arm} has densities {arm.densities} "
+                + (f"and levels {arm.levels}; leave one of them out" if arm.levels else "but prune.levels is 0; raise it")
+            )
+        if arm.arm == "equal_budget" and rewind == "learning_rate":
+            raise TombolaError(
+                "arm equal_budget stands on learning-rate rewinding, which has trained that long already; "
+                "set its rewind to init"
+            )
+        if "method" in arm.train and by_map(arm):
             raise TombolaError(
                 f"arm {arm.arm} has train.method {arm.train['method']!r}, but deterministic networks are trained by map; "
                 "leave it out, or name it in an arm 'ticket'"
@@ -253,7 +171,7 @@ def _check(study: Study, net: Net, dataset: Dataset) -> None:
                 "leave one of them out"
             )
     if study.evaluate.batch_norm == "batch":
-        check_batch_statistics(module, len(dataset.test[0]), study.evaluate.batch_size)
+        check_batch_statistics(module, len(dataset.held_out(study.evaluate.split)[0]), study.evaluate.batch_size)
     layout = layout_of(module, study.posterior, study.prune)
     if study.prune.levels and not layout.prunable_segments():
         raise TombolaError(f"model {study.model.name!r}: nothing is prunable; set prune.classifier: true or prune.include")

@@ -1,18 +1,18 @@
 """A study's records: one row for each evaluated ticket, as a Parquet table."""
 
-import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .plan import Plan, Row
-from .stages import Stage
+from .stages import Stage, Train
 from .store import Store
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-TIMING = ("train_seconds",)
+TIMING = ("train_seconds", "total_seconds")
 """Columns that differ between two runs of the same study."""
 ENVIRONMENT = ("device", "torch", "threads")
 """Columns that tell where a row was made."""
@@ -29,6 +29,7 @@ COLUMNS = [
     "data",
     "method",
     "score",
+    "sigma",
     "rewind",
     "seed",
     "level",
@@ -44,6 +45,9 @@ COLUMNS = [
     "mace_null",
     "samples",
     "train_seconds",
+    "train_flops",
+    "total_seconds",
+    "total_flops",
     "device",
     "torch",
     "threads",
@@ -117,18 +121,20 @@ def _values(row: Row, store: Store) -> dict[str, Any]:
         "ticket": trained.key,
         **measured["record"],
         "best_accuracy": training["record"]["best_accuracy"],
-        "train_seconds": training["record"]["train_seconds"],
+        **_costs(trained, store),
         "device": training["run"]["device"],
         "torch": training["run"]["torch"],
         "threads": training["run"]["threads"],
     }
 
 
-def with_defaults(raw: dict[str, Any], kind: Any) -> dict[str, Any]:
-    """Raw settings with every default filled in, lists kept as they fan out."""
-    defaults = dataclasses.asdict(kind())
-    return {name: _merged(value, raw[name]) if name in raw else value for name, value in defaults.items()}
-
-
-def _merged(default: Any, given: Any) -> Any:
-    return default | given if isinstance(default, dict) and isinstance(given, dict) else given
+def _costs(trained: Stage, store: Store) -> dict[str, float]:
+    """Of the training itself, and in total: with all the trainings that it stands on, as pruning levels before it."""
+    found = [store.record(s.key)["record"] for s in _line(trained, set()) if s.kind == Train.kind and store.done(s.key)]
+    own = store.record(trained.key)["record"]
+    return {
+        "train_seconds": own["train_seconds"],
+        "train_flops": own.get("train_flops", math.nan),
+        "total_seconds": sum(record["train_seconds"] for record in found),
+        "total_flops": sum(record.get("train_flops", math.nan) for record in found),
+    }

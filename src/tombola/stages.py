@@ -18,6 +18,7 @@ from . import plugins, streams
 from .checkpoint import Checkpoint
 from .data import Dataset, training_batches
 from .evaluation import evaluate_ticket
+from .flops import flops_per_example
 from .inference import METHODS, OBJECTIVES, method_of
 from .ingredients import Net, Source
 from .models.weights import fingerprint, load_weights
@@ -37,6 +38,8 @@ from .settings import (
 )
 from .ticket import Ticket, ticket_of, with_mask
 from .training import train
+
+_COUNTED = 8  # examples of the step whose operations are counted: enough for batch norm
 
 
 @dataclass
@@ -127,6 +130,8 @@ class Train(Stage):
     start: str = ""
     """"", "epoch:K" or "step:K"."""
     stop: str = ""
+    split: str = "test"
+    """What the history is measured on."""
 
     def describe(self) -> dict[str, Any]:
         own = self.net.describe() | self.source.describe() | canonical(self.settings) | {"seed": self.seed}
@@ -140,14 +145,16 @@ class Train(Stage):
         ):
             source = plugins.source_digest(name, known)
             own |= {f"{what}_source": source} if source else {}
-        return own | {name: v for name, v in (("start", self.start), ("stop", self.stop)) if v}
+        return own | {
+            name: v for name, v in (("start", self.start), ("stop", self.stop), ("split", _other_split(self.split))) if v
+        }
 
     def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
         (parent,) = tickets
         data = around.data(self.source.settings)
         batches = training_batches(data, self.source.settings, self.settings.batch_size, self.seed, around.device)
         state = parent.rewind.as_point() if method_of(self.settings.method).deterministic else parent.rewind
-        whole = replace(self, stop="")  # a shorter run draws the same noise as the longer one
+        whole = replace(self, stop="", split="test")  # a shorter run, or one watched elsewhere, draws the same noise
         trained = train(
             self.net.build("skeleton").to(around.device),
             state.to(around.device),
@@ -156,7 +163,7 @@ class Train(Stage):
             words=(self.seed, whole.key),
             start=step_of(self.start, batches.steps) or 0,
             stop=step_of(self.stop, batches.steps),
-            validation=data.test,
+            validation=data.held_out(self.split),
             prepare=data.prepare,
             checkpoint=around.checkpoint,
             on_step=around.on_step,
@@ -172,10 +179,24 @@ class Train(Stage):
         ticket = replace(parent, rewind=state, trained=trained.state.to("cpu"), info=info)
         accuracies = [row["accuracy"] for row in trained.history if "accuracy" in row]
         steps = len(trained.history) * batches.steps
-        return Outcome(
-            ticket,
-            {"train_seconds": trained.seconds, "best_accuracy": max(accuracies, default=math.nan), "steps": steps},
-        )
+        record = {
+            "train_seconds": trained.seconds,
+            "train_flops": len(trained.history) * batches.examples * self._flops(state.to(around.device), data),
+            "best_accuracy": max(accuracies, default=math.nan),
+            "steps": steps,
+        }
+        return Outcome(ticket, record)
+
+    def _flops(self, state: State, data: Dataset) -> float:
+        """Of one example of a step; NaN where torch cannot count what the module does."""
+        device = state.posterior.mean.device
+        inputs, targets = (part[:_COUNTED].to(device) for part in data.train)
+        try:
+            return flops_per_example(
+                self.net.build("skeleton").to(device), state, self.settings, (data.prepare(inputs), targets)
+            )
+        except Exception:  # the training itself has succeeded
+            return math.nan
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -187,10 +208,12 @@ class Prune(Stage):
     fraction: float
     scope: str
     seed: int
+    sigma: str = "trained"
 
     def describe(self) -> dict[str, Any]:
         source = plugins.source_digest(self.score, SCORES)
         own = {"score": self.score, "fraction": self.fraction, "scope": self.scope, "seed": self.seed}
+        own |= {"sigma": self.sigma} if self.sigma != "trained" else {}
         return own | ({"source": source} if source else {})
 
     def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
@@ -202,6 +225,7 @@ class Prune(Stage):
             score=plugins.resolve(self.score, SCORES, "score"),
             fraction=self.fraction,
             scope=self.scope,
+            sigma=self.sigma,
             generator=streams.generator("score", self.seed, self.key),
         )
         info = {k: v for k, v in trained.info.items() if k != "history"}
@@ -257,7 +281,7 @@ class Transplant(Stage):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluate(Stage):
-    """Metrics of a trained ticket on the test split."""
+    """Metrics of a trained ticket on a held-out split."""
 
     kind: ClassVar[str] = "evaluate"
     net: Net
@@ -273,11 +297,16 @@ class Evaluate(Stage):
         (ticket,) = tickets
         data = around.data(self.source.settings)
         module = self.net.build("skeleton").to(around.device)
-        words = (self.seed, self.key)
+        words, examples = (self.seed, self.key), data.held_out(self.settings.split)
         return Outcome(
             None,
-            evaluate_ticket(module, ticket, data.test, self.settings, self.train, words, around.device, data.prepare),
+            evaluate_ticket(module, ticket, examples, self.settings, self.train, words, around.device, data.prepare),
         )
+
+
+def _other_split(split: str) -> str:
+    """Empty for the default, which enters no key."""
+    return "" if split == "test" else split
 
 
 def _start_of(ticket: Ticket) -> State:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from .errors import TombolaError
+from .recipes import common_view, expand
 from .settings import (
     Checked,
     DataSettings,
@@ -26,27 +27,42 @@ from .settings import (
     setting,
 )
 
-CONTROLS = ("reinit", "shuffle_layerwise", "shuffle_global", "shuffle_even")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Arm(Checked):
     """One curve of a study."""
 
     arm: Literal[
-        "ticket", "deterministic", "transplant", "reinit", "shuffle_layerwise", "shuffle_global", "shuffle_even"
+        "ticket",
+        "deterministic",
+        "transplant",
+        "transplant_shuffle",
+        "transplant_reinit",
+        "reinit",
+        "shuffle_layerwise",
+        "shuffle_global",
+        "shuffle_even",
+        "equal_budget",
     ] = setting(
         "ticket",
         "ticket: iterative pruning of a Bayesian network. deterministic: of a deterministic one. transplant: the "
-        "deterministic tickets trained as Bayesian networks. reinit, shuffle_*: controls from each level's ticket.",
+        "deterministic tickets trained as Bayesian networks; transplant_shuffle: with a random mask of equal layer "
+        "densities; transplant_reinit: with re-drawn weights. reinit, shuffle_*: controls from each level's ticket. "
+        "equal_budget: the ticket of level k trained for k + 1 times the epochs, as learning-rate rewinding has been.",
     )
     score: str | None = setting(
         None, "Score of the chain; by default prune.score, for deterministic chains and transplants magnitude."
     )
     of: Literal["ticket", "deterministic"] = setting("ticket", "For controls: the chain whose masks are used.")
+    sigma: Literal["trained", "start", "shuffled"] | None = setting(
+        None, "The std that the score sees; by default prune.sigma."
+    )
     rewind: str | None = setting(None, "Where survivors restart; by default prune.rewind.")
     levels: list[int] | None = setting(
         None, "For controls and transplants: levels to train at; by default all from 1.", least=1
+    )
+    densities: list[float] | None = setting(
+        None, "The same by how much is left: the levels that are nearest to these densities.", above=0, below=1
     )
     train: dict[str, Any] = setting({}, "Fields of `train` that differ in this arm.")
 
@@ -57,6 +73,11 @@ class Study(Checked):
 
     name: str = setting("", "Name of the study; its output folder is named so.")
     description: str = setting("", "What the study asks, in a sentence or two.")
+    size: str | None = setting(
+        None,
+        "With `nets`: full, gpu, cpu or toy: which settings of CIFAR-10 and which relatives of the nets. See recipes.md.",
+    )
+    nets: list[str] = setting([], "With `size`: nets by their names in the recipe, each with its settings; they fan out.")
     seeds: list[int] = setting([0], "Seeds: each trains every arm from its own initialisation and data order.", least=0)
     data: DataSettings = dataclasses.field(default_factory=DataSettings)
     model: ModelSettings = dataclasses.field(default_factory=ModelSettings)
@@ -83,9 +104,17 @@ class Variant:
     def label(self) -> str:
         return ", ".join(f"{path}={value}" for path, value in self.axes.items())
 
+    @property
+    def model(self) -> str:
+        """What tables call the net: the model's name; of a recipe the net's, with the size where it is a relative of it."""
+        if not self.study.nets:
+            return self.study.model.name
+        (net,) = self.study.nets
+        return net if self.study.model == ModelSettings(name=net) else f"{net}/{self.study.size}"
 
-_OF_THE_WHOLE = ("name", "description", "threads", "checkpoint_seconds")
-_OWN_COLUMN = ("data.name", "model.name", "prune.score", "prune.rewind", "train.method")
+
+_OF_THE_WHOLE = ("name", "description", "size", "threads", "checkpoint_seconds")
+_OWN_COLUMN = ("data.name", "model.name", "prune.score", "prune.sigma", "prune.rewind", "train.method")
 
 
 def shipped() -> dict[str, Path]:
@@ -119,11 +148,27 @@ def unfold(raw: dict[str, Any]) -> list[Variant]:
         if isinstance(raw.get(name), list):
             raise TombolaError(f"{name} is the list {raw[name]}; it is of the whole study and does not fan out")
     variants = []
-    for settings, axes in _fan(raw, Study, ""):
+    for settings, axes in (variant for one in expand(raw) for variant in _fan(one, Study, "")):
         settings["arms"] = [arm for one in _arms(settings) for arm, _ in _fan(one, Arm, "arms.")]
         study = _checked(settings)
         variants.append(Variant(study, {path: value for path, value in axes.items() if path not in _OWN_COLUMN}))
     return variants
+
+
+def resolved(raw: dict[str, Any]) -> dict[str, Any]:
+    """A raw study with its recipe's settings and every default filled in, lists kept as they fan out."""
+    studies = [with_defaults(one, Study) for one in expand(raw)]
+    return common_view(studies, raw.get("nets", []))
+
+
+def with_defaults(raw: dict[str, Any], kind: Any) -> dict[str, Any]:
+    """Raw settings with every default filled in, lists kept as they fan out."""
+    defaults = dataclasses.asdict(kind())
+    return {name: _merged(value, raw[name]) if name in raw else value for name, value in defaults.items()}
+
+
+def _merged(default: Any, given: Any) -> Any:
+    return default | given if isinstance(default, dict) and isinstance(given, dict) else given
 
 
 def arm_train(study: Study, arm: Arm, *, deterministic: bool) -> TrainSettings:

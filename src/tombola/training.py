@@ -5,7 +5,7 @@ Legend: P parameters, N training examples.
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +18,14 @@ from .checkpoint import Checkpoint
 from .divergence import check_losses
 from .errors import TombolaError
 from .inference import Learner, method_of
-from .optim import load_optimiser_tensors, lr_factor, optimiser_of, optimiser_tensors, set_lr
-from .posterior.batch import IGNORED, Batch, examples_of, inputs_of, moved, parts, run, targets_of
+from .optim import Joined, load_optimiser_tensors, lr_factor, optimiser_of, optimiser_tensors, set_lr
+from .outofmemory import says_what_to_lower
+from .posterior.batch import IGNORED, Batch, channels_last, examples_of, inputs_of, moved, parts, run, targets_of
 from .posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
 from .posterior.state import State
 from .settings import TrainSettings
 
-_VALIDATED_AT_ONCE = 1024
+VALIDATED_AT_ONCE = 1024
 _LOOK_EVERY = 50  # steps between looks at the loss on a GPU, where each look waits for it
 
 
@@ -40,6 +41,7 @@ class Trained:
     """Time in training, over all sittings."""
 
 
+@says_what_to_lower
 def train(
     module: nn.Module,
     state: State,
@@ -62,7 +64,8 @@ def train(
     example [B], in place of the settings' one; a copy of it is trained. prepare: applied to the inputs of `validation`, part
     by part; `batches` give theirs prepared. on_step: called with (steps done, steps to do). on_epoch: called with each new
     row of the history.
-    Raises TrainingError naming step and cause if the loss is not finite or above `settings.divergence`.
+    Raises TrainingError naming step and cause if the loss is not finite or above `settings.divergence`, and
+    MemoryShortError (a TombolaError) naming what to lower where memory does not do.
     """
     device, per_epoch = state.posterior.mean.device, batches.steps
     total = settings.epochs * per_epoch
@@ -108,7 +111,7 @@ class _Work:
 
     learner: Learner
     likelihood: nn.Module
-    optimiser: torch.optim.Optimizer
+    optimiser: torch.optim.Optimizer | Joined
     losses: Tensor
     """Of the present epoch, by step."""
     history: list[dict[str, float]] = field(default_factory=list)
@@ -117,7 +120,8 @@ class _Work:
         set_lr(self.optimiser, lr)
         for p in self.likelihood.parameters():
             p.grad = None
-        loss = self.learner.gradients(_laid_out(batch, settings), step, kl_factor)
+        laid_out = channels_last(batch) if settings.channels_last else batch
+        loss = self.learner.gradients(laid_out, step, kl_factor)
         self.losses[step % len(self.losses)] = loss
         if settings.clip_norm is not None:
             everything = [p for group in self.optimiser.param_groups for p in group["params"]]
@@ -166,20 +170,6 @@ def _kl_factor(settings: TrainSettings, step: int, steps_per_epoch: int) -> floa
     return min(1.0, (step + 1) / warmup) if warmup else 1.0
 
 
-def _laid_out(batch: Batch, settings: TrainSettings) -> Batch:
-    if not settings.channels_last:
-        return batch
-    if isinstance(batch, Mapping):
-        return {name: _channels_last(value) for name, value in batch.items()}
-    inputs, targets = batch
-    return _channels_last(inputs), targets
-
-
-def _channels_last(value: Any) -> Any:
-    images = isinstance(value, Tensor) and value.ndim == 4
-    return value.contiguous(memory_format=torch.channels_last) if images else value
-
-
 def _validate(
     learner: Learner, likelihood: nn.Module, validation: Batch, prepare: Prepare | None = None
 ) -> dict[str, float]:
@@ -188,20 +178,22 @@ def _validate(
     learner.show_mean()
     module.eval()
     likelihood.eval()
-    nll, right, counted = torch.zeros((), dtype=torch.float64), 0, 0
+    # summed on the device: a look at each part would wait for it
+    nll, right = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device)
+    counted = 0
     with torch.no_grad():
-        for part in parts(validation, examples, _VALIDATED_AT_ONCE):
+        for part in parts(validation, examples, VALIDATED_AT_ONCE):
             part = moved(part, device)
             if prepare:
                 part = prepare(inputs_of(part)), targets_of(part)
             output = run(module, inputs_of(part))
-            nll -= likelihood(output, part).double().sum().cpu()
+            nll -= likelihood(output, part).double().sum()
             hits = _hits(output, part, likelihood)
-            right, counted = right + int(hits.sum()), counted + hits.numel()
+            right, counted = right + hits.sum().to(device), counted + hits.numel()
     likelihood.train()
     module.train()
     row = {"nll": nll.item() / examples}
-    return row | ({"accuracy": right / counted} if counted else {})
+    return row | ({"accuracy": right.item() / counted} if counted else {})
 
 
 def _hits(output: Any, batch: Batch, likelihood: nn.Module) -> Tensor:

@@ -65,6 +65,15 @@ class Dataset:
             return int(max(int(t.max()) for _, t in (self.train, self.test))) + 1
         return self.train[1][0].numel()
 
+    def held_out(self, which: str) -> Split:
+        """The split `test` or `validation`. Raises TombolaError where no validation examples are held out."""
+        found = self.test if which == "test" else self.validation
+        if not len(found[0]):
+            raise TombolaError(
+                f"evaluate.split is {which}, but data {self.name!r} holds no examples out for it; set data.args.validation"
+            )
+        return found
+
     @property
     def nbytes(self) -> int:
         """Size of all inputs, as stored."""

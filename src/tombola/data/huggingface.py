@@ -171,7 +171,7 @@ def _from_hub(path: str, name: str | None, revision: str | None) -> Mapping[str,
     except Exception as error:
         raise TombolaError(
             f"data {path!r} is no local path, and can't be had from the Hugging Face hub: {_in_short(error)}; check the "
-            "name and the connection, or give local files"
+            "name and the connection, or give files of it on this machine: --set data.args.path=FOLDER"
         ) from error
 
 

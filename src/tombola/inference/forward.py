@@ -1,6 +1,6 @@
 """The data term of every method's loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -8,27 +8,62 @@ import torch
 from torch import Tensor
 
 from ..errors import TombolaError
-from ..posterior.batch import Batch, examples_of, inputs_of, length_of, run
+from ..posterior.batch import Batch, examples_of, inputs_of, length_of, run, shares
 from ..posterior.binding import Binding
 from ..posterior.likelihood import LogLikelihood
 
+Within = Callable[[], AbstractContextManager]
+
 
 class DataTerm:
-    """The log likelihood of a batch at the weights that the binding shows."""
+    """The log likelihood of a batch at the weights that the binding shows.
+
+    accumulate: the parts that a batch goes through the module in, one after another: the memory of one, the same weights.
+    """
 
     def __init__(
         self,
         binding: Binding,
         likelihood: LogLikelihood,
         precision: str = "fp32",
+        accumulate: int = 1,
         forward: Callable[..., Any] | None = None,
     ):
         """forward: called in place of the binding's module, whose parameters it uses."""
-        self.binding, self.likelihood, self.precision = binding, likelihood, precision
+        self.binding, self.likelihood, self.precision, self.accumulate = binding, likelihood, precision, accumulate
         self._forward = forward or binding.module
 
     def log_likelihood(self, batch: Batch) -> Tensor:
-        """Of each example, [B], in nats, with its graph. Raises TombolaError if the likelihood returns another shape."""
+        """Of each example, [B], in nats. Raises TombolaError if the likelihood returns another shape."""
+        return torch.cat([self._of_part(part) for part, _ in self._parts(batch)])
+
+    def backward(
+        self, batch: Batch, out: Tensor, scale: float, weights_B: Tensor | None = None, within: Within = nullcontext
+    ) -> Tensor:
+        """The mean negative log likelihood (nats per example, detached), each example's times its weight; `out` becomes its
+        flat gradient times `scale`. within: what each forward pass, but no backward pass, runs within."""
+        value = torch.zeros((), device=out.device)
+
+        def losses() -> Iterator[Tensor]:
+            nonlocal value
+            length = examples_of(batch)
+            for part, rows in self._parts(batch):
+                with within():
+                    found = self._of_part(part)
+                loss = -(found if weights_B is None else weights_B[rows] * found).mean()
+                if (share := (rows.stop - rows.start) / length) != 1:
+                    loss = loss * share
+                value = value + loss.detach()
+                yield loss * scale if scale != 1 else loss
+                del found, loss  # with their graph, before the next part's
+
+        self.binding.backward(losses(), out)
+        return value
+
+    def _parts(self, batch: Batch) -> Iterator[tuple[Batch, slice]]:
+        return shares(batch, examples_of(batch), self.accumulate)
+
+    def _of_part(self, batch: Batch) -> Tensor:
         forward, inputs = self._forward, inputs_of(batch)
         if self.precision == "bf16":
             capturing = self.binding.theta.is_cuda and torch.cuda.is_current_stream_capturing()
@@ -46,15 +81,3 @@ class DataTerm:
                 "positions, and take no mean over the batch (reduction='none')"
             )
         return value
-
-    def backward(self, batch: Batch, out: Tensor, scale: float, within: AbstractContextManager | None = None) -> Tensor:
-        """The mean negative log likelihood (nats per example, detached); `out` becomes its flat gradient times `scale`.
-        within: a context for the forward pass."""
-        with within or nullcontext():
-            loss = -self.log_likelihood(batch).mean()
-        self.descend(loss, out, scale)
-        return loss.detach()
-
-    def descend(self, loss: Tensor, out: Tensor, scale: float) -> None:
-        """`out` becomes the flat gradient of `loss` times `scale`."""
-        self.binding.backward(loss * scale if scale != 1 else loss, out)

@@ -1,7 +1,7 @@
 """Forward and backward pass as one CUDA graph: a step's thousand launches become one."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..posterior.estimators import OutputEstimator
 from ..posterior.sample import WeightSample
 from ..settings import TrainSettings
 from .compiled import forward_of
-from .forward import DataTerm
+from .forward import DataTerm, Within
 
 _WARM_UP = 3  # passes before the capture, in which libraries allocate and choose their kernels: as torch's docs say
 
@@ -27,7 +27,7 @@ def term_of(
     kind = GraphedTerm if settings.cuda_graphs else DataTerm
     if settings.cuda_graphs:
         _check(binding.theta.device, settings, sample)
-    return kind(binding, likelihood, settings.precision, forward_of(binding.module, settings, sample))
+    return kind(binding, likelihood, settings.precision, settings.accumulate, forward_of(binding.module, settings, sample))
 
 
 def _check(device: torch.device, settings: TrainSettings, sample: WeightSample | None) -> None:
@@ -56,14 +56,22 @@ class GraphedTerm(DataTerm):
     """
 
     def __init__(
-        self, binding: Binding, likelihood: nn.Module, precision: str = "fp32", forward: Callable[..., Any] | None = None
+        self,
+        binding: Binding,
+        likelihood: nn.Module,
+        precision: str = "fp32",
+        accumulate: int = 1,
+        forward: Callable[..., Any] | None = None,
     ):
-        super().__init__(binding, likelihood, precision, forward)
+        super().__init__(binding, likelihood, precision, accumulate, forward)
         self._learned = [p for p in likelihood.parameters() if p.requires_grad]
         self._captured: dict[Any, _Captured] = {}
 
-    def backward(self, batch: Batch, out: Tensor, scale: float, within: AbstractContextManager | None = None) -> Tensor:
+    def backward(
+        self, batch: Batch, out: Tensor, scale: float, weights_B: Tensor | None = None, within: Within = nullcontext
+    ) -> Tensor:
         """As `DataTerm.backward`; `within` is empty for the estimators that are let in."""
+        assert weights_B is None, "of an objective that is not let in"
         key = kind_of(batch), scale, out.data_ptr()
         if key not in self._captured:
             self._captured[key] = self._capture(batch, out, scale)

@@ -10,7 +10,7 @@ from ..posterior.batch import Batch
 from ..posterior.binding import Binding, buffers_of, load_buffers
 from ..posterior.gaussian import Point
 from ..posterior.state import State
-from ..settings import TrainSettings
+from ..settings import PosteriorSettings, TrainSettings
 from .graphs import term_of
 from .vi import copies
 
@@ -39,6 +39,15 @@ class Map:
         self._data_term = term_of(self.binding, likelihood, settings)
         self._scale = float(examples) if settings.loss_scale == "sum" else 1.0
 
+    @classmethod
+    def start(cls, posterior: PosteriorSettings, settings: TrainSettings, examples: int) -> PosteriorSettings:
+        """As `VI.start`."""
+        return posterior
+
+    def optimiser(self, settings: TrainSettings) -> torch.optim.Optimizer | None:
+        """As `VI.optimiser`."""
+        return None
+
     def groups(self) -> list[dict]:
         """As `VI.groups`."""
         groups = []
@@ -47,10 +56,6 @@ class Map:
             part.grad = self._grad[where]
             groups.append({"params": [part], "factor": 1.0, "decayed": decayed})
         return groups
-
-    def optimiser(self, settings: TrainSettings) -> torch.optim.Optimizer | None:
-        """None: torch's own."""
-        return None
 
     def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
         """As `VI.gradients`; there is no KL."""

@@ -33,7 +33,8 @@ def expected_log(
     for s in range(samples):
         sample.draw(step * samples + s, first=s == 0)
         data_term.binding.wrote()
-        total = total + data_term.backward(batch, sample.grad, scale / samples, sample.forward()) / samples
+        loss = data_term.backward(batch, sample.grad, scale / samples, within=sample.forward)
+        total = total + loss / samples
         if s == 0 and samples > 1:
             first_buffers = buffers_of(module)
         if s < samples - 1:
@@ -80,9 +81,7 @@ def log_expected(
     for s in range(samples):
         sample.draw(step * samples + s, first=s == 0)
         data_term.binding.wrote()
-        with sample.forward():
-            loss = -(weights_SB[s] * data_term.log_likelihood(batch)).mean()
-        data_term.descend(loss, sample.grad, scale)
+        data_term.backward(batch, sample.grad, scale, weights_SB[s], within=sample.forward)
         if s < samples - 1:
             sample.accumulate(first=s == 0)
     sample.finish(samples == 1, kl_weight, prior_std)

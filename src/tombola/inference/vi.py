@@ -13,10 +13,9 @@ from ..posterior.estimators import ESTIMATORS
 from ..posterior.gaussian import Gaussian
 from ..posterior.held import HeldSample, can_hold
 from ..posterior.noise import NoisePool
-from ..posterior.sample import WeightSample
 from ..posterior.state import State
 from ..posterior.survivors import DENSEST, Survivors, SurvivorSample
-from ..settings import TrainSettings
+from ..settings import PosteriorSettings, TrainSettings
 from .fused import RULES, FusedUpdate
 from .graphs import term_of
 from .groups import with_decay
@@ -39,7 +38,9 @@ class VI:
     ):
         q = state.posterior
         if not isinstance(q, Gaussian):
-            raise TombolaError("method vi needs a Gaussian state, this one is a point: transplant it into a Bayesian one")
+            raise TombolaError(
+                f"method {settings.method} needs a Gaussian state, this one is a point: transplant it into a Bayesian one"
+            )
         self.settings, self.likelihood = settings, likelihood
         self.layout, self.mask = q.layout, q.mask
         self.mean, self.log_std, self._prior_mean = q.mean.clone(), q.log_std.clone(), q.prior_mean
@@ -47,6 +48,7 @@ class VI:
         estimator = plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
         self._objective = plugins.resolve(settings.objective, OBJECTIVES, "objective")
         self.sample = estimator(q.layout, self.mean, self.log_std, q.mask, noise, settings.samples > 1, q.prior_mean)
+        self._working = self.sample, q.layout.decay_groups()
         self._held: HeldSample | SurvivorSample | None = None
         self.binding = Binding(module, q.layout, self.sample.theta, state.buffers)
         self.sample.converted = self.binding.converted
@@ -54,9 +56,21 @@ class VI:
         self.loss_scale = float(examples) if settings.loss_scale == "sum" else 1.0
         self.kl_weight = settings.heat * self.loss_scale / examples
 
+    @classmethod
+    def start(cls, posterior: PosteriorSettings, settings: TrainSettings, examples: int) -> PosteriorSettings:
+        """How a posterior starts that is to be trained on `examples`. Raises TombolaError for settings that the method
+        cannot have."""
+        return posterior
+
     def groups(self) -> list[dict]:
         """Optimiser groups: tensors with `.grad` set, their learning-rate factor and whether they are decayed."""
-        return self._groups(self.sample, self.layout.decay_groups())
+        groups, (sample, runs) = [], self._working
+        for where, decayed in runs:
+            part = slice_with_grad(sample.mean, sample.mean_grad, where)
+            groups.append({"params": [part], "factor": 1.0, "decayed": decayed})
+        log_std = slice_with_grad(sample.log_std, sample.log_std_grad, slice(0, sample.n))
+        groups.append({"params": [log_std], "factor": self.settings.log_std_lr_factor, "decayed": False})
+        return groups
 
     def optimiser(self, settings: TrainSettings) -> torch.optim.Optimizer | None:
         """One that goes over memory once for gradients, update and the next draw, of the surviving weights alone where
@@ -75,15 +89,8 @@ class VI:
             sample, runs = survivors.sample(sample, self.settings.samples > 1, self._prior_mean), survivors.runs
         held = HeldSample(sample, [where.stop for where, _ in runs])
         self._held = SurvivorSample(held, sample, self.sample, survivors, self.mask) if survivors else held
-        return FusedUpdate(held, with_decay(self._groups(sample, runs), self.likelihood, settings), settings)
-
-    def _groups(self, sample: WeightSample, runs: list[tuple[slice, bool]]) -> list[dict]:
-        groups = []
-        for where, decayed in runs:
-            groups.append({"params": [_slice(sample.mean, sample.mean_grad, where)], "factor": 1.0, "decayed": decayed})
-        log_std = _slice(sample.log_std, sample.log_std_grad, slice(0, sample.n))
-        groups.append({"params": [log_std], "factor": self.settings.log_std_lr_factor, "decayed": False})
-        return groups
+        self._working = sample, runs
+        return FusedUpdate(held, with_decay(self.groups(), self.likelihood, settings), settings)
 
     def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
         """Sets the gradients for `batch`; returns its mean negative log likelihood (nats per example), averaged over
@@ -124,7 +131,8 @@ class VI:
         self.likelihood.load_state_dict(state.likelihood)
 
 
-def _slice(values: Tensor, grads: Tensor, where: slice) -> Tensor:
+def slice_with_grad(values: Tensor, grads: Tensor, where: slice) -> Tensor:
+    """A view of `values`, whose gradient is one of `grads`."""
     part = values[where]
     part.grad = grads[where]
     return part

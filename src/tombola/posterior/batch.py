@@ -77,6 +77,16 @@ def moved(value: Any, device: torch.device | str) -> Any:
     return value
 
 
+def channels_last(value: Any) -> Any:
+    """A batch (or inputs) with every image batch [B, C, H, W] laid out channels-last in memory; the values are the same."""
+    if isinstance(value, Mapping):
+        return {name: channels_last(part) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(channels_last(part) for part in value)
+    images = isinstance(value, Tensor) and value.ndim == 4
+    return value.contiguous(memory_format=torch.channels_last) if images else value
+
+
 def examples_of(batch: Batch) -> int:
     """B: the length of the targets, or where they have none of the first input that has one."""
     found = _first_tensor(batch.get(LABELS) if isinstance(batch, Mapping) else _pair(batch)[1])
@@ -98,6 +108,18 @@ def parts(value: Any, length: int, size: int) -> Iterator[Any]:
         return
     for start in range(0, length, size):
         yield _cut(value, length, slice(start, start + size))
+
+
+def shares(value: Any, length: int, count: int) -> Iterator[tuple[Any, slice]]:
+    """A batch of `length` examples in `count` pieces of about one size with their places; in fewer where a piece would have
+    one example alone, which batch norm cannot normalise."""
+    count = max(1, min(count, length // 2))
+    if count == 1:
+        yield value, slice(0, length)
+        return
+    for i in range(count):
+        rows = slice(i * length // count, (i + 1) * length // count)
+        yield _cut(value, length, rows), rows
 
 
 def _cut(value: Any, length: int, rows: slice) -> Any:

@@ -4,7 +4,7 @@ Legend: P parameters of the layout.
 """
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 
 import torch
@@ -91,15 +91,18 @@ class Binding:
             copies, wide = zip(*self._narrow, strict=True)
             torch._foreach_copy_(copies, wide)
 
-    def backward(self, loss: Tensor, out: Tensor) -> None:
-        """d loss / d theta into `out` [P]; zero for parameters that the loss does not reach.
+    def backward(self, losses: Tensor | Iterable[Tensor], out: Tensor) -> None:
+        """d loss / d theta into `out` [P]; zero for parameters that the loss does not reach. Of several losses the sum's:
+        each is asked for when the graph of the one before is gone.
 
         Goes through each parameter's `.grad`, so hooks fire. The gradients are stolen, not accumulated: one copy, no
         zeroing.
         """
         for p in self._params:
             p.grad = None
-        loss.backward()
+        for loss in (losses,) if isinstance(losses, Tensor) else losses:
+            loss.backward()
+            del loss  # with its graph, before the next is made
         targets, sources = [], []
         for p, (where, shape) in zip(self._params, self._shapes, strict=True):
             if p.grad is None:

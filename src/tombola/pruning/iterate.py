@@ -1,9 +1,11 @@
 """One level of iterative pruning, and the arms that a level's ticket gives."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ..errors import TombolaError
 from ..posterior.gaussian import Gaussian
@@ -14,21 +16,57 @@ from .scores import Score, evaluate
 
 
 def prune_ticket(
-    ticket: Ticket, start: State, *, name: str, score: Score, fraction: float, scope: str, generator: torch.Generator
+    ticket: Ticket,
+    start: State,
+    *,
+    name: str,
+    score: Score,
+    fraction: float,
+    scope: str,
+    generator: torch.Generator,
+    sigma: str = "trained",
 ) -> Ticket:
     """The next level's ticket: the trained posterior of `ticket` is scored, `fraction` of what is left is pruned, and
     the survivors restart at `start` (the whole of it: means, std, deterministic parameters, buffers).
+
+    sigma: which std the score sees, of `SIGMAS`.
 
     Warns with the name of a layer of which nothing is left.
     """
     layout, q = ticket.layout, ticket.posterior
     alive = (ticket.mask & layout.prunable).nonzero().squeeze(1)
     scores = torch.zeros(layout.numel, dtype=torch.float64)
-    scores[alive] = evaluate(name, score, q.mean[alive], q.std[alive], generator)
+    std = SIGMAS[sigma](ticket, generator)
+    scores[alive] = evaluate(name, score, q.mean[alive], std[alive], generator)
     mask = prune(layout, ticket.mask, scores, fraction, scope)
     for layer in set(emptied(layout, mask)) - set(emptied(layout, ticket.mask)):
         warnings.warn(f"pruning by {name} has emptied layer {layer!r}: no weight of it is left", stacklevel=2)
     return with_mask(ticket, mask, start)
+
+
+def _trained(ticket: Ticket, generator: torch.Generator) -> Tensor:
+    return ticket.posterior.std
+
+
+def _at_the_start(ticket: Ticket, generator: torch.Generator) -> Tensor:
+    return ticket.rewind.posterior.std
+
+
+def _shuffled(ticket: Ticket, generator: torch.Generator) -> Tensor:
+    """Among the survivors of each layer."""
+    std = ticket.posterior.std.clone()
+    for segment in ticket.layout.prunable_segments():
+        alive = segment.slice.start + ticket.mask[segment.slice].nonzero().squeeze(1)
+        std[alive] = std[alive[torch.randperm(alive.numel(), generator=generator)]]
+    return std
+
+
+SIGMAS: dict[str, Callable[[Ticket, torch.Generator], Tensor]] = {
+    "trained": _trained,
+    "start": _at_the_start,
+    "shuffled": _shuffled,
+}
+"""What a score sees as std [P]; all but the first are controls of whether the learned sigma counts."""
 
 
 def shuffled(ticket: Ticket, start: State, how: str, generator: torch.Generator) -> Ticket:

@@ -7,8 +7,11 @@ import pandas as pd
 
 from tombola.report.quantities import ACCURACY, RMSE, Quantity
 
-ARMS = ("ticket", "deterministic", "transplant", "reinit", "shuffle_layerwise", "shuffle_even", "shuffle_global")
-CONTROLS = ("reinit", "shuffle_layerwise", "shuffle_even", "shuffle_global")
+CONTROLS = (
+    *("transplant_shuffle", "transplant_reinit"),
+    *("reinit", "shuffle_layerwise", "shuffle_even", "shuffle_global"),
+)
+ARMS = ("ticket", "deterministic", "transplant", "equal_budget", *CONTROLS)
 OWN_MASK = ("ticket", "deterministic")  # the chains that prune; the other arms take a mask from one of them
 
 

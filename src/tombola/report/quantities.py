@@ -91,6 +91,28 @@ OTHERS = [
         gap_unit="percentage points",
     ),
     Quantity(column="train_seconds", name="training time", axis="training time (s)", decimals=1, unit=" s", gap_unit="s"),
+    Quantity(
+        column="train_flops",
+        name="operations of the training",
+        axis="operations of the training (10\u00b9\u00b2)",
+        scale=1e-12,
+        gap_unit="10\u00b9\u00b2 operations",
+    ),
+    Quantity(
+        column="total_seconds",
+        name="training time with all it stands on",
+        axis="training time with all levels before (s)",
+        decimals=1,
+        unit=" s",
+        gap_unit="s",
+    ),
+    Quantity(
+        column="total_flops",
+        name="operations with all it stands on",
+        axis="operations with all levels before (10\u00b9\u00b2)",
+        scale=1e-12,
+        gap_unit="10\u00b9\u00b2 operations",
+    ),
 ]
 KNOWN = {each.column: each for each in (ACCURACY, RMSE, NLL, ECE, MACE, *OTHERS[:6], *DRIFT, *OTHERS[6:])}
 """Quantity by its column, in the order in which the page offers them."""

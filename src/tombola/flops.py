@@ -1,0 +1,29 @@
+"""What a training costs in floating-point operations, counted by torch on a real step of a few examples.
+
+The counter knows products of matrices, convolutions and attention, which are nearly all of a step; what is done weight by
+weight (draws, optimiser) or activation by activation is not in it. Masked weights are multiplied like all others.
+"""
+
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from . import streams
+from .inference import method_of
+from .posterior.batch import Batch, examples_of
+from .posterior.state import State
+from .settings import TrainSettings
+from .training import likelihood_of
+
+
+def flops_per_example(module: nn.Module, state: State, settings: TrainSettings, batch: Batch) -> float:
+    """Operations (a multiplication and an addition are two) that the gradients of one step take for each example of
+    `batch`: all weight samples, forward and backward. The module's buffers are changed."""
+    device, words = state.posterior.mean.device, ("flops",)
+    likelihood = likelihood_of(settings, state).to(device)
+    learner = method_of(settings.method)(module, state, likelihood, settings, examples_of(batch), words)
+    counter = FlopCounterMode(display=False)
+    with streams.global_stream(*words, device=device), learner.binding:
+        module.train()
+        with counter:
+            learner.gradients(batch, 0)
+    return counter.get_total_flops() / examples_of(batch)
