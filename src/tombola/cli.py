@@ -52,6 +52,7 @@ def run(
     ] = None,
     device: _Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the graph, what is done, and a time forecast.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that share the work, and the cores.")] = 1,
     store: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Finished stages; by default tombola-stages beside the output.")
     ] = None,
@@ -59,7 +60,7 @@ def run(
     """Run a study: train, prune, evaluate, and write records and a report. The same command resumes a killed run."""
     from .commands import run_study
 
-    return run_study(study, out, set_ or [], device, dry_run, store)
+    return run_study(study, out, set_ or [], device, dry_run, store, jobs)
 
 
 @_command

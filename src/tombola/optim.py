@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from . import plugins
 from .inference import Learner
+from .inference.groups import with_decay
 from .settings import TrainSettings
 
 
@@ -17,18 +18,10 @@ def optimiser_of(learner: Learner, likelihood: nn.Module, settings: TrainSetting
     optimiser of its own, joined with that, and of what that does not hold."""
     own = learner.optimiser(settings)
     held = {p.data_ptr() for group in own.param_groups for p in group["params"]} if own else set()
-    groups = [
-        {
-            "params": group["params"],
-            "factor": group["factor"],
-            "weight_decay": settings.weight_decay if group["decayed"] else 0.0,
-        }
-        for group in learner.groups()
-        if group["params"][0].numel() and group["params"][0].data_ptr() not in held
-    ]
-    learned = [p for p in likelihood.parameters() if p.requires_grad and p.data_ptr() not in held]
-    if learned:
-        groups.append({"params": learned, "factor": 1.0, "weight_decay": 0.0})
+    groups = with_decay(learner.groups(), likelihood, settings)
+    for group in groups:
+        group["params"] = [p for p in group["params"] if p.data_ptr() not in held]
+    groups = [group for group in groups if group["params"]]
     if own is None:
         return OPTIMISERS[settings.optimiser](groups, settings)
     return Joined(own, OPTIMISERS[settings.optimiser](groups, settings)) if groups else own

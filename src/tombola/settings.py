@@ -161,6 +161,16 @@ class TrainSettings(Checked):
     )
     precision: Literal["fp32", "bf16"] = setting("fp32", "Arithmetic of the forward pass: full, or bf16 autocast.")
     channels_last: bool = setting(False, "Whether image batches are laid out channels-last in memory.")
+    compile: bool = setting(
+        False,
+        "Whether torch.compile makes the network's forward and backward pass: needs a C++ compiler, takes a minute or more "
+        "at the start of each training, and the last bits differ.",
+    )
+    cuda_graphs: bool = setting(
+        False,
+        "Whether forward and backward pass are captured once as a CUDA graph and replayed: for networks whose steps are "
+        "shorter than the launching of their kernels. Needs a CUDA device.",
+    )
     divergence: float = setting(1e6, "A training loss (nats per example) above this stops the stage.", above=0)
 
     def __post_init__(self) -> None:

@@ -54,6 +54,7 @@ def train(
     likelihood: nn.Module | LogLikelihood | None = None,
     validation: Batch | None = None,
     prepare: Prepare | None = None,
+    method: Callable[..., Learner] | None = None,
     checkpoint: Checkpoint | None = None,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
@@ -62,8 +63,8 @@ def train(
 
     words: names of this training's own noise and dropout streams. likelihood: (output, batch) -> log likelihood of each
     example [B], in place of the settings' one; a copy of it is trained. prepare: applied to the inputs of `validation`, part
-    by part; `batches` give theirs prepared. on_step: called with (steps done, steps to do). on_epoch: called with each new
-    row of the history.
+    by part; `batches` give theirs prepared. method: makes the learner, in place of the settings' one. on_step: called with
+    (steps done, steps to do). on_epoch: called with each new row of the history.
     Raises TrainingError naming step and cause if the loss is not finite or above `settings.divergence`, and
     MemoryShortError (a TombolaError) naming what to lower where memory does not do.
     """
@@ -71,7 +72,7 @@ def train(
     total = settings.epochs * per_epoch
     stop = total if stop is None else min(stop, total)
     model = likelihood_of(settings, state, likelihood).to(device)
-    learner = method_of(settings.method)(module, state, model, settings, batches.examples, words)
+    learner = (method or method_of(settings.method))(module, state, model, settings, batches.examples, words)
     work = _Work(learner, model, optimiser_of(learner, model, settings), torch.zeros(per_epoch, device=device))
 
     with streams.global_stream(*words, device=device), learner.binding:
@@ -94,7 +95,10 @@ def train(
                 if on_step:
                     on_step(step - start, stop - start)
                 if step == last:
-                    measured = _validate(learner, model, validation, prepare) if validation is not None else {}
+                    measured = {}
+                    if validation is not None:
+                        learner.show_mean()
+                        measured = validate(module, model, validation, prepare, device)
                     work.history.append({"epoch": epoch + 1, "loss": losses.mean().item(), "lr": lr, **measured})
                     if on_epoch:
                         on_epoch(work.history[-1])
@@ -170,12 +174,11 @@ def _kl_factor(settings: TrainSettings, step: int, steps_per_epoch: int) -> floa
     return min(1.0, (step + 1) / warmup) if warmup else 1.0
 
 
-def _validate(
-    learner: Learner, likelihood: nn.Module, validation: Batch, prepare: Prepare | None = None
+def validate(
+    module: nn.Module, likelihood: nn.Module, validation: Batch, prepare: Prepare | None, device: torch.device
 ) -> dict[str, float]:
-    """The cheap estimator: the posterior's mean weights, running batch-norm statistics, one pass."""
-    module, device, examples = learner.binding.module, learner.binding.theta.device, examples_of(validation)
-    learner.show_mean()
+    """The cheap estimator: one pass of the module as it is, with running batch-norm statistics; nll and accuracy."""
+    examples = examples_of(validation)
     module.eval()
     likelihood.eval()
     # summed on the device: a look at each part would wait for it

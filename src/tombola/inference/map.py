@@ -11,7 +11,7 @@ from ..posterior.binding import Binding, buffers_of, load_buffers
 from ..posterior.gaussian import Point
 from ..posterior.state import State
 from ..settings import PosteriorSettings, TrainSettings
-from .forward import DataTerm
+from .graphs import term_of
 from .vi import copies
 
 
@@ -36,7 +36,7 @@ class Map:
         self.mean = q.mean.clone()
         self._grad = torch.zeros_like(self.mean)
         self.binding = Binding(module, q.layout, self.mean, state.buffers)
-        self._data_term = DataTerm(self.binding, likelihood, settings.precision, settings.accumulate)
+        self._data_term = term_of(self.binding, likelihood, settings)
         self._scale = float(examples) if settings.loss_scale == "sum" else 1.0
 
     @classmethod

@@ -8,11 +8,11 @@ or a mapping of keyword arguments.
 Legend: B examples.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import TombolaError
 
@@ -40,7 +40,7 @@ def targets_of(batch: Batch) -> Any:
     return batch[LABELS]
 
 
-def run(module: nn.Module, inputs: Any) -> Any:
+def run(module: Callable[..., Any], inputs: Any) -> Any:
     """The module's output for `inputs`: a tensor, a tuple of positional or a mapping of keyword arguments."""
     if isinstance(inputs, Mapping):
         return module(**inputs)

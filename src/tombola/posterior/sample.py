@@ -6,15 +6,22 @@ Legend: P parameters of the layout, of which the first n are random.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .layout import Layout
 from .noise import NoisePool
 
 _BLOCK = 1 << 16  # parameters at a time on a CPU: a block of each tensor in use stays in the second-level cache
 _LOG2_E = math.log2(math.e)
+
+
+class Counted(Protocol):
+    """What a weight sample needs of a layout."""
+
+    @property
+    def random_numel(self) -> int: ...
 
 
 class WeightSample:
@@ -32,7 +39,7 @@ class WeightSample:
 
     def __init__(
         self,
-        layout: Layout,
+        layout: Counted,
         mean: Tensor,
         log_std: Tensor,
         mask: Tensor,
