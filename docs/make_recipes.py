@@ -118,7 +118,7 @@ def _reach() -> list[str]:
     arms = [("map", True), ("map", False), ("vi", True), ("vi", False)]
     lines = [
         f"At the size `cpu`: test accuracy ({_seeds(rows[0]['n'])}), and processor seconds of a training with its "
-        "evaluation, taken while other programs kept both cores busy, so too many. "
+        "evaluation (a dash where trainings were there already). "
         f"{_made(record)} With so little training accuracies are far below what the nets can reach: the size is for trying "
         "a question out.",
         "",
@@ -155,6 +155,9 @@ def _tuning() -> list[str]:
     for net, setting in dict.fromkeys((row["net"], row["setting"]) for row in record["rows"]):
         own = [row for row in record["rows"] if (row["net"], row["setting"]) == (net, setting)]
         shown = [f"{_value(row['value'])}: {row['accuracy']:.1%}" for row in own]
+        if "measured only" in setting:  # of what sigma does
+            ranks = [f"rank correlation of sigma with its start {row['drift']['rank']:.2f}" for row in own]
+            shown = [f"{text} ({rank})" for text, rank in zip(shown, ranks, strict=True)]
         values = "; ".join(f"**{text}**" if row["chosen"] else text for row, text in zip(own, shown, strict=True))
         lines.append(f"| `{net}` | {setting} | {values} |")
     return [*lines, "", KEPT]
