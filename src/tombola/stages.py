@@ -147,9 +147,8 @@ class Train(Stage):
         ):
             source = plugins.source_digest(name, known)
             own |= {f"{what}_source": source} if source else {}
-        return own | {
-            name: v for name, v in (("start", self.start), ("stop", self.stop), ("split", _other_split(self.split))) if v
-        }
+        split = "" if self.split == "test" else self.split
+        return own | {name: v for name, v in (("start", self.start), ("stop", self.stop), ("split", split)) if v}
 
     def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
         (parent,) = tickets
@@ -320,11 +319,6 @@ class Evaluate(Stage):
             None,
             evaluate_ticket(module, ticket, examples, self.settings, self.train, words, around.device, data.prepare),
         )
-
-
-def _other_split(split: str) -> str:
-    """Empty for the default, which enters no key."""
-    return "" if split == "test" else split
 
 
 def _start_of(ticket: Ticket) -> State:
