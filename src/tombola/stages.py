@@ -124,6 +124,7 @@ class Train(Stage):
     """Trains its parent's rewind state under its mask, from `start` of the schedule to `stop`."""
 
     kind: ClassVar[str] = "train"
+    version: ClassVar[int] = 2  # since pruned weights are no longer drawn
     net: Net
     source: Source
     settings: TrainSettings
