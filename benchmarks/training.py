@@ -1,203 +1,154 @@
-"""What a variational training step costs over a deterministic one.
+"""What a training step costs over the fastest deterministic one, in time and memory.
 
-    python -m benchmarks.training [--quick] [--threads N] [--nets resnet20 vit_tiny]
+    python -m benchmarks.training [--quick] [--threads 1 2] [--nets resnet20 vit_tiny] [--compile]
 
-Every configuration is interleaved in one process; medians; each is the whole step (gradients, fused Adam). The deterministic
-one is a plain torch loop, not ours. Before anything is timed, its gradients are compared with autograd's. Exit code 1 when a
+Every configuration is interleaved in one process; medians; each is the whole step (gradients and optimiser). What is divided
+by is the fastest of plain torch loops with fused Adam: inputs and weights contiguous or channels-last and, with --compile,
+compiled. Of tombola and of each peer, the faster memory layout is used, found by a few steps of its first configuration.
+Before anything is timed, our gradients are compared with autograd's, the peers' outputs without variance with the network's,
+and every method has to lower its loss. Peak memory is measured in a process for each configuration. Exit code 1 when a
 target is missed.
 """
 
 import argparse
-import contextlib
-import ctypes
-import json
-import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-from benchmarks.nets import NETS
-from tombola.inference import METHODS, VI, Learner
-from tombola.optim import optimiser_of
-from tombola.posterior.layout import Layout
-from tombola.posterior.likelihood import Categorical
-from tombola.posterior.state import State, initial_state
-from tombola.settings import PosteriorSettings, TrainSettings
-
-_EXAMPLES = 50_000
-
-CONFIGURATIONS = {
-    "map": TrainSettings(method="map"),
-    "vi": TrainSettings(),
-    "vi, 10 samples": TrainSettings(samples=10),
-    "local": TrainSettings(estimator="local"),
-    "flipout": TrainSettings(estimator="flipout"),
-    "antithetic, 2 samples": TrainSettings(estimator="antithetic", samples=2),
-    "vi, 4 samples": TrainSettings(samples=4),
-    "log_expected, 4 samples": TrainSettings(objective="log_expected", samples=4),
-}
-"""What is timed beside the plain loop. `vi` and `local` have targets."""
+from benchmarks import peers
+from benchmarks.correct import assert_gradients, assert_learns
+from benchmarks.memory import Job, peak_megabytes
+from benchmarks.nets import AGAINST, AGAINST_TARGETS, NETS, TIMED
+from benchmarks.record import PEERS, Verdict, as_json, finish, installed, parser, verdicts
+from benchmarks.steps import DETERMINISTIC, PLAIN, Configuration, configurations, formats
+from benchmarks.timing import interleaved, keep_freed_memory
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer repeats")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
-    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS), help="which networks (all)")
-    parser.add_argument("--batch", type=int, help="examples a step (by default each network's own)")
-    parser.add_argument("--out", type=Path, help="write a JSON record here")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    _keep_freed_memory()
-    rows, missed = [], False
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser("training", __doc__)
+    arguments.add_argument("--nets", nargs="+", choices=NETS, default=TIMED, help="which networks (all)")
+    arguments.add_argument("--only", nargs="+", help="which configurations beside the plain loop (all)")
+    arguments.add_argument("--batch", type=int, help="examples a step (by default each network's own)")
+    arguments.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of every configuration (fp32)")
+    arguments.add_argument("--compile", action="store_true", help="with compiled steps; the first takes minutes")
+    arguments.add_argument("--no-memory", action="store_true", help="without the peak memory")
+    args = arguments.parse_args(argv)
+    keep_freed_memory()
+    for package in PEERS:
+        if installed(package) is None:
+            print(f"{package} is not installed: nothing of it is measured (see the extra `peers`)")
+    rows: list[dict[str, Any]] = []
     for name in args.nets:
-        net = NETS[name]
-        targets = {"vi": net.target} | ({"local": net.local_target} if net.local_target else {})
-        batch = net.data(args.batch)
-        size = len(batch[1])
-        few = batch[0][:16].double(), batch[1][:16]
-        _assert_correct(net.make().double(), few, _by_weight_sample, TrainSettings())
-        _assert_correct(net.make().double(), few, _by_local_noise, TrainSettings(estimator="local"))
-        medians = _interleaved(_steps(net.make, batch), repeats=9 if args.quick else 31)
-        ratio = {label: t / medians["deterministic"] for label, t in medians.items()}
-        missed |= any(ratio[label] > target for label, target in targets.items())
-        took = 1e3 * medians["deterministic"]
-        print(f"{name}, batch {size}, {args.threads} thread(s): deterministic step {took:.1f} ms")
-        for label in CONFIGURATIONS:
-            target = targets.get(label)
-            note = f"   target <= {target:.2f}: {'met' if ratio[label] <= target else 'MISSED'}" if target else ""
-            print(f"  {label:24s} {ratio[label]:6.3f}{note}")
-        milliseconds = {label: 1e3 * t for label, t in medians.items()}
-        rows.append({"net": name, "batch": size, "milliseconds": milliseconds, "ratio": ratio})
-    if args.out:
-        record = {
-            "command": "python -m benchmarks.training " + " ".join(sys.argv[1:]),
-            "date": datetime.now(UTC).date().isoformat(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "cpu": torch.backends.cpu.get_cpu_capability(),
-            "machine": platform.machine(),
-            "threads": args.threads,
-            "rows": rows,
-        }
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
-    return int(missed)
+        torch.set_num_threads(args.threads[0])
+        known = configurations(args.compile)
+        chosen = {label: c for label, c in known.items() if c.library == PLAIN or not args.only or label in args.only}
+        _assert_correct(name, chosen, args.precision)
+        memory: dict[str, float] = {}
+        for threads in args.threads:
+            torch.set_num_threads(threads)
+            row = _timed(name, chosen, threads, args)
+            if not memory and not args.no_memory:
+                memory = _memory(row, args.batch)
+            row["peak_megabytes"] = memory
+            found = _verdicts(row)
+            row["verdicts"] = as_json(found)
+            _show(row, found)
+            rows.append(row)
+    return finish("training", argv, args.out, rows)
 
 
-def _keep_freed_memory() -> None:
-    """Keeps glibc from giving freed memory back to the system between steps.
-
-    Otherwise the page faults of fetching it again fall on one configuration or another, by the order of allocations: up to
-    15% of a convolutional step, more than what is measured here.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
-
-
-def _steps(factory: Callable[[], nn.Module], batch: tuple[Tensor, Tensor]) -> dict[str, Callable[[], None]]:
-    """What is timed, by name; each call is one whole training step."""
-    module = factory()
-    optimiser = torch.optim.Adam(module.parameters(), fused=True)
-
-    def deterministic() -> None:
-        optimiser.zero_grad()
-        F.cross_entropy(module(batch[0]), batch[1]).backward()
-        optimiser.step()
-
-    ours = {label: _step_of(factory(), settings, batch) for label, settings in CONFIGURATIONS.items()}
-    return {"deterministic": deterministic} | ours
+def _assert_correct(name: str, chosen: dict[str, Configuration], precision: str) -> None:
+    net = NETS[name]
+    inputs, targets = net.data(16)
+    assert_gradients(net.make(), (inputs, targets))
+    for package in {c.library for c in chosen.values()} & set(PEERS):
+        peers.assert_same_outputs(package, net.make(), inputs)
+    for label, configuration in chosen.items():
+        if "samples" not in label and "compiled" not in label:  # those differ by a number from one that is checked
+            assert_learns(label, configuration.step(net, 16, precision, formats(net)[-1]))
 
 
-def _step_of(module: nn.Module, settings: TrainSettings, batch: tuple[Tensor, Tensor]) -> Callable[[], None]:
-    state, likelihood = _state(module), Categorical()
-    start = state if settings.method == "vi" else state.as_point()
-    learner: Learner = METHODS[settings.method](module, start, likelihood, settings, _EXAMPLES, ("benchmark",))
-    optimiser, step = optimiser_of(learner, likelihood, settings), 0
-    learner.binding.__enter__()  # stays bound, as during a training
-    module.train()
-
-    def run() -> None:
-        nonlocal step
-        learner.gradients(batch, step)
-        optimiser.step()
-        step += 1
-
-    return run
-
-
-def _state(module: nn.Module) -> State:
-    return initial_state(module, Layout.of(module), PosteriorSettings(), 0)
-
-
-def _interleaved(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, taken in turn; slow ones in fewer rounds."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for round_ in range(-2, repeats):  # two rounds to warm up
-        for name, step in steps.items():
-            if "samples" in name and round_ % 5:
-                continue
-            began = time.perf_counter()
-            step()
-            if round_ >= 0:
-                times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in times.items()}
+def _timed(name: str, chosen: dict[str, Configuration], threads: int, args: argparse.Namespace) -> dict[str, Any]:
+    """The medians, and what they are over the fastest deterministic step."""
+    net, repeats = NETS[name], 5 if args.quick else 31
+    layouts = _faster_layouts(name, chosen, args)
+    steps = {}
+    for label, configuration in chosen.items():
+        plain = configuration.library == PLAIN
+        for layout in formats(net) if plain else [layouts[configuration.library]]:
+            named = f"{label}, {layout}" if plain else label
+            steps[named] = configuration.step(net, args.batch, args.precision, layout)
+    medians = interleaved(steps, repeats)
+    fastest = min((label for label in medians if label.startswith(DETERMINISTIC)), key=lambda label: medians[label])
+    return {
+        "net": name,
+        "batch": args.batch or net.batch,
+        "precision": args.precision,
+        "threads": threads,
+        "fastest": fastest,
+        "milliseconds": {label: 1e3 * seconds for label, seconds in medians.items()},
+        "ratio": {label: seconds / medians[fastest] for label, seconds in medians.items()},
+        "layout": layouts,
+    }
 
 
-def _assert_correct(
-    module: nn.Module, batch: tuple[Tensor, Tensor], outputs: Callable[..., Tensor], settings: TrainSettings
-) -> None:
-    """The gradients that are timed equal autograd's through plain reparameterisation with the same noise."""
-    state = _state(module)
-    learner = VI(module, state, Categorical(), settings, _EXAMPLES, ("benchmark",))
-    with learner.binding:
-        module.train()
-        learner.gradients(batch, 0)
-    mean, log_std = learner.mean.clone().requires_grad_(), learner.log_std.clone().requires_grad_()
-    kept = learner.layout.is_random
-    loss = F.cross_entropy(outputs(learner, module, batch[0], mean, log_std.exp() * kept), batch[1])
-    kl = ((mean**2 + log_std.exp() ** 2) / (2 * settings.prior_std**2) - 0.5 - log_std)[kept].sum()
-    expected = torch.autograd.grad(loss + settings.heat / _EXAMPLES * kl, (mean, log_std))
-    for made, by_autograd in zip((learner.sample.mean_grad, learner.sample.log_std_grad), expected, strict=True):
-        torch.testing.assert_close(made, by_autograd, rtol=1e-4, atol=1e-6)
+def _faster_layouts(name: str, chosen: dict[str, Configuration], args: argparse.Namespace) -> dict[str, str]:
+    """By library, from a few steps of the first of its configurations."""
+    net = NETS[name]
+    leads: dict[str, Configuration] = {}
+    for configuration in chosen.values():
+        if configuration.library != PLAIN:  # of which both are timed
+            leads.setdefault(configuration.library, configuration)
+    if len(formats(net)) == 1:
+        return dict.fromkeys(leads, formats(net)[0])
+    found = {}
+    for library, configuration in leads.items():
+        steps = {layout: configuration.step(net, args.batch, args.precision, layout) for layout in formats(net)}
+        medians = interleaved(steps, 2 if args.quick else 5)
+        found[library] = min(medians, key=lambda layout: medians[layout])
+    return found
 
 
-def _by_weight_sample(learner: VI, module: nn.Module, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    eps = torch.zeros_like(mean)
-    eps[: learner.layout.random_numel] = learner.sample.noise.window(0)
-    return functional_call(module, learner.layout.views(mean + std * eps), (x,))
+def _memory(row: dict[str, Any], batch: int | None) -> dict[str, float]:
+    """Megabytes by label; of the deterministic ones only the fastest. Empty where it cannot be measured."""
+    known, jobs = configurations(), {}
+    for label in row["ratio"]:
+        plain = label.startswith(DETERMINISTIC)
+        name, _, layout = label.rpartition(", ") if plain else (label, "", "")
+        if name in known and (not plain or label == row["fastest"]):
+            layout = layout or row["layout"][known[name].library]
+            jobs[label] = Job(row["net"], name, batch, row["precision"], layout, row["threads"])
+    peaks = peak_megabytes(list(jobs.values()))
+    return dict(zip(jobs, peaks, strict=True)) if peaks is not None else {}
 
 
-def _by_local_noise(learner: VI, module: nn.Module, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    means, stds = learner.layout.views(mean), learner.layout.views(std)
-    spread = {id(means[name]): stds[name] for name in means}
-    noise = learner.sample._outputs
-    noise.begin(0)
+def _verdicts(row: dict[str, Any]) -> list[Verdict]:
+    """Of the targets; they are of fp32 and each network's own batch."""
+    net = NETS[row["net"]]
+    if row["precision"] != "fp32" or row["batch"] != net.batch:
+        return []
+    found = verdicts(row["ratio"], net.targets)
+    us, them = AGAINST
+    if us in net.targets:
+        for what, values in (("time", row["ratio"]), ("peak memory", row["peak_megabytes"])):
+            if us in values and them in values:
+                found.append(Verdict(f"{what} of {us}, over {them}", values[us] / values[them], AGAINST_TARGETS[what]))
+    return found
 
-    class Local(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            kwargs = kwargs or {}
-            if func not in (F.linear, F.conv2d):
-                return func(*args, **kwargs)
-            x, w, b, *rest = args
-            out = func(x, w, b, *rest, **kwargs)
-            var = func(x * x, spread[id(w)] ** 2, None if b is None else spread[id(b)] ** 2, *rest, **kwargs)
-            eps = torch.cat([part.clone() for _, part in noise.blocks(out.numel())]).view_as(out)
-            return out + (var + 1e-300).sqrt() * eps  # so that the root has a derivative where x is 0
 
-    with Local():
-        return functional_call(module, means, (x,))
+def _show(row: dict[str, Any], found: list[Verdict]) -> None:
+    print(
+        f"{row['net']}, batch {row['batch']}, {row['precision']}, {row['threads']} thread(s): "
+        f"{row['fastest']} step {row['milliseconds'][row['fastest']]:.1f} ms"
+    )
+    for label, ratio in row["ratio"].items():
+        peak = row["peak_megabytes"].get(label)
+        print(f"  {label:30s} {ratio:7.3f}" + (f"  {peak:7.0f} MB" if peak is not None else ""))
+    for verdict in found:
+        print(f"  {verdict}")
 
 
 if __name__ == "__main__":

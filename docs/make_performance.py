@@ -1,84 +1,165 @@
 """Prints docs/performance.md from the records in results/: python docs/make_performance.py > docs/performance.md"""
 
 import json
-import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # benchmarks is no installed package
-
-from benchmarks.nets import NETS  # noqa: E402
-
-RESULTS = ROOT / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 HEAD = """# Performance
 
 <!-- Made by `python docs/make_performance.py > docs/performance.md` from the records in results/. Do not edit. -->
 
-What a training step costs, as a ratio to the same step of a plain torch loop that trains the same network deterministically
-(same fused Adam, same batch), all configurations in turn in one process, medians. Before anything is timed, the gradients
-are compared with autograd's. Measure your own machine with the command that is named; it exits with 1 where a target is
-missed.
+What things cost, as ratios within one run: all configurations in turn in one process, medians, divided by the fastest plain
+torch loop (or forward pass) of the same network, batch, precision and threads. Before anything is timed, it is shown to be
+correct: gradients against autograd's, predictions against the network at the same weights, other libraries' networks against
+ours where no weight varies. In brackets: the target; a missed one is said. Measure your own machine by the commands that are
+named; they exit with 1 where a target is missed.
 """
 
-TAIL = """
-`map` is tombola's own deterministic training, `vi` variational inference by weight samples; the others are
-[estimators and objectives](estimators.md). In brackets: the target. The MLP's step is so short that Adam on twice the
-state, the draw and the noise show; convolutions and attention hide them.
+SECTIONS = {
+    "training": """## A training step
 
-## An epoch of images
-"""
+The whole step, gradients and optimiser, over the fastest of the rows called deterministic: plain torch loops with fused
+Adam, with images contiguous or channels-last (or compiled), as far as a record has them. Of tombola and of each other
+library the faster layout is timed. `map` is tombola's own deterministic training, `vi` variational inference by weight
+samples, `ivon` the method of that name; the others are [estimators and objectives](estimators.md). Peak memory is a
+process's highest resident memory in two steps over what it had after imports and data: weights, optimiser, gradients,
+activations, workspaces.""",
+    "predict": """## A prediction
+
+The average over 16 weight samples (`tombola.posterior.predictive.outputs`, as evaluations do) over one plain fp32 forward
+pass of the same 128 images. bf16 and channels-last are the settings `evaluate.precision` and `evaluate.channels_last`.""",
+    "study": """## A study
+
+A small study of the built-in digits (tickets, deterministic tickets, re-initialisations) and the demo, each by `tombola run`
+from the start of Python to the report. Plain steps are a torch loop's (deterministic) over the same batches, bare steps
+tombola's own (of the study's methods), both times the number of steps in the study's plan; what is more is measuring,
+pruning, storing and the report. Resume is the same command once more when all is done.""",
+    "data": """## An epoch of images
+
+Images of 3x32x32 gathered in shuffled order, mirrored, cropped and normalised. Resident is from memory, streamed from a
+memory map that is read batch by batch.""",
+}
 
 
 def page() -> str:
     """The whole page."""
-    steps = json.loads((RESULTS / "step-cost-cpu-1-thread.json").read_text())
-    data = json.loads((RESULTS / "data-cpu-1-thread.json").read_text())
-    rows = steps["rows"]
-    head = ["", *(f"{row['net']}, batch {row['batch']}" for row in rows)]
-    lines = [
-        "| " + " | ".join(head) + " |",
-        "| --- |" + " ---: |" * len(rows),
-        "| deterministic step | " + " | ".join(f"{row['milliseconds']['deterministic']:.0f} ms" for row in rows) + " |",
-    ]
-    for label in rows[0]["ratio"]:
-        if label != "deterministic":
-            lines.append(f"| {label} | " + " | ".join(_ratio(row, label) for row in rows) + " |")
-    epochs = [f"| {row['data']}, {row['how']} | {row['seconds']:.2f} s |" for row in data["rows"]]
-    return "\n".join(
-        [
-            HEAD,
-            _where(steps),
-            "",
-            *lines,
-            TAIL,
-            "50,000 images of 3x32x32 gathered in shuffled order, mirrored, cropped and normalised, in batches of 128\n"
-            "(target: 8 s). Resident is from memory, streamed from a memory map that is read batch by batch.",
-            "",
-            _where(data),
-            "",
-            "| Data | An epoch |",
-            "| --- | ---: |",
-            *epochs,
-            "",
-        ]
-    )
+    records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    blocks = [HEAD.rstrip("\n")]
+    for benchmark, words in SECTIONS.items():
+        found = [record for record in records if record.get("benchmark") == benchmark]
+        if found:
+            blocks.append(words)
+        for record in found:
+            blocks += [_where(record), *TABLES[benchmark](record["rows"])]
+    return "\n\n".join(blocks) + "\n"
 
 
-def _ratio(row: dict, label: str) -> str:
-    """A ratio with its target, bold where it is missed."""
-    net, ratio = NETS[row["net"]], row["ratio"][label]
-    target = {"vi": net.target, "local": net.local_target}.get(label)
+def _steps(rows: Sequence[dict]) -> list[str]:
+    """A table of times for each number of threads and precision, and one of memory."""
+    tables = []
+    for threads, precision in dict.fromkeys((row["threads"], row["precision"]) for row in rows):
+        some = [row for row in rows if (row["threads"], row["precision"]) == (threads, precision)]
+        lines = [["fastest deterministic step", *(f"{row['milliseconds'][row['fastest']]:.0f} ms" for row in some)]]
+        lines += [[what, *(_cell(row, what, row["ratio"].get(what)) for row in some)] for what in _labels(some, "ratio")]
+        lines += _comparisons(some, "time of ")
+        heads = [f"{_threads(threads)}, {precision}", *(f"{row['net']}, batch {row['batch']}" for row in some)]
+        tables.append(_table(heads, lines))
+    return tables + _memory(rows)
+
+
+def _memory(rows: Sequence[dict]) -> list[str]:
+    some = list({(row["net"], row["precision"]): row for row in rows if row["peak_megabytes"]}.values())
+    if not some:
+        return []
+    lines = []
+    for label in _labels(some, "peak_megabytes"):
+        values = [row["peak_megabytes"].get(label) for row in some]
+        shown = ["" if value is None else f"{value:.0f} MB" for value in values]
+        if label.startswith("deterministic"):
+            continue
+        lines.append([label, *shown])
+    plain = [next((v for k, v in row["peak_megabytes"].items() if k.startswith("deterministic")), None) for row in some]
+    lines.insert(0, ["deterministic", *("" if value is None else f"{value:.0f} MB" for value in plain)])
+    lines += _comparisons(some, "peak memory of ")
+    return [_table(["peak memory", *(f"{row['net']}, batch {row['batch']}" for row in some)], lines)]
+
+
+def _comparisons(rows: Sequence[dict], prefix: str) -> list[list[str]]:
+    """Rows of verdicts on two configurations, which are no entry of the ratios."""
+    named = dict.fromkeys(v["what"] for row in rows for v in row["verdicts"] if v["what"].startswith(prefix))
+    lines = []
+    for what in named:
+        found = [next((v["found"] for v in row["verdicts"] if v["what"] == what), None) for row in rows]
+        lines.append([what, *(_cell(row, what, value) for row, value in zip(rows, found, strict=True))])
+    return lines
+
+
+def _predictions(rows: Sequence[dict]) -> list[str]:
+    tables = []
+    for threads in dict.fromkeys(row["threads"] for row in rows):
+        some = [row for row in rows if row["threads"] == threads]
+        lines = [["fastest forward pass", *(f"{row['milliseconds'][row['fastest']]:.0f} ms" for row in some)]]
+        lines += [[what, *(_cell(row, what, row["ratio"].get(what)) for row in some)] for what in _labels(some, "ratio")]
+        tables.append(_table([_threads(threads), *(f"{row['net']}, batch {row['batch']}" for row in some)], lines))
+    return tables
+
+
+def _studies(rows: Sequence[dict]) -> list[str]:
+    lines = [[f"{what}, seconds", *(f"{row['seconds'][what]:.1f}" for row in rows)] for what in _labels(rows, "seconds")]
+    lines += [[what, *(_cell(row, what, row["ratio"].get(what)) for row in rows)] for what in _labels(rows, "ratio")]
+    return [_table(["", *(_threads(row["threads"]) + ", reduced" * row["quick"] for row in rows)], lines)]
+
+
+def _epochs(rows: Sequence[dict]) -> list[str]:
+    threads = list(dict.fromkeys(row["threads"] for row in rows))
+    lines: dict[str, list[str]] = {}
+    for row in rows:
+        label = f"{row['data']}, {row['images']:,} images, {row['how']}, batches of {row['batch']}"
+        lines.setdefault(label, []).append(_cell(row, row["how"], row["seconds"], " s"))
+    return [_table(["an epoch", *map(_threads, threads)], [[label, *cells] for label, cells in lines.items()])]
+
+
+TABLES: dict[str, Callable[[Sequence[dict]], list[str]]] = {
+    "training": _steps,
+    "predict": _predictions,
+    "study": _studies,
+    "data": _epochs,
+}
+
+
+def _cell(row: dict, what: str, value: float | None, unit: str = "") -> str:
+    """A value with its target, bold where it is missed; empty where it was not measured."""
+    if value is None:
+        return ""
+    target = next((verdict["target"] for verdict in row["verdicts"] if verdict["what"] == what), None)
     if target is None:
-        return f"{ratio:.2f}"
-    return f"{ratio:.2f} (≤ {target:.2f})" if ratio <= target else f"**{ratio:.2f}, missed** (≤ {target:.2f})"
+        return f"{value:.2f}{unit}"
+    said = f"{value:.2f}{unit}" if value <= target else f"**{value:.2f}{unit}, missed**"
+    return f"{said} (≤ {target:.2f}{unit})"
+
+
+def _labels(rows: Sequence[dict], column: str) -> list[str]:
+    return list(dict.fromkeys(label for row in rows for label in row[column]))
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    ruler = "| --- |" + " ---: |" * (len(head) - 1)
+    return "\n".join(["| " + " | ".join(head) + " |", ruler, *("| " + " | ".join(line) + " |" for line in lines)])
 
 
 def _where(record: dict) -> str:
-    return (
-        f"`{record['command'].strip()}`, {record['date']}: torch {record['torch']}, Python {record['python']}, "
-        f"{record['machine']} with {record['cpu']}, threads: {record['threads']}."
-    )
+    hardware, versions = record["hardware"], record["versions"]
+    cores = f", {hardware['cores']} cores" if hardware.get("cores") else ""
+    gpu = f", {hardware['gpu']}" if hardware.get("gpu") else ""
+    with_ = ", ".join(f"{name} {version}" for name, version in versions.items())
+    where = f"{hardware['cpu']} with {hardware['capability']}{cores}{gpu}"
+    return f"`{record['command'].strip()}`, {record['date']}: {where}; {with_}."
 
 
 if __name__ == "__main__":

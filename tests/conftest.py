@@ -153,9 +153,9 @@ def run_plan(tmp_path):
     from tombola.engine import Engine
     from tombola.store import Store
 
-    def run(plan, root="stages", watcher=None):
+    def run(plan, root="stages", watcher=None, **more):
         store, watcher = Store(tmp_path / root), watcher or Recorder()
-        engine = Engine(store, torch.device("cpu"), watcher)
+        engine = Engine(store, torch.device("cpu"), watcher, **more)
         engine.run(plan)
         return store, watcher, engine
 

@@ -132,3 +132,15 @@ def test_images_are_augmented_before_they_are_normalised():
     assert pixels.dtype == torch.uint8
     torch.testing.assert_close(floats, (pixels.float() / 255 - 0.5) / 0.2)
     assert bool((floats == floats.min()).any())
+
+
+@given(st.integers(2, 40), st.integers(1, 9), st.integers(1, 6), st.integers(0, 5))
+def test_batches_that_are_made_several_at_once_are_those_made_one_by_one(examples, size, at_once, skip):
+    inputs = torch.randint(256, (examples, 3, 4, 4), generator=generator("images"), dtype=torch.uint8)
+    augment, prepare = flip_and_crop(flip=True, crop=1), Normalise((0.5,) * 3, (0.2,) * 3, 255.0)
+    single = TensorBatches(inputs, torch.arange(examples), size, 0, augment, prepare)
+    several = TensorBatches(inputs, torch.arange(examples), size, 0, augment, prepare)
+    several._at_once = lambda: at_once
+    ours, theirs = (list(batches.epoch(1, skip)) for batches in (several, single))
+    assert len(ours) == len(theirs) == max(0, single.steps - skip)
+    assert all(torch.equal(a, b) for pair in zip(ours, theirs, strict=True) for a, b in zip(*pair, strict=True))

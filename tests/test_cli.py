@@ -15,10 +15,11 @@ import yaml
 from tombola.cli import app
 
 OPTIONS = {
-    "run": {"study", "--out", "--set", "--device", "--dry-run", "--store"},
+    "run": {"study", "--out", "--set", "--device", "--dry-run", "--jobs", "--store"},
     "status": {"folder", "--watch"},
     "report": {"folder", "--out"},
     "compare": {"first", "second", "--out"},
+    "claims": {"folders", "--csv", "--json"},
     "studies": {"name"},
     "evaluate": {"ticket", "--samples", "--seed", "--batch-norm", "--batch-size", "--device"},
 }

@@ -163,7 +163,7 @@ def test_every_score_and_arm_is_documented():
     assert first_column("docs/concepts.md", "\n## Arms") == list(typing.get_args(typing.get_type_hints(Arm)["arm"]))
 
 
-@pytest.mark.parametrize("name", ["settings", "performance"])
+@pytest.mark.parametrize("name", ["settings", "performance", "recipes"])
 def test_a_generated_page_is_what_its_script_prints(name):
     path = ROOT / "docs" / f"make_{name}.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)

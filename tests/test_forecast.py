@@ -113,6 +113,17 @@ def test_a_guess_serves_until_a_stage_was_timed(tiny, plan_of):
     assert forecast.left() == pytest.approx(10 + 2 * pass_ + 2 * 2 * pass_)
 
 
+def test_several_processes_divide_what_is_left_but_end_no_sooner_than_what_they_run(tiny, plan_of):
+    plan = plan_of(tiny | {"train": {"epochs": 20, "batch_size": 64}, "seeds": [0, 1]})
+    forecast = Forecast(plan, Records({}), dataset)
+    ((kind, _),) = forecast.untimed().items()
+    forecast.guess(kind, 2.0)
+    assert forecast.left(processes=2) == pytest.approx(forecast.left() / 2)
+    running = at_work(trainings(plan)[0], 1, 100, 0.0)
+    assert forecast.left([running], processes=1000) == pytest.approx(forecast.stage_left(running))
+    assert forecast.left([running], processes=2) == pytest.approx(forecast.left([running]) / 2)
+
+
 def at_work(stage, done, total, seconds, first=0, epochs=0):
     progress = Progress(key=stage.key, done=done, total=total)
     progress.timed_steps, progress.timed_seconds, progress.timed_epochs = done - first, seconds, epochs

@@ -15,6 +15,7 @@ ORDER = [
     *(
         "pruning",
         "training",
+        "together",
         "bayesian",
         "find",
         "models",
@@ -26,12 +27,34 @@ ORDER = [
         "flops",
         "ingredients",
     ),
-    *("stages", "rows", "views", "recipes", "study", "arms", "plan", "store", "records", "report"),
-    *("progress", "naming", "engine", "forecast", "calibrate", "budget", "folder", "terminal", "commands", "cli"),
+    *("stages", "rows", "views", "recipes", "study", "labels", "arms", "plan", "store", "records", "claims", "report"),
+    *(
+        "groups",
+        "progress",
+        "naming",
+        "engine",
+        "forecast",
+        "calibrate",
+        "budget",
+        "folder",
+        "terminal",
+        "workers",
+        "commands",
+        "cli",
+    ),
 ]
 """Each module or package imports only from those before it (and from its own)."""
 
-CORE = ["streams", "posterior.state", "posterior.predictive", "inference", "pruning.iterate", "ticket", "training"]
+CORE = [
+    "streams",
+    "posterior.state",
+    "posterior.predictive",
+    "inference",
+    "pruning.iterate",
+    "ticket",
+    "training",
+    "together",
+]
 
 
 def imports_of(path: Path) -> set[str]:

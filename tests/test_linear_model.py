@@ -99,6 +99,16 @@ def test_every_estimator_reaches_it(estimator: str):
     torch.testing.assert_close(std.square().mean(0), 1 / precision, rtol=0.01, atol=0)
 
 
+@pytest.mark.parametrize("estimator", ["weight_sample", "antithetic"])
+def test_ivon_reaches_it(estimator: str):
+    x, y = data(60, 300)
+    changes = {"method": "ivon", "estimator": estimator, "ivon_lr": 0.3, "beta2": 0.99, "samples": 4}
+    mean, std, _ = learned(x, y, epochs=600, **changes)
+    expected_mean, precision = optimum(x, y, NOISE)
+    assert (mean - expected_mean).norm() < 0.05 * expected_mean.norm()
+    torch.testing.assert_close(std.pow(-2).mean(0), precision, rtol=0.02, atol=0)
+
+
 @pytest.mark.parametrize("noise_refresh", [TrainSettings().noise_refresh, 1.0])
 def test_noise_that_is_used_again_leads_to_the_same_optimum(noise_refresh: float):
     # 17,500 weights: so many that little of their noise is new in each sample. Averaged over the tasks, the Monte Carlo

@@ -64,7 +64,14 @@ def test_warm_up_is_torchs_linear_one():
 def first_step(optimiser: str, weight_decay: float, grad: float = 0.5) -> tuple[VI, torch.Tensor, torch.Tensor]:
     """The learner after one step with all gradients `grad`, and its mean and log_std before."""
     module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
-    settings = TrainSettings(optimiser=optimiser, momentum=0.0, lr=0.1, weight_decay=weight_decay, log_std_lr_factor=3.0)
+    settings = TrainSettings(
+        optimiser=optimiser,
+        momentum=0.0,
+        lr=0.1,
+        weight_decay=weight_decay,
+        log_std_lr_factor=3.0,
+        clip_norm=1e9,  # so that whole gradients are there to be written; tests/test_fused.py compares the other way
+    )
     start = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
     learner = VI(module, start, Categorical(), settings, 10, ("x",))
     chosen = optimiser_of(learner, Categorical(), settings)

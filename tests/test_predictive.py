@@ -85,7 +85,14 @@ def test_what_a_module_draws_itself_comes_from_the_streams_and_not_from_the_glob
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(("given", "said"), [({"batch_norm": "test"}, "batch_norm is 'test'"), ({"batch": 0}, "batch is 0")])
+NONSENSE = [
+    ({"batch_norm": "test"}, "batch_norm is 'test'"),
+    ({"batch": 0}, "batch is 0"),
+    ({"precision": "fp16"}, "precision is 'fp16'"),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), NONSENSE)
 def test_nonsense_is_said(given: dict, said: str):
     module, layout, inputs = setting()
     state = initial_state(module, layout, PosteriorSettings(), 0)
@@ -168,3 +175,49 @@ def test_entropy_and_mutual_information_of_two_samples_that_disagree():
     torch.testing.assert_close(prediction.probs[0], half)
     torch.testing.assert_close(prediction.entropy[0], torch.tensor(2.0).double().log())
     torch.testing.assert_close(prediction.mutual_information[0], torch.tensor(2.0).double().log())
+
+
+class Watched(nn.Module):
+    """A small convolutional network that remembers how its inputs lay and in what precision it multiplied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+        self.seen: set[tuple[bool, torch.dtype]] = set()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        self.seen.add((x.is_contiguous(memory_format=torch.channels_last), y.dtype))
+        return self.last(y.mean((2, 3)))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_bf16_and_channels_last_change_a_prediction_by_rounding_alone(
+    channels_last: bool, precision: str, dtype: torch.dtype
+):
+    module, inputs = Watched(), torch.randn(6, 3, 8, 8, generator=generator("x"))
+    state = initial_state(module, Layout.of(module), PosteriorSettings(std=0.3), 0)
+    plain = outputs(module, state, inputs, samples=3, words=("a",), batch=4)
+    module.seen.clear()
+    found = outputs(
+        module, state, inputs, samples=3, words=("a",), batch=4, precision=precision, channels_last=channels_last
+    )
+    assert module.seen == {(channels_last, dtype)}
+    assert found.dtype == torch.float32
+    close = {"rtol": 0.02, "atol": 0.02} if precision == "bf16" else {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(found, plain, **close)
+
+
+def test_an_evaluation_uses_the_precision_and_layout_that_are_asked_for():
+    module, inputs = Watched(), torch.randn(12, 3, 8, 8, generator=generator("x"))
+    test = inputs, torch.arange(12) % 3
+    train = TrainSettings(method="map", epochs=1, batch_size=6)
+    (ticket,) = find_tickets(module, test, train=train, prune=PruneSettings(score="magnitude", levels=0), progress=False)
+    module.seen.clear()
+    settings = EvaluateSettings(precision="bf16", channels_last=True)
+    row = evaluate_ticket(module, ticket, test, settings, train, ("here",), torch.device("cpu"))
+    assert module.seen == {(True, torch.bfloat16)}
+    plain = evaluate_ticket(module, ticket, test, EvaluateSettings(), train, ("here",), torch.device("cpu"))
+    assert row["nll"] == pytest.approx(plain["nll"], abs=0.02)
+    assert row["nll"] != plain["nll"]

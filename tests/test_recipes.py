@@ -8,6 +8,8 @@ import yaml
 
 from tombola.engine import Engine, dataset
 from tombola.errors import TombolaError
+from tombola.models import build
+from tombola.posterior.state import layout_of
 from tombola.recipes import cifar10, merged
 from tombola.records import collect
 from tombola.store import Store
@@ -83,8 +85,7 @@ def test_nets_fan_out_and_a_studys_own_settings_count_last():
     made = unfold(study("{train: {epochs: 3}, data: {args: {path: here}}, seeds: [4, 5]}"))
     assert [v.model for v in made] == ["resnet20/cpu", "vgg11/cpu"]
     assert [v.label for v in made] == ["", ""]
-    for variant in made:
-        recipe = unfold(study())[0].study
+    for variant, recipe in zip(made, (plain.study for plain in unfold(study())), strict=True):
         assert (variant.study.train.epochs, variant.study.train.lr) == (3, recipe.train.lr)
         assert variant.study.data.args == recipe.data.args | {"path": "here"}
         assert variant.study.seeds == [4, 5]
@@ -155,7 +156,7 @@ def test_a_resolved_study_lists_what_differs_between_its_nets():
     found = resolved(study("nets: [resnet20, vit_tiny]"))
     assert found["model"]["name"] == ["resnet", "vit"]
     assert found["nets"] == ["resnet20", "vit_tiny"]
-    assert found["train"]["batch_size"] == unfold(study())[0].study.train.batch_size
+    assert found["train"]["epochs"] == unfold(study())[0].study.train.epochs
     assert resolved({"name": "it", "train": {"lr": [0.1, 0.2]}})["train"]["lr"] == [0.1, 0.2]
 
 
@@ -194,3 +195,18 @@ def test_a_validation_split_that_holds_nothing_out_is_refused(tiny, plan_of):
 def test_the_test_split_is_in_no_key(tiny, plan_of):
     raw = held_out(tiny, "test")
     assert plan_of(raw).rows[0].stage.key == plan_of(raw | {"evaluate": {}}).rows[0].stage.key
+
+
+@pytest.mark.parametrize("size", ["full", "gpu", "cpu"])
+@pytest.mark.parametrize("net", ["vgg11", "vgg19"])
+def test_biases_before_batch_norm_cannot_ruin_a_vgg(size, net):
+    """Their posterior goes to the prior; running statistics leave its noise in the predictions."""
+    (one,) = unfold({"name": "it", "size": size, "nets": [net]})
+    module = build(one.study.model.name, one.study.model.args, (3, 32, 32), 10, ("test",))
+    layout = layout_of(module, one.study.posterior, one.study.prune)
+    random = {segment.name for segment in layout.segments if segment.random}
+    convolutions = {name for name, _ in module.named_parameters() if ".conv" in name}
+    assert {name for name in convolutions if name.endswith("weight")} | {"classifier.weight", "classifier.bias"} <= random
+    if one.study.evaluate.batch_norm == "running":
+        assert not {name for name in convolutions if name.endswith("bias")} & random
+    assert not {name for name in random if "norm" in name}

@@ -120,6 +120,24 @@ def test_gradients_are_autograds_with_the_same_noise(changes: dict, density: flo
                 assert bool((grad[~state.posterior.mask] == 0).all())
 
 
+@pytest.mark.parametrize("density", [1.0, 0.4])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_gradients_do_not_depend_on_how_many_parameters_a_block_has(density: float, samples: int):
+    """A CPU goes block by block, a GPU has one block."""
+    found = []
+    for block in (None, 7):
+        module = module_of()
+        state, settings = state_of(module, Layout.of(module), density), TrainSettings(samples=samples, likelihood="gaussian")
+        learner = VI(module, state, GaussianNoise(), settings, N, WORDS)
+        learner.groups()
+        learner.sample._block = block or learner.sample.n
+        with learner.binding:
+            learner.gradients(batch_of(), 0)
+        found.append((learner.sample.mean_grad, learner.sample.log_std_grad, learner.sample.theta))
+    for one, several in zip(*found, strict=True):  # vectorised and scalar code differ in the last bit
+        torch.testing.assert_close(one, several, rtol=1e-12, atol=1e-15)
+
+
 def test_gradients_with_everything_random_are_autograds():
     module = module_of()
     layout = Layout.of(module, random=["*"])

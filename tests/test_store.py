@@ -264,11 +264,12 @@ def test_records_have_a_row_for_each_ticket_and_these_columns(done):
             "data",
             "method",
             "score",
+            "sigma",
             "rewind",
             "seed",
         ),
         *("level", "density", "density_all", "accuracy", "best_accuracy", "nll", "brier", "ece", "ece_null", "mace"),
-        *("mace_null", "samples", "train_seconds", "device", "torch"),
+        *("mace_null", "samples", "train_seconds", "train_flops", "total_seconds", "total_flops", "device", "torch"),
     ]
     assert list(table.columns[: len(first)]) == first
     assert {"layer_density", "threads", "repeats", "examples", "accuracy_sd", *TIMING, *ENVIRONMENT} <= set(table.columns)

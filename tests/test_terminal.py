@@ -18,7 +18,7 @@ from tombola.engine import Engine, dataset
 from tombola.forecast import Forecast
 from tombola.progress import Progress
 from tombola.store import Store
-from tombola.terminal import Board, Finished, Follower, Picture, Running, draw, duration, until, watcher_for
+from tombola.terminal import Board, ConsoleWatcher, Finished, Follower, Picture, Running, draw, duration, until
 
 
 def printed(picture, width=80, height=20, color=False):
@@ -143,7 +143,7 @@ def run_watched(plan, root, **console):
     console = Console(file=io.StringIO(), **console)
     store = Store(root)
     board = Board(plan, store, Forecast(plan, store, dataset))
-    with watcher_for(console, board) as watcher:
+    with ConsoleWatcher(console, board) as watcher:
         engine = Engine(store, torch.device("cpu"), watcher)
         engine.run(plan)
         last = watcher._picture()

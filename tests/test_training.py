@@ -39,7 +39,7 @@ def settings(**changes) -> TrainSettings:
 def run(changes: dict | None = None, **kwargs) -> Trained:
     module, chosen = net(), settings(**(changes or {}))
     state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
-    start = state if chosen.method == "vi" else state.as_point()
+    start = state.as_point() if chosen.method == "map" else state
     batches = TensorBatches(*data(), chosen.batch_size, 0, flip_and_crop(flip=True, crop=1))
     return train(module, start, batches, chosen, words=("t",), validation=data(20), **kwargs)
 
@@ -63,6 +63,8 @@ class KilledError(Exception):
         {"optimiser": "adamw", "samples": 2, "weight_decay": 0.1},
         {"optimiser": "sgd", "clip_norm": 0.5},
         {"method": "map"},
+        {"method": "ivon"},
+        {"method": "ivon", "estimator": "antithetic", "samples": 2, "optimiser": "sgd", "weight_decay": 0.1},
         {"estimator": "antithetic", "samples": 2},
         {"estimator": "local", "batch_size": 14},  # the epoch's last batch is smaller
         {"estimator": "flipout", "objective": "log_expected", "samples": 2},
@@ -243,13 +245,14 @@ def test_a_damaged_checkpoint_means_from_the_beginning(tmp_path: Path):
     assert_equal(again.state, run().state)
 
 
-def test_a_learned_noise_is_resumed(tmp_path: Path):
+@pytest.mark.parametrize("method", ["vi", "ivon"])
+def test_a_learned_noise_is_resumed(method: str, tmp_path: Path):
     module = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
     start = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
     inputs, labels = data()
 
     def run(**kwargs) -> Trained:
-        chosen = settings(likelihood="gaussian", learn_noise=True)
+        chosen = settings(method=method, likelihood="gaussian", learn_noise=True)
         return train(module, start, TensorBatches(inputs, labels.float(), 16, 0), chosen, words=("t",), **kwargs)
 
     def kill(done: int, total: int) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .settings import TrainSettings as TrainSettings
     from .ticket import Ticket as Ticket
     from .ticket import load as load
+    from .together import train_together as train_together
     from .training import train as train
 
 _HOME = {
@@ -49,6 +50,7 @@ _HOME = {
     "Ticket": "ticket",
     "load": "ticket",
     "train": "training",
+    "train_together": "together",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -4,9 +4,10 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from .inference import method_of
 from .ingredients import Net, Source
 from .rewind import parse_rewind
-from .settings import TrainSettings, deterministic_part
+from .settings import PosteriorSettings, TrainSettings, deterministic_part
 from .stages import Init, Prune, Redraw, Shuffle, Stage, Train, Transplant
 from .study import Arm, Study, arm_train
 
@@ -19,6 +20,13 @@ class Ground:
     net: Net
     source: Source
     seed: int
+    examples: int
+    """To train on."""
+
+    def init(self, posterior: PosteriorSettings, settings: TrainSettings) -> Init:
+        """The dense start of networks that are trained by `settings`."""
+        begun = method_of(settings.method).start(posterior, settings, self.examples)
+        return Init(net=self.net, posterior=begun, prune=self.study.prune, seed=self.seed)
 
     def train(self, parent: Stage, settings: TrainSettings, start: str = "", stop: str = "") -> Train:
         """A training of `parent`."""
@@ -86,7 +94,7 @@ def _chain(ground: Ground, arm: Arm) -> Chain:
     settings = arm_train(study, arm, deterministic=point)
     # a deterministic chain is the same whatever sigma starts at, so that studies of sigma share it
     posterior = deterministic_part(study.posterior) if point else study.posterior
-    init = Init(net=ground.net, posterior=posterior, prune=study.prune, seed=ground.seed)
+    init = ground.init(posterior, settings)
     rewind = arm.rewind or study.prune.rewind
     at = parse_rewind(rewind)
     dense = ground.train(init, settings, stop=at) if at else init
@@ -124,8 +132,9 @@ def _equal_budget(chain: Chain, arm: Arm, level: int) -> Train:
 def _planted(chain: Chain, arm: Arm, pruned: Stage) -> Train:
     """A deterministic ticket as a Bayesian network: its values as means, std at the Bayesian start."""
     study = chain.ground.study
-    parent = Transplant(parents=(pruned, replace(chain.init, posterior=study.posterior)))
-    return chain.ground.train(parent, arm_train(study, arm, deterministic=False))
+    settings = arm_train(study, arm, deterministic=False)
+    parent = Transplant(parents=(pruned, chain.ground.init(study.posterior, settings)))
+    return chain.ground.train(parent, settings)
 
 
 HANGING: dict[str, Callable[[Chain, Arm, int], Train]] = {

@@ -6,6 +6,7 @@ Legend: N examples, B examples of a batch.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -17,6 +18,7 @@ from .errors import TombolaError
 from .posterior.batch import Batch, moved
 
 _AHEAD = 4  # batches that a StreamedBatches reads before they are asked for
+_AT_ONCE = 1 << 27  # bytes of prepared inputs that a GPU makes in one go: launches, not bytes, are what small images cost it
 
 Prepare = Callable[[Tensor], Tensor]
 """Stored inputs of some examples -> what the network takes, as `Dataset.prepare`."""
@@ -73,20 +75,33 @@ class TensorBatches:
         if self.augment is not None:
             stream = streams.generator("augment", self.seed, epoch)
             draw = self.augment(self.examples, stream, self.device)
-        order = torch.randperm(self.examples, generator=streams.generator("order", self.seed, epoch))
+        order = self._placed(torch.randperm(self.examples, generator=streams.generator("order", self.seed, epoch)))
         ends = [*range(self.batch_size, self.steps * self.batch_size, self.batch_size), self.examples]
-        rows = order.tensor_split(ends[:-1])[skip:]
-        for inputs, targets, chosen in self._gathered(rows):
+        starts, count = [0, *ends], self._at_once()
+        groups = [starts[i : i + count + 1] for i in range(skip, self.steps, count)]
+        rows = (order[group[0] : group[-1]] for group in groups)
+        for group, (inputs, targets, chosen) in zip(groups, self._gathered(rows), strict=True):
             if draw is not None:
                 inputs = draw(inputs, chosen)
-            yield inputs if self.prepare is None else self.prepare(inputs), targets
+            inputs = inputs if self.prepare is None else self.prepare(inputs)
+            sizes = [stop - start for start, stop in pairwise(group)]
+            yield from zip(inputs.split(sizes), targets.split(sizes), strict=True)
+
+    def _at_once(self) -> int:
+        """Batches that are gathered, augmented and prepared together; on a CPU one, which stays in its cache."""
+        if self.device.type == "cpu":
+            return 1
+        return max(1, _AT_ONCE // (4 * self.inputs[0].numel() * self.batch_size))
+
+    def _placed(self, order: Tensor) -> Tensor:
+        """The epoch's order [N] where it is read. Whole: a copy for each batch would wait for a GPU at every step."""
+        return order.to(self.device)
 
     def _gathered(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(inputs, targets, rows) of each batch, on the device."""
         for rows in batches:
-            chosen = rows.to(self.device)
-            # not inputs[chosen], which is four times slower for small images
-            yield self.inputs.index_select(0, chosen), self.targets[chosen], chosen
+            # not inputs[rows], which is four times slower for small images
+            yield self.inputs.index_select(0, rows), self.targets[rows], rows
 
 
 class StreamedBatches(TensorBatches):
@@ -94,6 +109,12 @@ class StreamedBatches(TensorBatches):
 
     A thread gathers the next batches while the device works on this one.
     """
+
+    def _placed(self, order: Tensor) -> Tensor:
+        return order  # rows are gathered where the tensors are
+
+    def _at_once(self) -> int:
+        return 1
 
     def _gathered(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         def read(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -52,6 +52,7 @@ def run(
     ] = None,
     device: _Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the graph, what is done, and a time forecast.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that share the work, and the cores.")] = 1,
     store: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Finished stages; by default tombola-stages beside the output.")
     ] = None,
@@ -59,7 +60,7 @@ def run(
     """Run a study: train, prune, evaluate, and write records and a report. The same command resumes a killed run."""
     from .commands import run_study
 
-    return run_study(study, out, set_ or [], device, dry_run, store)
+    return run_study(study, out, set_ or [], device, dry_run, store, jobs)
 
 
 @_command
@@ -94,6 +95,20 @@ def compare(
     from .commands import compare_studies
 
     return compare_studies(first, second, out)
+
+
+@_command
+def claims(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders that 'tombola run' wrote to, or records' .parquet files.")
+    ],
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table as CSV too.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as JSON too, with every part.")] = None,
+) -> int:
+    """Judge the claims of arXiv 2602.18825 by the records of one or several studies, claim by claim."""
+    from .commands import judge_claims
+
+    return judge_claims(folders, csv, json)
 
 
 @_command

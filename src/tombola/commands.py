@@ -1,6 +1,7 @@
 """What the commands of the command line do."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from . import models
+from . import models, records
 from .budget import Budget
 from .calibrate import Guesses, calibrate, here
 from .data import load_data
@@ -23,21 +24,36 @@ from .forecast import Forecast
 from .settings import EvaluateSettings, TrainSettings
 from .stages import Stage
 from .study import read, shipped
-from .terminal import Board, Follower, Picture, draw, duration, graph_table, results_table, until, watcher_for
+from .terminal import (
+    Board,
+    ConsoleWatcher,
+    Follower,
+    Picture,
+    display_for,
+    draw,
+    duration,
+    graph_table,
+    results_table,
+    until,
+)
 from .ticket import load
+from .workers import Workers, interrupted_by_sigterm
 
 _WATCH_EVERY = 1.0  # seconds
+_LOOK_AT_WORKERS = 0.1  # seconds
 _LINES_OF_STATUS = 40  # what is printed once may be longer than the terminal is high
 _RECORDS_EVERY = 60.0  # seconds between writes of the records of a running study
 
 
-def run_study(study: str, out: Path | None, changes: list[str], device: str, dry_run: bool, store: Path | None) -> int:
-    """0, 1 if a stage failed, 130 if interrupted (then the same command goes on)."""
+def run_study(
+    study: str, out: Path | None, changes: list[str], device: str, dry_run: bool, store: Path | None, jobs: int = 1
+) -> int:
+    """0, 1 if a stage failed or was left, 130 if interrupted (then the same command goes on)."""
     console, raw = Console(), read(study, changes)
     folder = StudyFolder.of(raw, out or Path("runs") / str(raw["name"]), store, Path(study).parent)
     settings, plan = folder.variants[0].study, folder.plan
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    if settings.threads or jobs > 1:
+        torch.set_num_threads(settings.threads or max(1, torch.get_num_threads() // jobs))
     chosen = choose_device(device)
     forecast = Forecast(plan, folder.store, dataset, here(chosen))
     todo = missing(plan, folder.store)
@@ -45,7 +61,7 @@ def run_study(study: str, out: Path | None, changes: list[str], device: str, dry
     if dry_run:
         calibrate(forecast, chosen, dataset, Guesses.read(folder.timings))
         console.print(graph_table(plan, folder.store))
-        _say_rest(console, folder, forecast)
+        _say_rest(console, folder, forecast, jobs)
         _say_memory(console, budget, todo)
         return 0
     folder.prepare()
@@ -54,7 +70,7 @@ def run_study(study: str, out: Path | None, changes: list[str], device: str, dry
     )
     with console.status("timing a few steps of each kind of training"):
         calibrate(forecast, chosen, dataset, Guesses.read(folder.timings)).write(folder.timings)
-    if (seconds := forecast.left()) is not None and todo:
+    if (seconds := forecast.left(processes=jobs)) is not None and todo:
         console.print(f"{until(seconds, time.time())}, at the pace of a few steps and of what is done")
     _say_memory(console, budget, todo)
     written = time.monotonic()
@@ -65,15 +81,15 @@ def run_study(study: str, out: Path | None, changes: list[str], device: str, dry
             folder.write_records()
             written = time.monotonic()
 
-    with watcher_for(console, Board(plan, folder.store, forecast)) as watcher:
-        engine = Engine(folder.store, chosen, watcher, settings.checkpoint_seconds, needs=budget.of)
-        try:
-            engine.run(plan, keep_records)
-        except KeyboardInterrupt:
-            folder.write_records()
-            watcher.said("interrupted: what is finished is kept; the same command goes on from there")
-            return 130
-    failed = [sentence for sentence in engine.failures.values() if sentence]
+    try:
+        if jobs == 1:
+            failed = _run_here(folder, chosen, console, forecast, budget, keep_records)
+        else:
+            failed = _run_in_workers(folder, chosen, console, jobs, keep_records)
+    except KeyboardInterrupt:
+        folder.write_records()
+        console.print("interrupted: what is finished is kept; the same command goes on from there")
+        return 130
     page = folder.write_report(failed=failed)
     table = folder.write_records()
     if len(table):
@@ -83,6 +99,47 @@ def run_study(study: str, out: Path | None, changes: list[str], device: str, dry
     for sentence in failed:
         console.print(Text(f"failed: {sentence}", style="red"), soft_wrap=True)
     return 1 if failed else 0
+
+
+def _run_here(
+    folder: StudyFolder,
+    device: torch.device,
+    console: Console,
+    forecast: Forecast,
+    budget: Budget,
+    after_each: Callable[[], None],
+) -> list[str]:
+    """A sentence for each failure."""
+    with ConsoleWatcher(console, Board(folder.plan, folder.store, forecast)) as watcher:
+        study = folder.variants[0].study
+        engine = Engine(folder.store, device, watcher, study.checkpoint_seconds, study.together, needs=budget.of)
+        engine.run(folder.plan, after_each)
+    return [sentence for sentence in engine.failures.values() if sentence]
+
+
+def _run_in_workers(
+    folder: StudyFolder, device: torch.device, console: Console, jobs: int, now_and_then: Callable[[], None]
+) -> list[str]:
+    """As `_run_here`; stages that are left because all workers have died are one more."""
+    store, follower = folder.store, Follower(folder.plan, folder.store, folder.timings)
+    store.forget_failures(stage.key for stage in missing(folder.plan, store))
+
+    def say(sentence: str) -> None:
+        console.print(Text(sentence), soft_wrap=True)
+
+    with (
+        interrupted_by_sigterm(),
+        display_for(console, follower.look) as display,
+        Workers(folder.path, device, jobs, torch.get_num_threads(), say) as workers,
+    ):
+        while workers.at_work():
+            display.turn()
+            now_and_then()
+            time.sleep(_LOOK_AT_WORKERS)
+    failed, left = follower.look().failed, missing(folder.plan, store)
+    if left and not failed:
+        failed = [f"all workers have ended, but {len(left)} stages are left; the same command goes on"]
+    return failed
 
 
 def show_status(path: Path, watch: bool) -> int:
@@ -141,6 +198,22 @@ def compare_studies(first: Path, second: Path, out: Path) -> int:
         print(f"comparison: {write_comparison(one, two, out)}")
     except OSError as error:
         raise TombolaError(f"cannot write {out}: {error.strerror}; choose another file with --out") from None
+    return 0
+
+
+def judge_claims(paths: list[Path], csv: Path | None, json: Path | None) -> int:
+    """Always 0. Raises TombolaError for a folder without records, and where a file cannot be written."""
+    from .claims import judge
+    from .claims.table import as_json, frame, printed
+
+    rows = judge(records.read(paths))
+    Console().print(printed(rows))
+    for out, text in ((csv, lambda: frame(rows).to_csv(index=False)), (json, lambda: as_json(rows))):
+        if out is not None:
+            try:
+                out.write_text(text())
+            except OSError as error:
+                raise TombolaError(f"cannot write {out}: {error.strerror}; choose another file") from None
     return 0
 
 
@@ -208,10 +281,10 @@ def _say_memory(console: Console, budget: Budget, todo: list[Stage]) -> None:
         console.print(Text(sentence), soft_wrap=True)
 
 
-def _say_rest(console: Console, folder: StudyFolder, forecast: Forecast) -> None:
+def _say_rest(console: Console, folder: StudyFolder, forecast: Forecast, jobs: int) -> None:
     todo, stages = missing(folder.plan, folder.store), folder.plan.stages
     console.print(f"{len(stages) - len(todo)} of {len(stages)} stages done, {len(todo)} to run")
-    seconds = forecast.left()
+    seconds = forecast.left(processes=jobs)
     if todo and seconds is None:
         console.print("no time forecast: the first steps of a training could not be timed; the run will say why")
     elif todo and seconds is not None:

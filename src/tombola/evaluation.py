@@ -46,6 +46,8 @@ def evaluate_ticket(
             words=(*words, repeat),
             batch=settings.batch_size,
             batch_norm=settings.batch_norm,
+            precision=settings.precision,
+            channels_last=settings.channels_last,
             prepare=prepare,
         ).cpu()
         if targets.is_floating_point():

@@ -54,6 +54,7 @@ def find_tickets(
     train, prune, posterior = train or TrainSettings(), prune or PruneSettings(), posterior or PosteriorSettings()
     at, score = parse_rewind(prune.rewind), plugins.resolve(prune.score, SCORES, "score")
     batches = _batches_of(data, examples, train.batch_size, seed, device)
+    posterior = method_of(train.method).start(posterior, train, batches.examples)
     layout = layout_of(module, posterior, prune)
     start = step_of(at, batches.steps) or 0
     _check_fits(layout, train, prune, start, train.epochs * batches.steps)

@@ -25,7 +25,10 @@ from .views.connectivity import ALPHAS, EXAMPLES, Connectivity
 Data = Callable[[DataSettings], Dataset]
 Kind = tuple[str, ...]
 
-_PRICELESS = ("epochs", "lr", "log_std_lr_factor", "schedule", "warmup_epochs", "milestones", "gamma", "heat")
+_PRICELESS = (
+    *("epochs", "lr", "log_std_lr_factor", "schedule", "warmup_epochs", "milestones", "gamma", "heat"),
+    *("ivon_lr", "hess_init", "beta1", "beta2"),
+)
 """Settings that do not change what a step costs; others, also ones to come, are taken to change it."""
 
 
@@ -99,18 +102,22 @@ class Forecast:
                 done = (time.time() - progress.stage_since) / pace if pace else 0.0
         return None if pace is None else max(0.0, self._work[progress.key] - done) * pace
 
-    def left(self, running: Iterable[Progress] = ()) -> float | None:
-        """Seconds for all that is to do, as if one stage ran at a time; None where a training has no pace yet."""
+    def left(self, running: Iterable[Progress] = (), processes: int = 1) -> float | None:
+        """Seconds for all that is to do; None where a training has no pace yet.
+
+        It takes the work to divide evenly over the processes, but no sooner than each running stage ends.
+        """
         known = [progress for progress in running if progress.key in self._todo]
         fresh: dict[Kind, float] = {}
-        rest, total = self._rest.copy(), 0.0
+        rest, total, longest = self._rest.copy(), 0.0, 0.0
         for progress in known:
             kinds = self._kinds[progress.key]
             _, pace = self._own(progress)
             if pace is not None:
                 fresh[kinds[0]] = pace
                 fresh.update((kind, pace) for kind in kinds[1:] if kind not in self._spent)
-            total += self.stage_left(progress) or 0.0
+            own_left = self.stage_left(progress) or 0.0
+            total, longest = total + own_left, max(longest, own_left)
             if pace is not None or self._pace(kinds, {}) is not None:
                 rest[tuple(kinds)] -= self._work[progress.key]
         for those, work in rest.items():
@@ -119,7 +126,7 @@ class Forecast:
                 total += max(0.0, work) * pace
             elif work > 1e-6 and those[0][0] == Train.kind:
                 return None
-        return total
+        return max(total / max(1, processes), longest)
 
     def _own(self, progress: Progress) -> tuple[float, float | None]:
         """(work done, seconds a unit of it in this process) of a running stage."""

@@ -1,31 +1,65 @@
 """Optimisers and learning-rate schedules of the training loop."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import plugins
 from .inference import Learner
+from .inference.groups import with_decay
 from .settings import TrainSettings
 
 
-def optimiser_of(learner: Learner, likelihood: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """A fused torch optimiser over the learner's flat groups and what the likelihood learns."""
-    groups = [
-        {
-            "params": group["params"],
-            "factor": group["factor"],
-            "weight_decay": settings.weight_decay if group["decayed"] else 0.0,
-        }
-        for group in learner.groups()
-        if group["params"][0].numel()
-    ]
-    learned = [p for p in likelihood.parameters() if p.requires_grad]
-    if learned:
-        groups.append({"params": learned, "factor": 1.0, "weight_decay": 0.0})
-    return OPTIMISERS[settings.optimiser](groups, settings)
+def optimiser_of(learner: Learner, likelihood: nn.Module, settings: TrainSettings) -> "torch.optim.Optimizer | Joined":
+    """A fused torch optimiser over the learner's flat groups and what the likelihood learns; where the learner brings an
+    optimiser of its own, joined with that, and of what that does not hold."""
+    own = learner.optimiser(settings)
+    held = {p.data_ptr() for group in own.param_groups for p in group["params"]} if own else set()
+    groups = with_decay(learner.groups(), likelihood, settings)
+    for group in groups:
+        group["params"] = [p for p in group["params"] if p.data_ptr() not in held]
+    groups = [group for group in groups if group["params"]]
+    if own is None:
+        return OPTIMISERS[settings.optimiser](groups, settings)
+    return Joined(own, OPTIMISERS[settings.optimiser](groups, settings)) if groups else own
+
+
+class Joined:
+    """Several optimisers of different parameters, as one; in its state_dict their parameters are numbered on."""
+
+    def __init__(self, *parts: torch.optim.Optimizer):
+        self._parts = parts
+
+    @property
+    def param_groups(self) -> list[dict]:
+        return [group for part in self._parts for group in part.param_groups]
+
+    def step(self) -> None:
+        for part in self._parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {first + i: own for part, first in self._numbered() for i, own in part.state_dict()["state"].items()}
+        return {"state": state}
+
+    def load_state_dict(self, whole: dict[str, Any]) -> None:
+        for part, first in self._numbered():
+            places = range(first, first + _params(part))
+            own = {i - first: entries for i, entries in whole["state"].items() if i in places}
+            part.load_state_dict({**part.state_dict(), "state": own})
+
+    def _numbered(self) -> Iterator[tuple[torch.optim.Optimizer, int]]:
+        first = 0
+        for part in self._parts:
+            yield part, first
+            first += _params(part)
+
+
+def _params(optimiser: torch.optim.Optimizer) -> int:
+    return sum(len(group["params"]) for group in optimiser.param_groups)
 
 
 def _sgd(groups: list[dict], s: TrainSettings) -> torch.optim.Optimizer:
@@ -40,18 +74,18 @@ OPTIMISERS: dict[str, Callable[[list[dict], TrainSettings], torch.optim.Optimize
 }
 
 
-def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+def set_lr(optimiser: "torch.optim.Optimizer | Joined", lr: float) -> None:
     for group in optimiser.param_groups:
         group["lr"] = lr * group["factor"]
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimiser_tensors(optimiser: "torch.optim.Optimizer | Joined") -> dict[str, Tensor]:
     """Its state as named tensors: "0.exp_avg" and the like."""
     state = optimiser.state_dict()["state"]
     return {f"{i}.{name}": value for i, entries in state.items() for name, value in entries.items() if value is not None}
 
 
-def load_optimiser_tensors(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def load_optimiser_tensors(optimiser: "torch.optim.Optimizer | Joined", tensors: dict[str, Tensor]) -> None:
     """The inverse of `optimiser_tensors`."""
     whole = optimiser.state_dict()
     for name, value in tensors.items():

@@ -11,6 +11,7 @@ from .data import Dataset
 from .errors import TombolaError
 from .inference import OBJECTIVES, method_of
 from .ingredients import Net, Source
+from .labels import settings_labels
 from .models.weights import load_weights
 from .optim import SCHEDULES
 from .posterior.estimators import ESTIMATORS
@@ -71,11 +72,11 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
     dataset = data(study.data)
     source = Source(study.data, dataset.fingerprint)
     net = Net(study.model, dataset.input_shape, dataset.outputs)
-    _check(study, net, dataset)
+    parameters = _check(study, net, dataset)
     for seed in study.seeds:
         for arm in study.arms:
             label = curve_label(study, arm)
-            for level, trained in trainings(Ground(study, net, source, seed), arm):
+            for level, trained in trainings(Ground(study, net, source, seed, len(dataset.train[0])), arm):
                 labels = {
                     "study": study.name,
                     "arm": arm.arm,
@@ -89,6 +90,8 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
                     "rewind": arm.rewind or study.prune.rewind,
                     "seed": seed,
                     "level": level,
+                    "parameters": parameters,
+                    **settings_labels(study, arm, trained.settings, dataset.fingerprint),
                 }
                 stage = Evaluate(
                     parents=(trained,),
@@ -110,8 +113,8 @@ def _check_names(rows: Iterable[Row]) -> None:
             raise TombolaError(f"data {first!r} and {factory!r} are both called {called!r}; rename one Dataset")
 
 
-def _check(study: Study, net: Net, dataset: Dataset) -> None:
-    """Everything that would fail a stage later, found before the first one runs."""
+def _check(study: Study, net: Net, dataset: Dataset) -> int:
+    """Everything that would fail a stage later, found before the first one runs; the number of the net's parameters."""
     shape, crop = dataset.input_shape, study.data.crop
     dataset.held_out(study.evaluate.split)
     if (study.data.flip or crop) and (len(shape) != 3 or crop >= min(shape[1:])):
@@ -176,3 +179,4 @@ def _check(study: Study, net: Net, dataset: Dataset) -> None:
     layout = layout_of(module, study.posterior, study.prune)
     if study.prune.levels and not layout.prunable_segments():
         raise TombolaError(f"model {study.model.name!r}: nothing is prunable; set prune.classifier: true or prune.include")
+    return layout.numel

@@ -72,6 +72,10 @@ class Progress:
         self.timed_epochs += 1
 
     @property
+    def of_this_process(self) -> bool:
+        return (self.pid, self.host) == (os.getpid(), socket.gethostname())
+
+    @property
     def steps_per_second(self) -> float | None:
         """None until a second was timed, or twenty steps."""
         if self.timed_seconds <= 0 or (self.timed_seconds < 1 and self.timed_steps < 20) or not self.timed_steps:

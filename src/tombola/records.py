@@ -2,9 +2,11 @@
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import TombolaError
 from .plan import Plan
 from .rows import Row, ViewRow
 from .stages import Stage, Train
@@ -62,6 +64,12 @@ COLUMNS = [
     "drift_mean",
     "drift_spread",
     "drift_rank",
+    "parameters",
+    "chain",
+    "lr",
+    "warmup_epochs",
+    "settings",
+    "changes",
 ]
 """The columns that every table has, first; NaN where the data or the method lacks them."""
 
@@ -137,6 +145,25 @@ def _numbers(view: ViewRow, store: Store) -> list[dict[str, Any]]:
         of = {f"{name}_{end}": labels[name] for end, labels in ends.items() for name in ("curve", "seed", "level")}
         found.append({**shared, "key": view.stage.key, **of, **row})
     return found
+
+
+def read(paths: Sequence[Path]) -> "DataFrame":
+    """The records of several studies as one table: of folders that a run wrote to, or of .parquet files.
+
+    Raises TombolaError for a path without records.
+    """
+    import pandas as pd
+
+    tables = []
+    for path in paths:
+        file = path / "records.parquet" if path.is_dir() else path
+        if not file.is_file():
+            raise TombolaError(f"{path} has no records (no {file.name}); give the folder that 'tombola run' wrote to")
+        try:
+            tables.append(pd.read_parquet(file))
+        except (OSError, ValueError) as error:
+            raise TombolaError(f"{file} is no table of records ({' '.join(str(error).split())}); write it anew") from None
+    return pd.concat(tables, ignore_index=True)
 
 
 def _values(row: Row, store: Store) -> dict[str, Any]:

@@ -88,13 +88,30 @@ class TrainSettings(Checked):
     """One training, Bayesian or deterministic."""
 
     method: str = setting(
-        "vi", "How the posterior is learned: vi (variational inference), map (deterministic) or package.module:Class."
+        "vi",
+        "How the posterior is learned: vi (variational inference by gradients), ivon (by natural gradients), map "
+        "(deterministic) or package.module:Class.",
     )
     epochs: int = setting(30, "Passes over the training data.", least=1)
     batch_size: int = setting(128, "Examples a step.", least=1)
     optimiser: Literal["adam", "adamw", "sgd"] = setting("adam", "Adam, AdamW (decoupled decay) or SGD with momentum.")
     lr: float = setting(1e-3, "Learning rate of means and deterministic parameters.", above=0)
     log_std_lr_factor: float = setting(5.0, "The learning rate of log_std is `lr` times this.", least=0)
+    ivon_lr: float = setting(
+        1.0,
+        "Learning rate of method ivon, for random means, with the course of `lr`; what has no distribution is left to "
+        "`optimiser` and `lr`.",
+        above=0,
+    )
+    hess_init: float = setting(
+        0.3,
+        "Where the Hessian of method ivon starts: it gives every std, and `ivon_lr` is in units of its inverse.",
+        above=0,
+    )
+    beta1: float = setting(0.9, "Decay of the mean gradient that method ivon keeps.", least=0, below=1)
+    beta2: float = setting(
+        0.999, "Decay of the Hessian that method ivon keeps; near 1 the stds stay where they started.", least=0, below=1
+    )
     momentum: float = setting(0.9, "Momentum of SGD.", least=0, below=1)
     nesterov: bool = setting(True, "Whether SGD's momentum is Nesterov's.")
     weight_decay: float = setting(0.0, "Weight decay of decayed means (never of log_std).", least=0)
@@ -144,6 +161,16 @@ class TrainSettings(Checked):
     )
     precision: Literal["fp32", "bf16"] = setting("fp32", "Arithmetic of the forward pass: full, or bf16 autocast.")
     channels_last: bool = setting(False, "Whether image batches are laid out channels-last in memory.")
+    compile: bool = setting(
+        False,
+        "Whether torch.compile makes the network's forward and backward pass: needs a C++ compiler, takes a minute or more "
+        "at the start of each training, and the last bits differ.",
+    )
+    cuda_graphs: bool = setting(
+        False,
+        "Whether forward and backward pass are captured once as a CUDA graph and replayed: for networks whose steps are "
+        "shorter than the launching of their kernels. Needs a CUDA device.",
+    )
     divergence: float = setting(1e6, "A training loss (nats per example) above this stops the stage.", above=0)
 
     def __post_init__(self) -> None:
@@ -163,7 +190,7 @@ VARIATIONAL = {
     PosteriorSettings: ("std", "std_scale", "std_jitter", "prior_mean"),
     TrainSettings: (
         *("heat", "kl_warmup_epochs", "prior_std", "estimator", "objective", "samples", "noise_refresh"),
-        "log_std_lr_factor",
+        *("log_std_lr_factor", "ivon_lr", "hess_init", "beta1", "beta2"),
     ),
 }
 """The fields that deterministic training does not read."""
@@ -238,6 +265,8 @@ class EvaluateSettings(Checked):
         "`batch_size` and on the order of the examples).",
     )
     batch_size: int = setting(1024, "Examples a forward pass; changes results only with batch_norm `batch`.", least=1)
+    precision: Literal["fp32", "bf16"] = setting("fp32", "Arithmetic of the forward passes: full, or bf16 autocast.")
+    channels_last: bool = setting(False, "Whether image batches are laid out channels-last in memory.")
     bins: int = setting(15, "Bins of the calibration metrics.", least=1)
     redraws: int = setting(100, "Redraws of the labels for the perfect-calibration null.", least=100)
 

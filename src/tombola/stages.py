@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 
 from . import plugins, streams
+from .batches import TensorBatches
 from .checkpoint import Checkpoint
 from .data import Dataset, training_batches
 from .evaluation import evaluate_ticket
@@ -37,7 +38,7 @@ from .settings import (
     canonical,
 )
 from .ticket import Ticket, ticket_of, with_mask
-from .training import train
+from .training import Trained, train
 
 _COUNTED = 8  # examples of the step whose operations are counted: enough for batch norm
 
@@ -129,6 +130,7 @@ class Train(Stage):
     """Trains its parent's rewind state under its mask, from `start` of the schedule to `stop`."""
 
     kind: ClassVar[str] = "train"
+    version: ClassVar[int] = 2  # since pruned weights are no longer drawn
     net: Net
     source: Source
     settings: TrainSettings
@@ -157,31 +159,51 @@ class Train(Stage):
         ):
             source = plugins.source_digest(name, known)
             own |= {f"{what}_source": source} if source else {}
-        later = {"start": self.start, "stop": self.stop, "split": _other_split(self.split), "replica": self.replica}
+        split = "" if self.split == "test" else self.split
+        later = {"start": self.start, "stop": self.stop, "split": split, "replica": self.replica}
         return own | {name: v for name, v in later.items() if v}
 
     def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
         (parent,) = tickets
-        data = around.data(self.source.settings)
-        order = f"{self.seed}, replica {self.replica}" if self.replica else self.seed
-        batches = training_batches(data, self.source.settings, self.settings.batch_size, order, around.device)
-        state = parent.rewind.as_point() if method_of(self.settings.method).deterministic else parent.rewind
-        whole = replace(self, stop="", split="test")  # a shorter run, or one watched elsewhere, draws the same noise
+        batches = self.batches(around)
         trained = train(
             self.net.build("skeleton").to(around.device),
-            state.to(around.device),
+            self.start_state(parent).to(around.device),
             batches,
             self.settings,
-            words=(self.seed, whole.key),
-            start=step_of(self.start, batches.steps) or 0,
-            stop=step_of(self.stop, batches.steps),
-            validation=data.held_out(self.split),
-            prepare=data.prepare,
+            words=self.words,
             checkpoint=around.checkpoint,
-            on_step=around.on_step,
-            on_epoch=around.on_epoch,
             on_state=around.on_state,
+            **self.course(batches.steps, around),
         )
+        return self.outcome(parent, trained, batches, around)
+
+    def batches(self, around: Surroundings) -> TensorBatches:
+        data = around.data(self.source.settings)
+        order = f"{self.seed}, replica {self.replica}" if self.replica else self.seed
+        return training_batches(data, self.source.settings, self.settings.batch_size, order, around.device)
+
+    def start_state(self, parent: Ticket) -> State:
+        return parent.rewind.as_point() if method_of(self.settings.method).deterministic else parent.rewind
+
+    @property
+    def words(self) -> tuple[streams.Word, ...]:
+        """Of its noise: a shorter run, or one watched elsewhere, draws the same."""
+        return self.seed, replace(self, stop="", split="test").key
+
+    def course(self, steps: int, around: Surroundings) -> dict[str, Any]:
+        """What all trainings of its kind are given alike. steps: of an epoch."""
+        data = around.data(self.source.settings)
+        return {
+            "start": step_of(self.start, steps) or 0,
+            "stop": step_of(self.stop, steps),
+            "validation": data.held_out(self.split),
+            "prepare": data.prepare,
+            "on_step": around.on_step,
+            "on_epoch": around.on_epoch,
+        }
+
+    def outcome(self, parent: Ticket, trained: Trained, batches: TensorBatches, around: Surroundings) -> Outcome:
         info = parent.info | {
             "data": self.source.info(),
             "history": trained.history,
@@ -189,25 +211,22 @@ class Train(Stage):
             "parents": [p.key for p in self.parents],
         }
         info["settings"] = parent.info.get("settings", {}) | {"train": canonical(self.settings)}
-        ticket = replace(parent, rewind=state, trained=trained.state.to("cpu"), info=info)
-        accuracies = [row["accuracy"] for row in trained.history if "accuracy" in row]
+        ticket = replace(parent, rewind=self.start_state(parent), trained=trained.state.to("cpu"), info=info)
         steps = len(trained.history) * batches.steps
         record = {
             "train_seconds": trained.seconds,
-            "train_flops": len(trained.history) * batches.examples * self._flops(state.to(around.device), data),
-            "best_accuracy": max(accuracies, default=math.nan),
+            "train_flops": len(trained.history) * batches.examples * self._flops(self.start_state(parent), around),
+            "best_accuracy": max((row["accuracy"] for row in trained.history if "accuracy" in row), default=math.nan),
             "steps": steps,
         }
         return Outcome(ticket, record)
 
-    def _flops(self, state: State, data: Dataset) -> float:
+    def _flops(self, state: State, around: Surroundings) -> float:
         """Of one example of a step; NaN where torch cannot count what the module does."""
-        device = state.posterior.mean.device
-        inputs, targets = (part[:_COUNTED].to(device) for part in data.train)
+        data, module = around.data(self.source.settings), self.net.build("skeleton").to(around.device)
+        inputs, targets = (part[:_COUNTED].to(around.device) for part in data.train)
         try:
-            return flops_per_example(
-                self.net.build("skeleton").to(device), state, self.settings, (data.prepare(inputs), targets)
-            )
+            return flops_per_example(module, state.to(around.device), self.settings, (data.prepare(inputs), targets))
         except Exception:  # the training itself has succeeded
             return math.nan
 
@@ -315,11 +334,6 @@ class Evaluate(Stage):
             None,
             evaluate_ticket(module, ticket, examples, self.settings, self.train, words, around.device, data.prepare),
         )
-
-
-def _other_split(split: str) -> str:
-    """Empty for the default, which enters no key."""
-    return "" if split == "test" else split
 
 
 def _start_of(ticket: Ticket) -> State:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Store:
             self.unfinished.mkdir(parents=True, exist_ok=True)
             probe = self.unfinished / f"probe.{os.getpid()}"
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise TombolaError(
                 f"cannot write to {self.root}: {error.strerror}; choose another folder with --out or --store"
@@ -100,6 +101,23 @@ class Store:
         """Where the traceback of a failed stage is."""
         return self.unfinished / f"{key}.error"
 
+    def failure(self, key: str) -> tuple[float, str]:
+        """When the stage failed, and the last line of its traceback; an empty one where it has not failed."""
+        log = self.error_path(key)
+        try:
+            lines = log.read_text(errors="replace").strip().splitlines()
+            return log.stat().st_mtime, lines[-1] if lines else "failed"
+        except OSError:
+            return 0.0, ""
+
+    def forget_failures(self, keys: Iterable[str]) -> None:
+        """So that these stages are tried again."""
+        for key in keys:
+            self.error_path(key).unlink(missing_ok=True)
+
     def lock(self, key: str) -> BaseFileLock:
-        """Held while a stage runs, so that two processes on one store do not run it twice. Freed when a process dies."""
+        """Held while a stage runs, so that two processes on one store do not run it twice.
+
+        It is the system's own (flock), which is freed when a process dies, however it does.
+        """
         return FileLock(self.unfinished / f"{key}.lock")

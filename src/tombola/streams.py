@@ -55,7 +55,8 @@ def reseed_global(*words: Word, device: torch.device | str = "cpu") -> None:
     """Puts torch's global randomness at the beginning of the named stream. Only within `global_stream`, which undoes it."""
     torch.default_generator.set_state(_cpu_state(words))
     if torch.device(device).type == "cuda":
-        torch.cuda.manual_seed(_seed64(words))
+        with torch.cuda.device(device):  # seeds the current one
+            torch.cuda.manual_seed(_seed64(words))
 
 
 def _cpu_state(words: tuple[Word, ...]) -> Tensor:

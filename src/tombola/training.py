@@ -5,7 +5,7 @@ Legend: P parameters, N training examples.
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +18,9 @@ from .checkpoint import Checkpoint
 from .divergence import check_losses
 from .errors import TombolaError
 from .inference import Learner, method_of
-from .optim import load_optimiser_tensors, lr_factor, optimiser_of, optimiser_tensors, set_lr
+from .optim import Joined, load_optimiser_tensors, lr_factor, optimiser_of, optimiser_tensors, set_lr
 from .outofmemory import says_what_to_lower
-from .posterior.batch import IGNORED, Batch, examples_of, inputs_of, moved, parts, run, targets_of
+from .posterior.batch import IGNORED, Batch, channels_last, examples_of, inputs_of, moved, parts, run, targets_of
 from .posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
 from .posterior.state import State
 from .settings import TrainSettings
@@ -54,6 +54,7 @@ def train(
     likelihood: nn.Module | LogLikelihood | None = None,
     validation: Batch | None = None,
     prepare: Prepare | None = None,
+    method: Callable[..., Learner] | None = None,
     checkpoint: Checkpoint | None = None,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
@@ -63,8 +64,9 @@ def train(
 
     words: names of this training's own noise and dropout streams. likelihood: (output, batch) -> log likelihood of each
     example [B], in place of the settings' one; a copy of it is trained. prepare: applied to the inputs of `validation`, part
-    by part; `batches` give theirs prepared. on_step: called with (steps done, steps to do). on_epoch: called with each new
-    row of the history. on_state: called at each epoch's end with (epochs done, a copy of the state); nothing depends on it.
+    by part; `batches` give theirs prepared. method: makes the learner, in place of the settings' one. on_step: called with
+    (steps done, steps to do). on_epoch: called with each new row of the history. on_state: called at each epoch's end with
+    (epochs done, a copy of the state); nothing depends on it.
     Raises TrainingError naming step and cause if the loss is not finite or above `settings.divergence`, and
     MemoryShortError (a TombolaError) naming what to lower where memory does not do.
     """
@@ -72,7 +74,7 @@ def train(
     total = settings.epochs * per_epoch
     stop = total if stop is None else min(stop, total)
     model = likelihood_of(settings, state, likelihood).to(device)
-    learner = method_of(settings.method)(module, state, model, settings, batches.examples, words)
+    learner = (method or method_of(settings.method))(module, state, model, settings, batches.examples, words)
     work = _Work(learner, model, optimiser_of(learner, model, settings), torch.zeros(per_epoch, device=device))
 
     with streams.global_stream(*words, device=device), learner.binding:
@@ -95,7 +97,10 @@ def train(
                 if on_step:
                     on_step(step - start, stop - start)
                 if step == last:
-                    measured = _validate(learner, model, validation, prepare) if validation is not None else {}
+                    measured = {}
+                    if validation is not None:
+                        learner.show_mean()
+                        measured = validate(module, model, validation, prepare, device)
                     work.history.append({"epoch": epoch + 1, "loss": losses.mean().item(), "lr": lr, **measured})
                     if on_epoch:
                         on_epoch(work.history[-1])
@@ -114,7 +119,7 @@ class _Work:
 
     learner: Learner
     likelihood: nn.Module
-    optimiser: torch.optim.Optimizer
+    optimiser: torch.optim.Optimizer | Joined
     losses: Tensor
     """Of the present epoch, by step."""
     history: list[dict[str, float]] = field(default_factory=list)
@@ -123,7 +128,8 @@ class _Work:
         set_lr(self.optimiser, lr)
         for p in self.likelihood.parameters():
             p.grad = None
-        loss = self.learner.gradients(_laid_out(batch, settings), step, kl_factor)
+        laid_out = channels_last(batch) if settings.channels_last else batch
+        loss = self.learner.gradients(laid_out, step, kl_factor)
         self.losses[step % len(self.losses)] = loss
         if settings.clip_norm is not None:
             everything = [p for group in self.optimiser.param_groups for p in group["params"]]
@@ -172,42 +178,29 @@ def _kl_factor(settings: TrainSettings, step: int, steps_per_epoch: int) -> floa
     return min(1.0, (step + 1) / warmup) if warmup else 1.0
 
 
-def _laid_out(batch: Batch, settings: TrainSettings) -> Batch:
-    if not settings.channels_last:
-        return batch
-    if isinstance(batch, Mapping):
-        return {name: _channels_last(value) for name, value in batch.items()}
-    inputs, targets = batch
-    return _channels_last(inputs), targets
-
-
-def _channels_last(value: Any) -> Any:
-    images = isinstance(value, Tensor) and value.ndim == 4
-    return value.contiguous(memory_format=torch.channels_last) if images else value
-
-
-def _validate(
-    learner: Learner, likelihood: nn.Module, validation: Batch, prepare: Prepare | None = None
+def validate(
+    module: nn.Module, likelihood: nn.Module, validation: Batch, prepare: Prepare | None, device: torch.device
 ) -> dict[str, float]:
-    """The cheap estimator: the posterior's mean weights, running batch-norm statistics, one pass."""
-    module, device, examples = learner.binding.module, learner.binding.theta.device, examples_of(validation)
-    learner.show_mean()
+    """The cheap estimator: one pass of the module as it is, with running batch-norm statistics; nll and accuracy."""
+    examples = examples_of(validation)
     module.eval()
     likelihood.eval()
-    nll, right, counted = torch.zeros((), dtype=torch.float64), 0, 0
+    # summed on the device: a look at each part would wait for it
+    nll, right = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device)
+    counted = 0
     with torch.no_grad():
         for part in parts(validation, examples, VALIDATED_AT_ONCE):
             part = moved(part, device)
             if prepare:
                 part = prepare(inputs_of(part)), targets_of(part)
             output = run(module, inputs_of(part))
-            nll -= likelihood(output, part).double().sum().cpu()
+            nll -= likelihood(output, part).double().sum()
             hits = _hits(output, part, likelihood)
-            right, counted = right + int(hits.sum()), counted + hits.numel()
+            right, counted = right + hits.sum().to(device), counted + hits.numel()
     likelihood.train()
     module.train()
     row = {"nll": nll.item() / examples}
-    return row | ({"accuracy": right / counted} if counted else {})
+    return row | ({"accuracy": right.item() / counted} if counted else {})
 
 
 def _hits(output: Any, batch: Batch, likelihood: nn.Module) -> Tensor:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -55,6 +54,8 @@ def cached(identity: Any, decode: Callable[[Path], Decoded]) -> Dataset:
 
     decode: gets a folder for what it needs meanwhile. Raises TombolaError where the cache can't be written.
     """
+    from filelock import FileLock  # here, so that data in memory need torch alone
+
     key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:24]
     path = root() / f"{key}.safetensors"
     try:

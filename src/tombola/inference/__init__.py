@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from .. import plugins, streams
@@ -10,7 +11,8 @@ from ..posterior.batch import Batch
 from ..posterior.binding import Binding
 from ..posterior.layout import Layout
 from ..posterior.state import State
-from ..settings import TrainSettings
+from ..settings import PosteriorSettings, TrainSettings
+from .ivon import Ivon
 from .map import Map
 from .objectives import OBJECTIVES
 from .vi import VI
@@ -34,14 +36,17 @@ class Learner(Protocol):
         examples: int,
         words: tuple[streams.Word, ...],
     ): ...
+    @classmethod
+    def start(cls, posterior: PosteriorSettings, settings: TrainSettings, examples: int) -> PosteriorSettings: ...
     def groups(self) -> list[dict]: ...
+    def optimiser(self, settings: TrainSettings) -> torch.optim.Optimizer | None: ...
     def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor: ...
     def show_mean(self) -> None: ...
     def state(self) -> State: ...
     def restore(self, state: State) -> None: ...
 
 
-METHODS: dict[str, type[Learner]] = {"vi": VI, "map": Map}
+METHODS: dict[str, type[Learner]] = {"vi": VI, "ivon": Ivon, "map": Map}
 
 
 def method_of(name: str) -> type[Learner]:
@@ -54,4 +59,4 @@ def method_of(name: str) -> type[Learner]:
     return found
 
 
-__all__ = ["METHODS", "OBJECTIVES", "VI", "Batch", "Learner", "Map", "method_of"]
+__all__ = ["METHODS", "OBJECTIVES", "VI", "Batch", "Ivon", "Learner", "Map", "method_of"]

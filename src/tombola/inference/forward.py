@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +21,17 @@ class DataTerm:
     accumulate: the parts that a batch goes through the module in, one after another: the memory of one, the same weights.
     """
 
-    def __init__(self, binding: Binding, likelihood: LogLikelihood, precision: str = "fp32", accumulate: int = 1):
+    def __init__(
+        self,
+        binding: Binding,
+        likelihood: LogLikelihood,
+        precision: str = "fp32",
+        accumulate: int = 1,
+        forward: Callable[..., Any] | None = None,
+    ):
+        """forward: called in place of the binding's module, whose parameters it uses."""
         self.binding, self.likelihood, self.precision, self.accumulate = binding, likelihood, precision, accumulate
+        self._forward = forward or binding.module
 
     def log_likelihood(self, batch: Batch) -> Tensor:
         """Of each example, [B], in nats. Raises TombolaError if the likelihood returns another shape."""
@@ -54,12 +64,14 @@ class DataTerm:
         return shares(batch, examples_of(batch), self.accumulate)
 
     def _of_part(self, batch: Batch) -> Tensor:
-        module, inputs = self.binding.module, inputs_of(batch)
+        forward, inputs = self._forward, inputs_of(batch)
         if self.precision == "bf16":
-            with torch.autocast(self.binding.theta.device.type, dtype=torch.bfloat16):
-                output = run(module, inputs)
+            capturing = self.binding.theta.is_cuda and torch.cuda.is_current_stream_capturing()
+            # a copy that autocast keeps would lie in the memory of one graph
+            with torch.autocast(self.binding.theta.device.type, dtype=torch.bfloat16, cache_enabled=not capturing):
+                output = run(forward, inputs)
         else:
-            output = run(module, inputs)
+            output = run(forward, inputs)
         value = self.likelihood(output, batch)
         shape = tuple(value.shape) if isinstance(value, Tensor) else None
         if shape is None or len(shape) != 1 or (shape[0] != examples_of(batch) and shape[0] != length_of(inputs)):

@@ -10,8 +10,8 @@ from ..posterior.batch import Batch
 from ..posterior.binding import Binding, buffers_of, load_buffers
 from ..posterior.gaussian import Point
 from ..posterior.state import State
-from ..settings import TrainSettings
-from .forward import DataTerm
+from ..settings import PosteriorSettings, TrainSettings
+from .graphs import term_of
 from .vi import copies
 
 
@@ -36,8 +36,17 @@ class Map:
         self.mean = q.mean.clone()
         self._grad = torch.zeros_like(self.mean)
         self.binding = Binding(module, q.layout, self.mean, state.buffers)
-        self._data_term = DataTerm(self.binding, likelihood, settings.precision, settings.accumulate)
+        self._data_term = term_of(self.binding, likelihood, settings)
         self._scale = float(examples) if settings.loss_scale == "sum" else 1.0
+
+    @classmethod
+    def start(cls, posterior: PosteriorSettings, settings: TrainSettings, examples: int) -> PosteriorSettings:
+        """As `VI.start`."""
+        return posterior
+
+    def optimiser(self, settings: TrainSettings) -> torch.optim.Optimizer | None:
+        """As `VI.optimiser`."""
+        return None
 
     def groups(self) -> list[dict]:
         """As `VI.groups`."""

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from .. import plugins, streams
@@ -10,10 +11,14 @@ from ..posterior.batch import Batch
 from ..posterior.binding import Binding, buffers_of, load_buffers
 from ..posterior.estimators import ESTIMATORS
 from ..posterior.gaussian import Gaussian
+from ..posterior.held import HeldSample, can_hold
 from ..posterior.noise import NoisePool
 from ..posterior.state import State
-from ..settings import TrainSettings
-from .forward import DataTerm
+from ..posterior.survivors import DENSEST, Survivors, SurvivorSample
+from ..settings import PosteriorSettings, TrainSettings
+from .fused import RULES, FusedUpdate
+from .graphs import term_of
+from .groups import with_decay
 from .objectives import OBJECTIVES
 
 
@@ -33,7 +38,9 @@ class VI:
     ):
         q = state.posterior
         if not isinstance(q, Gaussian):
-            raise TombolaError("method vi needs a Gaussian state, this one is a point: transplant it into a Bayesian one")
+            raise TombolaError(
+                f"method {settings.method} needs a Gaussian state, this one is a point: transplant it into a Bayesian one"
+            )
         self.settings, self.likelihood = settings, likelihood
         self.layout, self.mask = q.layout, q.mask
         self.mean, self.log_std, self._prior_mean = q.mean.clone(), q.log_std.clone(), q.prior_mean
@@ -41,27 +48,56 @@ class VI:
         estimator = plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
         self._objective = plugins.resolve(settings.objective, OBJECTIVES, "objective")
         self.sample = estimator(q.layout, self.mean, self.log_std, q.mask, noise, settings.samples > 1, q.prior_mean)
+        self._working = self.sample, q.layout.decay_groups()
+        self._held: HeldSample | SurvivorSample | None = None
         self.binding = Binding(module, q.layout, self.sample.theta, state.buffers)
         self.sample.converted = self.binding.converted
-        self._data_term = DataTerm(self.binding, likelihood, settings.precision, settings.accumulate)
+        self._data_term = term_of(self.binding, likelihood, settings, self.sample)
         self.loss_scale = float(examples) if settings.loss_scale == "sum" else 1.0
         self.kl_weight = settings.heat * self.loss_scale / examples
 
+    @classmethod
+    def start(cls, posterior: PosteriorSettings, settings: TrainSettings, examples: int) -> PosteriorSettings:
+        """How a posterior starts that is to be trained on `examples`. Raises TombolaError for settings that the method
+        cannot have."""
+        return posterior
+
     def groups(self) -> list[dict]:
         """Optimiser groups: tensors with `.grad` set, their learning-rate factor and whether they are decayed."""
-        groups = []
-        for where, decayed in self.layout.decay_groups():
-            groups.append({"params": [_slice(self.mean, self.sample.mean_grad, where)], "factor": 1.0, "decayed": decayed})
-        log_std = _slice(self.log_std, self.sample.log_std_grad, slice(0, self.sample.n))
+        groups, (sample, runs) = [], self._working
+        for where, decayed in runs:
+            part = slice_with_grad(sample.mean, sample.mean_grad, where)
+            groups.append({"params": [part], "factor": 1.0, "decayed": decayed})
+        log_std = slice_with_grad(sample.log_std, sample.log_std_grad, slice(0, sample.n))
         groups.append({"params": [log_std], "factor": self.settings.log_std_lr_factor, "decayed": False})
         return groups
+
+    def optimiser(self, settings: TrainSettings) -> torch.optim.Optimizer | None:
+        """One that goes over memory once for gradients, update and the next draw, of the surviving weights alone where
+        they are few. `gradients` then only notes what is due, and mean and log_std are up to date in `state()`.
+
+        None where the whole gradient is wanted first (its norm), or the estimator has gradients of its own, and on a GPU,
+        where there is no cache to stay in.
+        """
+        by_block = settings.clip_norm is None and self.mean.device.type == "cpu" and can_hold(self.sample)
+        if not by_block or settings.optimiser not in RULES:
+            return None
+        density = self.mask.double().mean().item()
+        sample, runs = self.sample, self.layout.decay_groups()
+        survivors = Survivors.of(self.layout, self.mask) if 0 < density <= DENSEST else None
+        if survivors:
+            sample, runs = survivors.sample(sample, self.settings.samples > 1, self._prior_mean), survivors.runs
+        held = HeldSample(sample, [where.stop for where, _ in runs])
+        self._held = SurvivorSample(held, sample, self.sample, survivors, self.mask) if survivors else held
+        self._working = sample, runs
+        return FusedUpdate(held, with_decay(self.groups(), self.likelihood, settings), settings)
 
     def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
         """Sets the gradients for `batch`; returns its mean negative log likelihood (nats per example), averaged over
         the samples, or that of their average. step: names the noise. kl_factor: scales the KL term (warm-up)."""
         return self._objective(
             self._data_term,
-            self.sample,
+            self._held or self.sample,
             batch,
             step,
             samples=self.settings.samples,
@@ -72,11 +108,16 @@ class VI:
 
     def show_mean(self) -> None:
         """The module's weights become the posterior's mean, until the next `gradients`."""
+        if self._held:
+            self._held.publish()
+            self._held.forget()
         self.sample.theta.copy_(self.mean)
         self.binding.wrote()
 
     def state(self) -> State:
         """A copy of the state as it now is. Call it while the binding is entered."""
+        if self._held:
+            self._held.publish()
         posterior = Gaussian(self.layout, self.mean, self.log_std, self.mask, self._prior_mean).masked(self.mask)
         return State(posterior, buffers_of(self.binding.module), copies(self.likelihood))
 
@@ -84,11 +125,14 @@ class VI:
         """Goes on from `state`, in place."""
         self.mean.copy_(state.posterior.mean)
         self.log_std.copy_(state.posterior.tensors()["log_std"])
+        if self._held:
+            self._held.reload()
         load_buffers(self.binding.module, state.buffers)
         self.likelihood.load_state_dict(state.likelihood)
 
 
-def _slice(values: Tensor, grads: Tensor, where: slice) -> Tensor:
+def slice_with_grad(values: Tensor, grads: Tensor, where: slice) -> Tensor:
+    """A view of `values`, whose gradient is one of `grads`."""
     part = values[where]
     part.grad = grads[where]
     return part

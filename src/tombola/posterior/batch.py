@@ -8,11 +8,11 @@ or a mapping of keyword arguments.
 Legend: B examples.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import TombolaError
 
@@ -40,7 +40,7 @@ def targets_of(batch: Batch) -> Any:
     return batch[LABELS]
 
 
-def run(module: nn.Module, inputs: Any) -> Any:
+def run(module: Callable[..., Any], inputs: Any) -> Any:
     """The module's output for `inputs`: a tensor, a tuple of positional or a mapping of keyword arguments."""
     if isinstance(inputs, Mapping):
         return module(**inputs)
@@ -75,6 +75,16 @@ def moved(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, tuple | list):
         return tuple(moved(part, device) for part in value)
     return value
+
+
+def channels_last(value: Any) -> Any:
+    """A batch (or inputs) with every image batch [B, C, H, W] laid out channels-last in memory; the values are the same."""
+    if isinstance(value, Mapping):
+        return {name: channels_last(part) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(channels_last(part) for part in value)
+    images = isinstance(value, Tensor) and value.ndim == 4
+    return value.contiguous(memory_format=torch.channels_last) if images else value
 
 
 def examples_of(batch: Batch) -> int:

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import streams
 from ..errors import TombolaError
+from .batch import channels_last as laid_out
 from .batch import length_of, logits_of, moved, parts, run
 from .binding import Binding
 from .gaussian import Point
@@ -51,6 +52,8 @@ def outputs(
     words: tuple[streams.Word, ...],
     batch: int = 1024,
     batch_norm: str = "running",
+    precision: str = "fp32",
+    channels_last: bool = False,
     select: Callable[[Any], Tensor] = logits_of,
     prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
@@ -58,9 +61,10 @@ def outputs(
 
     Evaluation mode. A point gives one sample. inputs: a tensor, a tuple or a mapping, as in `batch.run`. words: name the
     noise, one stream a sample. batch: examples a forward pass. batch_norm: `running` statistics, or those of each `batch`,
-    on which the result then depends: by its size, and by which examples share one. Neither changes the running ones. select:
-    the tensor of an output [B, ...]; by default its logits. prepare: applied to the inputs of each pass, on the device, as
-    `Dataset.prepare`. Raises TombolaError for batch statistics of one example.
+    on which the result then depends: by its size, and by which examples share one. Neither changes the running ones.
+    precision: `fp32`, the module's own, or `bf16` by autocast (the result is float32 all the same). channels_last: how
+    images are laid out in memory. select: the tensor of an output [B, ...]; by default its logits. prepare: applied to the
+    inputs of each pass, on the device, as `Dataset.prepare`. Raises TombolaError for batch statistics of one example.
     """
     q = state.posterior
     if samples < 1:
@@ -69,10 +73,20 @@ def outputs(
         raise TombolaError(f"batch is {batch}; it must be at least 1")
     if batch_norm not in ("running", "batch"):
         raise TombolaError(f"batch_norm is {batch_norm!r}; it must be running or batch")
+    if precision not in ("fp32", "bf16"):
+        raise TombolaError(f"precision is {precision!r}; it must be fp32 or bf16")
     samples = 1 if isinstance(q, Point) else samples
     theta = q.mean.clone()
     length, drawn = length_of(inputs), []
     own_randomness = streams.global_stream("predict", *words, "module", device=theta.device)
+
+    def one_pass(part: Any) -> Tensor:
+        part = laid_out(part) if channels_last else part
+        if precision == "fp32":
+            return select(run(module, part))
+        with torch.autocast(theta.device.type, dtype=torch.bfloat16):
+            return select(run(module, part)).float()
+
     with torch.no_grad(), own_randomness, Binding(module, q.layout, theta, state.buffers) as binding:
         module.eval()
         if batch_norm == "batch":
@@ -84,7 +98,7 @@ def outputs(
             streams.reseed_global("predict", *words, s, "module", device=theta.device)
             # pass by pass to the device: a memory map need not fit there
             passes = (moved(part, theta.device) for part in parts(inputs, length, batch))
-            drawn.append(torch.cat([select(run(module, prepare(part) if prepare else part)) for part in passes]))
+            drawn.append(torch.cat([one_pass(prepare(part) if prepare else part) for part in passes]))
     return torch.stack(drawn)
 
 

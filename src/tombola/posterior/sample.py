@@ -6,15 +6,22 @@ Legend: P parameters of the layout, of which the first n are random.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .layout import Layout
 from .noise import NoisePool
 
-_BLOCK = 1 << 16  # parameters at a time: a block of each tensor in use stays in the second-level cache
+_BLOCK = 1 << 16  # parameters at a time on a CPU: a block of each tensor in use stays in the second-level cache
 _LOG2_E = math.log2(math.e)
+
+
+class Counted(Protocol):
+    """What a weight sample needs of a layout."""
+
+    @property
+    def random_numel(self) -> int: ...
 
 
 class WeightSample:
@@ -32,7 +39,7 @@ class WeightSample:
 
     def __init__(
         self,
-        layout: Layout,
+        layout: Counted,
         mean: Tensor,
         log_std: Tensor,
         mask: Tensor,
@@ -43,6 +50,8 @@ class WeightSample:
         """several: whether a step may have more than one sample, whose sum needs a buffer of its own. prior_mean: [P]; None
         is 0."""
         self.n = layout.random_numel
+        # a GPU pays for each operation that is started: there all is one block
+        self._block = _BLOCK if mean.device.type == "cpu" else max(1, self.n)
         self.mean, self.log_std, self.noise = mean, log_std, noise
         self.theta = mean.clone()
         self.grad = torch.zeros_like(mean)
@@ -51,6 +60,11 @@ class WeightSample:
         self._std = torch.zeros_like(mean[: self.n])
         self._keep = None if bool(mask.all()) else mask.to(mean.dtype)
         self._prior = prior_mean if prior_mean is None or self._keep is None else prior_mean * self._keep
+
+    @property
+    def std(self) -> Tensor:
+        """The effective std that the step's samples were drawn with, [n]: 0 where masked."""
+        return self._std
 
     def draw(self, tick: int, first: bool) -> None:
         """Writes a weight sample into `theta`; `first` of its step, when mean and log_std are new."""
@@ -96,7 +110,7 @@ class WeightSample:
         grad * eps * std.
         """
         scaled, summed = kl_weight / prior_std**2, self.mean_grad is not self.grad
-        entropy = torch.full_like(self.grad[: min(self.n, _BLOCK)], -kl_weight)
+        entropy = torch.full_like(self.grad[: min(self.n, self._block)], -kl_weight)
         for mean, std, grad, eps, mean_grad, log_std_grad, keep, prior in self._blocks(
             self.mean, self._std, self.grad, self._eps, self.mean_grad, self.log_std_grad, self._keep, self._prior
         ):
@@ -120,8 +134,8 @@ class WeightSample:
 
     def _blocks(self, *tensors: Tensor | None) -> Iterator[tuple]:
         """The random part of each, block by block, from the back: what the optimiser touched last is still in the cache."""
-        for start in range((self.n - 1) // _BLOCK * _BLOCK, -1, -_BLOCK):
-            stop = min(start + _BLOCK, self.n)
+        for start in range((self.n - 1) // self._block * self._block, -1, -self._block):
+            stop = min(start + self._block, self.n)
             yield tuple(None if t is None else t[start:stop] for t in tensors)
 
 

@@ -25,7 +25,10 @@ SYMBOLS = {
     "*": "star",
 }
 LINES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
-NO_METRIC = {"side", "seed", "level", "density", "samples", "repeats", "examples", "threads"}
+NO_METRIC = {
+    *("side", "seed", "level", "density", "samples", "repeats", "examples", "threads"),
+    *("parameters", "lr", "warmup_epochs"),
+}
 NULL_ENDS = ("_null", "_null_low", "_null_high")
 DIGITS = 6
 

@@ -18,6 +18,7 @@ from tombola.report.panels import Panel, ordered_curves, panels
 from tombola.report.plates import Plate, plates
 from tombola.report.script import embedded, scripts
 from tombola.report.tables import Table
+from tombola.report.verdicts import Claims, claims_of
 from tombola.report.views import Seen, seen
 
 FIGURES = "figures"
@@ -96,6 +97,7 @@ def render(
         failed=list(failed),
         unfinished=words.unfinished(missing),
         sections=sections,
+        claims=claims_of(records),
         notes=[*([words.INTERVALS] if sections else []), words.caveat(study)],
         closing=closing,
         folder=FIGURES,
@@ -127,13 +129,13 @@ def data_of(panels: list[Panel], look: dict[str, Style]) -> dict[str, Any]:
     return {"panels": {str(panel.number): explorer.panel_data(panel, look) for panel in panels}}
 
 
-def fill(*, data: dict[str, Any], **context: Any) -> str:
+def fill(*, data: dict[str, Any], claims: Claims | None = None, **context: Any) -> str:
     """The template with these values."""
     folder = resources.files("tombola.report")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals["css"] = Markup(folder.joinpath("page.css").read_text())
     template = environment.from_string(folder.joinpath("page.html").read_text())
-    return template.render(**context, data=embedded(data), scripts=scripts())
+    return template.render(**context, claims=claims, data=embedded(data), scripts=scripts())
 
 
 def as_yaml(study: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from ..engine import dataset
 from ..forecast import Forecast, epoch_steps, work_of
 from ..naming import curve_of, names_of
 from ..plan import Plan
-from ..progress import Progress
+from ..progress import Progress, seen
 from ..rewind import step_of
 from ..stages import Stage
 from ..store import Store
@@ -74,7 +74,17 @@ class Board:
         stage = self.stages[progress.key]
         return Running(progress, state, _epoch(stage, progress.done), self.forecast.stage_left(progress), own)
 
-    def picture(self, running: Iterable[Running], since: float | None) -> Picture:
+    def elsewhere(self) -> list[Running]:
+        """What other processes are at."""
+        others = [s for s in seen(self._store.unfinished) if s.state == "running" and not s.progress.of_this_process]
+        return [
+            self.running(s.progress)
+            for s in others
+            if s.progress.key in self.stages and not self._store.done(s.progress.key)
+        ]
+
+    def picture(self, running: Iterable[Running], since: float | None, processes: int = 1) -> Picture:
+        """processes: that share the work."""
         running = list(running)
         at_work = [one.progress for one in running if one.state != "stopped"]
         under_way = sum(one.progress.done for one in running)
@@ -84,7 +94,7 @@ class Board:
             steps=(self._steps_done + under_way, sum(self._work.values())),
             now=time.time(),
             since=since,
-            left=self.forecast.left(at_work),
+            left=self.forecast.left(at_work, processes),
             running=running,
             finished=self._finished,
             failed=list(self.failed.values()),

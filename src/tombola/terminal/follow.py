@@ -34,7 +34,7 @@ class Follower:
         since = min((progress.since for progress in alive), default=None)
         board.failed = {}
         for key, stage in board.stages.items():
-            failed_at, said = _failure(self._store.error_path(key))
+            failed_at, said = self._store.failure(key)
             if said and not board.done(key) and key not in at_work:
                 if since is not None and failed_at >= since:  # what builds on it will not come in this run
                     board.fell_out(stage, "")
@@ -44,7 +44,7 @@ class Follower:
             for one in self.runs:
                 if one.state == state and one.progress.key in keys and not board.done(one.progress.key):
                     running[one.progress.key] = board.running(one.progress, state)
-        return board.picture(running.values(), since)
+        return board.picture(running.values(), since, processes=len(alive))
 
     @property
     def runs_now(self) -> bool:
@@ -72,12 +72,3 @@ class Follower:
         newest = sorted(times, key=lambda key: times[key], reverse=True)[: 3 * _SHOWN]
         records = {key: record for key in newest if worth_showing(record := self._store.record(key))}
         return [Finished(board.names[k], r["run"]["seconds"], result_of(r)) for k, r in records.items()]
-
-
-def _failure(log: Path) -> tuple[float, str]:
-    """When, and the last line of the traceback; empty where there is none."""
-    try:
-        lines = log.read_text(errors="replace").strip().splitlines()
-        return log.stat().st_mtime, lines[-1] if lines else "failed"
-    except OSError:
-        return 0.0, ""

@@ -1,0 +1,133 @@
+"""The floor first: what the device can do, what a step must do, what it takes, and where the gap is."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.gpu import timing
+from benchmarks.gpu.nets import Job, Recipe
+from benchmarks.gpu.sitting import Row, Sitting
+from tombola import streams
+
+_WORD = 4  # bytes of a float32
+
+
+def floors(job: Job, sitting: Sitting) -> bool:
+    """Prints the device's ceilings, and for each net floor, measured steps, launches and kernels. There is no target."""
+    top = sitting.row("ceilings", lambda: ceilings(job))
+    sitting.say("  ".join(f"{name}: {value:.3g}" for name, value in top.items()))
+    for net in job.nets:
+        row = sitting.row(net, lambda net=net: _net(job, net, top), needs=0 if job.toy else 2)  # type: ignore[misc]
+        sitting.say(f"{net}, batch {row['batch']}: {row['flop'] / 1e9:.3g} GFLOP a step")
+        for label, found in row["steps"].items():
+            floor, took = row["floor"][found["arm"]], found["seconds"]
+            sitting.say(
+                f"  {label}: {1e3 * took:.2f} ms, floor {1e3 * floor:.3f} ms, gap {took / floor:.1f}x, device busy "
+                f"{1e3 * found['busy']:.2f} ms, {found['launches']:.0f} launches of {found['kernels']:.0f} kernels"
+            )
+            for kernel in found["top"]:
+                sitting.say(f"    {1e6 * kernel['seconds']:9.1f} us  x{kernel['calls']:<5.0f} {kernel['name'][:90]}")
+    return False
+
+
+def ceilings(job: Job) -> dict[str, float]:
+    """FLOP/s of large matrix products of random numbers, and bytes/s of a copy (read and written), medians."""
+    n, numel = (64, 1 << 16) if job.toy else (8192, 1 << 28)
+    stream = streams.generator("benchmark", device=job.device)
+    a, b = (torch.randn(n, n, generator=stream, device=job.device) for _ in range(2))
+    source = torch.randn(numel, generator=stream, device=job.device)
+    target = torch.empty_like(source)
+    found = {"fp32_flop_per_s": 2 * n**3 / _median(job, lambda: a @ b)}
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        found["tf32_flop_per_s"] = 2 * n**3 / _median(job, lambda: a @ b)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    half_a, half_b = a.bfloat16(), b.bfloat16()
+    found["bf16_flop_per_s"] = 2 * n**3 / _median(job, lambda: half_a @ half_b)
+    found["bytes_per_s"] = 2 * numel * _WORD / _median(job, lambda: target.copy_(source))
+    return found
+
+
+def bytes_of(parameters: int, random: int) -> dict[str, int]:
+    """The fewest bytes through memory for Adam and the weight sample, each tensor read or written once a use.
+
+    Adam: value, gradient and two moments read, all but the gradient written. A weight sample: mean, log_std and noise read,
+    theta written; its gradients: gradient, noise, log_std and mean read, two gradients written.
+    """
+    return {
+        "adam_map": 7 * _WORD * parameters,
+        "adam_vi": 7 * _WORD * (parameters + random),
+        "weight_sample": (4 + 6) * _WORD * random,
+    }
+
+
+def _net(job: Job, net: str, top: dict[str, float]) -> Row:
+    batch = timing.batch_for(job, job.batch_of(net))
+    module = job.module(net)
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(module(batch[0]), batch[1]).backward()
+    recipe = Recipe()
+    layout = job.state(module, recipe).posterior.layout
+    moved = bytes_of(layout.numel, layout.random_numel)
+    flop = counter.get_total_flops()
+    compute = flop / max(value for name, value in top.items() if name != "bytes_per_s")
+    floor = {
+        "map": compute + moved["adam_map"] / top["bytes_per_s"],
+        "vi": compute + (moved["adam_vi"] + moved["weight_sample"]) / top["bytes_per_s"],
+    }
+    warm, count = (1, 2) if job.toy else (11, 40)
+    found = {}
+    for label, changes in timing.available(job.device, lambda line: None).items():
+        for arm in ("map", "vi"):
+            one = recipe.with_train(method=arm, **changes)
+            timed = timing.trained_steps(job, net, one, batch, warm, count)
+            found[f"{arm} | {label}"] = {"arm": arm, **timed, **_kernels(job, net, one, batch)}
+    return {"batch": len(batch[1]), "flop": flop, "bytes": moved, "floor": floor, "steps": found}
+
+
+def _kernels(job: Job, net: str, recipe: Recipe, batch: tuple[Tensor, Tensor]) -> dict[str, Any]:
+    """By a profile of a few steps of `train`: launches and kernels a step, busy seconds, the top ten."""
+    warm, steps = (1, 2) if job.toy else (11, 20)
+    gpu = job.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
+    seen = profile(activities=activities)
+    timing.trained_steps(job, net, recipe, batch, warm, steps, seen)
+    spent: dict[str, list[float]] = {}
+    launches = 0
+    for event in seen.events() or ():
+        launches += event.name.startswith(("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch"))
+        on_device = event.device_type == torch.autograd.DeviceType.CUDA
+        if on_device if gpu else event.name.startswith("aten::"):
+            micro = event.self_device_time_total if gpu else event.self_cpu_time_total
+            spent.setdefault(event.name, []).append(micro)
+    total = {name: sum(times) for name, times in spent.items()}
+    return {
+        "launches": launches / steps,
+        "kernels": sum(map(len, spent.values())) / steps,
+        "busy": 1e-6 * sum(total.values()) / steps,
+        "top": [
+            {"name": name, "seconds": 1e-6 * total[name] / steps, "calls": len(spent[name]) / steps}
+            for name in sorted(total, key=lambda name: -total[name])[:10]
+        ],
+    }
+
+
+def _median(job: Job, run: Callable[[], Any], repeats: int = 10) -> float:
+    times = []
+    for repeat in range(-2, repeats):
+        timing.synchronize(job.device)
+        began = time.perf_counter()
+        run()
+        timing.synchronize(job.device)
+        if repeat >= 0:
+            times.append(time.perf_counter() - began)
+    return statistics.median(times)

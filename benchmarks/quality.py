@@ -1,0 +1,99 @@
+"""Is one weight sample a step as good as ten, at equal epochs? python -m benchmarks.quality --path FILES [--seeds N].
+
+Runs the study `samples` and compares accuracy and NLL of the last epoch, dense and sparse, paired over seeds. Equivalent:
+two one-sided t tests at 5%, so the 90% t interval of the mean difference lies within the margin (0.5 points of accuracy,
+0.02 nats). Different: it lies wholly beyond the margin. Otherwise inconclusive. The interval describes seeds, not the
+sampling of test images. It resumes where it was stopped. Exit code 1 when anything is different.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from scipy import stats
+
+from benchmarks.quietly import record_of, records_of
+from tombola.study import read
+
+MARGINS = {"accuracy": 0.005, "nll": 0.02}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of paired differences: their mean, its 90% t interval, and what that says about the margin."""
+
+    n: int
+    mean: float
+    low: float
+    high: float
+    verdict: str
+
+
+def equivalence(differences: Sequence[float], margin: float) -> Verdict:
+    """Two one-sided paired t tests at 5% each (Schuirmann 1987), as the 90% interval; inconclusive below two pairs."""
+    found = pd.Series(differences, dtype=float)
+    n, mean = len(found), float(found.mean())
+    half = float(stats.t.ppf(0.95, n - 1) * found.std() / math.sqrt(n)) if n > 1 else math.inf
+    low, high = mean - half, mean + half
+    if -margin < low and high < margin:
+        verdict = "equivalent"
+    else:
+        verdict = "different" if low > margin or high < -margin else "inconclusive"
+    return Verdict(n, mean, low, high, verdict)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--path", required=True, help="CIFAR-10: files on this machine, or its name on the hub")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds (5)")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a setting of the study")
+    parser.add_argument("--store", type=Path, default=Path("runs/quality"), help="finished stages (runs/quality)")
+    parser.add_argument("--out", type=Path, help="write a JSON record here")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    found = []
+    for seed in range(args.seeds):
+        changes = [f"data.args.path={args.path}", f"seeds=[{seed}]", *args.set]
+        found.append(records_of(read("samples", changes), args.store))
+        rows = compared(pd.concat(found))
+        if args.out:  # after each seed: a long run may be stopped
+            _write(args.out, rows)
+    for row in rows:
+        unit = "points" if row["metric"] == "accuracy" else "nats"
+        factor = 100 if row["metric"] == "accuracy" else 1
+        numbers = "  ".join(f"{name} {factor * row[name]:.3f}" for name in ("one", "ten"))
+        gap = f"{factor * row['mean']:+.3f} [{factor * row['low']:+.3f}, {factor * row['high']:+.3f}] {unit}"
+        print(
+            f"{row['model']}, {row['density']:.1%} left, {row['metric']}: {numbers}  one - ten {gap}, n {row['n']}: ", end=""
+        )
+        print(f"{row['verdict']} within {factor * row['margin']:g}")
+    return int(any(row["verdict"] == "different" for row in rows))
+
+
+def compared(records: pd.DataFrame) -> list[dict]:
+    """A row for each net, level and metric: the means of both, and the verdict on one sample minus ten."""
+    rows = []
+    for (model, level), found in records.groupby(["model", "level"], sort=False):
+        for metric, margin in MARGINS.items():
+            wide = found.pivot(index="seed", columns="variant", values=metric).dropna()
+            one, ten = wide["train.samples=1"], wide["train.samples=10"]
+            own = {"model": model, "level": int(level), "density": float(found["density"].mean()), "metric": metric}
+            means = {"one": float(one.mean()), "ten": float(ten.mean()), "margin": margin}
+            pairs = {"seeds": [int(seed) for seed in wide.index], "differences": (one - ten).tolist()}
+            rows.append(own | means | asdict(equivalence((one - ten).tolist(), margin)) | pairs)
+    return rows
+
+
+def _write(out: Path, rows: list[dict]) -> None:
+    record = record_of("quality", rows)
+    out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""The training steps that are compared: a plain torch loop, ours, and the peers'."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks import peers
+from benchmarks.nets import Net
+from benchmarks.record import installed
+from tombola.inference import METHODS
+from tombola.optim import optimiser_of, set_lr
+from tombola.posterior.batch import channels_last
+from tombola.posterior.layout import Layout
+from tombola.posterior.likelihood import Categorical
+from tombola.posterior.state import initial_state
+from tombola.settings import PosteriorSettings, TrainSettings
+
+PLAIN, OURS = "plain", "tombola"
+DETERMINISTIC = "deterministic"
+FORMATS = ("contiguous", "channels_last")
+
+SETTINGS = {
+    "vi": TrainSettings(),
+    "map": TrainSettings(method="map"),
+    "vi, 10 samples": TrainSettings(samples=10),
+    "local": TrainSettings(estimator="local"),
+    "flipout": TrainSettings(estimator="flipout"),
+    "antithetic, 2 samples": TrainSettings(estimator="antithetic", samples=2),
+    "vi, 4 samples": TrainSettings(samples=4),
+    "log_expected, 4 samples": TrainSettings(objective="log_expected", samples=4),
+} | ({"ivon": TrainSettings(method="ivon", ivon_lr=0.01)} if "ivon" in METHODS else {})
+"""Our configurations."""
+
+Step = Callable[[], Tensor]
+Batch = tuple[Tensor, Tensor]
+Make = Callable[[nn.Module, Batch, str], Step]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What makes one kind of training step, and whose it is."""
+
+    library: str
+    make: Make
+
+    def step(self, net: Net, size: int | None, precision: str, layout: str, data: Batch | None = None) -> Step:
+        """On `data`, by default the net's own of `size` examples. layout: of images in memory, one of `FORMATS`."""
+        inputs, targets = data or net.data(size)
+        module = net.make().train()
+        if layout == "channels_last":
+            inputs = channels_last(inputs)
+            if self.library == PLAIN:  # ours has views of one flat buffer, the peers' layers make their own weights
+                module = module.to(memory_format=torch.channels_last)
+        return self.make(module, (inputs, targets), precision)
+
+
+def configurations(compiled: bool = False) -> dict[str, Configuration]:
+    """By label. Of each library, the first is the one whose pace chooses its layout. Of peers, those that are installed."""
+    found = {DETERMINISTIC: Configuration(PLAIN, _plain)}
+    if compiled:
+        found[f"{DETERMINISTIC}, compiled"] = Configuration(PLAIN, _plain_compiled)
+    found |= {label: Configuration(OURS, ours(settings)) for label, settings in SETTINGS.items()}
+    if compiled and "compile" in {field.name for field in dataclasses.fields(TrainSettings)}:
+        for label in ("vi", "map"):
+            settings = dataclasses.replace(SETTINGS[label], compile=True)
+            found[f"{label}, compiled"] = Configuration(OURS, ours(settings))
+    for label, (package, make) in peers.STEPS.items():
+        if installed(package) is not None:
+            found[label] = Configuration(package, make)
+    return found
+
+
+def formats(net: Net) -> tuple[str, ...]:
+    """The memory layouts that make a difference: both for convolutions."""
+    return FORMATS if any(isinstance(m, nn.Conv2d) for m in net.make().modules()) else FORMATS[:1]
+
+
+def ours(settings: TrainSettings) -> Make:
+    """One step of tombola's training loop: gradients and the optimiser's."""
+
+    def make(module: nn.Module, batch: Batch, precision: str) -> Step:
+        chosen = dataclasses.replace(settings, precision=precision)
+        method, posterior, likelihood = METHODS[chosen.method], PosteriorSettings(std=peers.STD), Categorical()
+        if hasattr(method, "start"):  # a method may set the first std itself
+            posterior = method.start(posterior, chosen, peers.EXAMPLES)
+        state = initial_state(module, Layout.of(module), posterior, 0)
+        start = state.as_point() if method.deterministic else state
+        learner = method(module, start, likelihood, chosen, peers.EXAMPLES, ("benchmark",))
+        optimiser, done = optimiser_of(learner, likelihood, chosen), 0
+        learner.binding.__enter__()  # stays bound, as during a training
+        module.train()
+
+        def step() -> Tensor:
+            nonlocal done
+            set_lr(optimiser, chosen.lr)
+            loss = learner.gradients(batch, done)
+            optimiser.step()
+            done += 1
+            return loss
+
+        return step
+
+    return make
+
+
+def _plain(module: nn.Module, batch: Batch, precision: str) -> Step:
+    optimiser = torch.optim.Adam(module.parameters(), fused=True)
+
+    def step() -> Tensor:
+        optimiser.zero_grad()
+        with peers.autocast(precision):
+            out = module(batch[0])
+        loss = F.cross_entropy(out.float(), batch[1])
+        loss.backward()
+        optimiser.step()
+        return loss.detach()
+
+    return step
+
+
+def _plain_compiled(module: nn.Module, batch: Batch, precision: str) -> Step:
+    return _plain(torch.compile(module), batch, precision)

@@ -1,0 +1,10 @@
+"""Claims of the study as code: each a small function over the records, judged over seeds.
+
+`judge` takes records, of one study or of several, and gives a row for each claim and net.
+"""
+
+from .judge import Row, judge
+from .paper import CLAIMS
+from .registry import Claim
+
+__all__ = ["CLAIMS", "Claim", "Row", "judge"]

@@ -1,0 +1,126 @@
+"""From records to a row for each claim and net, with its verdict before and after Holm's correction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..errors import TombolaError
+from .curves import Missing
+from .nets import BESIDE, Net, nets_of
+from .paper import CLAIMS
+from .registry import Claim
+from .verdict import ALPHA, CONTRADICTED, INCONCLUSIVE, NO_DATA, SUPPORTED, Joint, holm, outcome
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_NEEDED = (
+    *("key", "arm", "model", "data", "method", "score", "rewind", "seed", "level", "density", "accuracy"),
+    *("parameters", "chain", "lr", "warmup_epochs", "settings", "changes"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A claim about a net. `joint` is None where the records lack what the claim needs; then `needs` says what."""
+
+    claim: Claim
+    case: str
+    net: str
+    joint: Joint | None = None
+    needs: str = ""
+    beside: Joint | None = None
+    """The same of the column `beside_metric`: the best epoch's accuracy, or MACE as the paper's code."""
+    p_supported: float = math.nan
+    """Of the test that supports, adjusted by Holm over all rows that have one."""
+    p_contradicted: float = math.nan
+    """The same of the test that contradicts."""
+
+    @property
+    def beside_metric(self) -> str:
+        return BESIDE.get(self.claim.metric, "")
+
+    @property
+    def verdict(self) -> str:
+        """supported, contradicted, inconclusive or no data."""
+        return self.joint.verdict if self.joint else NO_DATA
+
+    @property
+    def corrected(self) -> str:
+        """The verdict by the adjusted p values, at a level of 5%."""
+        if self.joint is None:
+            return NO_DATA
+        if self.p_contradicted < ALPHA:
+            return CONTRADICTED
+        return SUPPORTED if self.p_supported < ALPHA else INCONCLUSIVE
+
+
+def judge(records: pd.DataFrame, claims: Mapping[str, Claim] = CLAIMS) -> list[Row]:
+    """Rows in the claims' order, at least one for each; `records` may be of several studies.
+
+    Of a family of nets that has data for a claim, the nets that lack it have no row. Raises TombolaError for records
+    without the columns that are needed.
+    """
+    absent = [column for column in _NEEDED if column not in records]
+    if absent:
+        raise TombolaError(
+            f"the records have no column {absent[0]!r}: an earlier version wrote them; 'tombola report DIR' writes them anew"
+        )
+    records = records.replace([math.inf, -math.inf], math.nan)
+    nets = {claim.varied: nets_of(records, claim.varied) for claim in claims.values()}
+    rows = [row for claim in claims.values() for row in _rows(claim, nets[claim.varied])]
+    return _corrected(rows)
+
+
+def _rows(claim: Claim, nets: Sequence[Net]) -> list[Row]:
+    about = [replace(net, metric=claim.metric) for net in nets if claim.about(net.model)]
+    if not about:
+        kinds = " or ".join(f"{start} nets" for start in claim.nets) or "classification nets"
+        return [Row(claim=claim, case=case, net="", needs=_sentence(claim, kinds)) for case in claim.cases]
+    rows = []
+    for case in claim.cases:
+        found = [(net, _row(claim, case, net)) for net in about]
+        with_data = {(net.family, net.data) for net, row in found if row.joint}
+        for net, row in found:
+            family = (net.family, net.data)
+            if row.joint or family not in with_data:
+                rows.append(row)
+                with_data.add(family)  # of several nets without data, the first speaks for the family
+    return rows
+
+
+def _row(claim: Claim, case: str, net: Net) -> Row:
+    row = Row(claim=claim, case=case, net=net.label)
+    try:
+        joint = _joint(claim, case, net)
+    except Missing as missing:
+        return replace(row, net=net.model, needs=_sentence(claim, str(missing)))
+    beside = None
+    if row.beside_metric:
+        try:
+            beside = _joint(claim, case, replace(net, metric=row.beside_metric))
+        except Missing:
+            beside = None  # the column is younger than the records
+    return replace(row, joint=joint, beside=beside)
+
+
+def _joint(claim: Claim, case: str, net: Net) -> Joint:
+    return Joint([outcome(part) for part in claim.function(net, *claim.cases[case])])
+
+
+def _sentence(claim: Claim, missing: str) -> str:
+    return f"needs {missing}: tombola run {claim.study}"
+
+
+def _corrected(rows: list[Row]) -> list[Row]:
+    """Holm over all rows with a test: once over the p values that support, once over those that contradict."""
+    joints = {i: row.joint for i, row in enumerate(rows) if row.joint and row.joint.testable}
+    supported = dict(zip(joints, holm([joint.p_inside for joint in joints.values()]), strict=True))
+    contradicted = dict(zip(joints, holm([joint.p_outside for joint in joints.values()]), strict=True))
+    return [
+        replace(row, p_supported=supported[i], p_contradicted=contradicted[i]) if i in joints else row
+        for i, row in enumerate(rows)
+    ]

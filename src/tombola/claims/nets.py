@@ -1,0 +1,128 @@
+"""The nets of the records: each the rows of one model in one setting, of whatever studies they are from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from .curves import Curve, Grid, Missing, grid, named
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BESIDE = {"accuracy": "best_accuracy", "mace": "mace_coded"}
+"""What is shown beside a result: the best epoch's accuracy, and MACE of every class, as the paper's code."""
+MARGIN_OF_MACE = 1.0
+"""Percentage points within which two MACEs match: our choice, the paper has none."""
+FAMILIES = ("resnet", "vgg", "vit")
+"""How the names of models begin that are relatives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Net:
+    """The rows of one model in one setting. `metric` is the column that claims are about."""
+
+    label: str
+    model: str
+    data: str
+    parameters: int
+    settings: dict[str, Any]
+    rows: pd.DataFrame
+    metric: str = "accuracy"
+    relatives: list[Net] = field(default_factory=list, repr=False)
+    """All nets of the records on the same data, of the same family or the same name, this one too."""
+
+    @property
+    def family(self) -> str:
+        """resnet, vgg or vit; of other models the name."""
+        return family_of(self.model)
+
+    @property
+    def margin(self) -> float:
+        """Percentage points within which two values match: 0.5 of accuracy on CIFAR, 1 on other data; 1 of MACE."""
+        if self.metric.startswith("mace"):
+            return MARGIN_OF_MACE
+        return 0.5 if self.data.startswith("cifar") else 1.0
+
+    def grids(self, *curves: Curve, column: str = "") -> list[Grid]:
+        """The values of each curve. Raises Missing naming all the curves that are not recorded."""
+        name = column or self.metric
+        found = {curve: grid(curve, self.rows, name) for curve in curves}
+        absent = [curve for curve, values in found.items() if values is None]
+        if absent:
+            what = "" if name == "accuracy" else f"{name.replace('_', ' ')} of "
+            raise Missing(f"{what}{named(absent)}")
+        return [values for values in found.values() if values is not None]
+
+    def rates(self, curve: Curve) -> list[float]:
+        """The learning rates at which the curve was trained, rising."""
+        return sorted(float(lr) for lr in curve.of(self.rows)["lr"].unique())
+
+    def smaller(self) -> Net:
+        """The next smaller relative, in the setting that is most like this one's. Raises Missing if this is the smallest."""
+        sizes = {other.parameters for other in self.relatives if other.parameters < self.parameters}
+        if not sizes:
+            raise Missing("two sizes of a family")
+        below = [other for other in self.relatives if other.parameters == max(sizes)]
+        return replace(min(below, key=lambda other: len(differing([self.settings, other.settings]))), metric=self.metric)
+
+
+def family_of(model: str) -> str:
+    """The first of `FAMILIES` that the name begins with; otherwise the name."""
+    return next((family for family in FAMILIES if model.startswith(family)), model)
+
+
+def nets_of(records: pd.DataFrame, varied: Sequence[str] = ()) -> list[Net]:
+    """The nets, in the records' order. Settings in `varied`, as train.lr, may differ within a net.
+
+    Arms that change anything else of their study are left out: they are other experiments.
+    """
+    kept = {text: set(json.loads(text)) <= set(varied) for text in records["changes"].unique()}
+    rows = records[records["changes"].map(kept).astype(bool)]
+    found = [net for key, own in _by_setting(rows, varied) for net in _by_method(key, own)]
+    labelled = [replace(net, label=_label(net, found)) for net in found]
+    return [replace(net, relatives=[n for n in labelled if _alike(n, net)]) for net in labelled]
+
+
+def _alike(one: Net, other: Net) -> bool:
+    same = ("data.fingerprint", "method", "rewind")
+    return one.family == other.family and all(one.settings.get(name) == other.settings.get(name) for name in same)
+
+
+def _by_setting(rows: pd.DataFrame, varied: Sequence[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    kept = {text: {p: v for p, v in json.loads(text).items() if p not in varied} for text in rows["settings"].unique()}
+    texts = rows["settings"].map(lambda text: json.dumps(kept[text], sort_keys=True))
+    for (_, _, text), own in rows.groupby([rows["model"], rows["data"], texts], sort=False):
+        yield json.loads(str(text)), own
+
+
+def _by_method(settings: dict[str, Any], rows: pd.DataFrame) -> Iterator[Net]:
+    """A net for each Bayesian method and each point of weight rewinding, with the deterministic rows in each."""
+    first = rows.iloc[0]
+    for method in [m for m in rows["method"].unique() if m != "map"] or ["map"]:
+        for rewind in [r for r in rows["rewind"].unique() if r != "learning_rate"] or ["init"]:
+            here = rows["method"].isin([method, "map"]) & rows["rewind"].isin([rewind, "learning_rate"])
+            yield Net(
+                label="",
+                model=str(first["model"]),
+                data=str(first["data"]),
+                parameters=int(first["parameters"]),
+                settings=settings | {"method": str(method), "rewind": str(rewind)},
+                rows=rows[here],
+            )
+
+
+def _label(net: Net, all_nets: list[Net]) -> str:
+    """The model's name, with what sets the net apart from others of that name."""
+    same = [other for other in all_nets if (other.model, other.data) == (net.model, net.data)]
+    where = f" on {net.data}" if len({other.data for other in all_nets}) > 1 else ""
+    apart = [f"{path.split('.')[-1]}={net.settings.get(path, 'default')}" for path in differing([n.settings for n in same])]
+    return f"{net.model}{where}{', ' if apart else ''}{', '.join(apart)}"
+
+
+def differing(settings: Sequence[dict[str, Any]]) -> list[str]:
+    """The paths at which they are not all equal."""
+    paths = sorted({path for each in settings for path in each})
+    return [path for path in paths if any(each.get(path) != settings[0].get(path) for each in settings)]

@@ -1,0 +1,201 @@
+"""The rows of claims as texts, as a table for the terminal, and as a data frame for files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from .contrasts import POINTS, TIMES
+from .judge import Row
+from .verdict import CONTRADICTED, INCONCLUSIVE, NO_DATA, SUPPORTED, Outcome
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import RenderableType
+    from rich.table import Table
+
+SIGNS = {SUPPORTED: "✓", CONTRADICTED: "✗", INCONCLUSIVE: "?", NO_DATA: "\N{EN DASH}"}
+STYLES = {SUPPORTED: "blue", CONTRADICTED: "dark_orange", INCONCLUSIVE: "default", NO_DATA: "dim"}
+NOTE = (
+    "Verdicts are by 90% Student t intervals over seeds (two one-sided tests at 5% where values should match): they say "
+    "what another seed may change, not what other test examples may. Of several parts all must hold, and any contradicts; "
+    "the one that decides is shown. Holm: the verdict after Holm's correction over all rows that have a test."
+)
+BESIDE_NOTE = (
+    "*Optimistic: the same claim of the best epoch's accuracy, which is selected by test data; of MACE, that of every "
+    "class. The final epoch's is the result."
+)
+
+
+def named(row: Row) -> str:
+    """The claim's id with its case, as "1g (square)"."""
+    return f"{row.claim.id} ({row.case})" if row.case else row.claim.id
+
+
+def verdict_text(verdict: str) -> str:
+    """With a sign, for those who do not see colours."""
+    return f"{SIGNS[verdict]} {verdict}"
+
+
+def effect(found: Outcome) -> str:
+    """The mean and its interval, as "+0.31 [-0.10, +0.72] points"."""
+    unit = found.part.contrast.unit
+    interval = "" if math.isnan(found.low) else f" [{_shown(found.low, unit)}, {_shown(found.high, unit)}]"
+    return f"{_shown(found.mean, unit)}{interval}{' times' if unit == TIMES else f' {unit}' if unit == POINTS else ''}"
+
+
+def region(found: Outcome) -> str:
+    """What the claim says of the effect, as "within ±0.5"."""
+    low, high, unit = found.part.low, found.part.high, found.part.contrast.unit
+    if math.isinf(high):
+        return f"above {_bound(low, unit)}"
+    if math.isinf(low):
+        return f"below {_bound(high, unit)}"
+    return f"within ±{high:g}" if low == -high else f"{_bound(low, unit)} to {_bound(high, unit)}"
+
+
+def parts(row: Row) -> str:
+    """As "3 of 4 parts hold"; empty for a single one."""
+    if row.joint is None or len(row.joint.outcomes) == 1:
+        return ""
+    held = sum(each.verdict == SUPPORTED for each in row.joint.outcomes)
+    return f"{held} of {len(row.joint.outcomes)} parts hold"
+
+
+def remark(row: Row) -> str:
+    """Why there is no verdict though there is data; empty otherwise."""
+    if row.joint is None or row.joint.testable:
+        return ""
+    return "one seed: no interval, no verdict"
+
+
+def details(row: Row) -> str:
+    """What is contrasted where, how many parts hold, and the verdict beside."""
+    assert row.joint is not None
+    beside = f"beside*: {verdict_text(row.beside.verdict)}" if row.beside else ""
+    found = row.joint.deciding
+    claimed = f"says {region(found)}, n = {found.n}, {len(row_keys(row))} rows"
+    return "; ".join(filter(None, [claimed, found.part.contrast.words, parts(row), remark(row), beside]))
+
+
+def printed(rows: Sequence[Row]) -> RenderableType:
+    """For the terminal: each claim with its nets below it, then what the claims without data need."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    judged = [row for row in rows if row.joint]
+    shown: list[RenderableType] = []
+    for (name, sentence), own in groupby(judged, key=lambda row: (named(row), row.claim.sentence)):
+        shown.append(Text.assemble((name, "bold"), f"  {sentence}"))
+        for row in own:
+            shown += [Padding(_aligned(row, judged), (0, 0, 0, 4)), Padding(Text(details(row), style="dim"), (0, 0, 0, 6))]
+    if shown:
+        shown += [Text(f"\n{NOTE}", style="dim"), Text(BESIDE_NOTE, style="dim")]
+    without = [Text(f"{named(row)}  {f'{row.net} ' if row.net else ''}{row.needs}") for row in rows if not row.joint]
+    return Group(*shown, *([Text("\nno data", style="bold"), *without] if without else []))
+
+
+def _aligned(row: Row, judged: Sequence[Row]) -> Table:
+    """One line of a table whose other lines are tables too, since sentences stand between them."""
+    from rich.table import Table
+    from rich.text import Text
+
+    assert row.joint is not None
+    found = row.joint.deciding
+    table = Table.grid(padding=(0, 2))
+    for width in (min(30, max(len(each.net) for each in judged)), 14, 20, 0):
+        table.add_column(min_width=width)
+    table.add_row(
+        Text(row.net),
+        Text(verdict_text(row.verdict), style=STYLES[row.verdict]),
+        Text(f"Holm: {verdict_text(row.corrected)}", style=STYLES[row.corrected]),
+        Text(effect(found)),
+    )
+    return table
+
+
+def row_keys(row: Row) -> list[str]:
+    """Keys of the records that the row stands on, each once."""
+    outcomes = row.joint.outcomes if row.joint else []
+    return list(dict.fromkeys(key for each in outcomes for key in each.part.contrast.keys))
+
+
+def frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """A line for each row: numbers of the part that decides, in the unit that `unit` names; empty where there are none."""
+    import pandas as pd
+
+    return pd.DataFrame([_line(row) for row in rows])
+
+
+def as_json(rows: Sequence[Row]) -> str:
+    """The lines of `frame` with every part of a claim in `each`; null where there is no number or no bound."""
+    import json
+
+    lines = [_line(row) | {"each": [_numbers(found) for found in row.joint.outcomes] if row.joint else []} for row in rows]
+    return json.dumps(_finite(lines), indent=1)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(found: Outcome) -> dict[str, object]:
+    unit = found.part.contrast.unit
+    bounds = (found.mean, found.low, found.high, found.part.low, found.part.high)
+    mean, low, high, says_low, says_high = (math.exp(x) if unit == TIMES else x for x in bounds)
+    return {
+        "contrast": found.part.contrast.words,
+        "unit": unit,
+        "effect": mean,
+        "low": low,
+        "high": high,
+        "says_low": says_low,
+        "says_high": says_high,
+        "n": found.n,
+        "seeds": [int(seed) for seed in found.part.contrast.values.index],
+        "verdict": found.verdict,
+    }
+
+
+def _line(row: Row) -> dict[str, object]:
+    numbers = _numbers(row.joint.deciding) if row.joint else {}
+    outcomes = row.joint.outcomes if row.joint else []
+    return {
+        "claim": row.claim.id,
+        "case": row.case,
+        "sentence": row.claim.sentence,
+        "net": row.net,
+        "verdict": row.verdict,
+        "verdict_holm": row.corrected,
+        "p_supported": row.joint.p_inside if row.joint else math.nan,
+        "p_contradicted": row.joint.p_outside if row.joint else math.nan,
+        "p_supported_holm": row.p_supported,
+        "p_contradicted_holm": row.p_contradicted,
+        "contrast": numbers.get("contrast", ""),
+        "unit": numbers.get("unit", ""),
+        **{name: numbers.get(name, math.nan) for name in ("effect", "low", "high", "says_low", "says_high")},
+        "n": numbers.get("n", 0),
+        "parts": len(outcomes),
+        "parts_supported": sum(each.verdict == SUPPORTED for each in outcomes),
+        "rows": len(row_keys(row)),
+        "beside_metric": row.beside_metric if row.beside else "",
+        "beside_verdict": row.beside.verdict if row.beside else "",
+        "beside_effect": row.beside.deciding.mean if row.beside else math.nan,
+        "needs": row.needs,
+        "keys": " ".join(row_keys(row)),
+    }
+
+
+def _shown(value: float, unit: str) -> str:
+    return f"{math.exp(value):.2f}" if unit == TIMES else f"{value:+.2f}"
+
+
+def _bound(value: float, unit: str) -> str:
+    return f"{math.exp(value) if unit == TIMES else value:g}"

@@ -1,0 +1,152 @@
+"""Verdicts: whether an interval over seeds lies in the region that a claim names, outside of it, or across its border."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .contrasts import Contrast
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUPPORTED, CONTRADICTED, INCONCLUSIVE, NO_DATA = "supported", "contradicted", "inconclusive", "no data"
+ALPHA = 0.05
+"""Level of each one-sided test; the intervals are at 1 - 2 ALPHA = 90%."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A contrast, and the open region (low, high) in which a claim says that its mean over seeds lies."""
+
+    contrast: Contrast
+    low: float
+    high: float
+
+
+def above(contrast: Contrast, than: float = 0.0) -> Part:
+    """The mean is above that."""
+    return Part(contrast, than, math.inf)
+
+
+def under(contrast: Contrast, than: float = 0.0) -> Part:
+    """The mean is below that."""
+    return Part(contrast, -math.inf, than)
+
+
+def matching(contrast: Contrast, margin: float) -> Part:
+    """The mean is within the margin of 0: two one-sided tests."""
+    return Part(contrast, -margin, margin)
+
+
+def between(contrast: Contrast, low: float, high: float) -> Part:
+    """The mean is between the two."""
+    return Part(contrast, low, high)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A part with its mean, its 90% interval, n seeds and p values: NaN below two seeds."""
+
+    part: Part
+    mean: float
+    low: float
+    high: float
+    n: int
+    p_inside: float
+    """Of the test against "not inside the region": small supports."""
+    p_outside: float
+    """Of the test against "inside the region": small contradicts."""
+
+    @property
+    def verdict(self) -> str:
+        if self.n < 2:
+            return INCONCLUSIVE
+        if self.part.low < self.low and self.high < self.part.high:
+            return SUPPORTED
+        return CONTRADICTED if self.high < self.part.low or self.low > self.part.high else INCONCLUSIVE
+
+
+def outcome(part: Part) -> Outcome:
+    """Student's t over seeds (statsmodels' DescrStatsW), one-sided at each border of the region."""
+    values = part.contrast.values
+    n, mean = len(values), float(values.mean())
+    if n < 2:
+        return Outcome(part, mean, math.nan, math.nan, n, math.nan, math.nan)
+    low, high = _interval(values)
+    over_low, under_low = _one_sided(values, part.low)
+    over_high, under_high = _one_sided(values, part.high)
+    return Outcome(part, mean, low, high, n, max(over_low, under_high), min(under_low, over_high))
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Outcomes of a claim that says all of them at once."""
+
+    outcomes: list[Outcome]
+
+    @property
+    def verdict(self) -> str:
+        """Supported if all parts are (intersection-union), contradicted if any part is."""
+        found = {each.verdict for each in self.outcomes}
+        if CONTRADICTED in found:
+            return CONTRADICTED
+        return SUPPORTED if found == {SUPPORTED} else INCONCLUSIVE
+
+    @property
+    def testable(self) -> bool:
+        return all(each.n >= 2 for each in self.outcomes)
+
+    @property
+    def p_inside(self) -> float:
+        """The largest: an intersection-union test needs no correction."""
+        return max(each.p_inside for each in self.outcomes)
+
+    @property
+    def p_outside(self) -> float:
+        """The smallest times their number (Bonferroni): any part contradicts, and many parts have many chances to."""
+        return min(1.0, len(self.outcomes) * min(each.p_outside for each in self.outcomes))
+
+    @property
+    def deciding(self) -> Outcome:
+        """The part that is shown: the one that contradicts most, or else the one that is supported least."""
+        if not self.testable:
+            return min(self.outcomes, key=lambda each: each.n)
+        if self.verdict == CONTRADICTED:
+            return min(self.outcomes, key=lambda each: each.p_outside)
+        return max(self.outcomes, key=lambda each: each.p_inside)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p values, Holm 1979 (statsmodels' multipletests)."""
+    if len(p_values) < 2:
+        return list(p_values)
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(list(p_values), alpha=ALPHA, method="holm")[1]]
+
+
+def _interval(values: pd.Series) -> tuple[float, float]:
+    from statsmodels.stats.weightstats import DescrStatsW
+
+    if _all_equal(values):
+        return float(values.iloc[0]), float(values.iloc[0])
+    low, high = DescrStatsW(values.to_numpy()).tconfint_mean(alpha=2 * ALPHA)
+    return float(low), float(high)
+
+
+def _one_sided(values: pd.Series, border: float) -> tuple[float, float]:
+    """p values of the tests that the mean is above the border, and below it."""
+    from statsmodels.stats.weightstats import DescrStatsW
+
+    distance = float(values.mean()) - border
+    if math.isinf(border) or _all_equal(values):  # sure either way: no variance, as of counted FLOPs, or no border
+        return (0.0 if distance > 0 else 1.0), (0.0 if distance < 0 else 1.0)
+    found = DescrStatsW(values.to_numpy())
+    return float(found.ttest_mean(border, "larger")[1]), float(found.ttest_mean(border, "smaller")[1])
+
+
+def _all_equal(values: pd.Series) -> bool:
+    return bool(values.max() == values.min())

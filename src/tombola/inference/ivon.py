@@ -1,0 +1,227 @@
+"""IVON, the improved variational online Newton method (Shen et al. 2024, algorithm 1).
+
+Legend: P parameters of the layout, of which the first n are random; N training examples. In the paper's letters: h the
+Hessian, delta = heat / (N prior_std^2) the weight decay, lambda = N / heat the effective sample size, and
+std^2 = 1 / (lambda (h + delta)).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .. import streams
+from ..errors import TombolaError
+from ..posterior.batch import Batch
+from ..posterior.state import State
+from ..settings import PosteriorSettings, TrainSettings
+from .vi import VI, slice_with_grad
+
+_BLOCK = 1 << 16  # parameters at a time: what an update reads and writes of them stays in the second-level cache
+_LARGEST_ADAM_LR = 0.5
+
+
+class Ivon(VI):
+    """Minimises the loss of `VI` by natural gradients: the step of a mean is scaled by its variance, as of a Hessian.
+
+    The Hessian is not stored: it is 1 / (lambda std^2) - delta of the state's std. So where a state is rewound, saved or
+    resumed its Hessian is, too, and a state that is given from elsewhere brings its own. What has no distribution
+    (norm layers, what a likelihood learns) is left to the optimiser of the settings.
+    """
+
+    deterministic: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        module: nn.Module,
+        state: State,
+        likelihood: nn.Module,
+        settings: TrainSettings,
+        examples: int,
+        words: tuple[streams.Word, ...],
+    ):
+        check(settings)
+        super().__init__(module, state, likelihood, settings, examples, words)
+        self._examples = examples
+
+    @classmethod
+    def start(cls, posterior: PosteriorSettings, settings: TrainSettings, examples: int) -> PosteriorSettings:
+        """Every std starts where the Hessian is `hess_init`: `posterior.std` and `std_scale` are not read."""
+        check(settings)
+        return replace(posterior, std=Constants.of(settings, examples).initial_std, std_scale="absolute")
+
+    def groups(self) -> list[dict]:
+        """As `VI.groups`, of the parameters without a distribution."""
+        groups = []
+        for where, decayed in self.layout.decay_groups():
+            rest = slice(max(where.start, self.sample.n), where.stop)
+            if rest.start < rest.stop:
+                part = slice_with_grad(self.mean, self.sample.mean_grad, rest)
+                groups.append({"params": [part], "factor": 1.0, "decayed": decayed})
+        return groups
+
+    def optimiser(self, settings: TrainSettings) -> "IvonUpdate | None":
+        """The update of means and log stds."""
+        groups: list[dict] = []
+        whole = bool(self.mask.all())
+        for where, decayed in self.layout.decay_groups():
+            part = slice(where.start, min(where.stop, self.sample.n))
+            if part.start < part.stop:
+                mean = slice_with_grad(self.mean, self.sample.mean_grad, part)
+                log_std = slice_with_grad(self.log_std, self.sample.log_std_grad, part)
+                groups.append(
+                    {
+                        "params": [mean, log_std],
+                        "factor": self.settings.ivon_lr / self.settings.lr,
+                        "weight_decay": self.settings.weight_decay if decayed else 0.0,
+                        "std": self.sample.std[part],
+                        "keep": None if whole else self.mask[part].to(mean.dtype),
+                        "prior_mean": None if self._prior_mean is None else self._prior_mean[part],
+                    }
+                )
+        constants = Constants.of(self.settings, self._examples, self.loss_scale)
+        return IvonUpdate(groups, self.settings.ivon_lr, constants) if groups else None
+
+    def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
+        """As `VI.gradients`, of the data's part of the loss: the prior is part of the update."""
+        return super().gradients(batch, step, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constants:
+    """The numbers of algorithm 1."""
+
+    beta1: float
+    beta2: float
+    ess: float
+    """lambda = N / heat, the effective sample size."""
+    delta: float
+    """heat / (N prior_std^2): the paper's weight decay, which is the prior's."""
+    hess_init: float
+    scale: float = 1.0
+    """What the loss per example was multiplied by."""
+
+    @classmethod
+    def of(cls, settings: TrainSettings, examples: int, scale: float = 1.0) -> "Constants":
+        ess = examples / settings.heat
+        return cls(
+            beta1=settings.beta1,
+            beta2=settings.beta2,
+            ess=ess,
+            delta=1 / (ess * settings.prior_std**2),
+            hess_init=settings.hess_init,
+            scale=scale,
+        )
+
+    @property
+    def initial_std(self) -> float:
+        """Where the Hessian is `hess_init`."""
+        return (self.ess * (self.hess_init + self.delta)) ** -0.5
+
+
+class IvonUpdate(torch.optim.Optimizer):
+    """One step of algorithm 1 for flat pairs of means and log stds, from the gradients of the data's loss by both.
+
+    With g = d loss / d mean, s = d loss / d log_std, var = std^2 and alpha = lr (hess_init + delta), the paper's lines are
+
+        h_hat = s / var                                               (of weight samples: g_theta (theta - mean) / var)
+        g_bar = beta1 g_bar + (1 - beta1) g
+        h     = beta2 h + (1 - beta2) h_hat + (1 - beta2)^2 / 2 (h - h_hat)^2 / (h + delta)
+        mean  = mean - alpha (g_bar / (1 - beta1^t) + delta (mean - prior_mean)) / (h + delta)
+
+    Divided by h + delta, with u = (1 - beta2) (lambda s + var / prior_std^2 - 1), the third line is
+
+        (h + delta)_new = (h + delta) (1 + u + u^2 / 2)
+
+    so a log std decreases by half the logarithm of that factor, and no Hessian needs to be stored. The factor is at least
+    1/2: variances stay positive. Weight decay beside the prior's is added to delta in the last line alone, as coupled decay
+    of means.
+
+    groups: `params` (mean, log_std, with `.grad` set), `weight_decay`, `std` (of the last sample: exp(log_std), 0 where
+    masked), `keep` (1 or 0; None is 1 everywhere) and `prior_mean` (None is 0). Where `keep` is 0 nothing moves.
+    """
+
+    def __init__(self, groups: list[dict], lr: float, constants: Constants):
+        fixed = ("std", "keep", "prior_mean")
+        super().__init__([{k: v for k, v in group.items() if k not in fixed} for group in groups], {"lr": lr})
+        self._fixed = [[group[name] for name in fixed] for group in groups]  # tensors that a state_dict need not have
+        self.constants = constants
+        mean = groups[0]["params"][0]
+        # on a GPU every operation has a cost of its own: there all goes at once
+        self._block = _BLOCK if mean.device.type == "cpu" else max(group["params"][0].numel() for group in groups)
+        self._scratch = torch.empty(3, self._block, dtype=mean.dtype, device=mean.device)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group, fixed in zip(self.param_groups, self._fixed, strict=True):
+            mean, log_std = group["params"]
+            state = self.state[mean]
+            if not state:
+                state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(mean)
+            state["step"] += 1
+            debias = 1 - self.constants.beta1 ** state["step"].item()
+            tensors = (mean, log_std, mean.grad, log_std.grad, state["momentum"], *fixed)
+            for start in range(0, mean.numel(), self._block):
+                block = slice(start, start + self._block)
+                parts: list[Any] = [t if t is None else t[block] for t in tensors]
+                self._update(group, debias, *parts)
+
+    def _update(
+        self,
+        group: dict,
+        debias: float,
+        mean: Tensor,
+        log_std: Tensor,
+        grad: Tensor,
+        slope: Tensor,
+        momentum: Tensor,
+        std: Tensor,
+        keep: Tensor | None,
+        prior_mean: Tensor | None,
+    ) -> None:
+        c = self.constants
+        var, u, scratch = self._scratch[:, : len(mean)]
+        torch.mul(std, std, out=var)
+        torch.mul(var, (1 - c.beta2) * c.ess * c.delta, out=u)
+        u.add_(slope, alpha=(1 - c.beta2) * c.ess / c.scale).sub_(1 - c.beta2)
+        growth = u.addcmul_(u, u, value=0.5)
+        log_std.add_(torch.log1p(growth, out=scratch), alpha=-0.5)
+        var.div_(growth.add_(1))  # of the new Hessian
+        momentum.lerp_(grad, 1 - c.beta1)
+        direction = torch.mul(momentum, 1 / (debias * c.scale), out=scratch)
+        direction.add_(mean, alpha=c.delta + group["weight_decay"] / c.scale)
+        if prior_mean is not None:
+            direction.sub_(prior_mean, alpha=c.delta)
+        if keep is not None:
+            log_std.mul_(keep)  # of a pruned weight it means nothing, and must not grow for ever
+        mean.addcmul_(direction, var, value=-group["lr"] * (c.hess_init + c.delta) * c.ess)
+
+
+def check(settings: TrainSettings) -> None:
+    """Raises TombolaError for settings that the method cannot have."""
+    for wrong, sentence in (
+        (
+            settings.estimator not in ("weight_sample", "antithetic"),
+            f"train.estimator is {settings.estimator!r}, but method ivon takes its Hessian from weight samples; use "
+            "weight_sample or antithetic",
+        ),
+        (settings.heat == 0, "train.heat is 0, but with method ivon the std is in proportion to its root; set it above 0"),
+        (
+            settings.kl_warmup_epochs > 0,
+            f"train.kl_warmup_epochs is {settings.kl_warmup_epochs:g}, but with method ivon the KL term's weight sets every "
+            "std at once and cannot rise from 0; set it to 0",
+        ),
+        (
+            settings.clip_norm is not None,
+            f"train.clip_norm is {settings.clip_norm}, but method ivon would take its Hessian from clipped gradients; "
+            "leave it out, and lower train.ivon_lr where steps are too large",
+        ),
+        (
+            settings.lr >= _LARGEST_ADAM_LR and settings.optimiser != "sgd",
+            f"train.lr is {settings.lr:g}: method ivon leaves it to {settings.optimiser}, for what has no distribution; set "
+            "train.ivon_lr",
+        ),
+    ):
+        if wrong:
+            raise TombolaError(sentence)

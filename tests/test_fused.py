@@ -1,0 +1,186 @@
+"""One sweep for gradients, update and the next draw: the same training as gradients first and torch's optimiser then."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import tombola.posterior.held as held
+from tombola import Layout, PosteriorSettings, TrainSettings, train
+from tombola.batches import TensorBatches
+from tombola.checkpoint import Checkpoint
+from tombola.inference import VI
+from tombola.inference.fused import FusedUpdate
+from tombola.optim import load_optimiser_tensors, optimiser_of, optimiser_tensors, set_lr
+from tombola.posterior.likelihood import GaussianNoise
+from tombola.posterior.noise import NoisePool
+from tombola.posterior.state import State, initial_state
+from tombola.posterior.survivors import DENSEST
+from tombola.streams import generator
+
+STEPS = 7
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    monkeypatch.setattr(held, "_BLOCK", 512)  # several of them, and ends that are no multiples
+
+
+def net(kind: type[nn.Module] = nn.Linear) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(30, 50), nn.LayerNorm(50), nn.Tanh(), nn.Linear(50, 30), nn.Tanh(), nn.Linear(30, 2))
+
+
+def data() -> tuple[Tensor, Tensor]:
+    stream = generator("fused")
+    x, y = (torch.randn(64, n, generator=stream, dtype=torch.float64) for n in (30, 2))
+    return x, y
+
+
+def start(module: nn.Module, density: float, prior_mean: str = "zero") -> State:
+    layout = Layout.of(module)
+    state = initial_state(module, layout, PosteriorSettings(prior_mean=prior_mean, std_jitter=0.3), 0)
+    return state.masked(torch.rand(layout.numel, generator=generator("mask")) < density)
+
+
+def trained(settings: TrainSettings, by_block: bool, density: float, prior_mean: str, steps: int = STEPS):
+    """(learner, its optimiser) after some steps, each way."""
+    module = net().double()
+    likelihood = GaussianNoise(0.6, learn_noise=True).double()
+    learner = VI(module, start(module, density, prior_mean), likelihood, settings, 64, ("x",))
+    if not by_block:
+        learner.optimiser = lambda settings: None
+    optimiser = optimiser_of(learner, likelihood, settings)
+    if not by_block and density <= DENSEST:
+        _noise_of_survivors(learner, settings)
+    assert isinstance(optimiser, FusedUpdate) is by_block
+    with learner.binding:
+        for step in range(steps):
+            set_lr(optimiser, settings.lr * (1 + step))
+            for p in likelihood.parameters():
+                p.grad = None
+            learner.gradients(data(), step)
+            optimiser.step()
+    return learner, optimiser
+
+
+def _noise_of_survivors(learner: VI, settings: TrainSettings) -> None:
+    """Gives a dense computation the draws that the one of survivors has."""
+    where = learner.mask[: learner.layout.random_numel]
+    few = NoisePool(int(where.sum()), learner.sample.noise.words, settings.noise_refresh, like=learner.mean)
+
+    def window(tick: int) -> Tensor:
+        eps = torch.full_like(where, 100.0, dtype=learner.mean.dtype)  # a pruned weight would show it
+        eps[where] = few.window(tick)
+        return eps
+
+    learner.sample.noise.window = window
+
+
+def _surviving(tensors: dict[str, Tensor], learner: VI) -> dict[str, Tensor]:
+    """The entries of the survivors in an optimiser's state."""
+    runs = [where for where, _ in learner.layout.decay_groups()] + [slice(0, learner.layout.random_numel)]
+    masks = {len(learner.mask[where]): learner.mask[where] for where in runs}
+    return {name: t[masks[len(t)]] if t.ndim and len(t) in masks else t for name, t in tensors.items()}
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize(
+    ("changes", "density", "prior_mean"),
+    [
+        ({}, 1.0, "zero"),
+        ({"heat": 1.0, "weight_decay": 0.1}, 0.5, "start"),
+        ({"samples": 3, "weight_decay": 0.1}, 0.5, "zero"),
+        ({"samples": 2, "estimator": "antithetic", "noise_refresh": 1.0}, 1.0, "start"),
+        ({"samples": 2, "objective": "log_expected"}, 0.5, "zero"),
+        ({"samples": 2, "weight_decay": 0.1}, 0.8, "start"),
+        ({"momentum": 0.0, "noise_refresh": 1.0}, 0.1, "zero"),
+    ],
+    ids=str,
+)
+def test_it_is_the_training_of_whole_gradients_and_torchs_optimiser(optimiser, changes, density, prior_mean):
+    settings = TrainSettings(optimiser=optimiser, lr=0.01, **changes)
+    (ours, own), (plain, theirs) = (trained(settings, by_block, density, prior_mean) for by_block in (True, False))
+    for name in ("mean", "log_std"):
+        torch.testing.assert_close(
+            getattr(ours.state().posterior, name), getattr(plain.state().posterior, name), rtol=1e-11, atol=1e-13
+        )
+    assert not torch.equal(ours.mean, start(net().double(), density).posterior.mean)
+    torch.testing.assert_close(ours.likelihood.log_noise, plain.likelihood.log_noise, rtol=1e-11, atol=0)
+    found, expected = optimiser_tensors(own), optimiser_tensors(theirs)
+    if density <= DENSEST:
+        expected = _surviving(expected, ours)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-9, atol=1e-12)
+
+
+def test_either_optimiser_goes_on_from_the_others_state():
+    settings = TrainSettings(lr=0.01)
+    _, theirs = trained(settings, False, 1.0, "zero")
+    _, ours = trained(settings, True, 1.0, "zero", steps=1)
+    saved = {name: value.clone() for name, value in optimiser_tensors(theirs).items()}
+    load_optimiser_tensors(ours, saved)
+    found = optimiser_tensors(ours)
+    assert found.keys() == saved.keys()
+    assert all(torch.equal(found[name], saved[name]) for name in saved)
+
+
+@pytest.mark.parametrize("refresh", [0.0625, 1.0])
+@pytest.mark.parametrize("density", [1.0, 0.8, 0.5])
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_resumed_training_has_the_same_bits_after_any_step(tmp_path, density: float, refresh: float, samples: int):
+    x, y = (t.float() for t in data())
+    settings = TrainSettings(
+        epochs=4, batch_size=16, likelihood="gaussian", learn_noise=True, noise_refresh=refresh, samples=samples
+    )
+    x, y = x[:, :30], y
+
+    class KilledError(Exception):
+        pass
+
+    def run(at: int | None, checkpoint: Checkpoint | None) -> State:
+        def on_step(done: int, total: int) -> None:
+            if done == at:
+                raise KilledError
+
+        module = net()
+        batches = TensorBatches(x, y, 16, 0)
+        return train(
+            module,
+            start(module, density),
+            batches,
+            settings,
+            words=("r",),
+            checkpoint=checkpoint,
+            on_step=on_step,
+            validation=(x, y),
+        ).state
+
+    whole = run(None, None).tensors()
+    for at in (1, 4, 5, 11):
+        path = tmp_path / f"{at}.checkpoint"
+        with pytest.raises(KilledError):
+            run(at + 1, Checkpoint(path, 0.0))
+        resumed = run(None, Checkpoint(path, 1e9)).tensors()
+        assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_weights_shown_for_validation_are_the_mean_and_the_next_step_sees_its_sample():
+    learner, _ = trained(TrainSettings(), True, 1.0, "zero")
+    theta = learner.sample.theta
+    with learner.binding:
+        drawn = theta.clone()
+        learner.show_mean()
+        assert torch.equal(theta, learner.mean)
+        learner.gradients(data(), STEPS)
+        assert torch.equal(theta, drawn)  # what the sweep drew ahead is what is drawn now
+
+
+@pytest.mark.parametrize(
+    "changes", [{"clip_norm": 1.0}, {"estimator": "local"}, {"estimator": "flipout"}, {"estimator": "mean"}]
+)
+def test_whole_gradients_are_made_where_they_are_needed(changes: dict):
+    module, settings = net(), TrainSettings(**changes)
+    learner = VI(module, start(module, 1.0), GaussianNoise(), settings, 64, ("x",))
+    assert learner.optimiser(settings) is None
