@@ -100,6 +100,18 @@ def test_a_replica_of_zero_enters_no_key_and_another_draws_other_noise(plan_of):
     assert not torch.equal(one.trained.posterior.mean, two.trained.posterior.mean)
 
 
+def test_looking_at_a_training_changes_none_of_its_bits(plan_of):
+    trained = next(stage for stage in plan_of(SMALL).stages if isinstance(stage, Train))
+    start, seen = trained.parents[0].run([], around()).ticket, {}
+    alone = trained.run([start], around()).ticket.trained.tensors()
+    watched = trained.run([start], around(on_state=seen.__setitem__)).ticket.trained.tensors()
+    assert list(seen) == [1, 2]
+    assert not torch.equal(seen[1].posterior.mean, seen[2].posterior.mean)
+    for name, value in alone.items():
+        assert torch.equal(watched[name], value)
+        assert torch.equal(seen[2].tensors()[name], value)
+
+
 def test_names_are_complete_and_say_between_what(ran):
     plan, _ = ran
     names = names_of(plan)
