@@ -317,3 +317,37 @@ def test_the_command_line_runs_views_and_the_page_has_a_section_for_each(cli, st
         numbers = pd.read_csv(f"out/figures/{name}.csv")
         assert len(numbers)
     assert "0 to run" in cli("status", "out").output
+
+
+def test_a_regression_has_lines_too_and_emptied_layers_have_no_ranks(plan_of, run_plan, user_module):
+    user_module(
+        "reals",
+        """
+        import torch
+        from tombola import Dataset
+
+        def reals():
+            stream = torch.Generator().manual_seed(0)
+            inputs = torch.randn(60, 4, generator=stream)
+            targets = inputs[:, 0] - inputs[:, 1]
+            parts = [(inputs[i : i + 20], targets[i : i + 20]) for i in (0, 20, 40)]
+            return Dataset("reals", *parts)
+        """,
+    )
+    raw = SMALL | {
+        "data": {"name": "reals:reals"},
+        "model": {"name": "mlp", "args": {"hidden": [3]}},
+        "train": {"epochs": 1, "batch_size": 10, "likelihood": "gaussian", "learn_noise": True},
+        "prune": {"fraction": 0.9, "levels": 1},
+        "views": ["connectivity", "ranks"],
+    }
+    plan = plan_of(raw)
+    store, watcher, engine = run_plan(plan)
+    assert not engine.failures
+    found = collect_views(plan, store)
+    lines = of(found, "connectivity")
+    assert {f"{q}_{w}" for q in ("rmse", "nll") for w in ("mean", "samples")} <= set(lines["quantity"])
+    assert lines["value"].notna().all()
+    ranked = of(found, "ranks")
+    assert ranked.loc[ranked["level_a"] == 1, "value"].isna().all()  # one weight of twelve is left
+    assert ranked.loc[ranked["level_a"] == 0, "value"].notna().all()
