@@ -342,7 +342,7 @@ def test_a_regression_has_lines_too_and_emptied_layers_have_no_ranks(plan_of, ru
         "views": ["connectivity", "ranks"],
     }
     plan = plan_of(raw)
-    store, watcher, engine = run_plan(plan)
+    store, _, engine = run_plan(plan)
     assert not engine.failures
     found = collect_views(plan, store)
     lines = of(found, "connectivity")

@@ -1,6 +1,7 @@
 """Tables that commands print: results, and the graph of stages."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -49,23 +50,34 @@ def graph_table(plan: Plan, store: Store) -> Table:
     for row in plan.rows:
         name = " · ".join(part for part in (row.labels["curve"], row.labels["variant"]) if part)
         chains[name, row.labels["level"]].append(_new_stages(row.stage))
-    known = {stage.key for row in plan.rows for _, stage in ancestry(row.stage)}
-    for view in plan.views:
-        what = f"{view.labels['view']} between {view.labels['between']}"
-        name = " · ".join(part for part in (what, view.labels["variant"]) if part)
-        chains[name, view.labels["level"]].append([*(p for p in view.stage.parents if p.key not in known), view.stage])
     lines = [
-        (
-            name,
-            level,
-            " → ".join(f"{a[0].kind} {sum(store.done(s.key) for s in a)}/{len(a)}" for a in zip(*those, strict=True)),
-        )
+        (name, level, " → ".join(_done(alike, store) for alike in zip(*those, strict=True)))
         for (name, level), those in chains.items()
     ]
+    lines += [(name, level, " → ".join(_done(alike, store) for alike in those)) for name, level, those in _of_views(plan)]
     for (name, what), alike in groupby(lines, key=lambda line: (line[0], line[2])):
         levels = [level for _, level, _ in alike]
         table.add_row(Text(name), f"{levels[0]}-{levels[-1]}" if len(levels) > 1 else str(levels[0]), Text(what))
     return table
+
+
+def _of_views(plan: Plan) -> list[tuple[str, int, list[list[Stage]]]]:
+    """Name, level and the stages, by kind, of each view: those that no row of the records needs."""
+    known = {stage.key for row in plan.rows for _, stage in ancestry(row.stage)}
+    found: dict[tuple[str, int], dict[str, dict[str, Stage]]] = {}
+    for view in plan.views:
+        what = f"{view.labels['view']} between {view.labels['between']}"
+        name = " · ".join(part for part in (what, view.labels["variant"]) if part)
+        kinds = found.setdefault((name, view.labels["level"]), {})
+        for stage in (*view.stage.parents, view.stage):
+            if stage.key not in known:
+                kinds.setdefault(stage.kind, {})[stage.key] = stage
+    return [(name, level, [list(those.values()) for those in kinds.values()]) for (name, level), kinds in found.items()]
+
+
+def _done(stages: Sequence[Stage], store: Store) -> str:
+    """The kind of these stages, and how many of them are done."""
+    return f"{stages[0].kind} {sum(store.done(stage.key) for stage in stages)}/{len(stages)}"
 
 
 def _new_stages(stage: Stage) -> list[Stage]:
