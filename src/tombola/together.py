@@ -27,6 +27,7 @@ from .posterior.binding import buffers_of, load_buffers
 from .posterior.layout import Layout
 from .posterior.noise import NoisePool
 from .posterior.state import State
+from .posterior.survivors import Survivors
 from .settings import TrainSettings
 from .training import Trained, likelihood_of, train, validate
 
@@ -66,8 +67,7 @@ def train_together(
     def method(module: nn.Module, state: State, likelihood: nn.Module, *rest: Any) -> Learner:
         learner = method_of(settings.method)(module, state, likelihood, *rest)
         if not learner.deterministic:
-            pools = [NoisePool(layout.random_numel, ("noise", *w), settings.noise_refresh, learner.mean) for w in words]  # type: ignore[attr-defined]
-            learner.sample.noise = _StackedNoise(layout, pools)  # type: ignore[attr-defined]
+            learner.sample.noise = _StackedNoise(states, words, settings)  # type: ignore[attr-defined]
         assert isinstance(likelihood, _Each)
         likelihoods.append(likelihood)
         learners.append(learner)
@@ -227,13 +227,26 @@ class _StackedBatches:
 
 
 class _StackedNoise:
-    """The windows of the replicas' pools, in the order of the stacked layout."""
+    """What each replica has as noise when it is trained alone, in the order of the stacked layout."""
 
-    def __init__(self, layout: Layout, pools: list[NoisePool]):
-        self._layout, self._pools = layout, pools
+    def __init__(self, states: Sequence[State], words: Sequence[tuple[streams.Word, ...]], settings: TrainSettings):
+        self._layout = states[0].posterior.layout
+        self._pools: list[tuple[NoisePool, Tensor | None]] = []
+        for state, own in zip(states, words, strict=True):
+            like, named = state.posterior.mean, ("noise", *own)
+            by_survivors = settings.method == "vi" and like.device.type == "cpu"  # as `VI.optimiser` does it
+            few = Survivors.of(self._layout, state.posterior.mask) if by_survivors else None
+            if few:
+                self._pools.append((few.noise(named, settings.noise_refresh, like), few.index[: few.random_numel]))
+            else:
+                self._pools.append((NoisePool(self._layout.random_numel, named, settings.noise_refresh, like), None))
 
     def window(self, tick: int) -> Tensor:
-        return _interleaved(self._layout, torch.stack([pool.window(tick) for pool in self._pools]))
+        return _interleaved(self._layout, torch.stack([self._of(*pool, tick) for pool in self._pools]))
+
+    def _of(self, pool: NoisePool, index: Tensor | None, tick: int) -> Tensor:
+        drawn = pool.window(tick)
+        return drawn if index is None else drawn.new_zeros(self._layout.random_numel).index_copy_(0, index, drawn)
 
 
 def stacked(states: Sequence[State]) -> State:

@@ -14,7 +14,7 @@ from ..posterior.gaussian import Gaussian
 from ..posterior.held import HeldSample, can_hold
 from ..posterior.noise import NoisePool
 from ..posterior.state import State
-from ..posterior.survivors import DENSEST, Survivors, SurvivorSample
+from ..posterior.survivors import Survivors, SurvivorSample
 from ..settings import PosteriorSettings, TrainSettings
 from .fused import RULES, FusedUpdate
 from .graphs import term_of
@@ -82,9 +82,8 @@ class VI:
         by_block = settings.clip_norm is None and self.mean.device.type == "cpu" and can_hold(self.sample)
         if not by_block or settings.optimiser not in RULES:
             return None
-        density = self.mask.double().mean().item()
         sample, runs = self.sample, self.layout.decay_groups()
-        survivors = Survivors.of(self.layout, self.mask) if 0 < density <= DENSEST else None
+        survivors = Survivors.of(self.layout, self.mask)
         if survivors:
             sample, runs = survivors.sample(sample, self.settings.samples > 1, self._prior_mean), survivors.runs
         held = HeldSample(sample, [where.stop for where, _ in runs])

@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from .noise import NoisePool
 from .sample import WeightSample, write_std
 
 _BLOCK = 1 << 16  # parameters at a time: smaller ones fit the cache better, but Python then takes longer than arithmetic
@@ -166,9 +167,12 @@ def _write_gradients(b: Block, grad: Tensor, eps: Tensor, first: bool, scaled: f
 
 
 def can_hold(sample: WeightSample) -> bool:
-    """Whether a `HeldSample` gives the gradients of `sample`: not of an estimator that has its own."""
+    """Whether a `HeldSample` gives the gradients of `sample`: not of an estimator that has its own, nor with noise of
+    several networks."""
     own = type(sample)
-    return all(getattr(own, name) is getattr(WeightSample, name) for name in ("draw", "accumulate", "finish"))
+    return isinstance(sample.noise, NoisePool) and all(
+        getattr(own, name) is getattr(WeightSample, name) for name in ("draw", "accumulate", "finish")
+    )
 
 
 def _show(b: Block, eps: Tensor, first: bool) -> None:

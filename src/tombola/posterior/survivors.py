@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .. import streams
 from .held import HeldSample
 from .layout import Layout
 from .noise import NoisePool
@@ -30,15 +31,22 @@ class Survivors:
     """`Layout.decay_groups` among the survivors."""
 
     @classmethod
-    def of(cls, layout: Layout, mask: Tensor) -> "Survivors":
+    def of(cls, layout: Layout, mask: Tensor) -> "Survivors | None":
+        """None where they are too many to be worth it, or none at all."""
+        if not 0 < mask.double().mean().item() <= DENSEST:
+            return None
         before = torch.cat([torch.zeros(1, dtype=torch.long), mask.cpu().long().cumsum(0)]).tolist()
         runs = [(slice(before[w.start], before[w.stop]), decayed) for w, decayed in layout.decay_groups()]
         return cls(mask.nonzero().flatten(), before[layout.random_numel], runs)
 
+    def noise(self, words: tuple[streams.Word, ...], refresh: float, like: Tensor) -> NoisePool:
+        """For [k] only: other draws than a dense sample has."""
+        return NoisePool(self.random_numel, words, refresh, like)
+
     def sample(self, dense: WeightSample, several: bool, prior_mean: Tensor | None) -> WeightSample:
-        """Of the same estimator as `dense`, with noise for [k] only: other draws than `dense` has."""
+        """Of the same estimator as `dense`, with its own noise."""
         mean, log_std = dense.mean[self.index], dense.log_std[self.index]
-        noise = NoisePool(self.random_numel, dense.noise.words, dense.noise.refresh, like=mean)
+        noise = self.noise(dense.noise.words, dense.noise.refresh, mean)
         prior = None if prior_mean is None else prior_mean[self.index]
         all_kept = torch.ones(len(mean), dtype=torch.bool)
         return type(dense)(self, mean, log_std, all_kept, noise, several, prior)
