@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from .errors import TombolaError
+from .mends import sentence
 from .recipes import common_view, expand
 from .settings import (
     Checked,
@@ -251,7 +252,7 @@ def _checked(raw: dict[str, Any]) -> Study:
         # through JSON: strict about numbers and texts, yet mappings become dataclasses
         study = TypeAdapter(Study).validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
-        raise TombolaError(_sentence(error)) from None
+        raise TombolaError(sentence(error, Study)) from None
     except ValueError as error:
         raise TombolaError(f"the study can't be written as JSON: {error}; a YAML alias may contain itself") from None
     if not study.name or "/" in study.name:
@@ -259,41 +260,6 @@ def _checked(raw: dict[str, Any]) -> Study:
     if len(set(study.seeds)) < len(study.seeds) or not study.seeds:
         raise TombolaError(f"seeds are {study.seeds}; give at least one, and each once")
     return study
-
-
-def _sentence(error: Any) -> str:
-    """The first thing that is wrong, as one sentence: where, what, and the mend."""
-    first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"])
-    value, kind = first["input"], first["type"]
-    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        names = _fields_at(first["loc"][:-1])
-        near = get_close_matches(str(first["loc"][-1]), names, 1)
-        return f"unknown key {path!r}: {f'did you mean {near[0]!r}? ' if near else ''}there are {', '.join(names)}"
-    if kind == "value_error":
-        return f"{path}: {first['ctx']['error']}" if path else str(first["ctx"]["error"])
-    if isinstance(value, str) and _is_number(value):
-        return (
-            f"{path} is the text {value!r}: YAML reads numbers such as 1e-3 as text; write 1.0e-3 or 0.001, without quotes"
-        )
-    return f"{path} is {value!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
-
-
-def _fields_at(loc: tuple[Any, ...]) -> list[str]:
-    kind: Any = Study
-    for part in loc:
-        if isinstance(part, str):
-            hint = typing.get_type_hints(kind)[part]
-            kind = next((h for h in (*typing.get_args(hint), hint) if dataclasses.is_dataclass(h)), hint)
-    return [f.name for f in dataclasses.fields(kind)]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _parse(text: str, where: str) -> Any:

@@ -1,0 +1,40 @@
+"""What is wrong with settings, as one sentence with its mend, from what pydantic found."""
+
+import dataclasses
+import typing
+from difflib import get_close_matches
+from typing import Any
+
+
+def sentence(error: Any, root: type) -> str:
+    """The first thing that is wrong, as one sentence: where, what, and the mend."""
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    value, kind = first["input"], first["type"]
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        names = _fields_at(first["loc"][:-1], root)
+        near = get_close_matches(str(first["loc"][-1]), names, 1)
+        return f"unknown key {path!r}: {f'did you mean {near[0]!r}? ' if near else ''}there are {', '.join(names)}"
+    if kind == "value_error":
+        return f"{path}: {first['ctx']['error']}" if path else str(first["ctx"]["error"])
+    if isinstance(value, str) and _is_number(value):
+        return (
+            f"{path} is the text {value!r}: YAML reads numbers such as 1e-3 as text; write 1.0e-3 or 0.001, without quotes"
+        )
+    return f"{path} is {value!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _fields_at(loc: tuple[Any, ...], kind: Any) -> list[str]:
+    for part in loc:
+        if isinstance(part, str):
+            hint = typing.get_type_hints(kind)[part]
+            kind = next((h for h in (*typing.get_args(hint), hint) if dataclasses.is_dataclass(h)), hint)
+    return [f.name for f in dataclasses.fields(kind)]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
