@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = parser("training", __doc__)
     arguments.add_argument("--nets", nargs="+", choices=NETS, default=TIMED, help="which networks (all)")
+    arguments.add_argument("--repeats", type=int, default=31, help="rounds; what is slow is timed in fewer (31; --quick: 5)")
     arguments.add_argument("--only", nargs="+", help="which configurations beside the plain loop (all)")
     arguments.add_argument("--batch", type=int, help="examples a step (by default each network's own)")
     arguments.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of every configuration (fp32)")
@@ -73,7 +74,7 @@ def _assert_correct(name: str, chosen: dict[str, Configuration], precision: str)
 
 def _timed(name: str, chosen: dict[str, Configuration], threads: int, args: argparse.Namespace) -> dict[str, Any]:
     """The medians, and what they are over the fastest deterministic step."""
-    net, repeats = NETS[name], 5 if args.quick else 31
+    net, repeats = NETS[name], 5 if args.quick else args.repeats
     layouts = _faster_layouts(name, chosen, args)
     steps = {}
     for label, configuration in chosen.items():
