@@ -7,6 +7,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -245,12 +246,20 @@ def _holds_list(hint: Any, value: list[Any]) -> bool:
     return takes_list and not (value and all(isinstance(item, list) for item in value))
 
 
+@lru_cache(maxsize=1)
+def _adapter() -> Any:
+    """Of `Study`; making one takes longer than all it is used for."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Study)
+
+
 def _checked(raw: dict[str, Any]) -> Study:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
         # through JSON: strict about numbers and texts, yet mappings become dataclasses
-        study = TypeAdapter(Study).validate_json(json.dumps(raw, default=str))
+        study = _adapter().validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
         raise TombolaError(sentence(error, Study)) from None
     except ValueError as error:
