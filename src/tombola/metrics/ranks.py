@@ -26,7 +26,8 @@ def spearman(values_KN: Tensor) -> Tensor:
     if columns < _FEWEST_TO_RANK:
         return torch.full((rows, rows), float("nan"), dtype=torch.float64)
     ranks_KN = np.stack([rankdata(row) for row in as_float64(values_KN).numpy()])
-    centred_KN = torch.from_numpy(ranks_KN - ranks_KN.mean(1, keepdims=True))
-    norms_K = centred_KN.norm(dim=1)
-    found = (centred_KN @ centred_KN.T) / (norms_K[:, None] * norms_K)  # 0/0 is NaN: of a constant
-    return found.clamp(-1, 1)
+    centred_KN = ranks_KN - ranks_KN.mean(1, keepdims=True)
+    norms_K = np.linalg.norm(centred_KN, axis=1)
+    with np.errstate(invalid="ignore"):  # 0/0 is NaN: of a constant
+        found = (centred_KN @ centred_KN.T) / np.outer(norms_K, norms_K)
+    return torch.from_numpy(found).clamp(-1, 1)
