@@ -1,18 +1,23 @@
 """One sweep for gradients, update and the next draw: the same training as gradients first and torch's optimiser then."""
 
+import sys
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import tombola.posterior.held as held
-from tombola import Layout, PosteriorSettings, TrainSettings, train
+from tombola import Layout, PosteriorSettings, TombolaError, TrainSettings, train
 from tombola.batches import TensorBatches
 from tombola.checkpoint import Checkpoint
 from tombola.inference import VI
 from tombola.inference.fused import FusedUpdate
+from tombola.inference.objectives import expected_log
 from tombola.optim import load_optimiser_tensors, optimiser_of, optimiser_tensors, set_lr
 from tombola.posterior.likelihood import GaussianNoise
 from tombola.posterior.noise import NoisePool
+from tombola.posterior.sample import WeightSample
 from tombola.posterior.state import State, initial_state
 from tombola.posterior.survivors import DENSEST
 from tombola.streams import generator
@@ -184,3 +189,117 @@ def test_whole_gradients_are_made_where_they_are_needed(changes: dict):
     module, settings = net(), TrainSettings(**changes)
     learner = VI(module, start(module, 1.0), GaussianNoise(), settings, 64, ("x",))
     assert learner.optimiser(settings) is None
+
+
+def test_state_of_another_mask_or_optimiser_is_refused_by_name_and_shape():
+    settings = TrainSettings(lr=0.01)
+    whole, survivors = (trained(settings, True, density, "zero", steps=1)[1] for density in (1.0, 0.5))
+    with pytest.raises(TombolaError, match=r"parameter 0 is exp_avg \[3060\].*, but exp_avg \[\d+\].* expected.*mask"):
+        load_optimiser_tensors(survivors, optimiser_tensors(whole))
+    sgd = trained(TrainSettings(lr=0.01, optimiser="sgd"), True, 1.0, "zero", steps=1)[1]
+    with pytest.raises(TombolaError, match=r"is momentum_buffer \[3060\], but exp_avg \[3060\], .*delete"):
+        load_optimiser_tensors(whole, optimiser_tensors(sgd))
+    with pytest.raises(TombolaError, match=r"parameter 99 .* but nothing is expected"):
+        load_optimiser_tensors(whole, {"99.exp_avg": torch.zeros(3)})
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "adamw", "sgd"])
+def test_torchs_optimisers_refuse_the_state_of_another_one_too(optimiser: str):
+    other = "adam" if optimiser == "sgd" else "sgd"
+    own, theirs = (trained(TrainSettings(lr=0.01, optimiser=o), False, 1.0, "zero", steps=1)[1] for o in (optimiser, other))
+    load_optimiser_tensors(own, optimiser_tensors(own))
+    with pytest.raises(TombolaError, match="of another optimiser or mask"):
+        load_optimiser_tensors(own, optimiser_tensors(theirs))
+
+
+@pytest.mark.parametrize("density", [1.0, 0.5])
+def test_a_second_optimiser_of_one_learner_goes_on_from_what_the_first_has_learned(density: float):
+    settings = TrainSettings(lr=0.01)
+    learner, _ = trained(settings, True, density, "zero")
+    same, _ = trained(settings, True, density, "zero")
+    learned = same.state().tensors()
+    with learner.binding:
+        for changed in (settings, replace(settings, clip_norm=1e9)):
+            optimiser_of(learner, learner.likelihood, changed)
+            found = learner.state().tensors()
+            assert all(torch.equal(found[name], learned[name]) for name in learned)
+    assert learner._held is None  # whole gradients again, for the norm
+
+
+class FrozenSigma(VI):
+    def groups(self) -> list[dict]:
+        return [group for group in super().groups() if group["params"][0].data_ptr() != self.log_std.data_ptr()]
+
+
+class Pushed(VI):
+    def gradients(self, batch, step: int, kl_factor: float = 1.0) -> Tensor:
+        loss = super().gradients(batch, step, kl_factor)
+        self.sample.mean_grad.add_(1.0)
+        return loss
+
+
+class Named(WeightSample):
+    def __init__(self, layout, *rest):
+        super().__init__(layout, *rest)
+        self.names = [s.name for s in layout.segments]
+
+
+def wider(data_term, sample, batch, step, **rest) -> Tensor:
+    """Pulls every log std up."""
+    loss = expected_log(data_term, sample, batch, step, **rest)
+    sample.log_std_grad.sub_(1.0)
+    return loss
+
+
+def taught(method: type[VI] = VI, density: float = 0.4, **changes) -> tuple[State, State]:
+    """(start, end) of a training by a user's method, estimator or objective."""
+    module = net()
+    first = start(module, density)
+    x, y = (t.float() for t in data())
+    settings = TrainSettings(epochs=2, batch_size=16, lr=0.01, likelihood="gaussian", **changes)
+    return first, train(module, first, TensorBatches(x, y, 16, 0), settings, words=("u",), method=method).state
+
+
+HERE = "user_parts"
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """This file as a module of a user."""
+    monkeypatch.setitem(sys.modules, HERE, sys.modules[__name__])
+
+
+def same(a: State, b: State) -> bool:
+    b_tensors = b.tensors()
+    return all(torch.allclose(value, b_tensors[name], rtol=1e-5, atol=1e-6) for name, value in a.tensors().items())
+
+
+@pytest.mark.parametrize("density", [1.0, 0.4])
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        (FrozenSigma, {}),
+        (Pushed, {}),
+        (VI, {"objective": f"{HERE}:wider"}),
+        (VI, {"estimator": f"{HERE}:Named"}),
+    ],
+    ids=["groups", "gradients", "objective", "estimator"],
+)
+def test_what_a_user_changes_is_trained_as_with_whole_gradients(parts, method, changes, density: float):
+    _, found = taught(method, density, **changes)
+    _, plain = taught(method, density, **changes, clip_norm=1e9)  # the norm is never reached, but whole gradients are made
+    assert same(found, plain)
+
+
+def test_a_method_may_leave_sigma_as_it_is_at_any_density():
+    for density in (1.0, 0.4):
+        first, last = taught(FrozenSigma, density)
+        kept = first.posterior.random_kept
+        assert torch.equal(first.posterior.log_std[kept], last.posterior.log_std[kept])
+        assert not torch.equal(first.posterior.mean[kept], last.posterior.mean[kept])
+
+
+def test_gradients_that_a_user_adds_to_are_the_ones_that_are_stepped(parts):
+    _, plain = taught(clip_norm=1e9)
+    for pushed in (taught(Pushed)[1], taught(objective=f"{HERE}:wider")[1]):
+        assert not same(pushed, plain)

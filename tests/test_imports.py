@@ -14,7 +14,7 @@ ORDER = [
     *("posterior", "inference", "batches", "checkpoint", "divergence", "outofmemory", "optim", "ticket"),
     *("pruning", "training", "together", "bayesian", "find", "models", "data", "metrics", "evaluation"),
     *("allocations", "memory", "flops", "ingredients", "stages", "rows", "views", "recipes", "mends", "study"),
-    *("labels", "arms", "plan", "store", "records", "claims", "report", "groups", "progress", "naming", "engine"),
+    *("labels", "arms", "plan", "store", "records", "claims", "report", "joint", "progress", "naming", "engine"),
     *("forecast", "calibrate", "budget", "folder", "terminal", "workers", "commands", "cli"),
 ]
 """Each module or package imports only from those before it (and from its own)."""

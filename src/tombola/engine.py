@@ -20,7 +20,7 @@ from filelock import Timeout
 from .checkpoint import arithmetic
 from .data import Dataset, load_data
 from .errors import TombolaError
-from .groups import kind_of, run_stages
+from .joint import kind_of, run_stages
 from .memory import MemoryForecast
 from .naming import names_of
 from .outofmemory import MemoryShortError, free_cached, is_out_of_memory, short_of_memory

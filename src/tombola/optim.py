@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from . import plugins
+from .errors import TombolaError
 from .inference import Learner
+from .inference.fused import FusedUpdate
 from .inference.groups import with_decay
+from .inference.ivon import IvonUpdate
 from .settings import TrainSettings
 
 
@@ -31,14 +34,14 @@ class Joined:
     """Several optimisers of different parameters, as one; in its state_dict their parameters are numbered on."""
 
     def __init__(self, *parts: torch.optim.Optimizer):
-        self._parts = parts
+        self.parts = parts
 
     @property
     def param_groups(self) -> list[dict]:
-        return [group for part in self._parts for group in part.param_groups]
+        return [group for part in self.parts for group in part.param_groups]
 
     def step(self) -> None:
-        for part in self._parts:
+        for part in self.parts:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
@@ -53,7 +56,7 @@ class Joined:
 
     def _numbered(self) -> Iterator[tuple[torch.optim.Optimizer, int]]:
         first = 0
-        for part in self._parts:
+        for part in self.parts:
             yield part, first
             first += _params(part)
 
@@ -86,12 +89,44 @@ def optimiser_tensors(optimiser: "torch.optim.Optimizer | Joined") -> dict[str, 
 
 
 def load_optimiser_tensors(optimiser: "torch.optim.Optimizer | Joined", tensors: dict[str, Tensor]) -> None:
-    """The inverse of `optimiser_tensors`."""
-    whole = optimiser.state_dict()
+    """The inverse of `optimiser_tensors`. Raises TombolaError for the state of another optimiser, or under another mask."""
+    given: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, _, entry = name.partition(".")
-        whole["state"].setdefault(int(index), {})[entry] = value
+        given.setdefault(int(index), {})[entry] = value
+    _check(optimiser, given)
+    whole = optimiser.state_dict()
+    for i, entries in given.items():
+        whole["state"].setdefault(i, {}).update(entries)
     optimiser.load_state_dict(whole)
+
+
+def _check(optimiser: "torch.optim.Optimizer | Joined", given: dict[int, dict[str, Tensor]]) -> None:
+    parts = optimiser.parts if isinstance(optimiser, Joined) else [optimiser]
+    expected = [_kept(part, p) for part in parts for group in part.param_groups for p in group["params"]]
+    for i, entries in given.items():
+        kept = expected[i] if i < len(expected) else {}
+        found = {name: value.shape for name, value in entries.items()}
+        if kept is not None and found != kept:
+            raise TombolaError(
+                f"the saved optimiser state of parameter {i} is {_in_words(found)}, but {_in_words(kept)} is expected: it is "
+                "of another optimiser or mask; delete the checkpoint, or go on with the optimiser and mask it was saved with"
+            )
+
+
+def _kept(optimiser: torch.optim.Optimizer, p: Tensor) -> dict[str, torch.Size] | None:
+    """Names and shapes of what an optimiser keeps for a parameter; None of a user's, which says nothing of it."""
+    if isinstance(optimiser, FusedUpdate | IvonUpdate):
+        return {name: value.shape for name, value in optimiser.begin(p).items()}
+    if isinstance(optimiser, torch.optim.Adam | torch.optim.AdamW):
+        return {"step": torch.Size(), "exp_avg": p.shape, "exp_avg_sq": p.shape}
+    if isinstance(optimiser, torch.optim.SGD):
+        return {"momentum_buffer": p.shape} if optimiser.defaults["momentum"] else {}
+    return None
+
+
+def _in_words(shapes: dict[str, torch.Size]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items())) or "nothing"
 
 
 def lr_factor(settings: TrainSettings, step: int, steps: int, steps_per_epoch: int) -> float:

@@ -22,6 +22,7 @@ from . import streams
 from .batches import Batches, Prepare
 from .errors import TombolaError
 from .inference import Learner, method_of
+from .inference.vi import in_one_sweep
 from .posterior.batch import Batch, inputs_of, targets_of
 from .posterior.binding import buffers_of, load_buffers
 from .posterior.layout import Layout
@@ -67,7 +68,8 @@ def train_together(
     def method(module: nn.Module, state: State, likelihood: nn.Module, *rest: Any) -> Learner:
         learner = method_of(settings.method)(module, state, likelihood, *rest)
         if not learner.deterministic:
-            learner.sample.noise = _StackedNoise(states, words, settings)  # type: ignore[attr-defined]
+            by_survivors = in_one_sweep(learner, settings)  # what it is for the stack, it is for each of them alone
+            learner.sample.noise = _StackedNoise(states, words, settings, by_survivors)  # type: ignore[attr-defined]
         assert isinstance(likelihood, _Each)
         likelihoods.append(likelihood)
         learners.append(learner)
@@ -229,12 +231,17 @@ class _StackedBatches:
 class _StackedNoise:
     """What each replica has as noise when it is trained alone, in the order of the stacked layout."""
 
-    def __init__(self, states: Sequence[State], words: Sequence[tuple[streams.Word, ...]], settings: TrainSettings):
+    def __init__(
+        self,
+        states: Sequence[State],
+        words: Sequence[tuple[streams.Word, ...]],
+        settings: TrainSettings,
+        by_survivors: bool,
+    ):
         self._layout = states[0].posterior.layout
         self._pools: list[tuple[NoisePool, Tensor | None]] = []
         for state, own in zip(states, words, strict=True):
             like, named = state.posterior.mean, ("noise", *own)
-            by_survivors = settings.method == "vi" and like.device.type == "cpu"  # as `VI.optimiser` does it
             few = Survivors.of(self._layout, state.posterior.mask) if by_survivors else None
             if few:
                 self._pools.append((few.noise(named, settings.noise_refresh, like), few.index[: few.random_numel]))

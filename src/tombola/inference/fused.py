@@ -21,7 +21,7 @@ class FusedUpdate(torch.optim.Optimizer):
     def __init__(self, held: HeldSample, groups: list[dict], settings: TrainSettings):
         super().__init__(groups, {"lr": settings.lr})
         self._held, self._rule = held, RULES[settings.optimiser](settings)
-        self._places: list[list[_Place | None]] | None = None
+        self._places: list[list[_Place]] | None = None
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -29,15 +29,14 @@ class FusedUpdate(torch.optim.Optimizer):
         for _, p in parameters:
             state = self.state[p]
             if not state:
-                state.update(self._rule.begin(p))
+                state.update(self.begin(p))
             if "step" in state:
                 state["step"] += 1
         if self._places is None:
             self._places = [self._places_of(block) for block in self._held.blocks]
         for places, grads in zip(reversed(self._places), self._held.sweep(), strict=True):
             for place, grad in zip(places, grads, strict=True):
-                if place:
-                    self._rule.apply(place.values, grad, place.state, place.group)
+                self._rule.apply(place.values, grad, place.state, place.group)
         for group, p in parameters:
             if p.grad is not None and not self._held.owns(p):
                 self._rule.apply(p, p.grad, self.state[p], group)
@@ -46,11 +45,14 @@ class FusedUpdate(torch.optim.Optimizer):
         super().load_state_dict(state_dict)
         self._places = None
 
-    def _places_of(self, block: Block) -> list["_Place | None"]:
+    def begin(self, p: Tensor) -> dict[str, Tensor]:
+        """What it keeps for a parameter, before its first step."""
+        return self._rule.begin(p)
+
+    def _places_of(self, block: Block) -> list["_Place"]:
         return [self._place(part) for part in ((block.mean, block.log_std) if block.random else (block.mean,))]
 
-    def _place(self, values: Tensor) -> "_Place | None":
-        """None for what no group has: a method may leave it as it is."""
+    def _place(self, values: Tensor) -> "_Place":
         for group in self.param_groups:
             for p in group["params"]:
                 start = values.storage_offset() - p.storage_offset()
@@ -59,7 +61,7 @@ class FusedUpdate(torch.optim.Optimizer):
                     where = slice(start, start + len(values))
                     state = {name: t[where] if t.ndim else t for name, t in self.state[p].items()}
                     return _Place(values, state, group)
-        return None
+        raise AssertionError("a block of no group")
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,7 @@ class IvonUpdate(torch.optim.Optimizer):
             mean, log_std = group["params"]
             state = self.state[mean]
             if not state:
-                state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(mean)
+                state.update(self.begin(mean))
             state["step"] += 1
             debias = 1 - self.constants.beta1 ** state["step"].item()
             tensors = (mean, log_std, mean.grad, log_std.grad, state["momentum"], *fixed)
@@ -166,6 +166,11 @@ class IvonUpdate(torch.optim.Optimizer):
                 block = slice(start, start + self._block)
                 parts: list[Any] = [t if t is None else t[block] for t in tensors]
                 self._update(group, debias, *parts)
+
+    def begin(self, p: Tensor) -> dict[str, Tensor]:
+        """What it keeps for a parameter, before its first step: of a mean alone."""
+        means = (group["params"][0] for group in self.param_groups)
+        return {"step": torch.zeros(()), "momentum": torch.zeros_like(p)} if any(p is mean for mean in means) else {}
 
     def _update(
         self,

@@ -45,9 +45,9 @@ class VI:
         self.layout, self.mask = q.layout, q.mask
         self.mean, self.log_std, self._prior_mean = q.mean.clone(), q.log_std.clone(), q.prior_mean
         noise = NoisePool(q.layout.random_numel, ("noise", *words), settings.noise_refresh, like=self.mean)
-        estimator = plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
+        self._estimator = plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
         self._objective = plugins.resolve(settings.objective, OBJECTIVES, "objective")
-        self.sample = estimator(q.layout, self.mean, self.log_std, q.mask, noise, settings.samples > 1, q.prior_mean)
+        self.sample = self._estimator(q.layout, self.mean, self.log_std, q.mask, noise, settings.samples > 1, q.prior_mean)
         self._working = self.sample, q.layout.decay_groups()
         self._held: HeldSample | SurvivorSample | None = None
         self.binding = Binding(module, q.layout, self.sample.theta, state.buffers)
@@ -76,13 +76,14 @@ class VI:
         """One that goes over memory once for gradients, update and the next draw, of the surviving weights alone where
         they are few. `gradients` then only notes what is due, and mean and log_std are up to date in `state()`.
 
-        None where the whole gradient is wanted first (its norm), or the estimator has gradients of its own, and on a GPU,
-        where there is no cache to stay in.
+        None where `in_one_sweep` says so, and with noise of several networks.
         """
-        by_block = settings.clip_norm is None and self.mean.device.type == "cpu" and can_hold(self.sample)
-        if not by_block or settings.optimiser not in RULES:
+        if self._held:  # of an optimiser before this one
+            self._held.publish()
+        self._held, self._working = None, (self.sample, self.layout.decay_groups())
+        if not in_one_sweep(self, settings) or not isinstance(self.sample.noise, NoisePool):
             return None
-        sample, runs = self.sample, self.layout.decay_groups()
+        sample, runs = self._working
         survivors = Survivors.of(self.layout, self.mask)
         if survivors:
             sample, runs = survivors.sample(sample, self.settings.samples > 1, self._prior_mean), survivors.runs
@@ -128,6 +129,24 @@ class VI:
             self._held.reload()
         load_buffers(self.binding.module, state.buffers)
         self.likelihood.load_state_dict(state.likelihood)
+
+
+def in_one_sweep(learner: object, settings: TrainSettings) -> bool:
+    """Whether a network that is trained by such a learner, alone, is trained block by block.
+
+    Not where the whole gradient is wanted first (its norm), where the estimator has gradients of its own, and on a GPU,
+    where there is no cache to stay in. Nor where a method, an estimator or an objective is a user's: it may read or change
+    what a sweep keeps elsewhere or never makes, such as whole gradients.
+    """
+    return (
+        type(learner) is VI
+        and learner._estimator in ESTIMATORS.values()
+        and learner._objective in OBJECTIVES.values()
+        and can_hold(learner.sample)
+        and learner.mean.device.type == "cpu"
+        and settings.clip_norm is None
+        and settings.optimiser in RULES
+    )
 
 
 def slice_with_grad(values: Tensor, grads: Tensor, where: slice) -> Tensor:

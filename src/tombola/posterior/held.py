@@ -11,7 +11,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .noise import NoisePool
 from .sample import WeightSample, write_std
 
 _BLOCK = 1 << 16  # parameters at a time: smaller ones fit the cache better, but Python then takes longer than arithmetic
@@ -167,12 +166,9 @@ def _write_gradients(b: Block, grad: Tensor, eps: Tensor, first: bool, scaled: f
 
 
 def can_hold(sample: WeightSample) -> bool:
-    """Whether a `HeldSample` gives the gradients of `sample`: not of an estimator that has its own, nor with noise of
-    several networks."""
+    """Whether a `HeldSample` gives the gradients of `sample`: not of an estimator that has its own."""
     own = type(sample)
-    return isinstance(sample.noise, NoisePool) and all(
-        getattr(own, name) is getattr(WeightSample, name) for name in ("draw", "accumulate", "finish")
-    )
+    return all(getattr(own, name) is getattr(WeightSample, name) for name in ("draw", "accumulate", "finish"))
 
 
 def _show(b: Block, eps: Tensor, first: bool) -> None:
