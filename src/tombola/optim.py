@@ -109,8 +109,8 @@ def _check(optimiser: "torch.optim.Optimizer | Joined", given: dict[int, dict[st
         found = {name: value.shape for name, value in entries.items()}
         if kept is not None and found != kept:
             raise TombolaError(
-                f"the saved optimiser state of parameter {i} is {_in_words(found)}, but {_in_words(kept)} is expected: it is "
-                "of another optimiser or mask; delete the checkpoint, or go on with the optimiser and mask it was saved with"
+                f"the saved optimiser state of parameter {i} is {_in_words(found)}, but {_in_words(kept)} is expected: it "
+                "is of another optimiser or mask; delete the checkpoint, or go on with the same optimiser and mask"
             )
 
 

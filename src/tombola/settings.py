@@ -164,7 +164,7 @@ class TrainSettings(Checked):
     compile: bool = setting(
         False,
         "Whether torch.compile makes the network's forward and backward pass: needs a C++ compiler, takes a minute or more "
-        "at the start of each training, and the last bits differ.",
+        "at the first training of a process, and the last bits differ.",
     )
     cuda_graphs: bool = setting(
         False,
