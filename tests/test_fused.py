@@ -212,6 +212,27 @@ def test_torchs_optimisers_refuse_the_state_of_another_one_too(optimiser: str):
         load_optimiser_tensors(own, optimiser_tensors(theirs))
 
 
+def test_a_checkpoint_of_another_optimiser_is_named(tmp_path):
+    x, y = (t.float() for t in data())
+    path = tmp_path / "x.checkpoint"
+
+    def run(optimiser: str, seconds: float) -> None:
+        module = net()
+        settings = TrainSettings(epochs=1, batch_size=16, likelihood="gaussian", optimiser=optimiser, lr=0.01)
+        train(
+            module,
+            start(module, 0.5),
+            TensorBatches(x, y, 16, 0),
+            settings,
+            words=("r",),
+            checkpoint=Checkpoint(path, seconds),
+        )
+
+    run("sgd", 0.0)
+    with pytest.raises(TombolaError, match=r"cannot resume from .*x\.checkpoint: .*momentum_buffer"):
+        run("adam", 1e9)
+
+
 @pytest.mark.parametrize("density", [1.0, 0.5])
 def test_a_second_optimiser_of_one_learner_goes_on_from_what_the_first_has_learned(density: float):
     settings = TrainSettings(lr=0.01)

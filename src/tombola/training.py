@@ -145,7 +145,7 @@ class _Work:
     def resume(self, checkpoint: Checkpoint | None, device: torch.device) -> tuple[int, float] | None:
         """(step, seconds spent) of the checkpoint, everything as it then was; None where there is nothing to resume."""
         saved = checkpoint.load(device) if checkpoint else None
-        if saved is None:
+        if checkpoint is None or saved is None:
             return None
         tensors, description = saved
         parts: dict[str, dict[str, Tensor]] = {"state": {}, "optimiser": {}}
@@ -154,7 +154,10 @@ class _Work:
             parts.setdefault(part, {})[rest] = value.to(device)
         self.learner.restore(State.of_tensors(self.learner.layout, self.learner.mask, parts["state"]))
         self.losses.copy_(tensors["losses"])
-        load_optimiser_tensors(self.optimiser, parts["optimiser"])
+        try:
+            load_optimiser_tensors(self.optimiser, parts["optimiser"])
+        except TombolaError as error:
+            raise TombolaError(f"cannot resume from {checkpoint.path}: {error}") from None
         self.history[:] = description["history"]
         return description["step"], description["spent"]
 
