@@ -30,15 +30,13 @@ _MINUTES, _MINUTES_COMPILED = 1.0, 5.0  # that a row may take; each round compil
 
 
 def steps(job: Job, sitting: Sitting) -> bool:
-    """Prints ratios, images a second, peak memory; returns whether a target is missed. A row is one configuration of a net."""
+    """Prints ratios, images a second, peak memory; returns whether a target is missed. A row is one configuration."""
     missed = False
     configurations = timing.available(job.device, sitting.say)
     for net in job.nets:
         about = sitting.row(net, lambda net=net: _correct(job, net), needs=0 if job.toy else _MINUTES)  # type: ignore[misc]
         for label, run in _kinds(job, net, configurations).items():
-            compiled = "compile" in label
-            needs = 0 if job.toy else _MINUTES_COMPILED if compiled else _MINUTES
-            sitting.row(f"{net} | {label}", lambda r=run, c=compiled: _measure(job, sitting, net, r, c), needs)  # type: ignore[misc]
+            _row(job, sitting, net, label, run)
         found = summary(sitting.rows, net)
         plain = found["deterministic"]
         if plain is None:
@@ -98,32 +96,33 @@ def _kinds(
     for arm, fields in ARMS.items():
         for label, changes in configurations.items():
             train = dataclasses.replace(TrainSettings(), **fields, **changes)
-            if train.compile and train.estimator == "local":
-                continue  # has to see the operations one by one
-            if train.cuda_graphs and train.estimator == "local":
-                continue
+            if train.estimator == "local" and (train.compile or train.cuda_graphs):
+                continue  # it has to see the operations one by one
             one, few = dataclasses.replace(Recipe(), train=train), max(1, count // train.samples)
             kinds[f"{arm} | {label}"] = lambda batch, o=one, n=few: timing.trained_steps(job, net, o, batch, warm, n)
     return kinds
 
 
-def _measure(
-    job: Job, sitting: Sitting, net: str, run: Callable[[timing.Batch], dict[str, float]], compiled: bool
-) -> Row:
+def _row(job: Job, sitting: Sitting, net: str, label: str, run: Callable[[timing.Batch], dict[str, float]]) -> Row:
     """One configuration in turn with the reference."""
-    if compiled:
-        torch.compiler.reset()  # torch stops compiling one network anew after a few times
-    (warm, count), rounds = _counts(job), 2 if job.toy else 5
-    batch = timing.batch_for(job, job.batch_of(net))
+    name, compiled = f"{net} | {label}", "compile" in label
 
-    def reference() -> dict[str, float]:
-        return timing.plain_steps(job, net, batch, warm, count, **timing.PLAIN[REFERENCE])
+    def measure() -> Row:
+        if compiled:
+            torch.compiler.reset()  # torch stops compiling one network anew after a few times
+        (warm, count), rounds = _counts(job), 2 if job.toy else 5
+        batch = timing.batch_for(job, job.batch_of(net))
+        kinds = {
+            "the reference": lambda: timing.plain_steps(job, net, batch, warm, count, **timing.PLAIN[REFERENCE]),
+            name: lambda: run(batch),
+        }
+        found = timing.interleaved(kinds, rounds, sitting.say)
+        own, beside = found[name], found["the reference"]
+        if "failed" in own or "failed" in beside:
+            return {"failed": own.get("failed") or f"the reference: {beside['failed']}"}
+        return {**own, "reference": beside, "relative": own["seconds"] / beside["seconds"]}
 
-    found = timing.interleaved({"reference": reference, "own": lambda: run(batch)}, rounds, sitting.say)
-    own, beside = found["own"], found["reference"]
-    if "failed" in own or "failed" in beside:
-        return {"failed": own.get("failed") or f"the reference: {beside['failed']}"}
-    return {**own, "reference": beside, "relative": own["seconds"] / beside["seconds"]}
+    return sitting.row(name, measure, needs=0 if job.toy else _MINUTES_COMPILED if compiled else _MINUTES)
 
 
 def _counts(job: Job) -> tuple[int, int]:
