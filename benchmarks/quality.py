@@ -1,9 +1,11 @@
-"""Is one weight sample a step as good as ten, at equal epochs? python -m benchmarks.quality --path FILES [--seeds N].
+"""Is what is faster as good, at equal epochs? python -m benchmarks.quality samples|precision|noise --path FILES [--seeds N].
 
-Runs the study `samples` and compares accuracy and NLL of the last epoch, dense and sparse, paired over seeds. Equivalent:
-two one-sided t tests at 5%, so the 90% t interval of the mean difference lies within the margin (0.5 points of accuracy,
-0.02 nats). Different: it lies wholly beyond the margin. Otherwise inconclusive. The interval describes seeds, not the
-sampling of test images. It resumes where it was stopped. Exit code 1 when anything is different.
+samples: one weight sample a step against ten. precision: bf16 against fp32. noise: a sixteenth of the noise drawn anew for
+a step against all of it. Runs the study `checks/...` and compares accuracy and NLL of the last epoch, curve by curve, dense
+and sparse, paired over seeds; a sparse network has the mask that its own dense one gave. Equivalent: two one-sided t tests
+at 5%, so the 90% t interval of the mean difference lies within the margin (0.5 points of accuracy, 0.02 nats). Different:
+it lies wholly beyond the margin. Otherwise inconclusive. The interval describes seeds, not the sampling of test images. It
+resumes where it was stopped. Exit code 1 when anything is different.
 """
 
 import argparse
@@ -20,6 +22,13 @@ from scipy import stats
 
 from benchmarks.quietly import record_of, records_of
 from tombola.study import read
+
+QUESTIONS = {
+    "samples": ("train.samples=1", "train.samples=10"),
+    "precision": ("train.precision=bf16", "train.precision=fp32"),
+    "noise": ("train.noise_refresh=0.0625", "train.noise_refresh=1"),
+}
+"""Study -> the variant that is faster, and what it is compared with."""
 
 MARGINS = {"accuracy": 0.005, "nll": 0.02}
 
@@ -50,6 +59,7 @@ def equivalence(differences: Sequence[float], margin: float) -> Verdict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("question", choices=QUESTIONS, help="what is compared")
     parser.add_argument("--path", required=True, help="CIFAR-10: files on this machine, or its name on the hub")
     parser.add_argument("--seeds", type=int, default=5, help="seeds (5)")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a setting of the study")
@@ -60,33 +70,34 @@ def main() -> int:
     found = []
     for seed in range(args.seeds):
         changes = [f"data.args.path={args.path}", f"seeds=[{seed}]", *args.set]
-        found.append(records_of(read("samples", changes), args.store))
-        rows = compared(pd.concat(found))
+        found.append(records_of(read(f"checks/{args.question}", changes), args.store))
+        rows = compared(pd.concat(found), *QUESTIONS[args.question])
         if args.out:  # after each seed: a long run may be stopped
             _write(args.out, rows)
     for row in rows:
         unit = "points" if row["metric"] == "accuracy" else "nats"
         factor = 100 if row["metric"] == "accuracy" else 1
-        numbers = "  ".join(f"{name} {factor * row[name]:.3f}" for name in ("one", "ten"))
+        numbers = "  ".join(f"{row[name]} {factor * row[f'{name}_mean']:.3f}" for name in ("first", "second"))
         gap = f"{factor * row['mean']:+.3f} [{factor * row['low']:+.3f}, {factor * row['high']:+.3f}] {unit}"
         print(
-            f"{row['model']}, {row['density']:.1%} left, {row['metric']}: {numbers}  one - ten {gap}, n {row['n']}: ", end=""
+            f"{row['model']}, {row['curve']}, {row['density']:.1%} left, {row['metric']}: {numbers}  difference {gap}, "
+            f"n {row['n']}: {row['verdict']} within {factor * row['margin']:g}"
         )
-        print(f"{row['verdict']} within {factor * row['margin']:g}")
     return int(any(row["verdict"] == "different" for row in rows))
 
 
-def compared(records: pd.DataFrame) -> list[dict]:
-    """A row for each net, level and metric: the means of both, and the verdict on one sample minus ten."""
+def compared(records: pd.DataFrame, first: str, second: str) -> list[dict]:
+    """A row for each net, curve, level and metric: the means of both variants, and the verdict on first minus second."""
     rows = []
-    for (model, level), found in records.groupby(["model", "level"], sort=False):
+    for (model, curve, level), found in records.groupby(["model", "curve", "level"], sort=False):
         for metric, margin in MARGINS.items():
             wide = found.pivot(index="seed", columns="variant", values=metric).dropna()
-            one, ten = wide["train.samples=1"], wide["train.samples=10"]
-            own = {"model": model, "level": int(level), "density": float(found["density"].mean()), "metric": metric}
-            means = {"one": float(one.mean()), "ten": float(ten.mean()), "margin": margin}
-            pairs = {"seeds": [int(seed) for seed in wide.index], "differences": (one - ten).tolist()}
-            rows.append(own | means | asdict(equivalence((one - ten).tolist(), margin)) | pairs)
+            one, other = wide[first], wide[second]
+            own = {"model": model, "curve": curve, "level": int(level), "density": float(found["density"].mean())}
+            sides = {"first": first, "second": second, "first_mean": float(one.mean()), "second_mean": float(other.mean())}
+            pairs = {"seeds": [int(seed) for seed in wide.index], "differences": (one - other).tolist()}
+            judged = asdict(equivalence((one - other).tolist(), margin))
+            rows.append(own | {"metric": metric, "margin": margin} | sides | judged | pairs)
     return rows
 
 

@@ -27,6 +27,8 @@ SETTINGS = {
     "vi": TrainSettings(),
     "map": TrainSettings(method="map"),
     "vi, 10 samples": TrainSettings(samples=10),
+    "vi, all noise new": TrainSettings(noise_refresh=1.0),
+    "vi, 10 samples, all noise new": TrainSettings(samples=10, noise_refresh=1.0),
     "local": TrainSettings(estimator="local"),
     "flipout": TrainSettings(estimator="flipout"),
     "antithetic, 2 samples": TrainSettings(estimator="antithetic", samples=2),
@@ -65,6 +67,7 @@ def configurations(compiled: bool = False) -> dict[str, Configuration]:
     if compiled:
         found[f"{DETERMINISTIC}, compiled"] = Configuration(PLAIN, _plain_compiled)
     found |= {label: Configuration(OURS, ours(settings)) for label, settings in SETTINGS.items()}
+    found |= {f"{label}, 10% left": Configuration(OURS, ours(SETTINGS[label], density=0.1)) for label in ("vi", "map")}
     if compiled:
         for label in ("vi", "map"):
             settings = dataclasses.replace(SETTINGS[label], compile=True)
@@ -80,14 +83,17 @@ def formats(net: Net) -> tuple[str, ...]:
     return FORMATS if any(isinstance(m, nn.Conv2d) for m in net.make().modules()) else FORMATS[:1]
 
 
-def ours(settings: TrainSettings) -> Make:
-    """One step of tombola's training loop: gradients and the optimiser's."""
+def ours(settings: TrainSettings, density: float = 1.0) -> Make:
+    """One step of tombola's training loop: gradients and the optimiser's. density: of a random mask of what is prunable."""
 
     def make(module: nn.Module, batch: Batch, precision: str) -> Step:
         chosen = dataclasses.replace(settings, precision=precision)
         method, likelihood = METHODS[chosen.method], Categorical()
         posterior = method.start(PosteriorSettings(std=peers.STD), chosen, peers.EXAMPLES)
         state = initial_state(module, Layout.of(module), posterior, 0)
+        if density < 1:
+            kept = torch.rand(state.posterior.layout.numel, generator=torch.Generator().manual_seed(0)) < density
+            state = state.masked(kept | ~state.posterior.layout.prunable)
         start = state.as_point() if method.deterministic else state
         learner = method(module, start, likelihood, chosen, peers.EXAMPLES, ("benchmark",))
         optimiser, done = optimiser_of(learner, likelihood, chosen), 0

@@ -2,12 +2,13 @@
 
     python -m benchmarks.training [--quick] [--threads 1 2] [--nets resnet20 vit_tiny] [--compile]
 
-Every configuration is interleaved in one process; medians; each is the whole step (gradients and optimiser). What is divided
-by is the fastest of plain torch loops with fused Adam: inputs and weights contiguous or channels-last and, with --compile,
-compiled. Of tombola and of each peer, the faster memory layout is used, found by a few steps of its first configuration.
-Before anything is timed, our gradients are compared with autograd's, the peers' outputs without variance with the network's,
-and every method has to lower its loss. Peak memory is measured in a process for each configuration. Exit code 1 when a
-target is missed.
+Every configuration is interleaved in one process; medians; each is the whole step (gradients and optimiser). What is
+divided by is the fastest of plain torch loops with fused Adam: inputs and weights contiguous or channels-last and, with
+--compile, compiled. Of tombola and of each peer, the faster memory layout is used, found by a few steps of its first
+configuration. Before anything is timed, our gradients by weight samples and by local reparameterisation are compared with
+autograd's (those of the others are in the tests), the peers' outputs without variance with the network's, and each has to
+lower its loss. Memory that is freed is kept, unless --return-memory leaves it to the C library, which may give it back and
+fetch it again. Peak memory is measured in a process for each configuration. Exit code 1 when a target is missed.
 """
 
 import argparse
@@ -35,9 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("--batch", type=int, help="examples a step (by default each network's own)")
     arguments.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of every configuration (fp32)")
     arguments.add_argument("--compile", action="store_true", help="with compiled steps; the first takes minutes")
+    arguments.add_argument("--return-memory", action="store_true", help="as a process is where nothing is done about it")
     arguments.add_argument("--no-memory", action="store_true", help="without the peak memory")
     args = arguments.parse_args(argv)
-    keep_freed_memory()
+    if not args.return_memory:
+        keep_freed_memory()
     for package in PEERS:
         if installed(package) is None:
             print(f"{package} is not installed: nothing of it is measured (see the extra `peers`)")
@@ -68,7 +71,8 @@ def _assert_correct(name: str, chosen: dict[str, Configuration], precision: str)
     for package in {c.library for c in chosen.values()} & set(PEERS):
         peers.assert_same_outputs(package, net.make(), inputs)
     for label, configuration in chosen.items():
-        if "samples" not in label and "compiled" not in label:  # those differ by a number from one that is checked
+        # those differ by a number from one that is checked, and by torch.compile, which takes a minute
+        if "compiled" not in label and not label.startswith(("vi, ", "torch-blue, 10")):
             assert_learns(label, configuration.step(net, 16, precision, formats(net)[-1]))
 
 
@@ -89,6 +93,7 @@ def _timed(name: str, chosen: dict[str, Configuration], threads: int, args: argp
         "batch": args.batch or net.batch,
         "precision": args.precision,
         "threads": threads,
+        "freed_memory": "returned" if args.return_memory else "kept",
         "fastest": fastest,
         "milliseconds": {label: 1e3 * seconds for label, seconds in medians.items()},
         "ratio": {label: seconds / medians[fastest] for label, seconds in medians.items()},

@@ -12,8 +12,9 @@ HEAD = """# Performance
 
 What things cost, as ratios within one run: all configurations in turn in one process, medians, divided by the fastest plain
 torch loop (or forward pass) of the same network, batch, precision and threads. Before anything is timed, it is shown to be
-correct: gradients against autograd's, predictions against the network at the same weights, other libraries' networks against
-ours where no weight varies. In brackets: the target; a missed one is said. Measure your own machine by the commands that are
+correct: gradients by weight samples and local reparameterisation against autograd's (the others' are in the tests), a loss
+that decreases, predictions against the network at the same weights, other libraries' networks against ours where no weight
+varies. In brackets: the target; a missed one is said. Measure your own machine by the commands that are
 named; they exit with 1 where a target is missed.
 """
 
@@ -23,7 +24,12 @@ SECTIONS = {
 The whole step, gradients and optimiser, over the fastest of the rows called deterministic: plain torch loops with fused
 Adam, with images contiguous or channels-last (or compiled), as far as a record has them. Of tombola and of each other
 library the faster layout is timed. `map` is tombola's own deterministic training, `vi` variational inference by weight
-samples, `ivon` the method of that name; the others are [estimators and objectives](estimators.md). Peak memory is a
+samples, `ivon` the method of that name; the others are [estimators and objectives](estimators.md). On a CPU `vi` and `ivon`
+renew a sixteenth of their weight noise for a sample (`train.noise_refresh`), where other libraries draw all of it, as the
+rows *all noise new* do; [whether that costs accuracy](recipes.md#what-is-faster-and-is-it-as-good). With 10% left the
+mask is random. Memory that was freed is kept by the process, but for a record whose command says `--return-memory`: glibc
+otherwise gives large blocks back and fetches them again page by page, which is what such a step takes where nothing is done
+about it (`MALLOC_TRIM_THRESHOLD_`, or another allocator, does something). Peak memory is a
 process's highest resident memory in two steps over what it had after imports and data: weights, optimiser, gradients,
 activations, workspaces.""",
     "predict": """## A prediction

@@ -94,7 +94,7 @@ A recipe of your own needs no file of ours: put the settings into the study.
 def page() -> str:
     """The whole page."""
     parts = [HEAD, *_nets(), "\n## What they reach\n", *_reach(), "\n## How they were tuned\n", *_tuning()]
-    lines = "\n".join([*parts, "\n## One sample or ten\n", *_samples()]).splitlines()
+    lines = "\n".join([*parts, "\n## What is faster, and is it as good?\n", *_questions()]).splitlines()
     return "\n".join(fill(line, 125) if line[:1] not in ("|", "<") else line for line in lines) + "\n" + TAIL
 
 
@@ -163,23 +163,37 @@ def _tuning() -> list[str]:
     return [*lines, "", KEPT]
 
 
-def _samples() -> list[str]:
-    record = _record("samples-cpu")
+QUESTIONS = {
+    "samples": "one weight sample a step against ten",
+    "noise": "noise of which a step renews a sixteenth (the default on a CPU) against noise that is all new",
+    "precision": "bf16 against fp32",
+}
+
+
+def _questions() -> list[str]:
     lines = [
-        "`tombola run samples` trains `resnet20/cpu` with one weight sample a step and with ten, at equal epochs. Two "
-        "one-sided t tests, paired over seeds: *equivalent* where the 90% interval of the difference is within the margin, "
-        f"*different* where it lies wholly beyond it, else *inconclusive*. 5,000 test images. {_made(record)}",
-        "",
-        "| Left | Metric | one | ten | one - ten, 90% interval | margin | seeds | verdict |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "`resnet20/cpu` trained both ways at equal epochs (the studies `checks/samples`, `checks/noise`, "
+        "`checks/precision`). Two one-sided t tests, paired over seeds: *equivalent* where the 90% interval of the "
+        "difference is within the margin, *different* where it lies wholly beyond it, else *inconclusive*. 5,000 test "
+        "images, measured in fp32. A sparse network has the mask that its own dense one gave.",
     ]
-    for row in record["rows"]:
-        is_accuracy = row["metric"] == "accuracy"
-        k, digits, unit = (100, 2, "points") if is_accuracy else (1, 3, "nats")
-        one, ten, mean, low, high = (k * row[name] for name in ("one", "ten", "mean", "low", "high"))
-        gap = f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}] {unit}"
-        numbers = f"{one:.{digits}f} | {ten:.{digits}f} | {gap} | {k * row['margin']:g}"
-        lines.append(f"| {row['density']:.0%} | {row['metric']} | {numbers} | {row['n']} | {row['verdict']} |")
+    for name, question in QUESTIONS.items():
+        record = _record(f"{name}-cpu")
+        lines += [
+            "",
+            f"**{question[0].upper()}{question[1:]}.** {_made(record)}",
+            "",
+            "| Curve | Left | Metric | first | second | difference, 90% interval | margin | seeds | verdict |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for row in record["rows"]:
+            is_accuracy = row["metric"] == "accuracy"
+            k, digits, unit = (100, 2, "points") if is_accuracy else (1, 3, "nats")
+            one, other, mean, low, high = (k * row[name] for name in ("first_mean", "second_mean", "mean", "low", "high"))
+            gap = f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}] {unit}"
+            numbers = f"{one:.{digits}f} | {other:.{digits}f} | {gap} | {k * row['margin']:g}"
+            where = f"{row['curve']} | {row['density']:.0%} | {row['metric']}"
+            lines.append(f"| {where} | {numbers} | {row['n']} | {row['verdict']} |")
     return lines
 
 

@@ -50,7 +50,7 @@ def test_a_batch_is_copied_into_the_captured_one_whose_memory_stays(as_mapping: 
 
 
 class Nothing:
-    """Stands in for a stream, and for a graph: on a CPU a capture runs what it would record, and nothing is to be replayed."""
+    """Stands in for a stream and for a graph: on a CPU a capture runs what it would record, so nothing is replayed."""
 
     def __init__(self, *args):
         pass

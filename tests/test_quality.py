@@ -35,7 +35,7 @@ def test_seeds_are_paired_by_number_and_not_by_order():
     rows = [(v, s, 0.5 + 0.1 * s + (v == 10) * 0.01) for v, seeds in ((1, (0, 1, 2)), (10, (2, 0, 1, 3))) for s in seeds]
     records = pd.DataFrame(
         [{"variant": f"train.samples={v}", "seed": s, "accuracy": a, "nll": -a, "density": 1.0} for v, s, a in rows]
-    ).assign(model="net", level=0)
-    accuracy, nll = compared(records)
+    ).assign(model="net", curve="ticket", level=0)
+    accuracy, nll = compared(records, "train.samples=1", "train.samples=10")
     assert accuracy["differences"] == pytest.approx([-0.01] * 3)
     assert (accuracy["seeds"], accuracy["n"], nll["mean"]) == ([0, 1, 2], 3, pytest.approx(0.01))

@@ -249,9 +249,9 @@ def test_what_cannot_be_trained_together_is_trained_one_by_one_and_that_is_said_
 
 def test_one_that_fails_does_not_take_the_others_along(study, run_both, monkeypatch):
     """Of three seeds one runs into an infinite loss: its batches are spoilt."""
-    from tombola import stages
+    from tombola.stages import train
 
-    real = stages.training_batches
+    real = train.training_batches
 
     def spoilt(data, settings, batch_size, seed, device):
         batches = real(data, settings, batch_size, seed, device)
@@ -259,7 +259,7 @@ def test_one_that_fails_does_not_take_the_others_along(study, run_both, monkeypa
             batches.prepare = lambda inputs: torch.full(inputs.shape, torch.nan)
         return batches
 
-    monkeypatch.setattr(stages, "training_batches", spoilt)
+    monkeypatch.setattr(train, "training_batches", spoilt)
     plan, _, (together, watcher, engine) = run_both(study | {"arms": ["ticket"], "prune": {"levels": 0}}, 3)
     (failed,) = [sentence for sentence in engine.failures.values() if sentence]
     assert "seed 1 failed: TrainingError" in failed
