@@ -34,7 +34,8 @@ SETTINGS = {
     "antithetic, 2 samples": TrainSettings(estimator="antithetic", samples=2),
     "vi, 4 samples": TrainSettings(samples=4),
     "log_expected, 4 samples": TrainSettings(objective="log_expected", samples=4),
-} | ({"ivon": TrainSettings(method="ivon", ivon_lr=0.01)} if "ivon" in METHODS else {})
+    "ivon": TrainSettings(method="ivon", ivon_lr=0.01),
+}
 """Our configurations."""
 
 Step = Callable[[], Tensor]
@@ -67,7 +68,7 @@ def configurations(compiled: bool = False) -> dict[str, Configuration]:
         found[f"{DETERMINISTIC}, compiled"] = Configuration(PLAIN, _plain_compiled)
     found |= {label: Configuration(OURS, ours(settings)) for label, settings in SETTINGS.items()}
     found |= {f"{label}, 10% left": Configuration(OURS, ours(SETTINGS[label], density=0.1)) for label in ("vi", "map")}
-    if compiled and "compile" in {field.name for field in dataclasses.fields(TrainSettings)}:
+    if compiled:
         for label in ("vi", "map"):
             settings = dataclasses.replace(SETTINGS[label], compile=True)
             found[f"{label}, compiled"] = Configuration(OURS, ours(settings))
@@ -87,9 +88,8 @@ def ours(settings: TrainSettings, density: float = 1.0) -> Make:
 
     def make(module: nn.Module, batch: Batch, precision: str) -> Step:
         chosen = dataclasses.replace(settings, precision=precision)
-        method, posterior, likelihood = METHODS[chosen.method], PosteriorSettings(std=peers.STD), Categorical()
-        if hasattr(method, "start"):  # a method may set the first std itself
-            posterior = method.start(posterior, chosen, peers.EXAMPLES)
+        method, likelihood = METHODS[chosen.method], Categorical()
+        posterior = method.start(PosteriorSettings(std=peers.STD), chosen, peers.EXAMPLES)
         state = initial_state(module, Layout.of(module), posterior, 0)
         if density < 1:
             kept = torch.rand(state.posterior.layout.numel, generator=torch.Generator().manual_seed(0)) < density

@@ -1,29 +1,25 @@
 """What training several networks together costs over training them one by one.
 
-    python -m benchmarks.together [--quick] [--threads N] [--copies 2 4 8] [--nets mlp conv] [--out FILE]
+    python -m benchmarks.together [--quick] [--threads 1 2] [--copies 2 4 8] [--nets mlp conv] [--out FILE]
 
-A whole training step (batch, noise, gradients, fused Adam), in seconds for each network. `one by one` is the networks'
-trainings in turn; `together` one of the stack; on a GPU `streams` is the networks' steps with a CUDA stream for each. The
-losses of the first two are compared.
+A whole training step (batch, noise, gradients, fused Adam), in milliseconds for each network, each way in turn; medians.
+`one by one` is the networks' trainings one after another; `together` one of the stack; on a GPU `streams` is the networks'
+steps with a CUDA stream for each. The losses of the first two are compared. There is no target.
 """
 
-import argparse
 import itertools
-import json
-import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from benchmarks.record import finish, parser
 from tombola.batches import TensorBatches
 from tombola.inference import method_of
 from tombola.models import build
@@ -54,40 +50,37 @@ NETS = {
 }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer steps, and no resnet20")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
-    parser.add_argument("--copies", type=int, nargs="+", default=[2, 4, 8], help="networks at once (2 4 8)")
-    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS), help="which networks (all)")
-    parser.add_argument("--methods", nargs="+", choices=("vi", "map"), default=["vi", "map"], help="which methods (both)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="write a JSON record here")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser("together", __doc__)
+    arguments.add_argument("--copies", type=int, nargs="+", default=[2, 4, 8], help="networks at once (2 4 8)")
+    arguments.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS), help="which networks (all)")
+    arguments.add_argument("--methods", nargs="+", choices=("vi", "map"), default=["vi", "map"], help="which methods (both)")
+    arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = arguments.parse_args(argv)
     device, rows = torch.device(args.device), []
-    for name in [n for n in args.nets if not (args.quick and n == "resnet20")]:
-        for method in args.methods:
-            for copies in args.copies:
-                seconds = _measure(NETS[name], method, copies, device, steps=6 if args.quick else 30)
-                alone = seconds["one by one"]
-                shown = ", ".join(f"{way} {1e3 * s:.3f} ms ({s / alone:.2f})" for way, s in seconds.items())
-                print(f"{name}, {method}, {copies} networks, for a step of each: {shown}", flush=True)
-                rows.append({"net": name, "method": method, "copies": copies, "seconds_of_each": seconds})
-    if args.out:
-        record = {
-            "command": "python -m benchmarks.together " + " ".join(sys.argv[1:]),
-            "date": datetime.now(UTC).date().isoformat(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "cpu": torch.backends.cpu.get_cpu_capability(),
-            "machine": platform.machine(),
-            "threads": args.threads,
-            "rows": rows,
-        }
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
-    return 0
+    for threads in args.threads:
+        torch.set_num_threads(threads)
+        for name, method, copies in itertools.product(args.nets, args.methods, args.copies):
+            steps, rounds = (6, 1) if args.quick else (15, 3)
+            found = _measure(NETS[name], method, copies, device, steps, rounds)
+            ratio = {way: seconds / found["one by one"] for way, seconds in found.items()}
+            shown = ", ".join(f"{way} {1e3 * seconds:.3f} ms ({ratio[way]:.2f})" for way, seconds in found.items())
+            print(f"{name}, {method}, {copies} networks, {threads} thread(s), for a step of each: {shown}", flush=True)
+            rows.append(
+                {
+                    "net": name,
+                    "batch": NETS[name].batch,
+                    "method": method,
+                    "copies": copies,
+                    "device": device.type,
+                    "threads": threads,
+                    "milliseconds": {way: 1e3 * seconds for way, seconds in found.items()},
+                    "ratio": ratio,
+                    "verdicts": [],
+                }
+            )
+    return finish("together", argv, args.out, rows)
 
 
 class _Timer:
@@ -106,7 +99,7 @@ class _Timer:
         return statistics.median(b - a for a, b in itertools.pairwise(self._marks[1:]))
 
 
-def _measure(net: Net, method: str, copies: int, device: torch.device, steps: int) -> dict[str, float]:
+def _measure(net: Net, method: str, copies: int, device: torch.device, steps: int, rounds: int) -> dict[str, float]:
     """Seconds a step of one network, by way."""
     module = build(net.model, net.args, net.input_shape, 10, ("benchmark",)).to(device)
     settings = TrainSettings(method=method, epochs=1, batch_size=net.batch)
@@ -116,20 +109,22 @@ def _measure(net: Net, method: str, copies: int, device: torch.device, steps: in
     targets = torch.randint(10, (len(inputs),), generator=generator).to(device)
     batches = [TensorBatches(inputs, targets, net.batch, seed) for seed in range(copies)]
     words = [("benchmark", r) for r in range(copies)]
-
-    timers = [_Timer(device) for _ in states]
-    alone = [
-        train(module, state, batch, settings, words=w, on_step=timer)
-        for state, batch, w, timer in zip(states, batches, words, timers, strict=True)
-    ]
-    stacked = _Timer(device)
-    together = train_together(module, states, batches, settings, words=words, on_step=stacked)
-    for one, other in zip(alone, together, strict=True):
-        torch.testing.assert_close(one.history[0]["loss"], other.history[0]["loss"], rtol=1e-3, atol=1e-3)
-    found = {"one by one": statistics.median(t.seconds for t in timers), "together": stacked.seconds / copies}
-    if device.type == "cuda":
-        found["streams"] = _by_streams(net, settings, states, batches, device, steps)
-    return found
+    times: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        timers, stacked = [_Timer(device) for _ in states], _Timer(device)
+        alone = [
+            train(module, state, batch, settings, words=w, on_step=timer)
+            for state, batch, w, timer in zip(states, batches, words, timers, strict=True)
+        ]
+        together = train_together(module, states, batches, settings, words=words, on_step=stacked)
+        for one, other in zip(alone, together, strict=True):
+            torch.testing.assert_close(one.history[0]["loss"], other.history[0]["loss"], rtol=1e-3, atol=1e-3)
+        found = {"one by one": statistics.median(t.seconds for t in timers), "together": stacked.seconds / copies}
+        if device.type == "cuda":
+            found["streams"] = _by_streams(net, settings, states, batches, device, steps)
+        for way, seconds in found.items():
+            times.setdefault(way, []).append(seconds)
+    return {way: statistics.median(seconds) for way, seconds in times.items()}
 
 
 def _by_streams(

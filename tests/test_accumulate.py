@@ -8,6 +8,7 @@ from torch import nn
 
 from tombola import Layout, PosteriorSettings, TrainSettings
 from tombola.allocations import Allocations
+from tombola.errors import TombolaError
 from tombola.inference import method_of
 from tombola.posterior.batch import shares
 from tombola.posterior.likelihood import Categorical
@@ -24,6 +25,13 @@ CASES = [
     {"loss_scale": "sum"},
     {"method": "map"},
 ]
+
+
+class Squares(nn.Module):
+    """A Gaussian's log likelihood but for a constant."""
+
+    def forward(self, output, batch):
+        return -((output - batch[1]) ** 2) / 2
 
 
 def gradients(changes: dict, accumulate: int, batch: int = 11) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -82,3 +90,28 @@ def test_parts_take_the_memory_of_one():
 def test_only_a_batch_in_parts_enters_keys():
     assert canonical(TrainSettings(accumulate=1)) == {}
     assert canonical(TrainSettings(accumulate=4)) == {"accumulate": 4}
+
+
+def test_a_batch_whose_targets_are_of_another_length_is_not_cut():
+    """Sequences flattened into one column of targets: as a whole they go, and in parts the reason is named."""
+    batch = torch.randn(4, 5), torch.randn(20)
+
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Linear(5, 5)
+
+        def forward(self, x):
+            return self.scale(x).flatten()
+
+    module = Flat()
+    state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
+    for accumulate in (1, 2):
+        settings = TrainSettings(accumulate=accumulate)
+        learner = method_of("vi")(module, state, Squares(), settings, 100, ("t",))
+        with learner.binding:
+            if accumulate == 1:
+                assert learner.gradients(batch, 0) > 0
+            else:
+                with pytest.raises(TombolaError, match=r"accumulate is 2, but the batch has 4 inputs and 20 targets"):
+                    learner.gradients(batch, 0)

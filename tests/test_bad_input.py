@@ -29,6 +29,10 @@ from tombola.store import Store
         ("train.estimator=antithetic", r"samples is 1; estimator antithetic draws pairs, so it must be even"),
         ("train.objective=log_expect", r"unknown objective 'log_expect': did you mean 'log_expected'"),
         ("train.method=math:sqrt", r"method 'math:sqrt' is no method"),
+        ("size={a: 1}", r"size is \{'a': 1\}: there are full, gpu, cpu"),
+        ("train={compile: true, estimator: local}", r"compile is on, but estimator 'local' has to see"),
+        ("train={cuda_graphs: true, estimator: flipout}", r"cuda_graphs is on, but estimator 'flipout' changes"),
+        ("train={cuda_graphs: true, objective: log_expected}", r"cuda_graphs is on, but objective 'log_expected'"),
         ("train.method=vii", r"unknown method 'vii': did you mean 'vi'"),
         ("prune.rewind=soon", r"rewind is 'soon'; it must be init"),
         ("prune.exclude=[nothing*]", r"pattern 'nothing\*' matches no parameter"),
@@ -46,6 +50,23 @@ def test_a_bad_setting(change: str, sentence: str, refused, tiny, study_file):
 
     said = refused("run", study_file(tiny), "--out", "out", "--set", change)
     assert re.search(sentence, said), said
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--jobs", "2"]], ids=str)
+def test_graphs_on_a_cpu_are_refused_before_anything_runs(more, refused, tiny, study_file, tmp_path):
+    study = study_file(tiny | {"train": tiny["train"] | {"cuda_graphs": True}})
+    said = refused("run", study, "--out", "out", "--device", "cpu", *more)
+    assert "train.cuda_graphs needs a CUDA device; this training is on cpu" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("without", ["start", "optimiser", "restore"])
+def test_a_method_that_lacks_a_member_is_told_which(without, refused, tiny, study_file, user_module):
+    members = ["start", "groups", "optimiser", "gradients", "show_mean", "state", "restore"]
+    lines = [f"    def {name}(self, *args): ..." for name in members if name != without]
+    user_module("old_methods", "\n".join(["class Old:", "    deterministic = False", *lines]))
+    said = refused("run", study_file(tiny), "--out", "out", "--set", "train.method=old_methods:Old")
+    assert f"method 'old_methods:Old' is no method: it has no `{without}`" in said
 
 
 def test_batches_without_statistics_are_found_before_anything_is_trained(refused, tiny, study_file):

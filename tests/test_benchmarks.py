@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import data, memory, peers, predict, study, timing, training
+from benchmarks import data, memory, peers, predict, study, timing, together, training
 from benchmarks.correct import assert_learns
 from benchmarks.nets import AGAINST, NETS, TIMED, TOY
 from benchmarks.record import PEERS, Verdict, finish, installed
@@ -87,7 +87,7 @@ def test_ten_samples_are_judged_against_those_of_the_papers_library():
 
 
 def test_every_target_names_a_configuration():
-    known = {*configurations(), "ivon"}
+    known = configurations().keys()
     for name in TIMED:
         assert NETS[name].targets.keys() <= known
     assert set(AGAINST) <= {*SETTINGS, *peers.STEPS}
@@ -172,6 +172,19 @@ def test_an_epoch_of_images_is_measured(tmp_path):
     assert [row["how"] for row in record["rows"]] == ["resident", "streamed"]
 
 
+def test_networks_at_once_are_measured_and_the_page_shows_them(monkeypatch, tmp_path):
+    argv = ["--nets", "mlp", "--methods", "map", "--copies", "2", "3", "--device", "cpu"]
+    code, record = run(together.main, tmp_path, *argv)
+    assert code == 0  # there is no target
+    assert_whole(record, "together")
+    assert [row["copies"] for row in record["rows"]] == [2, 3]
+    script = page_maker()
+    monkeypatch.setattr(script, "RESULTS", tmp_path)
+    cells = [f"{row['ratio']['together']:.2f}" for row in record["rows"]]
+    assert "| 1 thread | 2 networks | 3 networks |" in script.page()
+    assert f"| mlp, batch 64, map, together | {cells[0]} | {cells[1]} |" in script.page()
+
+
 def test_the_bare_loop_of_a_study_trains():
     epoch = study._loop("vi")
     assert epoch() > 0
@@ -187,10 +200,15 @@ def test_a_study_is_measured(tmp_path):
     assert {"study", "resume", "demo"} <= row["seconds"].keys()
 
 
-def test_the_page_shows_targets_what_was_missed_and_peers(monkeypatch, tmp_path):
+def page_maker():
     spec = importlib.util.spec_from_file_location("make_performance", MAKE_PAGE)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    return script
+
+
+def test_the_page_shows_targets_what_was_missed_and_peers(monkeypatch, tmp_path):
+    script = page_maker()
     row = {"net": "resnet20", "batch": 128, "precision": "fp32", "threads": 2, "fastest": "deterministic, contiguous"}
     ratio = {"deterministic, contiguous": 1.0, "vi": 1.2, "map": 1.0, "ivon-opt": 1.1}
     verdicts = [Verdict("vi", 1.2, 1.05), Verdict("map", 1.0, 1.1)]

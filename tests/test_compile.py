@@ -62,3 +62,20 @@ def test_an_estimator_that_has_to_see_operations_refuses_to_be_compiled(estimato
     start = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
     with pytest.raises(TombolaError, match=rf"compile is on, but estimator '{estimator}'.*set compile: false"):
         VI(module, start, Categorical(), settings, 40, ("c",))
+
+
+def test_a_backward_pass_that_cannot_be_compiled_is_one_sentence(monkeypatch):
+    """It is compiled when it first runs, long after the forward pass."""
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    def forward_alone(graph, inputs):
+        return graph.forward
+
+    def refuse(graph, inputs):
+        raise BackendCompilerFailed(refuse, ValueError("no such kernel"), None)
+
+    real, backend = torch.compile, aot_autograd(fw_compiler=forward_alone, bw_compiler=refuse)
+    monkeypatch.setattr(torch, "compile", lambda module, **more: real(module, backend=backend, **more))
+    with pytest.raises(TombolaError, match=r"torch\.compile cannot compile Sequential: .*set compile: false"):
+        trained(compile=True, method="vi")

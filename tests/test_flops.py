@@ -35,6 +35,8 @@ STEP = FORWARD + 2 * (5 * 7 + 7 * 3) + 2 * (7 * 3)
         ({"estimator": "antithetic", "samples": 2}, 2 * STEP),
         ({"objective": "log_expected", "samples": 2}, 2 * (FORWARD + STEP)),
         ({"estimator": "mean"}, STEP),
+        ({"cuda_graphs": True}, STEP),  # on a GPU a capture has four passes
+        ({"compile": True}, STEP),
     ],
     ids=str,
 )

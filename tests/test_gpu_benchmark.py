@@ -11,6 +11,7 @@ from benchmarks.gpu.__main__ import PIECES, main
 from benchmarks.gpu.nets import NETS, TOY_RECIPES, noise, recipe_of, stored, stored_recipes
 from benchmarks.gpu.prepare import recipes, write
 from benchmarks.gpu.sitting import Sitting, TimeUpError
+from benchmarks.gpu.steps import ARMS, fastest_of, summary
 
 from tombola.errors import TombolaError
 
@@ -61,11 +62,53 @@ assert main(['data', *{TOY[:-1]!r}, 'vgg11', 'vit_tiny', '--out', {str(tmp_path)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert rows(tmp_path, "profile")["resnet20"]["flop"] > 1e6
-    step = rows(tmp_path, "steps")["resnet20"]
-    assert step["arms"]["vi, 10 samples"]["ratio"] > 2 * step["arms"]["vi"]["ratio"]
+    arms = summary(rows(tmp_path, "steps"), "resnet20")["arms"]
+    assert arms.keys() == ARMS.keys()
+    assert arms["vi, 10 samples"]["ratio"] > 2 * arms["vi"]["ratio"]
     assert rows(tmp_path, "data")["resnet20"]["share"] > 0
     assert {row["extrapolated"] for row in rows(tmp_path, "levels").values()} == {True, False}
     assert "resnet20, 160 epochs, level 5, seed 0" in rows(tmp_path, "recipe")
+
+
+def test_steps_go_on_at_the_next_configuration_where_the_time_was_up(tmp_path, monkeypatch):
+    timed = []
+
+    def interleaved(kinds, rounds, say):
+        timed.append([*kinds][1])
+        return {label: {"seconds": 1.0, "times": [1.0]} for label in kinds}
+
+    monkeypatch.setattr("benchmarks.gpu.timing.interleaved", interleaved)
+    with monkeypatch.context() as patch:
+        patch.setattr(Sitting, "over", property(lambda self: len(timed) == 4))
+        assert main(["steps", *TOY, "--out", str(tmp_path)]) == 3
+    first = rows(tmp_path, "steps")
+    assert [*first] == ["resnet20", *timed]
+    assert main(["steps", *TOY, "--out", str(tmp_path)]) == 0
+    assert len(set(timed)) == len(timed) > 4 + len(ARMS)
+    assert [*rows(tmp_path, "steps")] == ["resnet20", *timed]
+    assert {name: rows(tmp_path, "steps")[name] for name in first} == first
+
+
+def test_steps_of_several_sittings_are_compared_by_the_reference_beside_them():
+    """The second sitting's machine is half as fast: a Bayesian step of 2.2 s is then 1.1 times one of 1 s."""
+    found = {
+        "net": {"batch": 1},
+        "net | plain fp32": {"seconds": 1.0, "relative": 0.5},
+        "net | map | bf16": {"seconds": 1.5, "relative": 0.75},
+        "net | vi | fp32": {"seconds": 2.2, "relative": 0.55},
+        "net | vi | bf16": {"seconds": 2.1, "relative": 1.05},
+        "net | vi, 10 samples | bf16": {"failed": "out of memory"},
+        "network | vi | fp32": {"seconds": 0.1, "relative": 0.1},
+    }
+    made = summary(found, "net")
+    assert made["deterministic"]["label"] == "plain fp32"
+    assert {arm: (one["label"], round(one["ratio"], 9)) for arm, one in made["arms"].items()} == {
+        "map": ("bf16", 1.5),
+        "vi": ("fp32", 1.1),
+    }
+    assert fastest_of(found, "net", "vi") == {}
+    assert fastest_of(found, "net", "ivon") == {"precision": "bf16", "channels_last": True}
+    assert summary({}, "net") == {"deterministic": None, "arms": {}}
 
 
 def test_a_chain_prunes_a_fifth_a_level(whole):

@@ -172,6 +172,7 @@ def test_one_that_diverges_stops_all():
     [
         ({"accumulate": 2}, "accumulate cuts a batch into parts"),
         ({"clip_norm": 1.0}, "clip_norm is a norm of one network's gradient"),
+        ({"cuda_graphs": True}, "cuda_graphs replays kernels alone"),
         ({"estimator": "local"}, "by estimator weight_sample or antithetic, not local"),
         ({"objective": "log_expected", "samples": 2}, "by objective expected_log, not log_expected"),
         ({"likelihood": "gaussian", "learn_noise": True}, "learns one noise"),

@@ -1,22 +1,18 @@
-"""Many small networks at once, against one after another."""
+"""Many small networks at once, against one after another. At once there are no CUDA graphs."""
 
-import importlib
-import importlib.util
 from dataclasses import replace
 from typing import Any
 
 from benchmarks.gpu import timing
 from benchmarks.gpu.nets import FULL, Job
 from benchmarks.gpu.sitting import Row, Sitting
+from tombola.together import train_together, unfit_settings
 
 _REPLICAS = (2, 4, 8, 16, 32)
 
 
 def together(job: Job, sitting: Sitting) -> bool:
     """Prints what R networks at once take over R of them one after another, each way at its fastest. There is no target."""
-    if importlib.util.find_spec("tombola.together") is None:
-        sitting.say("together: skipped, there is no tombola.together")
-        return False
     for net in job.nets:
         for replicas in (2,) if job.toy else _REPLICAS:
             name = f"{net}, {replicas} at once"
@@ -37,7 +33,8 @@ def _measure(job: Job, sitting: Sitting, net: str, replicas: int) -> Row:
     for label, changes in timing.available(job.device, lambda line: None).items():
         one = FULL.with_train(**changes)
         kinds[f"single | {label}"] = lambda o=one: timing.trained_steps(job, net, o, batch, warm, count)
-        kinds[f"together | {label}"] = lambda o=one: _steps(job, net, o, batch, replicas, warm, count)
+        if unfit_settings(one.train) is None:
+            kinds[f"together | {label}"] = lambda o=one: _steps(job, net, o, batch, replicas, warm, count)
     found = timing.interleaved(kinds, rounds, sitting.say)
 
     def fastest(way: str) -> float | None:
@@ -50,7 +47,6 @@ def _measure(job: Job, sitting: Sitting, net: str, replicas: int) -> Row:
 
 def _steps(job: Job, net: str, recipe: Any, batch: timing.Batch, replicas: int, warm: int, count: int) -> dict[str, float]:
     """As `timing.trained_steps`, of all replicas together."""
-    train_together = importlib.import_module("tombola.together").train_together
     module = job.module(net)
     states = [job.state(job.module(net, seed), recipe, seed) for seed in range(replicas)]
     settings = replace(recipe.train, epochs=1, schedule="constant")

@@ -1,6 +1,5 @@
 """What a bare GPU machine needs, written on one with the whole package: the data in one file, settings beside it as JSON."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -19,9 +18,6 @@ def prepare(path: str, out: Path) -> None:
     data = huggingface(f"{path}/*.parquet" if files else path, normalise="imagenet")
     write(data, out)
     print(f"{out}: {data.name}, {len(data.train[0])} and {len(data.test[0])} images")
-    if importlib.util.find_spec("tombola.recipes") is None:
-        print("no recipes: this tombola has no tombola.recipes")
-        return
     out.with_suffix(".json").write_text(json.dumps(recipes(), indent=1) + "\n")
     print(f"{out.with_suffix('.json')}: settings of {', '.join(NETS)} at sizes {', '.join(SIZES)}")
 

@@ -21,8 +21,9 @@ from .errors import TombolaError
 from .evaluation import evaluate_ticket
 from .folder import StudyFolder, told_apart
 from .forecast import Forecast
+from .inference.graphs import check_device
 from .settings import EvaluateSettings, TrainSettings
-from .stages import Stage
+from .stages import Stage, Train
 from .study import read, shipped
 from .terminal import (
     Board,
@@ -57,12 +58,14 @@ def run_study(
     chosen = choose_device(device)
     forecast = Forecast(plan, folder.store, dataset, here(chosen))
     todo = missing(plan, folder.store)
+    if any(isinstance(stage, Train) and stage.settings.cuda_graphs for stage in todo):
+        check_device(chosen)
     budget = Budget(todo, chosen, dataset)  # first: what is free is seen before anything was run
     if dry_run:
         calibrate(forecast, chosen, dataset, Guesses.read(folder.timings))
         console.print(graph_table(plan, folder.store))
         _say_rest(console, folder, forecast, jobs)
-        _say_memory(console, budget, todo)
+        _say_memory(console, budget, todo, jobs, settings.together)
         return 0
     folder.prepare()
     console.print(
@@ -72,7 +75,7 @@ def run_study(
         calibrate(forecast, chosen, dataset, Guesses.read(folder.timings)).write(folder.timings)
     if (seconds := forecast.left(processes=jobs)) is not None and todo:
         console.print(f"{until(seconds, time.time())}, at the pace of a few steps and of what is done")
-    _say_memory(console, budget, todo)
+    _say_memory(console, budget, todo, jobs, settings.together)
     written = time.monotonic()
 
     def keep_records() -> None:
@@ -276,8 +279,8 @@ def _check_page(out: Path) -> None:
         raise TombolaError(f"--out {out}: the report is an .html file; give such a name")
 
 
-def _say_memory(console: Console, budget: Budget, todo: list[Stage]) -> None:
-    for sentence in budget.lines(todo):
+def _say_memory(console: Console, budget: Budget, todo: list[Stage], jobs: int, together: int) -> None:
+    for sentence in budget.lines(todo, jobs, together):
         console.print(Text(sentence), soft_wrap=True)
 
 

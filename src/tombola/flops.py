@@ -4,6 +4,8 @@ The counter knows products of matrices, convolutions and attention, which are ne
 weight (draws, optimiser) or activation by activation is not in it. Masked weights are multiplied like all others.
 """
 
+from dataclasses import replace
+
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,6 +21,7 @@ def flops_per_example(module: nn.Module, state: State, settings: TrainSettings, 
     """Operations (a multiplication and an addition are two) that the gradients of one step take for each example of
     `batch`: all weight samples, forward and backward. The module's buffers are changed."""
     device, words = state.posterior.mean.device, ("flops",)
+    settings = replace(settings, cuda_graphs=False, compile=False)  # a capture has passes of its own, and hides the others'
     likelihood = likelihood_of(settings, state).to(device)
     learner = method_of(settings.method)(module, state, likelihood, settings, examples_of(batch), words)
     counter = FlopCounterMode(display=False)

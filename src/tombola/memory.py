@@ -55,6 +55,13 @@ class MemoryForecast:
         found = {"evaluation": self.evaluation} if self.evaluation > sum(trains.values()) else trains
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
+    def times(self, processes: int, together: int = 1) -> "MemoryForecast":
+        """Of so many processes, each with so many trainings at once."""
+        at_once = processes * together
+        return MemoryForecast(
+            at_once * self.weights, at_once * self.activations, processes * self.data, processes * self.evaluation
+        )
+
     @property
     def inner(self) -> str:
         """The parts in words."""
@@ -143,8 +150,9 @@ def training_needs(
 ) -> MemoryForecast:
     """Of training alone. masked: whether weights are pruned; validated: examples that are measured at once."""
     kept: list[int] = []
-    # a third sample needs no more than a second: each has the memory of the one before
-    short = replace(train, epochs=1, samples=min(train.samples, 2))
+    # a third sample needs no more than a second: each has the memory of the one before; here is a CPU, and a graph or a
+    # compiled network would not be worth its making
+    short = replace(train, epochs=1, samples=min(train.samples, 2), cuda_graphs=False, compile=False)
 
     def run(examples: int, allocations: Allocations) -> None:
         allocations.ignore(*tree_leaves(case.given))

@@ -10,6 +10,8 @@ from .batches import steps_per_epoch
 from .data import Dataset
 from .errors import TombolaError
 from .inference import OBJECTIVES, method_of
+from .inference.compiled import check_compile
+from .inference.graphs import check_graphs
 from .ingredients import Net, Source
 from .labels import settings_labels
 from .models.weights import load_weights
@@ -155,8 +157,13 @@ def _check(study: Study, net: Net, dataset: Dataset) -> int:
                 "method out or name a Bayesian one"
             )
         plugins.resolve(settings.schedule, SCHEDULES, "schedule")
-        plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
+        estimator = plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
         plugins.resolve(settings.objective, OBJECTIVES, "objective")
+        if not by_map(arm):
+            if settings.compile:
+                check_compile(settings, estimator)
+            if settings.cuda_graphs:
+                check_graphs(settings, estimator)
         steps = steps_per_epoch(len(dataset.train[0]), settings.batch_size)
         if (step_of(at, steps) or 0) >= settings.epochs * steps:
             raise TombolaError(

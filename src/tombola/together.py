@@ -107,6 +107,21 @@ def train_together(
 
 def obstacle(module: nn.Module, states: Sequence[State], settings: TrainSettings) -> str | None:
     """Why these cannot be trained together, in words; None if they can, as far as can be told before."""
+    if reason := unfit_settings(settings):
+        return reason
+    if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in module.modules()):
+        return f"{type(module).__name__} has dropout, whose random numbers would be others than one by one"
+    if any(p.dtype != states[0].posterior.mean.dtype for p in module.parameters()):
+        return f"{type(module).__name__} has parameters of several dtypes"
+    if len({state.posterior.layout for state in states}) > 1:
+        return "the networks have different layouts"
+    if len({tuple(state.posterior.tensors()) for state in states}) > 1:
+        return "the networks have posteriors of different kinds"
+    return None
+
+
+def unfit_settings(settings: TrainSettings) -> str | None:
+    """Why nothing is trained together by these settings, in words; None where it may be."""
     for name, value, known in (
         ("method", settings.method, _METHODS),
         ("estimator", settings.estimator, _ESTIMATORS),
@@ -118,16 +133,10 @@ def obstacle(module: nn.Module, states: Sequence[State], settings: TrainSettings
         return "train.clip_norm is a norm of one network's gradient, not of several together"
     if settings.accumulate > 1:
         return "train.accumulate cuts a batch into parts, not several batches"
+    if settings.cuda_graphs:
+        return "train.cuda_graphs replays kernels alone, and so not the count of each network's loss"
     if settings.learn_noise:
         return "train.learn_noise learns one noise, not one for each network"
-    if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in module.modules()):
-        return f"{type(module).__name__} has dropout, whose random numbers would be others than one by one"
-    if any(p.dtype != states[0].posterior.mean.dtype for p in module.parameters()):
-        return f"{type(module).__name__} has parameters of several dtypes"
-    if len({state.posterior.layout for state in states}) > 1:
-        return "the networks have different layouts"
-    if len({tuple(state.posterior.tensors()) for state in states}) > 1:
-        return "the networks have posteriors of different kinds"
     return None
 
 

@@ -46,15 +46,18 @@ class Learner(Protocol):
     def restore(self, state: State) -> None: ...
 
 
+_MEMBERS = ("deterministic", "start", "groups", "optimiser", "gradients", "show_mean", "state", "restore")
+"""Those of `Learner` that a class has."""
+
 METHODS: dict[str, type[Learner]] = {"vi": VI, "ivon": Ivon, "map": Map}
 
 
 def method_of(name: str) -> type[Learner]:
     """The class of a method's name or import path. Raises TombolaError for an unknown one and for what is no method."""
     found = plugins.resolve(name, METHODS, "method")
-    if not hasattr(found, "deterministic"):
+    if missing := [member for member in _MEMBERS if not hasattr(found, member)]:
         raise TombolaError(
-            f"method {name!r} is no method: it has no `deterministic`; give a class such as {', '.join(METHODS)}"
+            f"method {name!r} is no method: it has no `{missing[0]}`; give a class such as {', '.join(METHODS)}"
         )
     return found
 

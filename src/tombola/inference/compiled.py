@@ -1,6 +1,7 @@
 """A module's forward pass through torch.compile."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,20 +21,40 @@ def forward_of(module: nn.Module, settings: TrainSettings, sample: WeightSample 
     """
     if not settings.compile:
         return module
-    if isinstance(sample, OutputEstimator):
+    check_compile(settings, None if sample is None else type(sample))
+    return Compiled(module)
+
+
+def check_compile(settings: TrainSettings, estimator: Callable[..., Any] | None) -> None:
+    """Raises TombolaError for an estimator under which nothing can be compiled. None: of a method that has none."""
+    if has_to_see_operations(estimator):
         raise TombolaError(
             f"compile is on, but estimator {settings.estimator!r} has to see the network's operations one by one; "
             "set compile: false, or estimator: weight_sample"
         )
-    compiled = torch.compile(module, dynamic=False)  # a smaller last batch is compiled once for itself
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
+
+def has_to_see_operations(estimator: Callable[..., Any] | None) -> bool:
+    """Whether an estimator puts noise into the network's operations."""
+    return isinstance(estimator, type) and issubclass(estimator, OutputEstimator)
+
+
+class Compiled:
+    """A module's compiled form. What cannot be compiled is a TombolaError."""
+
+    def __init__(self, module: nn.Module):
+        self._name = type(module).__name__
+        self._compiled = torch.compile(module, dynamic=False)  # a smaller last batch is compiled once for itself
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self.refusals():
+            return self._compiled(*args, **kwargs)
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        """Within it the compiler's errors are TombolaErrors: a backward pass may be compiled only when it first runs."""
         try:
-            return compiled(*args, **kwargs)
+            yield
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
-            raise TombolaError(
-                f"torch.compile cannot compile {type(module).__name__}: {reason}; set compile: false"
-            ) from error
-
-    return forward
+            raise TombolaError(f"torch.compile cannot compile {self._name}: {reason}; set compile: false") from error

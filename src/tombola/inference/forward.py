@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ..errors import TombolaError
-from ..posterior.batch import Batch, examples_of, inputs_of, length_of, run, shares
+from ..posterior.batch import Batch, examples_of, inputs_of, length_of, lengths_of, run, shares
 from ..posterior.binding import Binding
 from ..posterior.likelihood import LogLikelihood
+from .compiled import Compiled
 
 Within = Callable[[], AbstractContextManager]
 
@@ -32,6 +33,7 @@ class DataTerm:
         """forward: called in place of the binding's module, whose parameters it uses."""
         self.binding, self.likelihood, self.precision, self.accumulate = binding, likelihood, precision, accumulate
         self._forward = forward or binding.module
+        self._refusals: Within = forward.refusals if isinstance(forward, Compiled) else nullcontext
 
     def log_likelihood(self, batch: Batch) -> Tensor:
         """Of each example, [B], in nats. Raises TombolaError if the likelihood returns another shape."""
@@ -57,10 +59,16 @@ class DataTerm:
                 yield loss * scale if scale != 1 else loss
                 del found, loss  # with their graph, before the next part's
 
-        self.binding.backward(losses(), out)
+        with self._refusals():
+            self.binding.backward(losses(), out)
         return value
 
     def _parts(self, batch: Batch) -> Iterator[tuple[Batch, slice]]:
+        if self.accumulate > 1 and examples_of(batch) not in lengths_of(inputs := inputs_of(batch)):
+            raise TombolaError(
+                f"train.accumulate is {self.accumulate}, but the batch has {length_of(inputs)} inputs and "
+                f"{examples_of(batch)} targets, which cannot be cut alike; set accumulate: 1"
+            )
         return shares(batch, examples_of(batch), self.accumulate)
 
     def _of_part(self, batch: Batch) -> Tensor:

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from ..errors import TombolaError
 from ..posterior.batch import Batch
 from ..posterior.binding import Binding, buffers_of, load_buffers
-from ..posterior.estimators import OutputEstimator
 from ..posterior.sample import WeightSample
 from ..settings import TrainSettings
-from .compiled import forward_of
+from .compiled import forward_of, has_to_see_operations
 from .forward import DataTerm, Within
 
 _WARM_UP = 3  # passes before the capture, in which libraries allocate and choose their kernels: as torch's docs say
@@ -26,16 +25,24 @@ def term_of(
     """The data term as the settings want it. Raises TombolaError where `compile` or `cuda_graphs` cannot be."""
     kind = GraphedTerm if settings.cuda_graphs else DataTerm
     if settings.cuda_graphs:
-        _check(binding.theta.device, settings, sample)
+        check_graphs(settings, None if sample is None else type(sample))
+        check_device(binding.theta.device)
     return kind(binding, likelihood, settings.precision, settings.accumulate, forward_of(binding.module, settings, sample))
 
 
-def _check(device: torch.device, settings: TrainSettings, sample: WeightSample | None) -> None:
+def check_device(device: torch.device) -> None:
+    """Raises TombolaError where a device has no CUDA graphs."""
     if device.type != "cuda":
-        raise TombolaError(f"train.cuda_graphs needs a CUDA device; this training is on {device.type}")
-    if isinstance(sample, OutputEstimator):
+        raise TombolaError(
+            f"train.cuda_graphs needs a CUDA device; this training is on {device.type}: set cuda_graphs: false"
+        )
+
+
+def check_graphs(settings: TrainSettings, estimator: Callable[..., Any] | None) -> None:
+    """Raises TombolaError for settings whose steps cannot be replayed. estimator: None of a method that has none."""
+    if has_to_see_operations(estimator):
         raise TombolaError(f"cuda_graphs is on, but estimator {settings.estimator!r} changes from step to step; turn it off")
-    if sample is not None and settings.objective != "expected_log":
+    if estimator is not None and settings.objective != "expected_log":
         raise TombolaError(f"cuda_graphs is on, but objective {settings.objective!r} is no single pass; turn it off")
 
 
@@ -97,7 +104,8 @@ class GraphedTerm(DataTerm):
         for p in self._learned:
             p.grad = None
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # another thread, which reads the next batches, may pin memory meanwhile
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             loss = super().backward(static, out, scale)
         learned = [(p, p.grad) for p in self._learned if p.grad is not None]
         for p, grad in zip(self._learned, saved, strict=True):

@@ -101,6 +101,14 @@ def length_of(inputs: Any) -> int:
     return len(found)
 
 
+def lengths_of(inputs: Any) -> set[int]:
+    """The lengths of all their tensors that have one."""
+    if isinstance(inputs, Tensor):
+        return {len(inputs)} if inputs.ndim else set()
+    inner = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple | list) else ()
+    return set().union(*map(lengths_of, inner))
+
+
 def parts(value: Any, length: int, size: int) -> Iterator[Any]:
     """A batch (or inputs) of `length` examples in pieces of at most `size`; what has no such length is in every piece."""
     if length <= size:

@@ -25,7 +25,7 @@ def expand(raw: Settings) -> list[Settings]:
     if size is None and nets in (None, []):
         return [raw]
     sizes = cifar10()
-    if size not in sizes["sizes"]:
+    if not isinstance(size, str) or size not in sizes["sizes"]:
         raise TombolaError(f"{_unlike('size', size, sizes['sizes'])}; nets have one of these sizes")
     there = sizes["sizes"][size]
     if not isinstance(nets, list) or not nets:
