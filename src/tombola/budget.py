@@ -12,7 +12,7 @@ from .batches import Batches
 from .data import Dataset, training_batches
 from .data.placement import fits, free_memory
 from .forecast import Data
-from .groups import kind_of
+from .joint import kind_of
 from .memory import Case, MemoryForecast, evaluation_needs, in_words, training_needs
 from .outofmemory import what_to_lower
 from .posterior.state import State, initial_state, layout_of
