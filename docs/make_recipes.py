@@ -95,7 +95,14 @@ def page() -> str:
     """The whole page."""
     parts = [HEAD, *_nets(), "\n## What they reach\n", *_reach(), "\n## How they were tuned\n", *_tuning()]
     lines = "\n".join([*parts, "\n## What is faster, and is it as good?\n", *_questions()]).splitlines()
-    return "\n".join(fill(line, 125) if line[:1] not in ("|", "<") else line for line in lines) + "\n" + TAIL
+    return (
+        "\n".join(
+            fill(line, 125, break_on_hyphens=False, break_long_words=False) if line[:1] not in ("|", "<") else line
+            for line in lines
+        )
+        + "\n"
+        + TAIL
+    )
 
 
 def _nets() -> list[str]:
@@ -117,7 +124,8 @@ def _reach() -> list[str]:
     rows = record["rows"]
     arms = [("map", True), ("map", False), ("vi", True), ("vi", False)]
     lines = [
-        f"At the size `cpu`: test accuracy ({_seeds(rows[0]['n'])}), and processor seconds of a training with its "
+        "At the size `cpu`, on `cifar10-jpeg75` (CIFAR-10 as JPEGs of quality 75): test accuracy "
+        f"({_seeds(rows[0]['n'])}), and processor seconds of a training with its "
         "evaluation (a dash where trainings were there already). "
         f"{_made(record)} With so little training accuracies are far below what the nets can reach: the size is for trying "
         "a question out.",
@@ -145,7 +153,8 @@ def _tuning() -> list[str]:
     record = _record("recipes-cpu")
     seeds = _seeds(record["seeds"])
     lines = [
-        "The three nets of the size `cpu`, on validation examples; one setting after another, in this order, each from what "
+        "The three nets of the size `cpu`, on validation examples of `cifar10-jpeg75`; one setting after another, in this "
+        "order, each from what "
         "was best so far. The number is the mean accuracy over Bayesian and deterministic networks, dense and with 5% of "
         f"the weights left, of {seeds}; bold is what was kept. Differences of a point or two are noise. {_made(record)}",
         "",
@@ -164,9 +173,9 @@ def _tuning() -> list[str]:
 
 
 QUESTIONS = {
-    "samples": "one weight sample a step against ten",
-    "noise": "noise of which a step renews a sixteenth (the default on a CPU) against noise that is all new",
-    "precision": "bf16 against fp32",
+    "samples": "One weight sample a step (first) against ten (second)",
+    "noise": "Noise of which a step renews a sixteenth (the default on a CPU) against noise that is all new",
+    "precision": "Training in bf16 against fp32",
 }
 
 
@@ -175,13 +184,13 @@ def _questions() -> list[str]:
         "`resnet20/cpu` trained both ways at equal epochs (the studies `checks/samples`, `checks/noise`, "
         "`checks/precision`). Two one-sided t tests, paired over seeds: *equivalent* where the 90% interval of the "
         "difference is within the margin, *different* where it lies wholly beyond it, else *inconclusive*. 5,000 test "
-        "images, measured in fp32. A sparse network has the mask that its own dense one gave.",
+        "images of `cifar10-jpeg75`, measured in fp32. A sparse network has the mask that its own dense one gave.",
     ]
     for name, question in QUESTIONS.items():
         record = _record(f"{name}-cpu")
         lines += [
             "",
-            f"**{question[0].upper()}{question[1:]}.** {_made(record)}",
+            f"**{question}.** {_made(record)}",
             "",
             "| Curve | Left | Metric | first | second | difference, 90% interval | margin | seeds | verdict |",
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
