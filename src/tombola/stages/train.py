@@ -1,5 +1,6 @@
 """A training."""
 
+import json
 import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -23,6 +24,7 @@ from ..training import Trained, train
 from .base import Outcome, Stage, Surroundings
 
 _COUNTED = 8  # examples of the step whose operations are counted: enough for batch norm
+_FLOPS: dict[str, float] = {}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,10 +124,16 @@ class Train(Stage):
         return Outcome(ticket, record)
 
     def _flops(self, state: State, around: Surroundings) -> float:
-        """Of one example of a step; NaN where torch cannot count what the module does."""
-        data, module = around.data(self.source.settings), self.net.build("skeleton").to(around.device)
-        inputs, targets = (part[:_COUNTED].to(around.device) for part in data.train)
-        try:
-            return flops_per_example(module, state.to(around.device), self.settings, (data.prepare(inputs), targets))
-        except Exception:  # the training itself has succeeded
-            return math.nan
+        """Of one example of a step; NaN where torch cannot count what the module does. Counted once a process: it is
+        the same for other seeds, masks and schedules."""
+        layout = state.posterior.layout
+        kind = json.dumps([self.net.describe(), canonical(self.settings), layout.random_numel, layout.numel], sort_keys=True)
+        if kind not in _FLOPS:
+            data, module = around.data(self.source.settings), self.net.build("skeleton").to(around.device)
+            inputs, targets = (part[:_COUNTED].to(around.device) for part in data.train)
+            try:
+                batch = data.prepare(inputs), targets
+                _FLOPS[kind] = flops_per_example(module, state.to(around.device), self.settings, batch)
+            except Exception:  # the training itself has succeeded
+                _FLOPS[kind] = math.nan
+        return _FLOPS[kind]
