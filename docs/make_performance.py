@@ -187,7 +187,8 @@ def _where(record: dict) -> str:
     gpu = f", {hardware['gpu']}" if hardware.get("gpu") else ""
     with_ = ", ".join(f"{name} {version}" for name, version in versions.items())
     where = f"{hardware['cpu']} with {hardware['capability']}{cores}{gpu}"
-    return f"`{record['command'].strip()}`, {record['date']}: {where}; {with_}."
+    note = f" Note: {record['note']}." if record.get("note") else ""
+    return f"`{record['command'].strip()}`, {record['date']}: {where}; {with_}.{note}"
 
 
 if __name__ == "__main__":
