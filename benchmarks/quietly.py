@@ -1,6 +1,5 @@
 """Studies run from a script, and the record of what was found."""
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -51,5 +50,5 @@ def record_of(benchmark: str, rows: list[dict[str, Any]], **more: Any) -> dict[s
             next(given, "")
             shown += [word, "FILES"] if word == "--path" else []
         else:
-            shown.append(shlex.quote(word))
+            shown.append(word)
     return record(benchmark, shown, rows) | {"threads": torch.get_num_threads(), **more}

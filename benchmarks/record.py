@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -67,7 +68,7 @@ def record(benchmark: str, argv: Sequence[str], rows: list[dict[str, Any]]) -> d
     """What was measured, where and with what."""
     return {
         "benchmark": benchmark,
-        "command": " ".join([f"python -m benchmarks.{benchmark}", *argv]),
+        "command": f"python -m benchmarks.{benchmark} {shlex.join(argv)}".strip(),
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": hardware(),
         "versions": versions(),
