@@ -56,7 +56,7 @@ class Engine:
     watcher: Watcher
     checkpoint_seconds: float = 60.0
     together: int = 1
-    """So many trainings of one kind are run at once, as one (`groups`)."""
+    """So many trainings of one kind are run at once, as one (`joint`)."""
     joins: bool = False
     """Whether it takes part in a run that has begun: what failed in that is not tried again."""
     failures: dict[str, str] = field(default_factory=dict)
