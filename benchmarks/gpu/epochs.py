@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from functools import partial
 from typing import Any
 
 from benchmarks.gpu import timing
@@ -38,13 +39,8 @@ def levels(job: Job, sitting: Sitting, steps: dict[str, Row]) -> bool:
         for label, recipe, arm in _levels_of(job, net):
             name = f"{net}, {label}" + (", whole" if job.whole else "")
             run = _whole if job.whole else _some
-            row = sitting.row(
-                name,
-                lambda run=run, net=net, recipe=recipe, arm=arm, name=name: run(  # type: ignore[misc]
-                    job, sitting, name, net, recipe, fastest_of(steps, net, arm)
-                ),
-                needs=0 if job.toy or job.whole else 2,
-            )
+            measure = partial(run, job, sitting, name, net, recipe, fastest_of(steps, net, arm))
+            row = sitting.row(name, measure, needs=0 if job.toy or job.whole else 2)
             target = NETS[net].minutes if (arm, label.split(", ")[0]) == ("vi", "paper's batch") else None
             verdict = job.verdict(f"<= {target} min", row["minutes"] <= target) if target else ""
             how = "extrapolated" if row["extrapolated"] else "measured whole"

@@ -1,6 +1,7 @@
 """Many small networks at once, against one after another. At once there are no CUDA graphs."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from benchmarks.gpu import timing
@@ -16,7 +17,7 @@ def together(job: Job, sitting: Sitting) -> bool:
     for net in job.nets:
         for replicas in (2,) if job.toy else _REPLICAS:
             name = f"{net}, {replicas} at once"
-            row = sitting.row(name, lambda n=net, r=replicas: _measure(job, sitting, n, r), needs=0 if job.toy else 2)  # type: ignore[misc]
+            row = sitting.row(name, partial(_measure, job, sitting, net, replicas), needs=0 if job.toy else 2)
             for label, found in row["all"].items():
                 if "failed" in found:
                     sitting.say(f"{name} | {label}: failed, {found['failed']}")

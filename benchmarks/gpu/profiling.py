@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def floors(job: Job, sitting: Sitting) -> bool:
     top = sitting.row("ceilings", lambda: ceilings(job))
     sitting.say("  ".join(f"{name}: {value:.3g}" for name, value in top.items()))
     for net in job.nets:
-        row = sitting.row(net, lambda net=net: _net(job, net, top), needs=0 if job.toy else 2)  # type: ignore[misc]
+        row = sitting.row(net, partial(_net, job, net, top), needs=0 if job.toy else 2)
         sitting.say(f"{net}, batch {row['batch']}: {row['flop'] / 1e9:.3g} GFLOP a step")
         for label, found in row["steps"].items():
             floor, took = row["floor"][found["arm"]], found["seconds"]

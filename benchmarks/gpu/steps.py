@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def steps(job: Job, sitting: Sitting) -> bool:
     missed = False
     configurations = timing.available(job.device, sitting.say)
     for net in job.nets:
-        about = sitting.row(net, lambda net=net: _correct(job, net), needs=0 if job.toy else _MINUTES)  # type: ignore[misc]
+        about = sitting.row(net, partial(_correct, job, net), needs=0 if job.toy else _MINUTES)
         for label, run in _kinds(job, net, configurations).items():
             _row(job, sitting, net, label, run)
         found = summary(sitting.rows, net)
