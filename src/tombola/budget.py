@@ -49,7 +49,7 @@ class Budget:
     def lines(self, stages: Iterable[Stage], jobs: int = 1, together: int = 1) -> list[str]:
         """What to say before these are run: the largest counts, and a warning if it is more than is free.
 
-        jobs: processes, each with one stage or so many trainings of one kind at once (`groups`) as `together` says.
+        jobs: processes, each with one stage or so many trainings of one kind at once (`joint`) as `together` says.
         """
         stages = list(stages)
         sizes, processes = _groups(stages, together), min(jobs, len(stages))
