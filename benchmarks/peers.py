@@ -22,6 +22,23 @@ Step = Callable[[], Tensor]
 """One training step; returns its loss."""
 
 
+def autograd_step(
+    optimiser: torch.optim.Optimizer, precision: str, forward: Callable[[], Tensor], loss_of: Callable[[Tensor], Tensor]
+) -> Step:
+    """A step as in a plain loop: forward pass in that precision, loss in fp32, backward pass, optimiser."""
+
+    def step() -> Tensor:
+        optimiser.zero_grad()
+        with autocast(precision):
+            out = forward()
+        loss = loss_of(out.float())
+        loss.backward()
+        optimiser.step()
+        return loss.detach()
+
+    return step
+
+
 def torch_blue_step(samples: int) -> Callable[[nn.Module, Batch, str], Step]:
     """A step by the mean of `samples` predictions, which are computed at once by vmap."""
 
@@ -33,16 +50,9 @@ def torch_blue_step(samples: int) -> Callable[[nn.Module, Batch, str], Step]:
         loss_of = vi.AnalyticalKullbackLeiblerLoss(net, vi.distributions.Categorical(), EXAMPLES, heat=HEAT)
         optimiser = torch.optim.Adam(net.parameters(), fused=True)
 
-        def step() -> Tensor:
-            optimiser.zero_grad()
-            with autocast(precision):
-                out = net(batch[0], samples=samples)
-            loss = loss_of(out.float(), batch[1])
-            loss.backward()
-            optimiser.step()
-            return loss.detach()
-
-        return step
+        return autograd_step(
+            optimiser, precision, lambda: net(batch[0], samples=samples), lambda out: loss_of(out, batch[1])
+        )
 
     return make
 
@@ -56,16 +66,10 @@ def bayesian_torch_step(kind: str) -> Callable[[nn.Module, Batch, str], Step]:
 
         optimiser = torch.optim.Adam(net.parameters(), fused=True)
 
-        def step() -> Tensor:
-            optimiser.zero_grad()
-            with autocast(precision):
-                out = net(batch[0])
-            loss = F.cross_entropy(out.float(), batch[1]) + HEAT / EXAMPLES * get_kl_loss(net)
-            loss.backward()
-            optimiser.step()
-            return loss.detach()
+        def loss_of(out: Tensor) -> Tensor:
+            return F.cross_entropy(out, batch[1]) + HEAT / EXAMPLES * get_kl_loss(net)
 
-        return step
+        return autograd_step(optimiser, precision, lambda: net(batch[0]), loss_of)
 
     return make
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks import peers
 from benchmarks.nets import NETS, TOY
-from benchmarks.record import PEERS, as_json, finish, installed, parser, verdicts
+from benchmarks.record import PEERS, as_json, finish, installed, parser, say_missing_peers, verdicts
 from benchmarks.steps import formats
 from benchmarks.timing import interleaved, keep_freed_memory
 from tombola import streams
@@ -40,9 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("--nets", nargs="+", choices=[*_IMAGES, TOY], default=_IMAGES, help="which networks (all)")
     args = arguments.parse_args(argv)
     keep_freed_memory()
-    for package in PEERS:
-        if installed(package) is None:
-            print(f"{package} is not installed: nothing of it is measured (see the extra `peers`)")
+    say_missing_peers()
     rows: list[dict[str, Any]] = []
     for name in args.nets:
         net = NETS[name]

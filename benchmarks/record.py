@@ -109,6 +109,13 @@ def installed(package: str) -> str | None:
         return None
 
 
+def say_missing_peers() -> None:
+    """A line for each peer that is not there."""
+    for package in PEERS:
+        if installed(package) is None:
+            print(f"{package} is not installed: nothing of it is measured (see the extra `peers`)")
+
+
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

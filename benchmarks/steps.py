@@ -115,17 +115,7 @@ def ours(settings: TrainSettings, density: float = 1.0) -> Make:
 
 def _plain(module: nn.Module, batch: Batch, precision: str) -> Step:
     optimiser = torch.optim.Adam(module.parameters(), fused=True)
-
-    def step() -> Tensor:
-        optimiser.zero_grad()
-        with peers.autocast(precision):
-            out = module(batch[0])
-        loss = F.cross_entropy(out.float(), batch[1])
-        loss.backward()
-        optimiser.step()
-        return loss.detach()
-
-    return step
+    return peers.autograd_step(optimiser, precision, lambda: module(batch[0]), lambda out: F.cross_entropy(out, batch[1]))
 
 
 def _plain_compiled(module: nn.Module, batch: Batch, precision: str) -> Step:

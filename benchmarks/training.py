@@ -22,7 +22,7 @@ from benchmarks import peers
 from benchmarks.correct import assert_gradients, assert_learns
 from benchmarks.memory import Job, peak_megabytes
 from benchmarks.nets import AGAINST, AGAINST_TARGETS, NETS, TIMED
-from benchmarks.record import PEERS, Verdict, as_json, finish, installed, parser, verdicts
+from benchmarks.record import PEERS, Verdict, as_json, finish, parser, say_missing_peers, verdicts
 from benchmarks.steps import DETERMINISTIC, PLAIN, Configuration, configurations, formats
 from benchmarks.timing import interleaved, keep_freed_memory
 
@@ -41,9 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     if not args.return_memory:
         keep_freed_memory()
-    for package in PEERS:
-        if installed(package) is None:
-            print(f"{package} is not installed: nothing of it is measured (see the extra `peers`)")
+    say_missing_peers()
     rows: list[dict[str, Any]] = []
     for name in args.nets:
         torch.set_num_threads(args.threads[0])
