@@ -6,15 +6,13 @@ std^2 = 1 / (lambda (h + delta)).
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .. import streams
 from ..errors import TombolaError
 from ..posterior.batch import Batch
-from ..posterior.state import State
 from ..settings import PosteriorSettings, TrainSettings
 from .vi import VI, slice_with_grad
 
@@ -29,21 +27,6 @@ class Ivon(VI):
     resumed its Hessian is, too, and a state that is given from elsewhere brings its own. What has no distribution
     (norm layers, what a likelihood learns) is left to the optimiser of the settings.
     """
-
-    deterministic: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        module: nn.Module,
-        state: State,
-        likelihood: nn.Module,
-        settings: TrainSettings,
-        examples: int,
-        words: tuple[streams.Word, ...],
-    ):
-        check(settings)
-        super().__init__(module, state, likelihood, settings, examples, words)
-        self._examples = examples
 
     @classmethod
     def start(cls, posterior: PosteriorSettings, settings: TrainSettings, examples: int) -> PosteriorSettings:
@@ -62,7 +45,8 @@ class Ivon(VI):
         return groups
 
     def optimiser(self, settings: TrainSettings) -> "IvonUpdate | None":
-        """The update of means and log stds."""
+        """The update of means and log stds. Raises TombolaError for settings that IVON cannot have."""
+        check(self.settings)
         groups: list[dict] = []
         whole = bool(self.mask.all())
         for where, decayed in self.layout.decay_groups():

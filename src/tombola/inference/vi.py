@@ -41,7 +41,7 @@ class VI:
             raise TombolaError(
                 f"method {settings.method} needs a Gaussian state, this one is a point: transplant it into a Bayesian one"
             )
-        self.settings, self.likelihood = settings, likelihood
+        self.settings, self.likelihood, self._examples = settings, likelihood, examples
         self.layout, self.mask = q.layout, q.mask
         self.mean, self.log_std, self._prior_mean = q.mean.clone(), q.log_std.clone(), q.prior_mean
         noise = NoisePool(q.layout.random_numel, ("noise", *words), settings.noise_refresh, like=self.mean)
