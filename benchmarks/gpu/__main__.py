@@ -5,8 +5,8 @@
     python -m benchmarks.gpu collect --out results/gpu          after the piece paper, where the whole package is
 
 Pieces: profile, steps, data, levels, together, recipe, study, paper. Beyond tombola's core they need torch and safetensors
-alone. Exit code 0: done; 1: done, and a target is missed (judged on a GPU, never of toys) or a stage has failed; 2: bad input;
-3: the time is up, run the same command again.
+alone. Exit code 0: done; 1: done, and a target is missed (judged on a GPU, never of toys) or a stage has failed; 2: bad
+input; 3: the time is up, run the same command again.
 """
 
 import argparse

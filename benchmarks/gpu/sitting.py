@@ -54,7 +54,9 @@ class Sitting:
             found = json.loads(self.path.read_text())
             for name in same:
                 if found[name] != here[name]:
-                    raise TombolaError(f"{self.path} has {name} {found[name]}, this one has {here[name]}; give another --out")
+                    raise TombolaError(
+                        f"{self.path} has {name} {found[name]}, this one has {here[name]}; give another --out"
+                    )
             self.record = found
         self.record["sittings"].append(
             {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": "python -m benchmarks.gpu " + _arguments()}
