@@ -231,7 +231,7 @@ def test_a_stage_that_fails_is_said_recorded_and_not_tried_again(arguments, tmp_
 
     monkeypatch.setattr("tombola.stages.train.train", fails)
     for _ in range(2):
-        assert main([*arguments[:5], *arguments[5:], "--studies", "layers", "--out", str(tmp_path)]) == 1
+        assert main([*arguments, "--studies", "layers", "--out", str(tmp_path)]) == 1
         assert "failed: paper/layers, resnet20, seed 0: train vi" in capsys.readouterr().out
     assert len(tried) == 2  # the dense network of each chain
     (row,) = record_of(tmp_path)["rows"].values()

@@ -28,6 +28,11 @@ CORE = [
     "ticket",
     "training",
     "together",
+    "study",
+    "plan",
+    "engine",
+    "records",
+    "forecast",
 ]
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from benchmarks.gpu.nets import Job
 from benchmarks.gpu.pace import Pace
 from benchmarks.gpu.packed import pack, unpack
-from benchmarks.gpu.sitting import Row, Sitting, TimeUpError
+from benchmarks.gpu.sitting import Sitting, TimeUpError
 from benchmarks.gpu.studies import RELATIVES, STUDIES, Part, parts, variants_of
 from tombola.checkpoint import Checkpoint
 from tombola.engine import Engine, missing
