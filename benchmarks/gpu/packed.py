@@ -1,4 +1,4 @@
-"""Rows of a table in little room: what all have in common once, the rest column by column."""
+"""Rows of a table in little room: column by column, and once what all rows have in common."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,21 +9,23 @@ Ticket = dict[str, Any]
 
 
 def pack(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The rows as JSON: {rows, same, each}. What a row lacks, and NaN, is null."""
+    """The rows as JSON: their number, and of each column what it is in all, or in each. What a row lacks, and NaN, is null."""
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [_plain(row.get(name)) for row in rows] for name in names}
-    alike = {name: all(value == column[0] for value in column) for name, column in columns.items()}
     return {
         "rows": len(rows),
-        "same": {name: column[0] for name, column in columns.items() if alike[name]},
-        "each": {name: column for name, column in columns.items() if not alike[name]},
+        "columns": {
+            name: {"all": column[0]} if all(value == column[0] for value in column) else {"each": column}
+            for name, column in columns.items()
+        },
     }
 
 
 def unpack(packed: Mapping[str, Any]) -> list[Ticket]:
     """The rows; NaN where one has nothing."""
-    every = [packed["same"] | {name: column[i] for name, column in packed["each"].items()} for i in range(packed["rows"])]
-    return [{name: math.nan if value is None else value for name, value in row.items()} for row in every]
+    count = packed["rows"]
+    columns = {name: found.get("each") or [found["all"]] * count for name, found in packed["columns"].items()}
+    return [{name: math.nan if column[i] is None else column[i] for name, column in columns.items()} for i in range(count)]
 
 
 def _plain(value: Any) -> Any:

@@ -82,8 +82,9 @@ class _Run:
                 self.store.forget_tickets({stage.key for stage in plan.stages} - self._needed_beside(part))
 
     def about(self, trainings: Sequence[Train]) -> str:
+        """What a line on trainings ends with: minutes, where there is an idea of them."""
         minutes = self.pace.minutes(trainings)
-        return "" if minutes is None else f", about {minutes:.1f} min"
+        return "" if minutes is None or not trainings else f", about {minutes:.1f} min"
 
     def _record(self, part: Part, plan: Plan, failed: list[str]) -> None:
         found = []
