@@ -9,7 +9,7 @@ Ticket = dict[str, Any]
 
 
 def pack(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The rows as JSON: their number, and of each column what it is in all, or in each. What a row lacks, and NaN, is null."""
+    """The rows as JSON: their number, and each column as its one value or as a list. What a row lacks, and NaN, is null."""
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [_plain(row.get(name)) for row in rows] for name in names}
     return {
