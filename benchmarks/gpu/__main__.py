@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu import epochs, many, paper, profiling, steps, tickets
+from benchmarks.gpu import epochs, many, profiling, steps, tickets
 from benchmarks.gpu.nets import NETS, TOY_RECIPES, Job, noise, stored, stored_recipes
 from benchmarks.gpu.sitting import MACHINE, Row, Sitting, TimeUpError
 from benchmarks.gpu.studies import STUDIES, SUFFIX, digest, stored_studies
@@ -34,7 +34,7 @@ PIECES: dict[str, Callable[[Job, Sitting, Measured], bool]] = {
     "together": lambda job, sitting, _: many.together(job, sitting),
     "recipe": tickets.recipe,
     "study": tickets.study,
-    "paper": lambda job, sitting, _: paper.paper(job, sitting),
+    "paper": lambda job, sitting, _: _paper(job, sitting),
 }
 """Name -> (job, sitting, rows of the piece `steps`) -> whether a target is missed, or a stage has failed."""
 
@@ -111,6 +111,12 @@ def _measure(args: argparse.Namespace) -> int:
     missed = PIECES[args.piece](job, sitting, _rows(args.out / "steps.json"))
     sitting.write()
     return int(missed and (job.judged or args.piece == _PAPER))
+
+
+def _paper(job: Job, sitting: Sitting) -> bool:
+    from benchmarks.gpu.paper import paper  # whose engine needs filelock, which the others do without
+
+    return paper(job, sitting)
 
 
 def _rows(path: Path) -> Measured:

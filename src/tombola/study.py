@@ -184,7 +184,8 @@ def _merged(default: Any, given: Any) -> Any:
 
 def arm_train(study: Study, arm: Arm, *, deterministic: bool) -> TrainSettings:
     """The arm's training: the study's with the arm's changes; by method map where it is `deterministic`."""
-    train = dataclasses.replace(study.train, **arm.train, **({"method": "map"} if deterministic else {}))
+    changes: dict[str, Any] = arm.train | ({"method": "map"} if deterministic else {})
+    train = dataclasses.replace(study.train, **changes)
     return deterministic_part(train) if deterministic else train
 
 
