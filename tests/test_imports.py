@@ -63,7 +63,8 @@ def run(code: str) -> str:
 @pytest.mark.parametrize(("modules", "also"), [(CORE, ["filelock"]), (STUDIES, [])], ids=["core", "studies"])
 def test_the_core_needs_torch_and_safetensors_alone(modules, also):
     """Running studies needs filelock, too, which torch brings along."""
-    blocked = [*"pydantic yaml typer rich pandas pyarrow scipy sklearn matplotlib jinja2 numpy datasets".split(), *also]
+    names = "pydantic yaml typer rich pandas pyarrow scipy sklearn matplotlib jinja2 numpy datasets"
+    blocked = names.split() + also
     print(
         run(f"""
 import sys
