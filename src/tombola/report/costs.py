@@ -1,6 +1,7 @@
 """What tickets cost, from the dense start on: one at the last level, and one at every level."""
 
 import math
+from collections.abc import Callable
 
 import pandas as pd
 
@@ -10,7 +11,7 @@ from tombola.report.statistics import density_at
 from tombola.report.tables import Table
 
 SHOWN = (*OWN_MASK, "transplant")
-MEASURES = {"seconds": duration, "flops": lambda value: NONE if math.isnan(value) else f"{value:.3g}"}
+MEASURES: dict[str, Callable[[float], str]] = {"seconds": duration, "flops": lambda value: NONE if math.isnan(value) else f"{value:.3g}"}
 """What is counted, by the end of its columns' names, and how it is written."""
 
 
@@ -20,7 +21,8 @@ def cost_table(panel: Panel) -> Table:
     No rows for fewer than two curves.
     """
     curves = [curve for curve in panel.curves if panel.arm(curve) in SHOWN]
-    last = _last_level(panel.records, curves) if len(curves) > 1 and {"total_seconds"} <= set(panel.records) else None
+    columns = {f"{part}_{measure}" for part in ("train", "total") for measure in MEASURES}
+    last = _last_level(panel.records, curves) if len(curves) > 1 and columns <= set(panel.records) else None
     if last is None:
         return Table(title="", head=[], rows=[])
     found = {(curve, measure): _costs(panel, curve, last, measure) for curve in curves for measure in MEASURES}
