@@ -9,6 +9,7 @@ import pytest
 from tombola.records import collect
 from tombola.report.costs import cost_table
 from tombola.report.panels import panels
+from tombola.report.quantities import NONE
 
 ARMS = {"ticket (snr)": "ticket", "deterministic (magnitude)": "deterministic", "transplant (magnitude)": "transplant"}
 
@@ -47,10 +48,12 @@ def test_one_ticket_and_a_ticket_at_every_level_by_hand():
 
 def test_operations_that_were_not_counted_are_a_dash():
     (panel,) = panels(records(train_flops=math.nan, total_flops=math.nan))
-    assert shown(cost_table(panel))["transplant (magnitude)"] == ["14 s", "0.44", "30 s", "0.94", *"––––"]
+    assert shown(cost_table(panel))["transplant (magnitude)"] == ["14 s", "0.44", "30 s", "0.94", *[NONE] * 4]
 
 
-@pytest.mark.parametrize("of", [records(levels=1), records().query("arm == 'ticket'"), records().drop(columns="total_flops")])
+@pytest.mark.parametrize(
+    "of", [records(levels=1), records().query("arm == 'ticket'"), records().drop(columns="total_flops")]
+)
 def test_there_is_no_table_where_there_is_nothing_to_compare(of):
     (panel,) = panels(of)
     assert cost_table(panel).rows == []

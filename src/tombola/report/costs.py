@@ -11,7 +11,10 @@ from tombola.report.statistics import density_at
 from tombola.report.tables import Table
 
 SHOWN = (*OWN_MASK, "transplant")
-MEASURES: dict[str, Callable[[float], str]] = {"seconds": duration, "flops": lambda value: NONE if math.isnan(value) else f"{value:.3g}"}
+MEASURES: dict[str, Callable[[float], str]] = {
+    "seconds": duration,
+    "flops": lambda value: NONE if math.isnan(value) else f"{value:.3g}",
+}
 """What is counted, by the end of its columns' names, and how it is written."""
 
 
