@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import models, records
+from .allocator import keep_freed_memory
 from .budget import Budget
 from .calibrate import Guesses, calibrate, here
 from .data import load_data
@@ -113,6 +114,7 @@ def _run_here(
     after_each: Callable[[], None],
 ) -> list[str]:
     """A sentence for each failure."""
+    keep_freed_memory()
     with ConsoleWatcher(console, Board(folder.plan, folder.store, forecast)) as watcher:
         study = folder.variants[0].study
         engine = Engine(folder.store, device, watcher, study.checkpoint_seconds, study.together, needs=budget.of)

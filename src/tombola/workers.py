@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from .allocator import keep_freed_memory
 from .engine import Engine
 from .errors import TombolaError
 from .folder import StudyFolder
@@ -122,6 +123,7 @@ def main() -> int:
     try:
         folder, device, threads = sys.argv[1:]
         torch.set_num_threads(int(threads))
+        keep_freed_memory()
         opened = StudyFolder.open(Path(folder))
         study = opened.variants[0].study
         engine = Engine(opened.store, torch.device(device), _Teller(), study.checkpoint_seconds, study.together, joins=True)
