@@ -162,7 +162,7 @@ def test_equal_budget_trains_a_ticket_as_long_as_learning_rate_rewinding_has():
         for row in plan.rows
     }
     longer = {key: stage for key, stage in training.items() if key[0] == "equal_budget"}
-    assert {level for *_, level in longer} == {1, 3, 4}  # nearest to 20%, 5% and 1% left
+    assert {level for *_, level in longer} == {2, 4}  # nearest to 10% and to 1% left
     for (_, chain, _, level), stage in longer.items():
         arm = "ticket" if chain == "bayesian" else "deterministic"
         kept, plain = training[arm, chain, "learning_rate", level], training[arm, chain, "init", level]
