@@ -155,6 +155,14 @@ def test_a_transplanted_ticket_has_the_deterministic_runs_initial_weights_bit_by
     assert not (redrawn.rewind.posterior.mean[kept] == initial[kept]).any()
 
 
+def test_a_net_without_batch_norm_is_measured_once():
+    for net, ways in (("vit_tiny", 1), ("resnet20", 2)):
+        plan = planned("paper/calibration", f"nets=[{net}]")
+        dense = [r for r in plan.rows if (r.labels["curve"], r.labels["level"]) == ("ticket (snr)", 0)]
+        assert len(dense) == 2
+        assert len({row.stage.key for row in dense}) == len({row.labels["settings"] for row in dense}) == ways
+
+
 def test_equal_budget_trains_a_ticket_as_long_as_learning_rate_rewinding_has():
     plan = planned("paper/rewind", "nets=[vit_tiny]", "train.epochs=2", "train.warmup_epochs=1", *CHAIN)
     training = {
