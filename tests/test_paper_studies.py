@@ -155,6 +155,14 @@ def test_a_transplanted_ticket_has_the_deterministic_runs_initial_weights_bit_by
     assert not (redrawn.rewind.posterior.mean[kept] == initial[kept]).any()
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_no_study_changes_the_papers_settings_at_the_full_size(name):
+    for variant in unfold(read(name, ["size=full"])):
+        train, evaluate = variant.study.train, variant.study.evaluate
+        assert (train.epochs, train.lr, train.schedule, train.samples) == (160, 0.001, "step", 10)
+        assert (evaluate.samples, evaluate.repeats, evaluate.bins) == (10, 5, 20)
+
+
 def test_a_net_without_batch_norm_is_measured_once():
     for net, ways in (("vit_tiny", 1), ("resnet20", 2)):
         plan = planned("paper/calibration", f"nets=[{net}]")
