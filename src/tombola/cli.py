@@ -128,7 +128,7 @@ def claims(
 def studies(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this study's YAML.")] = None,
 ) -> int:
-    """List the studies that are shipped, or print one."""
+    """List the studies that are shipped with what they cost, or print one."""
     from .commands import list_studies
 
     return list_studies(name)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import models, records
+from .catalogue import costs, studies_table
 from .data import load_data
 from .errors import TombolaError
 from .evaluation import evaluate_ticket
@@ -112,12 +113,7 @@ def list_studies(name: str | None) -> int:
         read(name, [])  # says what is wrong with an unknown name
         print(known.get(name, Path(name)).read_text(), end="")
         return 0
-    table = Table(title="shipped studies: tombola run NAME")
-    for column in ("name", "what it asks"):
-        table.add_column(column)
-    for study in known:
-        table.add_row(study, read(study, []).get("description", "").strip())
-    Console().print(table)
+    Console().print(studies_table({study: read(study, []).get("description", "") for study in known}, costs()))
     return 0
 
 

@@ -108,16 +108,16 @@ def _foresee_all(folders: list[StudyFolder], under: Conditions, guesses: Guesses
 
 def _run(names: list[str], folders: list[StudyFolder], under: Conditions) -> int:
     """Ends with the claims that they have data for, and with where things are."""
-    console, worst, before = under.console, 0, Guesses()
+    console, worst, before, ran = under.console, 0, Guesses(), False
     for number, folder in enumerate(folders, start=1):
         _say_which(under, number, names)
         if folder.settled:
             console.print(f"all {len(folder.plan.stages)} stages are done, and the page was written of them")
             continue
-        if time.time() >= under.ends:
+        if ran and time.time() >= under.ends:  # a command with nothing run gets somewhere, however short its time
             console.print(f"{STOPPED[TIME_UP]} before its first stage; the same command goes on from there")
             return TIME_UP
-        code = run(folder, under, before)
+        code, ran = run(folder, under, before), True
         if code in STOPPED:
             return code
         worst, before = max(worst, code), before.joined(Guesses.read(folder.timings))
