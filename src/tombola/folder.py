@@ -80,7 +80,7 @@ class StudyFolder:
         page, wanted = self.path / "report.html", {row.stage.key for row in self.plan.wanted}
         if missing(self.plan, self.store) or not page.is_file() or _description(self.path)["study"] != self.raw:
             return False
-        return page.stat().st_mtime > max(self.store.finished(key) for key in wanted)
+        return page.stat().st_mtime > max((self.store.finished(key) for key in wanted), default=0.0)
 
     @property
     def resolved(self) -> dict[str, Any]:

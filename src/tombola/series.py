@@ -133,6 +133,7 @@ def _say_which(under: Conditions, number: int, names: list[str]) -> None:
 
 def _say_claims(folders: list[StudyFolder], console: Console) -> None:
     """The verdicts over all records, where there is data for any."""
-    rows = judge(records.read([folder.path for folder in folders]))
+    table = records.read([folder.path for folder in folders])
+    rows = judge(table) if len(table) else []
     if any(row.joint for row in rows):
         console.print(printed(rows))
