@@ -18,7 +18,7 @@ _UNKNOWN = "-"
 
 
 def costs() -> dict[str, Any]:
-    """Size -> {"studies": {name: seconds alone, seconds added, trainings}} and what is said of it; `assumed` in forecasts."""
+    """Size -> "studies", name -> seconds alone and added, trainings; and where it was measured, or what was `assumed`."""
     return json.loads((resources.files("tombola") / "studies" / "costs.json").read_text())
 
 
@@ -59,6 +59,6 @@ def legend(known: Mapping[str, Any]) -> list[str]:
         said.append(
             f"gpu, full: forecast for {assumed['device']}, never measured. Each training takes the larger of its counted "
             f"operations over an assumed {assumed['flops_per_second'] / 1e12:g} TFLOP/s, and an assumed "
-            f"{1e6 * assumed['seconds_per_launch']:g} µs for each operation launched. Evaluations, views and pages come on top."
+            f"{1e6 * assumed['seconds_per_launch']:g} µs for each operation launched. Evaluations and pages come on top."
         )
     return said
