@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
+from .allocator import keep_freed_memory
 from .budget import Budget
 from .calibrate import Guesses, calibrate, here
 from .checkpoint import TimeUp
@@ -129,6 +130,7 @@ def _run_here(
     folder: StudyFolder, under: Conditions, forecast: Forecast, budget: Budget, after_each: Callable[[], None]
 ) -> list[str]:
     """A sentence for each failure."""
+    keep_freed_memory()
     with ConsoleWatcher(under.console, Board(folder.plan, folder.store, forecast)) as watcher:
         study = folder.variants[0].study
         engine = Engine(

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from .allocator import keep_freed_memory
 from .checkpoint import TimeUp
 from .engine import Engine
 from .errors import TombolaError
@@ -132,6 +133,7 @@ def main() -> int:
     try:
         folder, device, threads, ends = sys.argv[1:]
         torch.set_num_threads(int(threads))
+        keep_freed_memory()
         opened = StudyFolder.open(Path(folder))
         study = opened.variants[0].study
         engine = Engine(
