@@ -163,7 +163,8 @@ def read(paths: Sequence[Path]) -> "DataFrame":
             tables.append(pd.read_parquet(file))
         except (OSError, ValueError) as error:
             raise TombolaError(f"{file} is no table of records ({' '.join(str(error).split())}); write it anew") from None
-    return pd.concat(tables, ignore_index=True)
+    filled = [table for table in tables if len(table)]  # an empty one has no types
+    return pd.concat(filled or tables[:1], ignore_index=True)
 
 
 def _values(row: Row, store: Store) -> dict[str, Any]:
