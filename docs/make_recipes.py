@@ -68,12 +68,12 @@ small relative:
 """
 
 KEPT = (
-    "What the recipe keeps is the best value, with three exceptions where the difference is noise: batch 64 for `resnet20`, "
-    "which is a fifth faster; running statistics; and for all nets fewer images four times rather than twice as many twice, "
-    "since two epochs leave little to rewind to. They were tuned with 3,000 images; the recipe has 2,500, so that all studies "
-    "of the paper take less than an hour. Augmentation of `vgg11` was carried over from the other two, as were all settings "
-    "of the nets that are not in the table, each from its relative. Label smoothing stays off and heat at 0.1 at every size: "
-    "calibration and the posterior are what the studies ask about."
+    "What the recipe keeps is the best value, with three exceptions where the difference is noise: batch 64 for "
+    "`resnet20`, which is a fifth faster; running statistics; and for all nets fewer images four times rather than twice "
+    "as many twice, since two epochs leave little to rewind to. They were tuned with 3,000 images; the recipe has 2,500, "
+    "so that all studies of the paper take less than an hour. Augmentation of `vgg11` was carried over from the other "
+    "two, as were all settings of the nets that are not in the table, each from its relative. Label smoothing stays off "
+    "and heat at 0.1 at every size: calibration and the posterior are what the studies ask about."
 )
 
 TAIL = """
