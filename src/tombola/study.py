@@ -126,10 +126,15 @@ _OF_THE_WHOLE = ("name", "description", "size", "threads", "together", "checkpoi
 _OWN_COLUMN = ("data.name", "model.name", "prune.score", "prune.sigma", "prune.rewind", "train.method")
 
 
+_PAPER = ("scores", "layers", "randomise", "transplant", "rewind", "size", "rate", "calibration")
+_FIRST = ("demo", "cifar10", *(f"paper/{name}" for name in _PAPER))  # of the paper's, what others share most
+
+
 def shipped() -> dict[str, Path]:
-    """Name -> path of the studies that come with tombola."""
+    """Name -> path of the studies that come with tombola, in the order in which they are best run."""
     root = Path(str(resources.files("tombola") / "studies"))
-    return {str(path.relative_to(root).with_suffix("")): path for path in sorted(root.rglob("*.yaml"))}
+    found = {str(path.relative_to(root).with_suffix("")): path for path in root.rglob("*.yaml")}
+    return {name: found[name] for name in dict.fromkeys([*_FIRST, *sorted(found)])}
 
 
 def read(study: str, changes: list[str]) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def train(
                     if on_state:
                         on_state(epoch + 1, learner.state())
                 if checkpoint and checkpoint.due and step < stop:
-                    work.save(checkpoint, step, time.monotonic() - began, device)
+                    work.save(checkpoint, step, time.monotonic() - began, device)  # and out by TimeUp, if it ends now
                 if step == last:
                     break
         return Trained(learner.state(), work.history, time.monotonic() - began)
