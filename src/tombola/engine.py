@@ -64,6 +64,8 @@ class Engine:
     """By `time.time`: when it stops at the next place where nothing is lost."""
     failures: dict[str, str] = field(default_factory=dict)
     """Key of a failed stage -> sentence; empty for what only builds on one."""
+    data: Callable[[DataSettings], Dataset] = lambda settings: dataset(settings)
+    """Where a stage's data are taken from; by default loaded by name."""
     needs: Callable[[Stage], MemoryForecast | None] = lambda stage: None
     """What a stage was forecast to need, for the sentence that says that memory did not do."""
 
@@ -166,7 +168,7 @@ class Engine:
 
         resumes = isinstance(first, Train) and len(stages) == 1
         checkpoint = self.store.checkpoint(first.key, self.checkpoint_seconds, self.ends) if resumes else None
-        around = Surroundings(self.device, dataset, checkpoint, on_step, progress.end_epoch)
+        around = Surroundings(self.device, self.data, checkpoint, on_step, progress.end_epoch)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:

@@ -12,8 +12,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from .errors import TombolaError
 from .mends import sentence
 from .recipes import common_view, expand
@@ -167,6 +165,8 @@ def unfold(raw: dict[str, Any]) -> list[Variant]:
     for settings, axes in (variant for one in expand(raw) for variant in _fan(one, Study, "")):
         settings["arms"] = [arm for one in _arms(settings) for arm, _ in _fan(one, Arm, "arms.")]
         study = _checked(settings)
+        for arm in study.arms:
+            _check_train(study, arm)
         variants.append(Variant(study, {path: value for path, value in axes.items() if path not in _OWN_COLUMN}))
     return variants
 
@@ -189,16 +189,17 @@ def _merged(default: Any, given: Any) -> Any:
 
 def arm_train(study: Study, arm: Arm, *, deterministic: bool) -> TrainSettings:
     """The arm's training: the study's with the arm's changes; by method map where it is `deterministic`."""
-    whole = dataclasses.asdict(study.train) | arm.train | ({"method": "map"} if deterministic else {})
-    try:
-        train = _checked({**_plain(study), "train": whole}).train
-    except TombolaError as error:
-        raise TombolaError(f"arm {arm.arm}: {error}") from None
+    changes: dict[str, Any] = arm.train | ({"method": "map"} if deterministic else {})
+    train = dataclasses.replace(study.train, **changes)
     return deterministic_part(train) if deterministic else train
 
 
-def _plain(study: Study) -> dict[str, Any]:
-    return dataclasses.asdict(study)
+def _check_train(study: Study, arm: Arm) -> None:
+    """Raises TombolaError for changes of `train` that a study could not have."""
+    try:
+        _checked({**dataclasses.asdict(study), "train": dataclasses.asdict(study.train) | arm.train})
+    except TombolaError as error:
+        raise TombolaError(f"arm {arm.arm}: {error}") from None
 
 
 def _arms(raw: dict[str, Any]) -> list[dict[str, Any]]:
@@ -277,6 +278,8 @@ def _checked(raw: dict[str, Any]) -> Study:
 
 
 def _parse(text: str, where: str) -> Any:
+    import yaml
+
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
