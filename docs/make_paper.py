@@ -8,6 +8,7 @@ import argparse
 import io
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from textwrap import fill
@@ -18,6 +19,8 @@ import pandas as pd
 import yaml
 from paper_figures import PAIRS, Plot, plots
 from paper_parts import DET, EXTRAS, HIGH, SNR_, Pool, bullets, cost_table, overlap_sentences
+
+from PIL import Image
 
 from tombola.claims import Row, judge
 from tombola.claims.contrasts import left, level_near
@@ -65,7 +68,6 @@ SECTIONS = {
 
 ELSEWHERE = {"1i": "calibration", "1j": "calibration", "4d": "calibration", "4e": "cost"}
 """Claims that stand in another section than that of their number."""
-BEYOND = {"layers": (), "size": (), "rate": ()}
 RULE = (
     "Beyond the paper, each over seeds with its 90% interval; these comparisons were not named as claims and take no part in "
     "Holm's correction:"
@@ -77,7 +79,8 @@ def page(results: Path, figures: Path | None = None) -> str:
     record = json.loads((results / "record.json").read_text())
     records = pd.read_parquet(results / "records.parquet")
     views = pd.read_parquet(results / "views.parquet") if (results / "views.parquet").is_file() else pd.DataFrame()
-    pool, rows = Pool(records), judge(records)
+    pool = Pool(records)
+    rows = _short(judge(records))
     notes = yaml.safe_load(NOTES.read_text()) if NOTES.is_file() else {}
     with matplotlib.rc_context(SETTINGS):
         drawn = plots(pool, views)
@@ -95,8 +98,20 @@ def _write(drawn: Sequence[Plot], figures: Path) -> None:
     for plot in drawn:
         buffer = io.BytesIO()
         plot.drawing.figure.savefig(buffer, format="png", dpi=DOTS, metadata={"Software": None})
-        (figures / f"{plot.name}.png").write_bytes(buffer.getvalue())
+        Image.open(buffer).convert("RGB").quantize(64).save(figures / f"{plot.name}.png", optimize=True)
         plot.drawing.numbers.to_csv(figures / f"{plot.name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+
+
+def _short(rows: Sequence[Row]) -> list[Row]:
+    """With nets named by what sets them apart from the first one of their model, that most claims are about."""
+    firsts: dict[str, list[str]] = {}
+    named_short = []
+    for row in rows:
+        model, *settings = row.net.split(", ")
+        home = firsts.setdefault(model, settings)
+        apart = [each for each in settings if each not in home]
+        named_short.append(replace(row, net=", ".join([model, *apart])))
+    return named_short
 
 
 def _what_was_run(pool: Pool, record: dict[str, Any]) -> list[str]:
@@ -148,7 +163,7 @@ def _summary(rows: Sequence[Row], pool: Pool) -> list[str]:
             mine = [row for row in there if family_of(row.net) == family]
             first = next((row for row in mine if row.net in pool.models), mine[0] if mine else None)
             cells.append(_verdict(first) if first else "")
-            others += [f"{row.net}: {_verdict(row)}" for row in mine if row is not first]
+            others += [f"{row.net} {_verdict(row)}" for row in mine if row is not first]
             if first and first.net not in pool.models and first.joint:
                 cells[-1] += f" ({first.net})"
         lines.append(f"| **{name}** {sentence} | {' | '.join(cells)} | {'; '.join(others)} |")
@@ -202,6 +217,7 @@ def _figure(plot: Plot) -> list[str]:
 def _claims(rows: Iterable[Row]) -> str:
     lines = ["| Claim | Net | Verdict | Effect, 90% interval | says | n | beside* | what decides |", "|" + " --- |" * 8]
     without = []
+    told = set[str]()
     for row in rows:
         if row.joint is None:
             without.append(f"- {named(row)} {row.net}: no data; {row.needs}")
@@ -209,9 +225,10 @@ def _claims(rows: Iterable[Row]) -> str:
         found = row.joint.deciding
         beside = verdict_text(row.beside.verdict) if row.beside else ""
         words = "; ".join(filter(None, [found.part.contrast.words, parts(row), remark(row)]))
-        holm = f"{verdict_text(row.verdict)}; Holm: {verdict_text(row.corrected)}"
-        shown = [effect(found), region(found), str(found.n), beside, words]
-        cells = [f"**{named(row)}** {row.claim.sentence}", row.net, holm, *(text.replace("-", MINUS, 0) for text in shown)]
+        numbers = [text.replace("-", MINUS) for text in (effect(found), region(found))]
+        claim = f"**{named(row)}**" + ("" if row.claim.id in told else f" {row.claim.sentence}")
+        told.add(row.claim.id)
+        cells = [claim, row.net, _verdict(row), *numbers, str(found.n), beside, words]
         lines.append(f"| {' | '.join(cells)} |")
     star = "\n\n\\* of the best epoch's accuracy, which is selected by test data, or of MACE of every class."
     table = "\n".join(lines) + star if len(lines) > 2 else ""
