@@ -19,7 +19,6 @@ import pandas as pd
 import yaml
 from paper_figures import PAIRS, Plot, plots
 from paper_parts import DET, EXTRAS, HIGH, SNR_, Pool, bullets, cost_table, overlap_sentences
-
 from PIL import Image
 
 from tombola.claims import Row, judge
@@ -124,7 +123,9 @@ def _what_was_run(pool: Pool, record: dict[str, Any]) -> list[str]:
         f"processes, {record['threads']} thread each), {versions}. Data: `{data}`, {examples:,} test images; {seeds} "
         f"seed{'s' if seeds > 1 else ''}. Accuracy: mean and standard deviation over seeds."
     )
-    lines = ["| Net | Parameters | dense, deterministic | dense, Bayesian | sparse, deterministic | sparse, Bayesian (snr) |"]
+    lines = [
+        "| Net | Parameters | dense, deterministic | dense, Bayesian | sparse, deterministic | sparse, Bayesian (snr) |"
+    ]
     lines += ["|" + " --- |" * 6]
     for model, own in pool.records.groupby("model", sort=False):
         cells = [_accuracy(pool, str(model), pick, level) for level in ("dense", "sparse") for pick in (DET, SNR_)]
@@ -148,7 +149,10 @@ def _spent(record: dict[str, Any]) -> list[str]:
     for row in record["studies"]:
         new = f"{row['trainings_run']} of {row['trainings']}"
         lines.append(f"| `{row['study']}` | {new} | {duration(row['wall_seconds'])} | {duration(row['alone_seconds'])} |")
-    total, runs = sum(row["wall_seconds"] for row in record["studies"]), sum(row["trainings_run"] for row in record["studies"])
+    total, runs = (
+        sum(row["wall_seconds"] for row in record["studies"]),
+        sum(row["trainings_run"] for row in record["studies"]),
+    )
     lines.append(f"| all | {runs} | **{duration(total)}** | |")
     return ["\n".join(lines)]
 
@@ -185,7 +189,13 @@ def _place(row: Row) -> str:
 
 
 def _section(
-    section: str, title: str, rows: Sequence[Row], pool: Pool, views: pd.DataFrame, drawn: Sequence[Plot], notes: dict[str, str]
+    section: str,
+    title: str,
+    rows: Sequence[Row],
+    pool: Pool,
+    views: pd.DataFrame,
+    drawn: Sequence[Plot],
+    notes: dict[str, str],
 ) -> list[str]:
     blocks = [f"## {title}"]
     own = [plot for plot in drawn if plot.section == section]

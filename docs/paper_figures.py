@@ -5,8 +5,25 @@ from dataclasses import dataclass
 
 import pandas as pd
 from paper_parts import (
-    BATCH, BY_RATE, DET, EQUAL, LOG_EXPECTED, MOVED, MOVED_REDRAWN, MOVED_SHUFFLED, MU_, SHUFFLED, SLOW, SNR_, SNR_CODED_,
-    SQUARE_, SQUARE_CODED_, START, Pick, Pool, overlap_rows,
+    BATCH,
+    BY_RATE,
+    DET,
+    EQUAL,
+    LOG_EXPECTED,
+    MOVED,
+    MOVED_REDRAWN,
+    MOVED_SHUFFLED,
+    MU_,
+    SHUFFLED,
+    SLOW,
+    SNR_,
+    SNR_CODED_,
+    SQUARE_,
+    SQUARE_CODED_,
+    START,
+    Pick,
+    Pool,
+    overlap_rows,
 )  # fmt: skip
 
 from tombola.claims.curves import DETERMINISTIC, SNR, control
@@ -105,7 +122,9 @@ def _plot(section: str, name: str, what: str, spots: list[tuple[Quantity, Spot]]
         first = list(look.values())
         look = {curve: first[same[curve]] for curve in look}
     seen = " ".join(f"{spot.name}, {quantity.name}: {captions.leader(spot.panel, quantity)}" for quantity, spot in spots)
-    grey = " Grey: what a perfectly calibrated model would show." if any(q.column.startswith("mace") for q, _ in spots) else ""
+    grey = (
+        " Grey: what a perfectly calibrated model would show." if any(q.column.startswith("mace") for q, _ in spots) else ""
+    )
     seeds = captions.seeds(spots[0][1].panel, spots[0][0])
     return Plot(section, name, grid(cells, look, "density"), f"{what}. {captions.MARKS} {seeds[:-1]}.{grey} {seen}")
 
@@ -126,7 +145,11 @@ def _sizes(pool: Pool) -> Plot | None:
     for column, home in enumerate(pool.models):
         own = [str(model) for model in models.index if family_of(str(model)) == family_of(home)]
         if len(own) > 1:
-            picks = [(m, Pick(f"{m}, {words}", curve)) for m in own for words, curve in (("snr", SNR), ("deterministic", DETERMINISTIC))]
+            picks = [
+                (m, Pick(f"{m}, {words}", curve))
+                for m in own
+                for words, curve in (("snr", SNR), ("deterministic", DETERMINISTIC))
+            ]
             spots += _spot(0, column, family_of(home), [pick.of(pool, model) for model, pick in picks], ACCURACY)
     return _plot("size", "size", "Larger and smaller nets of each family (figure 6)", spots)
 

@@ -10,15 +10,34 @@ from typing import Any
 import pandas as pd
 
 from tombola.claims.contrasts import TIMES, Contrast, area, left, log_ratio, near
-from tombola.claims.curves import DETERMINISTIC, MU, SNR, SQUARE, SQUARE_CODED, TRANSPLANT, Curve, Grid, Missing, grid
-from tombola.claims.curves import control, rewound, tickets
+from tombola.claims.curves import (
+    DETERMINISTIC,
+    MU,
+    SNR,
+    SQUARE,
+    SQUARE_CODED,
+    TRANSPLANT,
+    Curve,
+    Grid,
+    Missing,
+    control,
+    grid,
+    rewound,
+    tickets,
+)
 from tombola.claims.nets import family_of
 from tombola.claims.verdict import above, outcome
 
 HIGH, MEDIUM = 0.012, 0.1
 SCALES = {"nll": (0.01, "nats")}
 """Of columns whose differences are no percentage points: factor on what a contrast gives, and unit."""
-QUANTITIES = {"accuracy": "accuracy", "mace": "top-label MACE", "mace_coded": "MACE of every class", "ece": "ECE", "nll": "NLL"}
+QUANTITIES = {
+    "accuracy": "accuracy",
+    "mace": "top-label MACE",
+    "mace_coded": "MACE of every class",
+    "ece": "ECE",
+    "nll": "NLL",
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +84,7 @@ class Pick:
 
     words: str
     curve: Curve
-    rows: Callable[[Pool, str], pd.DataFrame] = lambda pool, model: pool.rows(model)  # noqa: E731
+    rows: Callable[[Pool, str], pd.DataFrame] = lambda pool, model: pool.rows(model)
 
     def of(self, pool: Pool, model: str) -> pd.DataFrame:
         rows = self.curve.of(self.rows(pool, model)).drop_duplicates(["seed", "level"])
@@ -111,7 +130,10 @@ MOVED_SHUFFLED = Pick("transplants, mask shuffled within layers", control("trans
 MOVED_REDRAWN = Pick("transplants, weights drawn anew", control("transplant_reinit", TRANSPLANT))
 BY_RATE = {"Bayesian": Pick("snr, learning-rate rewinding", rewound(SNR))}
 BY_RATE["deterministic"] = Pick("deterministic, learning-rate rewinding", rewound(DETERMINISTIC))
-EQUAL = {"Bayesian": budget("snr at equal budget", SNR), "deterministic": budget("deterministic at equal budget", DETERMINISTIC)}
+EQUAL = {
+    "Bayesian": budget("snr at equal budget", SNR),
+    "deterministic": budget("deterministic at equal budget", DETERMINISTIC),
+}
 BATCH = set_to("snr tickets, statistics of the batch", SNR, batch_norm="batch")
 BATCH_DET = set_to("deterministic tickets, statistics of the batch", DETERMINISTIC, batch_norm="batch")
 LOG_EXPECTED = changed("snr, log E_q[p] as objective", SNR, train__objective="log_expected", train__samples=2)

@@ -6,7 +6,6 @@ from tombola.report.panels import Panel
 from tombola.report.quantities import DRIFT, Quantity, left, listed, number, shortened
 from tombola.report.statistics import by_seed, density_at, exceeding, levels, shared_level, summary
 
-
 MARKS = "Mark: mean over seeds; bar: from the smallest to the largest; moved aside a little, that none hides another."
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from tombola.report.figures import PERFECT, WIDE, Drawing, Style, density_axis, legend_room, with_legend
 
@@ -72,7 +72,7 @@ def _draw(axes: Axes, cell: Cell, look: dict[str, Style], across: str) -> None:
         density_axis(axes, points["x"])
         most, least = axes.get_xlim()
         axes.set_xlim(1.12 * most, least / 1.12)  # marks that were moved aside stay within
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("weights left (%, log scale)")
     else:
         axes.set_xlabel(across)

@@ -18,7 +18,7 @@ FEW = 5
 """So many curves share a small plot; of more, controls and changed arms have plots of their own."""
 MOST = 24
 """Small plots in a figure; a study of more is not drawn side by side."""
-PLACE = "prunable tensor, from input to output"
+PLACE = "prunable tensor, input to output"
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,7 @@ def layer_cells(spots: Sequence[Spot]) -> list[Cell]:
         percent = {name: 100 * at[name] for name in ("mean", "low", "high")}
         points = at.assign(x=at["layer"].map(places), **percent)[["curve", "x", "layer", "mean", "low", "high", "level"]]
         title = f"{spot.name}, {left(density_at(spot.panel.records, int(level or 0)))} left"
-        cells.append(
-            Cell(row=spot.row, column=spot.column, title=title, axis="left of the tensor (%)", points=points)
-        )
+        cells.append(Cell(row=spot.row, column=spot.column, title=title, axis="left of the tensor (%)", points=points))
     return cells
 
 
@@ -92,7 +90,9 @@ def _measured(spots: list[Spot], quantity: Quantity, look: dict[str, Style]) -> 
 
 
 def _layers(merged: list[Panel], look: dict[str, Style]) -> list[Plate]:
-    spots = [Spot(spot.row, spot.column, spot.name, spot.panel, spot.panel.own_masks()) for spot in _spots(merged, whole=True)]
+    spots = [
+        Spot(spot.row, spot.column, spot.name, spot.panel, spot.panel.own_masks()) for spot in _spots(merged, whole=True)
+    ]
     cells = layer_cells(spots)
     if not cells:
         return []
