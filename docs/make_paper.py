@@ -18,7 +18,7 @@ import matplotlib
 import pandas as pd
 import yaml
 from paper_figures import PAIRS, Plot, plots
-from paper_parts import DET, EXTRAS, HIGH, SNR_, Pool, bullets, cost_table, overlap_sentences
+from paper_parts import DET, EXTRAS, HIGH, SNR_, Pick, Pool, bullets, cost_table, overlap_sentences
 from PIL import Image
 
 from tombola.claims import Row, judge
@@ -29,7 +29,7 @@ from tombola.claims.table import NOTE, SIGNS, effect, named, parts, region, rema
 from tombola.report.figures import styles
 from tombola.report.images import SETTINGS
 from tombola.report.panels import panels
-from tombola.report.quantities import ACCURACY, MINUS, duration
+from tombola.report.quantities import ACCURACY, MINUS, NONE, duration
 from tombola.report.views import seen
 
 DOCS = Path(__file__).parent
@@ -40,15 +40,15 @@ DOTS = 130
 
 HEAD = """# The paper, claim by claim
 
-<!-- Made by `python docs/make_paper.py --figures > docs/paper.md` from results/paper-cpu. Do not edit; docs/paper_notes.yaml
-has what is written by hand. -->
+<!-- Made by `python docs/make_paper.py --figures > docs/paper.md` from results/paper-cpu. Do not edit; what is written by
+hand stands in docs/paper_notes.yaml. -->
 
-The experiments of [arXiv 2602.18825](https://arxiv.org/abs/2602.18825), "Bayesian Lottery Ticket Hypothesis", run whole at the
-size [`cpu`](recipes.md#sizes): small relatives of its nets on a subset of small images, several seeds, and controls that the
-paper lacks. How a claim becomes a contrast and what a verdict means: [claims](claims.md)."""
+The experiments of [arXiv 2602.18825](https://arxiv.org/abs/2602.18825), "Bayesian Lottery Ticket Hypothesis", run whole at
+the size [`cpu`](recipes.md#sizes): small relatives of its nets on a subset of small images, over seeds, with controls that
+the paper lacks. How a claim becomes a contrast and what a verdict means: [claims](claims.md)."""
 
-LIMITS = """What this cannot say: the nets are small relatives that are trained for a few epochs on a subset of one data set,
-and accuracies are far below what the full nets reach; a claim that fails here may hold at the paper's size, and the other way
+LIMITS = """What this cannot say: the nets are small relatives, trained for a few epochs on a subset of one data set, and
+accuracies are far below what the full nets reach; a claim that fails here may hold at the paper's size, and the other way
 round. Intervals describe seeds, not test images, data or settings. Nothing was chosen on the test split; the final epoch's
 accuracy is the result."""
 
@@ -68,8 +68,8 @@ SECTIONS = {
 ELSEWHERE = {"1i": "calibration", "1j": "calibration", "4d": "calibration", "4e": "cost"}
 """Claims that stand in another section than that of their number."""
 RULE = (
-    "Beyond the paper, each over seeds with its 90% interval; these comparisons were not named as claims and take no part in "
-    "Holm's correction:"
+    "Beyond the paper, each over seeds with its 90% interval; these comparisons are no claims and take no part in Holm's "
+    "correction:"
 )
 
 
@@ -134,12 +134,12 @@ def _what_was_run(pool: Pool, record: dict[str, Any]) -> list[str]:
     return [said, "\n".join(lines), sparse, *_spent(record)]
 
 
-def _accuracy(pool: Pool, model: str, pick: Any, where: str) -> str:
+def _accuracy(pool: Pool, model: str, pick: Pick, where: str) -> str:
     try:
         found = pick.grid(pool, model, "accuracy")
         level = 0 if where == "dense" else level_near(found, found, HIGH)
     except Missing:
-        return "–"
+        return NONE
     values = found.values[level].dropna()
     return ACCURACY.spread(float(values.mean()), float(values.std(ddof=1))) + "%"
 
@@ -175,7 +175,7 @@ def _summary(rows: Sequence[Row], pool: Pool) -> list[str]:
     counted = ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n)
     holm = sum(row.corrected != row.verdict for row in rows if row.joint)
     said = f"{len(rows)} rows of {len({row.claim.id for row in rows})} claims: {counted}. {NOTE} "
-    said += f"It changes {holm} of them, which is said in brackets. An empty cell: the claim is not about that family."
+    said += f"The correction changes {holm} of them, which is said in brackets. An empty cell: not about that family."
     return [said, "\n".join(lines)]
 
 
@@ -212,8 +212,8 @@ def _section(
     blocks += _seen(section, pool, views)
     if section == "cost":
         blocks.append(
-            "Cost as ratios, with 90% intervals over seeds; counted operations have none. One ticket is found from the start "
-            "down to the last level; seconds are those of trainings that shared the machine with others."
+            "Cost as ratios, with 90% intervals over seeds; counted operations have none. One ticket is found from the start"
+            " down to the last level; seconds are those of trainings that shared the machine with others."
         )
         blocks.append("\n".join(cost_table(pool)))
     return blocks
@@ -246,8 +246,7 @@ def _claims(rows: Iterable[Row]) -> str:
 
 
 VIEWS = {"scores": ("ranks", "early_bird"), "rewind": ("connectivity",)}
-SHOWN = {"scores": [SNR_, DET], "rewind": [SNR_, DET]}
-NAMES = {"ticket (snr)": SNR_, "deterministic (magnitude)": DET}
+NAMES: dict[str, Pick] = {"ticket (snr)": SNR_, "deterministic (magnitude)": DET}
 
 
 def _seen(section: str, pool: Pool, views: pd.DataFrame) -> list[str]:

@@ -68,7 +68,7 @@ ROWS: dict[tuple[str, str, str], list[Row]] = {
     ("scores", "scores", "Accuracy and MACE over weights left, by score (the paper's figure 1)"): [
         Row(quantity, [SNR_, MU_, SQUARE_, DET]) for quantity in (ACCURACY, MACE)
     ],
-    ("scores", "scores-controls", "Does sigma count? snr beside its controls, and the scores as the paper's code has them"): [
+    ("scores", "scores-controls", "Does sigma count? snr beside its controls, and scores as the paper's code has them"): [
         Row(ACCURACY, [SNR_, START, SHUFFLED, SLOW, SNR_CODED_, SQUARE_CODED_])
     ],
     ("randomise", "randomise", "Weights drawn anew, and masks shuffled (figures 3 and 4)"): [
@@ -78,7 +78,8 @@ ROWS: dict[tuple[str, str, str], list[Row]] = {
         Row(quantity, [SNR_, DET, MOVED, MOVED_SHUFFLED, MOVED_REDRAWN]) for quantity in (ACCURACY, MACE)
     ],
     ("rewind", "rewind", "Learning-rate rewinding and weight rewinding (figure 8), and the latter at equal budget"): [
-        Row(ACCURACY, [ticket, BY_RATE[kind], EQUAL[kind]], kind) for kind, ticket in (("Bayesian", SNR_), ("deterministic", DET))
+        Row(ACCURACY, [ticket, BY_RATE[kind], EQUAL[kind]], kind)
+        for kind, ticket in (("Bayesian", SNR_), ("deterministic", DET))
     ],
     ("calibration", "calibration", "MACE of the top label, and of every class as in the paper's code"): [
         Row(quantity, [SNR_, DET, MOVED, LOG_EXPECTED, BATCH]) for quantity in (MACE, CODED)
@@ -136,7 +137,7 @@ def _layers(pool: Pool) -> Plot | None:
         return None
     drawing = grid(cells, styles([SNR_.words, MU_.words, DET.words]), PLACE)
     what = "Density of each prunable tensor over its place in the network, at the last level (figure 2)"
-    return Plot("layers", "layers", drawing, f"{what}. {captions.MARKS} What has no mark is empty.")
+    return Plot("layers", "layers", drawing, f"{what}. {captions.MARKS} A tensor at 0 is empty.")
 
 
 def _sizes(pool: Pool) -> Plot | None:

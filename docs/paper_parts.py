@@ -42,7 +42,7 @@ QUANTITIES = {
 
 @dataclass(frozen=True)
 class Pool:
-    """All records; those of a model at home are of the settings that most of its rows have, and of unchanged arms."""
+    """All records; those of a model at home have the settings that most of its rows have, and unchanged arms."""
 
     records: pd.DataFrame
 
@@ -52,7 +52,7 @@ class Pool:
         return list({family_of(model): model for model in reversed(self.records["model"].unique())}.values())[::-1]
 
     def rows(self, model: str, changes: Mapping[str, Any] = {}, **settings: Any) -> pd.DataFrame:
-        """Of arms with these changes, in the settings at home but for those that are given, by the last part of their path."""
+        """Of arms with these changes, in the settings at home but for those given, by the last part of their path."""
         own = self.records[self.records["model"] == model]
         plain = own[own["changes"] == "{}"]
         home = json.loads(plain["settings"].mode().iloc[0])

@@ -98,7 +98,7 @@ def _layers(merged: list[Panel], look: dict[str, Style]) -> list[Plate]:
         return []
     caption = (
         "Density of each prunable tensor over its place in the network, at the sparsest level that the curves have in "
-        f"common, for the curves that find their own mask. {captions.MARKS} A tensor without a mark on a curve is empty there."
+        f"common, for the curves that find their own mask. {captions.MARKS} A tensor at 0 is empty."
     )
     return [Plate(drawings={"nets-layers": grid(cells, look, PLACE)}, caption=caption)]
 
