@@ -264,14 +264,14 @@ def _seen(section: str, pool: Pool, views: pd.DataFrame) -> list[str]:
             (panel,) = panels(rows.assign(variant=""))
             for found in seen(panel, own, styles(panel.curves)):
                 lines += [f"- {model}: {' '.join(found.findings)}"]
-        blocks += [f"*{TITLES[view]}.*", "\n".join(lines)] if lines else []
+        blocks += [f"*{TITLES[view]}*", "\n".join(lines)] if lines else []
     return blocks
 
 
 TITLES = {
-    "ranks": "Do scores rank weights alike? Spearman's correlation on the dense snr networks",
+    "ranks": "Do scores rank weights alike? Spearman's correlation on the dense snr networks.",
     "early_bird": "How early is the mask settled?",
-    "connectivity": "Are tickets linearly connected? Barriers of the error",
+    "connectivity": "Are tickets linearly connected? Barriers of the error.",
 }
 
 

@@ -32,8 +32,9 @@ from tombola.report import captions
 from tombola.report.figures import COLOURS, Drawing, Style, styles
 from tombola.report.grids import Cell, grid
 from tombola.report.overview import PLACE, Spot, layer_cells, measured_cells
-from tombola.report.panels import panels
+from tombola.report.panels import Panel, panels
 from tombola.report.quantities import ACCURACY, KNOWN, MACE, Quantity, left
+from tombola.report.statistics import by_seed, density_at, levels, shared_level
 from tombola.report.viewfigures import over_seeds
 
 
@@ -122,12 +123,24 @@ def _plot(section: str, name: str, what: str, spots: list[tuple[Quantity, Spot]]
     if len({row.words for row in rows}) > 1:  # rows of other curves of the same kinds: the same colours
         first = list(look.values())
         look = {curve: first[same[curve]] for curve in look}
-    seen = " ".join(f"{spot.name}, {quantity.name}: {captions.leader(spot.panel, quantity)}" for quantity, spot in spots)
+    seen = " ".join(f"{spot.name}: {_ranked(spot.panel, quantity)}" for quantity, spot in spots)
     grey = (
         " Grey: what a perfectly calibrated model would show." if any(q.column.startswith("mace") for q, _ in spots) else ""
     )
     seeds = captions.seeds(spots[0][1].panel, spots[0][0])
     return Plot(section, name, grid(cells, look, "density"), f"{what}. {captions.MARKS} {seeds[:-1]}.{grey} {seen}")
+
+
+def _ranked(panel: Panel, quantity: Quantity) -> str:
+    """The curves' means at the sparsest level that all have, best first."""
+    known = [curve for curve in panel.curves if levels(panel.records, curve, quantity.column)]
+    level = shared_level(panel.records, known, quantity.column)
+    if level is None:
+        return "no level in common."
+    means = [(float(by_seed(panel.records, curve, level, quantity.column).mean()), curve) for curve in known]
+    ranked = sorted(means, reverse=quantity.higher_is_better)
+    shown = ", ".join(f"{quantity.show(mean)} ({curve})" for mean, curve in ranked)
+    return f"{quantity.name} at {left(density_at(panel.records, level))} left {shown}."
 
 
 def _layers(pool: Pool) -> Plot | None:
