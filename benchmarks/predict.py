@@ -20,8 +20,9 @@ from benchmarks import peers
 from benchmarks.nets import NETS, TOY
 from benchmarks.record import PEERS, as_json, finish, installed, parser, say_missing_peers, verdicts
 from benchmarks.steps import formats
-from benchmarks.timing import interleaved, keep_freed_memory
+from benchmarks.timing import interleaved
 from tombola import streams
+from tombola.allocator import keep_freed_memory
 from tombola.posterior.batch import channels_last
 from tombola.posterior.layout import Layout
 from tombola.posterior.predictive import outputs

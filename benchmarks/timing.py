@@ -1,7 +1,5 @@
 """Seconds of several things that are compared, taken in turn in one process."""
 
-import contextlib
-import ctypes
 import gc
 import random
 import statistics
@@ -39,15 +37,3 @@ def _seconds(call: Callable[[], Any]) -> float:
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
-
-
-def keep_freed_memory() -> None:
-    """Keeps glibc from giving freed memory back to the system between steps.
-
-    Otherwise the page faults of fetching it again fall on one configuration or another, by the order of allocations: up to
-    15% of a convolutional step, more than what is measured here.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD

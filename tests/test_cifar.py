@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tombola import load
-from tombola.commands import run_study
 from tombola.data import huggingface, training_batches
+from tombola.series import run_studies
 from tombola.settings import DataSettings
 
 FILES = Path(__file__).parents[1] / "../shared/data/cifar10"
@@ -83,7 +83,7 @@ def test_the_shipped_study_of_it_learns_from_a_thousand_images(tmp_path):
     """Bayesian and deterministic ResNet-20 by `tombola run`: losses fall, records and page are there."""
     small = [f"data.args={{path: {FILES}, subset: 1000, subset_test: 200}}", "train.epochs=3", "prune.levels=1"]
     changes = [*small, "train.lr=0.001", "evaluate.samples=2", "arms=[ticket, deterministic]"]
-    assert run_study("cifar10", tmp_path / "cifar10", changes, "cpu", False, None) == 0
+    assert run_studies(["cifar10"], out=tmp_path / "cifar10", changes=changes, device="cpu") == 0
     records = pd.read_parquet(tmp_path / "cifar10" / "records.parquet")
     assert set(records["data"]) == {"cifar10-jpeg75"}
     assert len(records) == 4

@@ -1,22 +1,22 @@
 """Every claim of the paper gets the verdict that records with a known answer deserve."""
 
 import json
-import re
 
 import pandas as pd
 import pytest
 
 from claim_records import SCENARIOS, costs, only, rates, rows_of, study, two_sizes, warm, without_data
 from tombola.claims import CLAIMS, Claim, judge
-from tombola.claims.contrasts import near
+from tombola.claims.contrasts import Grid, level_near, near
 from tombola.claims.curves import DETERMINISTIC, MU, SNR, SQUARE, TRANSPLANT, Missing, control, rewound, tickets
+from tombola.claims.experiments import HALF, HIGH, LAST, MEDIUM
 from tombola.claims.nets import nets_of
 from tombola.claims.table import as_json, frame, remark, row_keys
 from tombola.claims.verdict import above
 from tombola.errors import TombolaError
 from tombola.labels import settings_labels
 from tombola.settings import PruneSettings, TrainSettings
-from tombola.study import Arm, Study
+from tombola.study import Arm, Study, shipped, unfold
 
 IDS = [
     *("1a", "1b", "1c", "1d", "1e", "1f", "1g", "1h", "1i", "1j", "2a", "2b", "3a", "3b", "3c", "3d"),
@@ -33,7 +33,7 @@ def test_every_id_of_the_paper_is_a_claim_with_records_that_test_it():
     assert list(CLAIMS) == list(SCENARIOS) == IDS
     for name, claim in CLAIMS.items():
         assert claim.id == name
-        assert re.fullmatch(r"paper/(scores|layers|randomise|transplant|rewind|size|rate)", claim.study)
+        assert claim.study in shipped()
 
 
 @pytest.mark.parametrize("name", IDS)
@@ -106,6 +106,30 @@ def test_a_level_that_no_curve_reaches_is_missing_and_not_replaced_by_another():
     assert verdicts(pd.concat([rows_of(SNR), rows_of(MU)]), "1c") == ["no data"]
 
 
+@pytest.mark.parametrize("size", ["full", "gpu", "cpu"])
+@pytest.mark.parametrize("density", [HALF, MEDIUM, HIGH])
+def test_every_size_has_a_level_near_each_density_that_claims_name(size, density):
+    prune = unfold({"name": "it", "size": size, "nets": ["resnet20"]})[0].study.prune
+    for rounded in (0.997, 1.003):  # masks keep whole weights
+        left = [(1 - prune.fraction) ** level * (rounded if level else 1) for level in range(prune.levels + 1)]
+        table = pd.DataFrame([left])
+        reached = Grid("snr", table, table, pd.Series(left))
+        assert level_near(reached, reached, density) > 0
+        assert left[-1] < LAST
+
+
+def test_a_finished_part_contradicts_though_another_one_has_a_single_seed_yet():
+    records = study({SNR: 0.0, MU: lambda level: 2.0 if level == 3 else 0.0}, model="vgg11")
+    records = pd.concat([records, rows_of(SQUARE, model="vgg11")])
+    unfinished = records[(records["level"] < 8) | (records["seed"] == 0)]
+    (row,) = judge(unfinished, {"1d": CLAIMS["1d"]})
+    assert (row.verdict, row.corrected, remark(row)) == ("contradicted", "contradicted", "")
+    assert row.joint.deciding.n == 5
+    (row,) = judge(unfinished[unfinished["level"] != 3], {"1d": CLAIMS["1d"]})
+    assert (row.verdict, row.corrected) == ("inconclusive", "inconclusive")
+    assert remark(row) == "one seed: no interval, no verdict"
+
+
 def test_a_claim_of_several_parts_shows_the_one_that_decides():
     held = study({SNR: 0.0, MU: 0.0, SQUARE: lambda level: 2.0 if level == 7 else 0.0}, model="vgg11")
     (row,) = judge(held, {"1d": CLAIMS["1d"]})
@@ -133,6 +157,36 @@ def test_the_margin_is_half_a_point_on_cifar_and_one_on_digits():
     drop = {SNR: lambda level: -0.75 if level else 0.0}
     assert verdicts(study(drop, data="cifar10-jpeg75"), "1a") == ["contradicted"]
     assert verdicts(study(drop, data="digits"), "1a") == ["supported"]
+    for name in ("cifar10", "cifar100-fine", "CIFAR-10", "cifar10 (validation split)"):
+        assert [net.margin for net in nets_of(rows_of(SNR, data=name))] == [0.5]
+
+
+def test_relatives_of_a_size_belong_to_the_nets_of_the_paper():
+    for name, model in (("1b", "resnet20/cpu"), ("1d", "vgg11/cpu"), ("1g", "vit_tiny/cpu"), ("6b", "vgg19/cpu")):
+        held, _ = SCENARIOS[name]
+        rows = judge(held(0.0).assign(model=model), {name: CLAIMS[name]})
+        assert {(row.net, row.verdict) for row in rows} == {(model, "supported")}
+    assert verdicts(study({SNR: 0.0}, model="vgg11/cpu"), "6b") == ["no data"]
+
+
+def test_rows_that_two_studies_share_count_once():
+    records = study({SNR: 2.0, DETERMINISTIC: 0.0}, model="vit_tiny")
+    once, twice = (judge(found, {"1e": CLAIMS["1e"]})[0] for found in (records, pd.concat([records, records])))
+    assert (once.joint.deciding.n, row_keys(once)) == (twice.joint.deciding.n, row_keys(twice))
+    assert once.joint.p_inside == twice.joint.p_inside
+
+
+def test_tickets_that_are_measured_in_two_ways_cost_once_and_match_twice():
+    running = study({TRANSPLANT: 0.0, DETERMINISTIC: 0.0, SNR: 0.0}, model="vgg11")
+    batch = running.assign(
+        key=running["key"] + "b", settings='{"data.fingerprint": "abc", "evaluate.batch_norm": "batch", "train.lr": 0.001}'
+    )
+    both = pd.concat([running, batch])
+    assert [row.net for row in judge(both, {"4b": CLAIMS["4b"]})] == [
+        *("vgg11, batch_norm=default", "vgg11, batch_norm=batch"),
+    ]
+    for name in ("4e", "5a"):
+        assert [row.net for row in judge(both, {name: CLAIMS[name]})] == ["vgg11"] * len(CLAIMS[name].cases)
 
 
 def test_the_best_epoch_is_beside_and_not_the_result():

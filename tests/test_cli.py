@@ -15,7 +15,7 @@ import yaml
 from tombola.cli import app
 
 OPTIONS = {
-    "run": {"study", "--out", "--set", "--device", "--dry-run", "--jobs", "--store"},
+    "run": {"studies", "--out", "--set", "--device", "--dry-run", "--jobs", "--store", "--minutes"},
     "status": {"folder", "--watch"},
     "report": {"folder", "--out"},
     "compare": {"first", "second", "--out"},

@@ -13,11 +13,11 @@ import yaml
 
 import tombola
 from tombola.cli import app
-from tombola.commands import run_study
 from tombola.engine import _dataset, dataset
 from tombola.plan import plan_study
 from tombola.pruning.scores import SCORES
 from tombola.records import VIEW_COLUMNS
+from tombola.series import run_studies
 from tombola.study import Arm, read, unfold
 from tombola.views import VIEWS
 
@@ -56,7 +56,7 @@ def demo(tmp_path_factory):
     runs = tmp_path_factory.mktemp("demo") / "runs"
     small = ["train.epochs=1", "prune.levels=2", "seeds=[0, 1]", "model.args.hidden=[30, 20]", "evaluate.samples=2"]
     small.append("views=[overlap, connectivity]")
-    assert run_study("demo", runs / "demo", small, "cpu", False, None) == 0
+    assert run_studies(["demo"], out=runs / "demo", changes=small, device="cpu") == 0
     return runs
 
 
@@ -101,7 +101,7 @@ def test_studies_of_a_page_can_be_planned(page, folder):
 @pytest.mark.parametrize(("page", "name"), STUDIES)
 def test_studies_of_how_to_pages_run(page, name, folder):
     here = folder(page)
-    assert run_study(name, None, [], "cpu", False, None) == 0
+    assert run_studies([name], device="cpu") == 0
     study = read(name, [])["name"]
     records = pd.read_parquet(here / "runs" / study / "records.parquet")
     assert len(records) == len(plan_study(unfold(read(name, [])), dataset).rows)

@@ -67,6 +67,17 @@ def test_records_have_the_operations_of_a_ticket_and_of_all_it_stands_on(tiny, c
     assert math.isclose(transplanted["total_seconds"], levels[1] + transplanted["train_seconds"])
 
 
+def test_a_training_that_starts_or_stops_within_an_epoch_counts_its_own_steps(tiny, cli, study_file, tmp_path):
+    import pandas as pd
+
+    raw = tiny | {"prune": {"fraction": 0.5, "levels": 1, "rewind": "step:3"}}
+    assert cli("run", study_file(raw)).exit_code == 0
+    rows = pd.read_parquet(next(tmp_path.rglob("records.parquet"))).set_index("level")
+    epoch = rows["train_flops"][0] / 2  # of five steps
+    assert rows["train_flops"][1] == pytest.approx(7 / 5 * epoch)
+    assert rows["total_flops"][1] == pytest.approx((2 + 3 / 5 + 7 / 5) * epoch)  # dense, dense up to step 3, from there
+
+
 def test_what_torch_cannot_count_is_no_failure_of_the_training(tiny, cli, study_file, tmp_path, monkeypatch):
     import pandas as pd
 

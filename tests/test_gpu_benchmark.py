@@ -54,7 +54,7 @@ for name in [n for n in sys.modules if n.split('.')[0] in {blocked.split()!r}]:
     del sys.modules[name]
 sys.meta_path[:] = map(Without, sys.meta_path)
 from benchmarks.gpu.__main__ import main
-for piece in {[p for p in PIECES if p != "study"]!r}:
+for piece in {[p for p in PIECES if p not in ("study", "paper")]!r}:
     assert main([piece, *{TOY!r}, '--out', {str(tmp_path)!r}]) == 0, piece
 assert main(['levels', *{TOY!r}, '--whole', '--out', {str(tmp_path)!r}]) == 0
 assert main(['data', *{TOY[:-1]!r}, 'vgg11', 'vit_tiny', '--out', {str(tmp_path)!r}]) == 0

@@ -356,7 +356,7 @@ def test_a_point_is_refused_by_the_methods_name():
 
 
 def test_a_study_by_ivon_has_all_that_others_have(tmp_path, monkeypatch, study_file):
-    from tombola.commands import run_study
+    from tombola.series import run_studies
 
     monkeypatch.chdir(tmp_path)
     study = {
@@ -369,7 +369,7 @@ def test_a_study_by_ivon_has_all_that_others_have(tmp_path, monkeypatch, study_f
         "evaluate": {"samples": 2},
         "arms": ["ticket", "deterministic", "transplant", {"arm": "ticket", "train": {"method": "vi"}}],
     }
-    assert run_study(str(study_file(study)), None, [], "cpu", False, None) == 0
+    assert run_studies([str(study_file(study))], device="cpu") == 0
     records = pd.read_parquet(next(tmp_path.rglob("records.parquet")))
     assert len(records) == 2 + 2 + 1 + 2
     assert set(records["method"]) == {"ivon", "vi", "map"}

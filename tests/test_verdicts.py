@@ -89,7 +89,8 @@ def test_one_seed_decides_nothing():
     found = outcome(above(contrast(5.0)))
     assert (found.n, found.verdict) == (1, INCONCLUSIVE)
     assert math.isnan(found.low)
-    assert not Joint([found]).testable
+    assert math.isnan(Joint([found]).p_inside)
+    assert math.isnan(Joint([found]).p_outside)
 
 
 def test_all_parts_must_hold_and_any_contradicts():
@@ -154,7 +155,7 @@ def test_levels_are_named_by_their_density():
     assert near(a, b, density=0.5).words.endswith("at 41% left")  # .41 is nearer in ratio than .64
     assert near(a, b, density=0.012).words.endswith("at 1.15% left")
     assert len(every(a, b, start=2, stop=5)) == 4
-    assert below(a, b, density=0.02).words.endswith("mean below 2% left")
+    assert below(a, b, density=0.02).words.endswith("mean below 2% left (at 1.8%, 1.15%)")
     with pytest.raises(Missing, match=r"a level near 0.5% left \(within a factor of 1.5\)"):
         near(a, b, density=0.005)
 

@@ -222,12 +222,12 @@ def test_a_dying_worker_is_said_and_the_rest_is_done_by_the_others(tmp_path, stu
 
 
 def test_threads_are_shared_among_jobs_unless_the_study_sets_them(cli, study_file, monkeypatch):
-    from tombola import commands
+    from tombola import runs
 
     told = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.setattr(torch, "set_num_threads", told.append)
-    monkeypatch.setattr(commands, "calibrate", lambda *args: None)
+    monkeypatch.setattr(runs, "calibrate", lambda *args: None)
     for jobs, threads in ((3, 0), (3, 5), (1, 5), (1, 0)):
         study = study_file(STUDY | ({"threads": threads} if threads else {}))
         cli("run", study, "--out", "out/small", "--dry-run", "--jobs", jobs)

@@ -67,6 +67,10 @@ class Job:
     nets: tuple[str, ...] = tuple(NETS)
     seeds: int = 3
     whole: bool = False
+    studies: Mapping[str, Any] = field(default_factory=dict)
+    """What `studies.stored_studies` gives, for the piece `paper`."""
+    chosen: tuple[str, ...] = ()
+    """Of these studies, those to run."""
 
     def module(self, net: str, *words: streams.Word) -> nn.Module:
         """The network on the device, its weights named by the words."""
@@ -124,21 +128,18 @@ def stored_recipes(path: Path) -> dict[str, dict[str, Recipe]]:
 
 def recipe_of(raw: Mapping[str, Mapping[str, Any]]) -> Recipe:
     """Raises TombolaError naming a field that this version of tombola does not have."""
-    parts: dict[str, Any] = {}
-    for part, kind in _KINDS.items():
-        given = raw.get(part, {})
-        unknown = [name for name in given if name not in fields_of(kind)]
-        if unknown:
-            raise TombolaError(f"{part}.{unknown[0]} is no setting of this tombola; prepare the data with the same version")
-        parts[part] = kind(**given)
-    return Recipe(**parts)
+    return Recipe(**{name: settings_of(kind, raw.get(name, {}), name) for name, kind in SECTIONS.items()})
 
 
-def fields_of(kind: Any) -> set[str]:
-    return {f.name for f in dataclasses.fields(kind)}
+def settings_of(kind: Any, given: Mapping[str, Any], where: str) -> Any:
+    """The settings of that kind. Raises TombolaError naming a field that it does not have."""
+    known = {f.name for f in dataclasses.fields(kind)}
+    if unknown := [name for name in given if name not in known]:
+        raise TombolaError(f"{where}.{unknown[0]} is no setting of this tombola; prepare the data with the same version")
+    return kind(**given)
 
 
-_KINDS: dict[str, Any] = {
+SECTIONS: dict[str, Any] = {
     "train": TrainSettings,
     "posterior": PosteriorSettings,
     "prune": PruneSettings,

@@ -1,11 +1,15 @@
-"""What a bare GPU machine needs, written on one with the whole package: the data in one file, settings beside it as JSON."""
+"""What a bare GPU machine needs, written on one with the whole package: the data in one file, settings and the paper's
+studies beside it as JSON; and afterwards, of the studies' record, the table that `tombola claims` reads."""
 
 import json
 from pathlib import Path
 
-from benchmarks.gpu.nets import NETS
+from benchmarks.gpu.nets import NETS, noise
+from benchmarks.gpu.packed import unpack
+from benchmarks.gpu.studies import STUDIES, SUFFIX, Studies, as_json
 from tombola import tensorfile
 from tombola.data import Dataset, huggingface
+from tombola.errors import TombolaError
 
 _SECTIONS = ("train", "posterior", "prune", "evaluate")
 _AUGMENTATION = ("flip", "crop")
@@ -20,6 +24,13 @@ def prepare(path: str, out: Path) -> None:
     print(f"{out}: {data.name}, {len(data.train[0])} and {len(data.test[0])} images")
     out.with_suffix(".json").write_text(json.dumps(recipes(), indent=1) + "\n")
     print(f"{out.with_suffix('.json')}: settings of {', '.join(NETS)} at sizes {', '.join(SIZES)}")
+    write_studies(out, "gpu")
+
+
+def prepare_toy(out: Path) -> None:
+    """The same of noise, with the paper's studies at the size toy: to see that the piece `paper` runs."""
+    write(noise(toy=True), out)
+    write_studies(out, "toy")
 
 
 def write(data: Dataset, out: Path) -> None:
@@ -32,6 +43,34 @@ def write(data: Dataset, out: Path) -> None:
     normalise = {"mean": how.mean, "std": how.std, "scale": how.scale}
     out.parent.mkdir(parents=True, exist_ok=True)
     tensorfile.write(out, tensors, {"name": data.name, "normalise": normalise, "digest": data.digest})
+
+
+def write_studies(out: Path, size: str) -> None:
+    """The file beside `out` that `studies.stored_studies` reads."""
+    found = paper_studies(size)
+    path = out.with_suffix(SUFFIX)
+    path.write_text(json.dumps({name: [as_json(one) for one in variants] for name, variants in found.items()}) + "\n")
+    print(f"{path}: the paper's studies at size {size}: {', '.join(found)}")
+
+
+def paper_studies(size: str) -> Studies:
+    """The shipped studies of the paper at that size, unfolded."""
+    from tombola.study import read, unfold
+
+    return {name: unfold(read(f"paper/{name}", [f"size={size}"])) for name in STUDIES}
+
+
+def collect(out: Path) -> Path:
+    """Writes OUT/records.parquet of OUT/paper.json, whatever is in it so far."""
+    from tombola import records
+
+    if not (out / "paper.json").is_file():
+        raise TombolaError(f"there is no {out / 'paper.json'}; the piece paper writes it")
+    parts = json.loads((out / "paper.json").read_text())["rows"].values()
+    table = records.table_of([ticket for part in parts for ticket in unpack(part["tickets"])])
+    records.write(table, out / "records.parquet")
+    print(f"{out / 'records.parquet'}: {len(table)} tickets; judge them with `tombola claims {out / 'records.parquet'}`")
+    return out / "records.parquet"
 
 
 def recipes() -> dict[str, dict[str, dict]]:

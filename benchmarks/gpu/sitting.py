@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,12 @@ from tombola.errors import TombolaError
 
 Row = dict[str, Any]
 
+MACHINE = ("hardware", "versions")
+"""What a record tells of the machine."""
 
-class TimeUpError(Exception):
-    """The sitting is over; another one goes on from here."""
+
+class TimeUpError(BaseException):
+    """The sitting is over; another one goes on from here. As with KeyboardInterrupt, nothing has failed."""
 
 
 class Sitting:
@@ -39,21 +42,25 @@ class Sitting:
         device: torch.device,
         clock: Callable[[], float] = time.monotonic,
         say: Callable[[str], None] = print,
+        same: Sequence[str] = ("setup", *MACHINE),
     ):
-        """setup: what all rows have in common (data, sizes), beside the machine. clock: in seconds."""
+        """setup: what all rows have in common (data, sizes), beside the machine. clock: in seconds. same: what of a record
+        has to be as it is here; of what may differ each sitting has its own."""
         self.path, self.files, self.device, self.say = out / f"{piece}.json", out / piece, device, say
         self._clock, self._end, self._began = clock, clock() + 60 * minutes, False
-        self.record: dict[str, Any] = {"piece": piece, "setup": setup, **machine(device), "sittings": [], "rows": {}}
+        here = json.loads(json.dumps({"setup": setup, **machine(device)}))
+        self.record: dict[str, Any] = {"piece": piece, **here, "sittings": [], "rows": {}}
         if self.path.is_file():
             found = json.loads(self.path.read_text())
-            for name in ("setup", "hardware", "versions"):
-                if found[name] != json.loads(json.dumps(self.record[name])):
+            for name in same:
+                if found[name] != here[name]:
                     raise TombolaError(
-                        f"{self.path} has {name} {found[name]}, this one has {self.record[name]}; give another --out"
+                        f"{self.path} has {name} {found[name]}, this one has {here[name]}; give another --out"
                     )
             self.record = found
         self.record["sittings"].append(
             {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": "python -m benchmarks.gpu " + _arguments()}
+            | {name: value for name, value in here.items() if value != self.record[name]}
         )
 
     @property
@@ -80,7 +87,11 @@ class Sitting:
 
     def checkpoint(self, name: str, seconds: float = 60.0) -> Checkpoint:
         """Of a training that is longer than a sitting: saves it when the time is over, then raises TimeUpError."""
-        return _LastOfSitting(self.file(name, "checkpoint"), seconds, self)
+        return self.checkpoint_at(self.file(name, "checkpoint"), seconds)
+
+    def checkpoint_at(self, path: Path, seconds: float) -> Checkpoint:
+        """The same in a file of the caller's."""
+        return _LastOfSitting(path, seconds, self)
 
     def file(self, name: str, kind: str) -> Path:
         self.files.mkdir(parents=True, exist_ok=True)

@@ -36,6 +36,12 @@ class Guesses:
             for kind, seconds in self.seconds.items():
                 forecast.guess(kind, seconds)
 
+    def joined(self, later: "Guesses") -> "Guesses":
+        """With what was timed later; alone that, where it was timed elsewhere."""
+        if not later.seconds:
+            return self
+        return Guesses(later.where, (self.seconds if self.where == later.where else {}) | later.seconds)
+
     def write(self, path: Path) -> None:
         """Aside, and renamed into place; a disk that is full is left to whom it matters more."""
         text = json.dumps({"where": self.where, "seconds": [[list(k), s] for k, s in self.seconds.items()]}, indent=1)

@@ -38,15 +38,23 @@ def _command(function: Callable[..., int]) -> Callable[..., None]:
     return wrapped
 
 
-_Study = Annotated[str, typer.Argument(metavar="STUDY", help="A shipped study's name, or the path of a YAML file.")]
+_Studies = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="STUDY...", help="Shipped studies by name, or a whole folder of them, as 'paper'; or paths of YAML files."
+    ),
+]
 _Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder that 'tombola run' wrote to.")]
 _Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train; auto takes a GPU if there is one.")]
 
 
 @_command
 def run(
-    study: _Study,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder; by default runs/NAME.")] = None,
+    studies: _Studies,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Output folder; by default runs/NAME. Of several studies the folder of theirs."),
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a setting, as train.epochs=20.")
     ] = None,
@@ -56,11 +64,16 @@ def run(
     store: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Finished stages; by default tombola-stages beside the output.")
     ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(metavar="M", help="Stop after so many, with exit code 3; the same command goes on.")
+    ] = None,
 ) -> int:
-    """Run a study: train, prune, evaluate, and write records and a report. The same command resumes a killed run."""
-    from .commands import run_study
+    """Run studies: train, prune, evaluate, and write records and a report. The same command resumes a killed run."""
+    from .series import run_studies
 
-    return run_study(study, out, set_ or [], device, dry_run, store, jobs)
+    return run_studies(
+        studies, out=out, changes=set_ or [], device=device, dry_run=dry_run, store=store, jobs=jobs, minutes=minutes
+    )
 
 
 @_command
@@ -115,7 +128,7 @@ def claims(
 def studies(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this study's YAML.")] = None,
 ) -> int:
-    """List the studies that are shipped, or print one."""
+    """List the studies that are shipped with what they cost, or print one."""
     from .commands import list_studies
 
     return list_studies(name)

@@ -5,6 +5,7 @@ ready and that nobody else is at. Nothing but the store's locks and files tells 
 """
 
 import json
+import math
 import time
 import traceback
 import warnings
@@ -17,7 +18,7 @@ from typing import Protocol
 import torch
 from filelock import Timeout
 
-from .checkpoint import arithmetic
+from .checkpoint import TimeUp, arithmetic
 from .data import Dataset, load_data
 from .errors import TombolaError
 from .joint import kind_of, run_stages
@@ -59,8 +60,12 @@ class Engine:
     """So many trainings of one kind are run at once, as one (`joint`)."""
     joins: bool = False
     """Whether it takes part in a run that has begun: what failed in that is not tried again."""
+    ends: float = math.inf
+    """By `time.time`: when it stops at the next place where nothing is lost."""
     failures: dict[str, str] = field(default_factory=dict)
     """Key of a failed stage -> sentence; empty for what only builds on one."""
+    data: Callable[[DataSettings], Dataset] = lambda settings: dataset(settings)
+    """Where a stage's data are taken from; by default loaded by name."""
     needs: Callable[[Stage], MemoryForecast | None] = lambda stage: None
     """What a stage was forecast to need, for the sentence that says that memory did not do."""
 
@@ -68,6 +73,7 @@ class Engine:
         """Runs every stage that the rows need and the store lacks, but those that other processes run meanwhile.
 
         Returns when all have ended, here or there. A stage that fails, here or there, stops only what builds on it.
+        Raises TimeUp when `ends` has come: within a training that has a checkpoint, else after the stage.
         """
         self.store.prepare()
         self._names, self._said = names_of(plan), set[str]()
@@ -83,6 +89,8 @@ class Engine:
                     after_each()
                 elif waiting:
                     time.sleep(_LOOK_AGAIN)
+                if waiting and time.time() >= self.ends:  # not before the first stage: each run gets somewhere
+                    raise TimeUp
 
     def _run_next(self, waiting: dict[str, Stage]) -> bool:
         """Runs the first stage that is ready and free; False if there is none. Takes what has ended out of `waiting`."""
@@ -159,8 +167,8 @@ class Engine:
             self.watcher.stepped(first, done, total)
 
         resumes = isinstance(first, Train) and len(stages) == 1
-        checkpoint = self.store.checkpoint(first.key, self.checkpoint_seconds) if resumes else None
-        around = Surroundings(self.device, dataset, checkpoint, on_step, progress.end_epoch)
+        checkpoint = self.store.checkpoint(first.key, self.checkpoint_seconds, self.ends) if resumes else None
+        around = Surroundings(self.device, self.data, checkpoint, on_step, progress.end_epoch)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:

@@ -75,6 +75,14 @@ class StudyFolder:
             return plan_study(self.variants, dataset)
 
     @property
+    def settled(self) -> bool:
+        """Whether all is done, and the page was written of it: nothing would come of running it again."""
+        page, wanted = self.path / "report.html", {row.stage.key for row in self.plan.wanted}
+        if missing(self.plan, self.store) or not page.is_file() or _description(self.path)["study"] != self.raw:
+            return False
+        return page.stat().st_mtime > max((self.store.finished(key) for key in wanted), default=0.0)
+
+    @property
     def resolved(self) -> dict[str, Any]:
         """The settings with every default filled in."""
         return resolved(self.raw)

@@ -49,7 +49,7 @@ def _changes(study: Study, arm: Arm) -> dict[str, Any]:
     rest = {
         name: value
         for name, value in dataclasses.asdict(arm).items()
-        if name not in ("arm", "score", "of", "rewind", "levels", "train") and value not in (None, plain[name])
+        if name not in ("arm", "score", "of", "rewind", "levels", "densities", "train") and value not in (None, plain[name])
     }
     return {f"train.{name}": value for name, value in own.items()} | rest
 

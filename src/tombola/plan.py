@@ -1,7 +1,7 @@
 """From a study to its graph of stages: a row for each ticket of each arm, checked before anything runs."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import plugins
@@ -16,6 +16,7 @@ from .ingredients import Net, Source
 from .labels import settings_labels
 from .models.weights import load_weights
 from .optim import SCHEDULES
+from .posterior.batch_norm import has_batch_norm
 from .posterior.estimators import ESTIMATORS
 from .posterior.predictive import check_batch_statistics
 from .posterior.state import layout_of
@@ -74,6 +75,7 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
     dataset = data(study.data)
     source = Source(study.data, dataset.fingerprint)
     net = Net(study.model, dataset.input_shape, dataset.outputs)
+    study = _measured_as_can_be(study, net)
     parameters = _check(study, net, dataset)
     for seed in study.seeds:
         for arm in study.arms:
@@ -104,6 +106,13 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
                     seed=seed,
                 )
                 yield Row(labels, stage)
+
+
+def _measured_as_can_be(study: Study, net: Net) -> Study:
+    """Without the batch's statistics where nothing has any: so that what is measured both ways is measured once."""
+    if study.evaluate.batch_norm == "running" or has_batch_norm(net.build("check")):
+        return study
+    return replace(study, evaluate=replace(study.evaluate, batch_norm="running"))
 
 
 def _check_names(rows: Iterable[Row]) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,9 +84,13 @@ VIEW_COLUMNS = [
 
 def collect(plan: Plan, store: Store) -> "DataFrame":
     """The rows that are finished, in the plan's order: `COLUMNS`, then the calibration metrics with their nulls."""
+    return table_of([row_of(row, store) for row in plan.rows if store.done(row.stage.key)])
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> "DataFrame":
+    """What `row_of` gave, as a table: `COLUMNS`, then the other columns in the rows' order."""
     import pandas as pd
 
-    rows = [_values(row, store) for row in plan.rows if store.done(row.stage.key)]
     table = pd.DataFrame(rows)
     if not len(table):
         return pd.DataFrame(columns=COLUMNS)
@@ -163,10 +167,12 @@ def read(paths: Sequence[Path]) -> "DataFrame":
             tables.append(pd.read_parquet(file))
         except (OSError, ValueError) as error:
             raise TombolaError(f"{file} is no table of records ({' '.join(str(error).split())}); write it anew") from None
-    return pd.concat(tables, ignore_index=True)
+    filled = [table for table in tables if len(table)]  # an empty one has no types
+    return pd.concat(filled or tables[:1], ignore_index=True)
 
 
-def _values(row: Row, store: Store) -> dict[str, Any]:
+def row_of(row: Row, store: Store) -> dict[str, Any]:
+    """The labels and numbers of a finished row."""
     (trained,) = row.stage.parents
     measured, training = store.record(row.stage.key), store.record(trained.key)
     return {
@@ -184,12 +190,14 @@ def _values(row: Row, store: Store) -> dict[str, Any]:
 
 
 def _costs(trained: Stage, store: Store) -> dict[str, float]:
-    """Of the training itself, and in total: with all the trainings that it stands on, as pruning levels before it."""
-    found = [store.record(s.key)["record"] for s in _line(trained, set()) if s.kind == Train.kind and store.done(s.key)]
+    """Of the training itself, and in total: with all the trainings that it stands on, as pruning levels before it, whichever
+    study has run them. NaN where one of them is no longer in the store."""
+    trainings = [stage.key for stage in _line(trained, set()) if stage.kind == Train.kind]
+    found = [store.record(key)["record"] if store.done(key) else {} for key in trainings]
     own = store.record(trained.key)["record"]
     return {
         "train_seconds": own["train_seconds"],
         "train_flops": own.get("train_flops", math.nan),
-        "total_seconds": sum(record["train_seconds"] for record in found),
+        "total_seconds": sum(record.get("train_seconds", math.nan) for record in found),
         "total_flops": sum(record.get("train_flops", math.nan) for record in found),
     }

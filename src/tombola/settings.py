@@ -28,16 +28,26 @@ def setting(
 
 
 class Checked:
-    """Checks bounds when made. Types are checked where YAML is read (strictly, and unknown keys are errors)."""
+    """Checks bounds when made. Types are checked where YAML is read (strictly, and unknown keys are errors).
+
+    A whole number in the place of a real one becomes real: 1 and 1.0 are one setting, so they have one key.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "forbid"}
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, f.name)
+            value = _as_real(getattr(self, f.name), f.type)
+            object.__setattr__(self, f.name, value)
             for item in value if isinstance(value, list) else [value]:
                 if isinstance(item, int | float) and not isinstance(item, bool):
                     _check_bounds(f.name, item, f.metadata)
+
+
+def _as_real(value: Any, kind: Any) -> Any:
+    if kind == list[float]:
+        return [_as_real(item, float) for item in value]
+    return float(value) if kind is float and type(value) is int else value
 
 
 def _check_bounds(name: str, value: float, bounds: Any) -> None:

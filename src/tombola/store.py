@@ -1,6 +1,7 @@
 """Finished stages on disk, by key: written aside, renamed into place, shared by all studies that use the folder."""
 
 import json
+import math
 import os
 import shutil
 from collections import OrderedDict
@@ -41,6 +42,10 @@ class Store:
 
     def done(self, key: str) -> bool:
         return (self.root / key / "record.json").is_file()
+
+    def finished(self, key: str) -> float:
+        """When a stage that is done was finished, by `time.time`."""
+        return (self.root / key / "record.json").stat().st_mtime
 
     def record(self, key: str) -> dict[str, Any]:
         """What the stage found out and how it was run. Raises TombolaError if the file is damaged."""
@@ -91,8 +96,15 @@ class Store:
         self._tickets.pop(key, None)
         shutil.rmtree(self.root / key, ignore_errors=True)
 
-    def checkpoint(self, key: str, seconds: float) -> Checkpoint:
-        return Checkpoint(self.checkpoint_path(key), seconds)
+    def forget_tickets(self, keys: Iterable[str]) -> None:
+        """Deletes the tickets of these stages, for the room; their records stay. A stage that needs one later has it made
+        anew."""
+        for key in keys:
+            self._tickets.pop(key, None)
+            (self.root / key / "ticket.safetensors").unlink(missing_ok=True)
+
+    def checkpoint(self, key: str, seconds: float, ends: float = math.inf) -> Checkpoint:
+        return Checkpoint(self.checkpoint_path(key), seconds, ends)
 
     def checkpoint_path(self, key: str) -> Path:
         return self.unfinished / f"{key}.checkpoint"

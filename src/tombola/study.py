@@ -12,8 +12,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from .errors import TombolaError
 from .mends import sentence
 from .recipes import common_view, expand
@@ -128,10 +126,15 @@ _OF_THE_WHOLE = ("name", "description", "size", "threads", "together", "checkpoi
 _OWN_COLUMN = ("data.name", "model.name", "prune.score", "prune.sigma", "prune.rewind", "train.method")
 
 
+_PAPER = ("scores", "layers", "randomise", "transplant", "rewind", "size", "rate", "calibration")
+_FIRST = ("demo", "cifar10", *(f"paper/{name}" for name in _PAPER))  # of the paper's, what others share most
+
+
 def shipped() -> dict[str, Path]:
-    """Name -> path of the studies that come with tombola."""
+    """Name -> path of the studies that come with tombola, in the order in which they are best run."""
     root = Path(str(resources.files("tombola") / "studies"))
-    return {str(path.relative_to(root).with_suffix("")): path for path in sorted(root.rglob("*.yaml"))}
+    found = {str(path.relative_to(root).with_suffix("")): path for path in root.rglob("*.yaml")}
+    return {name: found[name] for name in dict.fromkeys([*_FIRST, *sorted(found)])}
 
 
 def read(study: str, changes: list[str]) -> dict[str, Any]:
@@ -162,6 +165,8 @@ def unfold(raw: dict[str, Any]) -> list[Variant]:
     for settings, axes in (variant for one in expand(raw) for variant in _fan(one, Study, "")):
         settings["arms"] = [arm for one in _arms(settings) for arm, _ in _fan(one, Arm, "arms.")]
         study = _checked(settings)
+        for arm in study.arms:
+            _check_train(study, arm)
         variants.append(Variant(study, {path: value for path, value in axes.items() if path not in _OWN_COLUMN}))
     return variants
 
@@ -184,16 +189,17 @@ def _merged(default: Any, given: Any) -> Any:
 
 def arm_train(study: Study, arm: Arm, *, deterministic: bool) -> TrainSettings:
     """The arm's training: the study's with the arm's changes; by method map where it is `deterministic`."""
-    whole = dataclasses.asdict(study.train) | arm.train | ({"method": "map"} if deterministic else {})
-    try:
-        train = _checked({**_plain(study), "train": whole}).train
-    except TombolaError as error:
-        raise TombolaError(f"arm {arm.arm}: {error}") from None
+    changes: dict[str, Any] = arm.train | ({"method": "map"} if deterministic else {})
+    train = dataclasses.replace(study.train, **changes)
     return deterministic_part(train) if deterministic else train
 
 
-def _plain(study: Study) -> dict[str, Any]:
-    return dataclasses.asdict(study)
+def _check_train(study: Study, arm: Arm) -> None:
+    """Raises TombolaError for changes of `train` that a study could not have."""
+    try:
+        _checked({**dataclasses.asdict(study), "train": dataclasses.asdict(study.train) | arm.train})
+    except TombolaError as error:
+        raise TombolaError(f"arm {arm.arm}: {error}") from None
 
 
 def _arms(raw: dict[str, Any]) -> list[dict[str, Any]]:
@@ -272,6 +278,8 @@ def _checked(raw: dict[str, Any]) -> Study:
 
 
 def _parse(text: str, where: str) -> Any:
+    import yaml
+
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

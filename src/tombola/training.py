@@ -100,14 +100,14 @@ def train(
                     measured = {}
                     if validation is not None:
                         learner.show_mean()
-                        measured = validate(module, model, validation, prepare, device)
+                        measured = validate(module, model, validation, prepare, device, settings.channels_last)
                     work.history.append({"epoch": epoch + 1, "loss": losses.mean().item(), "lr": lr, **measured})
                     if on_epoch:
                         on_epoch(work.history[-1])
                     if on_state:
                         on_state(epoch + 1, learner.state())
                 if checkpoint and checkpoint.due and step < stop:
-                    work.save(checkpoint, step, time.monotonic() - began, device)
+                    work.save(checkpoint, step, time.monotonic() - began, device)  # and out by TimeUp, if it ends now
                 if step == last:
                     break
         return Trained(learner.state(), work.history, time.monotonic() - began)
@@ -182,9 +182,17 @@ def _kl_factor(settings: TrainSettings, step: int, steps_per_epoch: int) -> floa
 
 
 def validate(
-    module: nn.Module, likelihood: nn.Module, validation: Batch, prepare: Prepare | None, device: torch.device
+    module: nn.Module,
+    likelihood: nn.Module,
+    validation: Batch,
+    prepare: Prepare | None,
+    device: torch.device,
+    laid_out: bool = False,
 ) -> dict[str, float]:
-    """The cheap estimator: one pass of the module as it is, with running batch-norm statistics; nll and accuracy."""
+    """The cheap estimator: one pass of the module as it is, with running batch-norm statistics; nll and accuracy.
+
+    laid_out: whether images are channels-last, as the training's own.
+    """
     examples = examples_of(validation)
     module.eval()
     likelihood.eval()
@@ -196,6 +204,8 @@ def validate(
             part = moved(part, device)
             if prepare:
                 part = prepare(inputs_of(part)), targets_of(part)
+            if laid_out:
+                part = channels_last(part)
             output = run(module, inputs_of(part))
             nll -= likelihood(output, part).double().sum()
             hits = _hits(output, part, likelihood)

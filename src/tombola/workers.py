@@ -6,6 +6,7 @@ then the worker ends, too.
 """
 
 import _thread
+import math
 import os
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import torch
 
+from .allocator import keep_freed_memory
+from .checkpoint import TimeUp
 from .engine import Engine
 from .errors import TombolaError
 from .folder import StudyFolder
@@ -25,20 +28,27 @@ from .progress import Progress
 from .stages import Stage
 
 _START = "from tombola.workers import main; raise SystemExit(main())"
+TIME_UP = 3
+"""The exit code of a process whose time was up before all was done."""
 _GRACE = 10.0  # seconds that a worker has to end before it is killed
 
 
 class Workers:
     """Within the context the workers are at the study; leaving it ends them."""
 
-    def __init__(self, folder: Path, device: torch.device, jobs: int, threads: int, say: Callable[[str], None]):
-        """threads: of each. say: is given what workers say, line by line, and who of them has died."""
+    def __init__(
+        self, folder: Path, device: torch.device, jobs: int, threads: int, say: Callable[[str], None], ends: float = math.inf
+    ):
+        """threads: of each. say: is given what workers say, line by line, and who of them has died. ends: by `time.time`,
+        when each stops by itself."""
         # -P: the working directory is no place of modules, as it is none for the `tombola` command
-        self._command = [sys.executable, "-P", "-c", _START, str(folder), str(device), str(threads)]
+        self._command = [sys.executable, "-P", "-c", _START, str(folder), str(device), str(threads), str(ends)]
         self._jobs, self._say = jobs, say
         self._all: list[subprocess.Popen[str]] = []
         self._alive: list[subprocess.Popen[str]] = []
         self._readers: list[threading.Thread] = []
+        self.time_up = False
+        """Whether one of them has stopped because its time was up."""
 
     def __enter__(self) -> "Workers":
         for _ in range(self._jobs):
@@ -77,7 +87,8 @@ class Workers:
             code = process.poll()
             if code is not None:
                 self._alive.remove(process)
-                if code:
+                self.time_up |= code == TIME_UP
+                if code not in (0, TIME_UP):
                     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
                     self._say(f"worker {process.pid} has died ({how}); other workers go on with its stage")
         return bool(self._alive)
@@ -114,21 +125,32 @@ class _Teller:
 
 
 def main() -> int:
-    """A worker: folder, device and threads as arguments."""
+    """A worker: folder, device, threads and end as arguments."""
     # also where the first process was started with interrupts ignored, as in the background of a script
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.default_int_handler)
     threading.Thread(target=_end_with_the_first, daemon=True).start()
     try:
-        folder, device, threads = sys.argv[1:]
+        folder, device, threads, ends = sys.argv[1:]
         torch.set_num_threads(int(threads))
+        keep_freed_memory()
         opened = StudyFolder.open(Path(folder))
         study = opened.variants[0].study
-        engine = Engine(opened.store, torch.device(device), _Teller(), study.checkpoint_seconds, study.together, joins=True)
+        engine = Engine(
+            opened.store,
+            torch.device(device),
+            _Teller(),
+            study.checkpoint_seconds,
+            study.together,
+            joins=True,
+            ends=float(ends),
+        )
         engine.run(opened.plan)
     except TombolaError as error:
         print(error, flush=True)
         return 2
+    except TimeUp:
+        return TIME_UP
     except KeyboardInterrupt:
         return 130
     return 0

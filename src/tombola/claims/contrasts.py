@@ -47,7 +47,8 @@ def below(a: Grid, b: Grid, *, density: float) -> Contrast:
     levels = [level for level in _levels(a, b) if a.density[level] < density]
     if not levels:
         raise Missing(f"levels with less than {left(density)} left of {_both(a, b)}")
-    words = f"{a.words} minus {b.words}, mean below {left(density)} left"
+    where = ", ".join(left(a.density[level]) for level in levels)
+    words = f"{a.words} minus {b.words}, mean below {left(density)} left (at {where})"
     return _difference(words, a, b, levels, lambda grid: grid.values[levels].mean(axis=1, skipna=False))
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .contrasts import area, below, depth_correlation, every, level_near, log_ratio, minus, near
+from .contrasts import area, below, depth_correlation, every, left, level_near, log_ratio, minus, near
 from .curves import (
     DETERMINISTIC,
     MU,
@@ -133,7 +133,8 @@ def transplant_costs_under_half(net: Net, column: str) -> list[Part]:
     last = level_near(transplant, snr, HIGH)
     _check_levels(deterministic, range(last))  # the last one's weights are not needed for its mask
     _check_levels(snr, range(last + 1))
-    words = f"cost of one transplanted ticket over that of the Bayesian one, both found from the start, at level {last}"
+    where = left(transplant.density[last])
+    words = f"cost of one transplanted ticket over that of the Bayesian one, both found from the start, at {where} left"
     ratio = log_ratio([(deterministic, range(last)), (transplant, [last])], [(snr, range(last + 1))], words)
     return [under(ratio, math.log(0.5))]
 

@@ -117,10 +117,12 @@ def _sentence(claim: Claim, missing: str) -> str:
 
 def _corrected(rows: list[Row]) -> list[Row]:
     """Holm over all rows with a test: once over the p values that support, once over those that contradict."""
-    joints = {i: row.joint for i, row in enumerate(rows) if row.joint and row.joint.testable}
-    supported = dict(zip(joints, holm([joint.p_inside for joint in joints.values()]), strict=True))
-    contradicted = dict(zip(joints, holm([joint.p_outside for joint in joints.values()]), strict=True))
-    return [
-        replace(row, p_supported=supported[i], p_contradicted=contradicted[i]) if i in joints else row
-        for i, row in enumerate(rows)
-    ]
+    supported = _adjusted([row.joint.p_inside if row.joint else math.nan for row in rows])
+    contradicted = _adjusted([row.joint.p_outside if row.joint else math.nan for row in rows])
+    return [replace(row, p_supported=a, p_contradicted=b) for row, a, b in zip(rows, supported, contradicted, strict=True)]
+
+
+def _adjusted(p_values: Sequence[float]) -> list[float]:
+    """By Holm; NaN is no test."""
+    adjusted = iter(holm([p for p in p_values if not math.isnan(p)]))
+    return [p if math.isnan(p) else next(adjusted) for p in p_values]

@@ -1,5 +1,8 @@
 """The claims of arXiv 2602.18825 by their ids, in the order of its experiments."""
 
+import dataclasses
+
+from ..settings import EvaluateSettings
 from . import experiments as e
 from .curves import DETERMINISTIC, SNR, SQUARE, SQUARE_CODED
 from .registry import Claim
@@ -8,6 +11,8 @@ RESNET, VGG, VIT, CONVNETS = ("resnet",), ("vgg",), ("vit",), ("resnet", "vgg")
 KINDS = {"Bayesian": (SNR,), "deterministic": (DETERMINISTIC,)}
 COSTS = {"seconds": ("train_seconds",), "FLOPs": ("train_flops",)}
 RATES = ("train.lr", "train.warmup_epochs")
+MEASURED = tuple(f"evaluate.{f.name}" for f in dataclasses.fields(EvaluateSettings))
+"""Settings that change neither masks nor costs: tickets that are measured in two ways count once."""
 
 _CLAIMS = (
     Claim(
@@ -72,6 +77,7 @@ _CLAIMS = (
         e.density_falls_with_depth,
         study="paper/layers",
         metric="layer_density",
+        varied=MEASURED,
     ),
     Claim(
         "2b",
@@ -79,6 +85,7 @@ _CLAIMS = (
         e.density_falls_more_than_deterministic,
         study="paper/layers",
         metric="layer_density",
+        varied=MEASURED,
     ),
     Claim(
         "3a",
@@ -149,6 +156,7 @@ _CLAIMS = (
         study="paper/transplant",
         metric="",
         cases=COSTS,
+        varied=MEASURED,
     ),
     Claim(
         "5a",
@@ -157,6 +165,7 @@ _CLAIMS = (
         study="paper/scores",
         metric="",
         cases=COSTS,
+        varied=MEASURED,
     ),
     Claim(
         "6a",

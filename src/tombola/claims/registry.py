@@ -25,7 +25,7 @@ class Claim:
     cases: Mapping[str, tuple[Any, ...]] = field(default_factory=lambda: {"": ()})
     """Name -> further arguments of the function: what is judged apart, each in a row of its own."""
     varied: tuple[str, ...] = ()
-    """Settings, as train.lr, that the claim compares, so that they differ within one net."""
+    """Settings, as train.lr, that may differ within one net: the claim compares them, or they don't matter to it."""
 
     def about(self, model: str) -> bool:
         """Whether it speaks of that model."""

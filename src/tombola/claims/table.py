@@ -66,7 +66,7 @@ def parts(row: Row) -> str:
 
 def remark(row: Row) -> str:
     """Why there is no verdict though there is data; empty otherwise."""
-    if row.joint is None or row.joint.testable:
+    if row.joint is None or row.joint.deciding.n >= 2:
         return ""
     return "one seed: no interval, no verdict"
 

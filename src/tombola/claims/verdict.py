@@ -96,26 +96,31 @@ class Joint:
         return SUPPORTED if found == {SUPPORTED} else INCONCLUSIVE
 
     @property
-    def testable(self) -> bool:
-        return all(each.n >= 2 for each in self.outcomes)
+    def tested(self) -> list[Outcome]:
+        """Those of two seeds or more."""
+        return [each for each in self.outcomes if each.n >= 2]
 
     @property
     def p_inside(self) -> float:
-        """The largest: an intersection-union test needs no correction."""
-        return max(each.p_inside for each in self.outcomes)
+        """The largest: an intersection-union test needs no correction. NaN if a part has no test."""
+        return max(each.p_inside for each in self.outcomes) if len(self.tested) == len(self.outcomes) else math.nan
 
     @property
     def p_outside(self) -> float:
-        """The smallest times their number (Bonferroni): any part contradicts, and many parts have many chances to."""
-        return min(1.0, len(self.outcomes) * min(each.p_outside for each in self.outcomes))
+        """The smallest times their number (Bonferroni): any part contradicts, and many parts have many chances to. NaN
+        without a test."""
+        if not self.tested:
+            return math.nan
+        return min(1.0, len(self.tested) * min(each.p_outside for each in self.tested))
 
     @property
     def deciding(self) -> Outcome:
-        """The part that is shown: the one that contradicts most, or else the one that is supported least."""
-        if not self.testable:
-            return min(self.outcomes, key=lambda each: each.n)
+        """The part that is shown: the one that contradicts most, or one without a test, or the one that is supported
+        least."""
         if self.verdict == CONTRADICTED:
-            return min(self.outcomes, key=lambda each: each.p_outside)
+            return min(self.tested, key=lambda each: each.p_outside)
+        if len(self.tested) < len(self.outcomes):
+            return min(self.outcomes, key=lambda each: each.n)
         return max(self.outcomes, key=lambda each: each.p_inside)
 
 

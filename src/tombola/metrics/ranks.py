@@ -3,9 +3,7 @@
 Legend: K rankings, N things that are ranked.
 """
 
-import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from tombola.metrics.inputs import as_float64
@@ -25,9 +23,15 @@ def spearman(values_KN: Tensor) -> Tensor:
     rows, columns = values_KN.shape
     if columns < _FEWEST_TO_RANK:
         return torch.full((rows, rows), float("nan"), dtype=torch.float64)
-    ranks_KN = np.stack([rankdata(row) for row in as_float64(values_KN).numpy()])
-    centred_KN = ranks_KN - ranks_KN.mean(1, keepdims=True)
-    norms_K = np.linalg.norm(centred_KN, axis=1)
-    with np.errstate(invalid="ignore"):  # 0/0 is NaN: of a constant
-        found = (centred_KN @ centred_KN.T) / np.outer(norms_K, norms_K)
-    return torch.from_numpy(found).clamp(-1, 1)
+    ranks_KN = torch.stack([_ranks(row) for row in as_float64(values_KN)])
+    centred_KN = ranks_KN - ranks_KN.mean(1, keepdim=True)
+    norms_K = centred_KN.norm(dim=1)
+    # 0/0 is NaN: of a constant
+    return (centred_KN @ centred_KN.T / torch.outer(norms_K, norms_K)).clamp(-1, 1)
+
+
+def _ranks(values_N: Tensor) -> Tensor:
+    """[N], float64, from 1: equal values share the mean of their ranks."""
+    _, place, counts = values_N.unique(return_inverse=True, return_counts=True)
+    counts = counts.double()
+    return (counts.cumsum(0) - (counts - 1) / 2)[place]

@@ -13,6 +13,11 @@ from .binding import Binding, buffers_of
 from .state import State
 
 
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether any layer normalises by statistics, of the batch or running ones."""
+    return any(isinstance(layer, _BatchNorm) for layer in module.modules())
+
+
 def has_running_statistics(module: nn.Module) -> bool:
     """Whether there is something to re-estimate."""
     return any(_tracks(layer) for layer in module.modules())

@@ -15,6 +15,7 @@ from .. import streams
 from ..errors import TombolaError
 from .batch import channels_last as laid_out
 from .batch import length_of, logits_of, moved, parts, run
+from .batch_norm import has_batch_norm
 from .binding import Binding
 from .gaussian import Point
 from .state import State
@@ -111,7 +112,7 @@ def classes_of(logits_SBC: Tensor) -> Prediction:
 
 def check_batch_statistics(module: nn.Module, examples: int, batch: int) -> None:
     """Raises TombolaError where one example would be normalised by itself."""
-    if (batch == 1 or examples % batch == 1) and any(isinstance(layer, _BatchNorm) for layer in module.modules()):
+    if (batch == 1 or examples % batch == 1) and has_batch_norm(module):
         raise TombolaError(
             f"{examples} examples in batches of {batch} leave one alone, which has no batch-norm statistics; "
             "choose another batch size, or batch_norm running"

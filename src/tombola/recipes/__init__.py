@@ -7,8 +7,6 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-import yaml
-
 from ..errors import TombolaError
 
 Settings = dict[str, Any]
@@ -66,6 +64,8 @@ def merged(under: Any, over: Any) -> Any:
 @lru_cache(maxsize=1)
 def cifar10() -> Mapping[str, Any]:
     """The file: `common`, then `sizes`, each with its `common` and its `nets`."""
+    import yaml
+
     return yaml.safe_load((resources.files(__name__) / "cifar10.yaml").read_text())
 
 

@@ -11,7 +11,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from tombola.report import explorer, figures, tables, times, words
+from tombola.report import costs, explorer, figures, tables, times, words
 from tombola.report.figures import Style
 from tombola.report.images import SETTINGS, Picture
 from tombola.report.overview import overview
@@ -152,6 +152,7 @@ def as_yaml(study: Mapping[str, Any]) -> str:
 
 def _section(panel: Panel, shown: list[Shown], stages: pd.DataFrame | None) -> Section:
     found = [tables.main_table(panel), tables.gap_table(panel, every_level=False), tables.drift_table(panel)]
+    found.append(costs.cost_table(panel))
     if stages is not None and not stages.empty:
         found.append(times.time_table(stages, times.spent(stages, panel.curves)))
     return Section(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tombola.claims import Row, judge
-from tombola.claims.table import BESIDE_NOTE, NOTE, effect, named, parts, region, remark, verdict_text
+from tombola.claims.table import BESIDE_NOTE, NOTE, effect, named, parts, region, remark, row_keys, verdict_text
 from tombola.report.quantities import MINUS
 
 
@@ -46,7 +46,7 @@ def claims_of(records: pd.DataFrame) -> Claims:
 def _judged(row: Row) -> Judged:
     assert row.joint is not None
     found = row.joint.deciding
-    words = [found.part.contrast.words, *filter(None, (parts(row), remark(row)))]
+    words = [found.part.contrast.words, *filter(None, (parts(row), remark(row))), f"{len(row_keys(row))} rows"]
     return Judged(
         name=named(row),
         sentence=row.claim.sentence,

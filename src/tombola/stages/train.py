@@ -114,10 +114,13 @@ class Train(Stage):
         }
         info["settings"] = parent.info.get("settings", {}) | {"train": canonical(self.settings)}
         ticket = replace(parent, rewind=self.start_state(parent), trained=trained.state.to("cpu"), info=info)
-        steps = len(trained.history) * batches.steps
+        total = self.settings.epochs * batches.steps
+        stop, start = step_of(self.stop, batches.steps), step_of(self.start, batches.steps) or 0
+        steps = (total if stop is None else min(stop, total)) - start
+        examples = steps / batches.steps * batches.examples  # exact for whole epochs
         record = {
             "train_seconds": trained.seconds,
-            "train_flops": len(trained.history) * batches.examples * self._flops(self.start_state(parent), around),
+            "train_flops": examples * self._flops(self.start_state(parent), around),
             "best_accuracy": max((row["accuracy"] for row in trained.history if "accuracy" in row), default=math.nan),
             "steps": steps,
         }

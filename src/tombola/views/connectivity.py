@@ -15,6 +15,7 @@ from torch import Tensor
 from .. import metrics
 from ..data import training_batches
 from ..ingredients import Net, Source
+from ..posterior.batch import channels_last
 from ..posterior.batch_norm import has_running_statistics, reestimated
 from ..posterior.gaussian import Gaussian
 from ..posterior.interpolate import interpolated
@@ -54,7 +55,7 @@ class Connectivity(Stage):
     def describe(self) -> dict[str, Any]:
         own = {"samples": self.samples, "alphas": list(ALPHAS), "examples": EXAMPLES, "seed": self.seed}
         by_batch = ("batch_norm", "batch_size") if self.settings.batch_norm == "batch" else ()
-        how = {name: v for name, v in canonical(self.settings).items() if name in ("split", *by_batch)}
+        how = {name: v for name, v in canonical(self.settings).items() if name in ("split", "channels_last", *by_batch)}
         return self.net.describe() | self.source.describe() | own | how
 
     def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
@@ -86,7 +87,9 @@ class Connectivity(Stage):
         if self.settings.batch_norm == "running" and has_running_statistics(module):
             size = self.train.batch_size
             batches = training_batches(data, self.source.settings, size, self.seed, around.device).epoch(0)
-            state = reestimated(module, state, islice(batches, math.ceil(EXAMPLES / size)), words)
+            some = islice(batches, math.ceil(EXAMPLES / size))
+            laid_out = map(channels_last, some) if self.settings.channels_last else some
+            state = reestimated(module, state, laid_out, words)
         inputs, targets = data.held_out(self.settings.split)
         out = outputs(
             module,
@@ -96,6 +99,7 @@ class Connectivity(Stage):
             words=words,
             batch=self.settings.batch_size,
             batch_norm=self.settings.batch_norm,
+            channels_last=self.settings.channels_last,
             prepare=data.prepare,
         )
         return self._of_outputs(out.cpu(), targets, state)

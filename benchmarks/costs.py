@@ -1,0 +1,160 @@
+"""What the paper's studies cost, for the table of `tombola studies`: python -m benchmarks.costs [--out FILE].
+
+Writes src/tombola/studies/costs.json anew. The size cpu is taken from results/paper-cpu/record.json, which
+`python -m benchmarks.paper` has measured; without that file what was there stays. The sizes gpu and full are forecast from
+the studies' plans on data of CIFAR-10's shapes, with nothing run and nothing downloaded: the operations of every training,
+counted on torch's meta device, over an assumed rate; but each operation that is launched takes an assumed time at least,
+which is what bounds small networks.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from tombola import models
+from tombola.data import Dataset
+from tombola.forecast import epoch_steps, work_of
+from tombola.inference import method_of
+from tombola.plan import plan_study
+from tombola.settings import DataSettings
+from tombola.stages import Train
+from tombola.study import read, shipped, unfold
+
+ROOT = Path(__file__).parents[1]
+COSTS = ROOT / "src" / "tombola" / "studies" / "costs.json"
+MEASURED = ROOT / "results" / "paper-cpu" / "record.json"
+SIZES = ("gpu", "full")
+ASSUMED = {"device": "one H200", "flops_per_second": 60e12, "seconds_per_launch": 10e-6}
+"""A small part of what the device can do in bf16, and what torch takes on a CPU to launch a kernel."""
+_EXAMPLES = 8  # of the step that is counted
+
+
+def _images(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.zeros(1, dtype=torch.uint8).expand(n, 3, 32, 32), torch.arange(n) % 10
+
+
+CIFAR10 = Dataset("cifar10", _images(50_000), _images(0), _images(10_000), digest="stand-in")
+"""Its shapes, without its images and without their memory."""
+
+
+def stand_in(settings: DataSettings) -> Dataset:
+    """Whatever is asked for."""
+    return CIFAR10
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Of one forward pass, and of one with its backward pass."""
+
+    flops: tuple[float, float]
+    """Of an example."""
+    launches: tuple[int, int]
+    """Operations that torch is asked for, whatever the batch."""
+
+
+class _Launches(TorchDispatchMode):
+    """Counts operations, apart from views, which launch nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not function.is_view
+        return function(*args, **(kwargs or {}))
+
+
+@cache
+def passes_of(words: str) -> Passes:
+    """Of a net (`Net.words`), counted without arithmetic."""
+    name, args, input_shape, outputs = json.loads(words)
+    module = models.build(name, args, input_shape, outputs, ("skeleton",)).to("meta").train()
+    inputs = torch.empty(_EXAMPLES, *input_shape, device="meta")
+    targets = torch.zeros(_EXAMPLES, dtype=torch.long, device="meta")
+    flops, launches = [], []
+    for backward in (False, True):
+        with FlopCounterMode(display=False) as counter, _Launches() as counted:
+            loss = F.cross_entropy(module(inputs), targets)
+            if backward:
+                loss.backward()
+        flops.append(counter.get_total_flops() / _EXAMPLES)
+        launches.append(counted.count)
+    return Passes((flops[0], flops[1]), (launches[0], launches[1]))
+
+
+def cost_of(stage: Train) -> tuple[float, float]:
+    """(operations, seconds) of a training, or of what repeats it.
+
+    A Bayesian one takes a forward and a backward pass for each weight sample; log E_q[p] a forward pass more for each.
+    """
+    settings, passes = stage.settings, passes_of(stage.net.words)
+    samples = 1 if method_of(settings.method).deterministic else settings.samples
+    twice = samples > 1 and settings.objective == "log_expected"
+    steps = work_of(stage, stand_in)
+    examples = steps / epoch_steps(stage, stand_in) * len(CIFAR10.train[1])
+    flops = examples * samples * (passes.flops[1] + twice * passes.flops[0])
+    launches = steps * samples * (passes.launches[1] + twice * passes.launches[0])
+    return flops, max(flops / ASSUMED["flops_per_second"], launches * ASSUMED["seconds_per_launch"])
+
+
+def forecast(size: str) -> dict[str, dict[str, float]]:
+    """Study -> trainings, operations and seconds alone, and seconds that it adds after those before it."""
+    seen: set[str] = set()
+    found = {}
+    for name in paper_studies():
+        raw = read(name, [f"size={size}"])
+        seeds = len(raw["seeds"])  # which have no training in common
+        stages = plan_study(unfold(raw | {"seeds": [0]}), stand_in).stages
+        costs = {stage.key: cost_of(stage.training) for stage in stages if stage.training is not None}
+        found[name] = {
+            "trainings": seeds * sum(isinstance(stage, Train) for stage in stages),
+            "flops": seeds * sum(flops for flops, _ in costs.values()),
+            "alone_seconds": seeds * sum(seconds for _, seconds in costs.values()),
+            "added_seconds": seeds * sum(seconds for key, (_, seconds) in costs.items() if key not in seen),
+        }
+        seen |= costs.keys()
+        print(f"{size} {name}: {found[name]['trainings']} trainings", flush=True)
+    return found
+
+
+def measured(record: dict[str, Any]) -> dict[str, Any]:
+    """The same of a record of benchmarks.paper, with where and when."""
+    hardware = record["hardware"]
+    studies = {
+        row["study"]: {
+            "trainings": row["trainings"],
+            "alone_seconds": row["alone_seconds"],
+            "added_seconds": row["wall_seconds"],
+        }
+        for row in record["studies"]
+    }
+    kept = {"date": record["date"], "processes": record.get("jobs", 1), "studies": studies}
+    return {"hardware": f"{hardware['cores']} cores of {hardware['cpu']}", **kept}
+
+
+def paper_studies() -> list[str]:
+    return [name for name in shipped() if name.startswith("paper/")]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measured", type=Path, default=MEASURED, help="the record of the size cpu")
+    parser.add_argument("--out", type=Path, default=COSTS, help="where to write (the packaged file)")
+    args = parser.parse_args(argv)
+    before = json.loads(args.out.read_text()) if args.out.is_file() else {}
+    cpu = measured(json.loads(args.measured.read_text())) if args.measured.is_file() else before.get("cpu", {"studies": {}})
+    sizes = {size: {"studies": forecast(size)} for size in SIZES}
+    args.out.write_text(json.dumps({"assumed": ASSUMED, "cpu": cpu, **sizes}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

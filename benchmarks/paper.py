@@ -1,0 +1,102 @@
+"""All studies of the paper at one size: python -m benchmarks.paper --path FILES [--size cpu] [--jobs 2] [--seeds N].
+
+Each by `tombola run paper/NAME`, as a user would, one after another on one store, so that what they share runs once. Writes
+records.parquet and views.parquet of all, and record.json with what each study cost, where and with what; from these
+docs/make_paper.py makes docs/paper.md. It resumes where it was stopped. A study's `wall_seconds` are by the clock, with the
+start of Python and its page (a sitting that was killed counts for nothing); its `alone_seconds` are those of all its
+stages, the shared ones too, over the processes.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.quietly import record_of
+from tombola import records
+from tombola.engine import missing
+from tombola.folder import StudyFolder
+from tombola.recipes import cifar10
+from tombola.records import stage_times
+from tombola.stages import Train
+from tombola.study import read, shipped
+
+ORDER = ("scores", "layers", "randomise", "transplant", "rewind", "rate", "calibration", "size")
+"""What a stage is shared by comes after the study that it counts for."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--path", required=True, help="CIFAR-10: files on this machine, or its name on the hub")
+    parser.add_argument("--size", choices=cifar10()["sizes"], default="cpu", help="which recipe (cpu)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the work (1)")
+    parser.add_argument("--seeds", type=int, help="how many (those of the studies)")
+    parser.add_argument("--runs", type=Path, help="folder of the studies' folders (runs/paper-SIZE)")
+    parser.add_argument("--out", type=Path, help="folder of what is kept (results/paper-SIZE)")
+    args = parser.parse_args()
+    runs = args.runs or Path("runs") / f"paper-{args.size}"
+    out = args.out or Path("results") / f"paper-{args.size}"
+    changes = [f"size={args.size}", f"data.args.path={args.path}"]
+    changes += [f"seeds={list(range(args.seeds))}"] if args.seeds else []
+    assert {f"paper/{name}" for name in ORDER} == {name for name in shipped() if name.startswith("paper/")}
+    for name in ORDER:
+        if code := _run(name, runs / name, changes, args.jobs):
+            return code
+    _write(out, runs, args)
+    return 0
+
+
+def _run(name: str, folder: Path, changes: list[str], jobs: int) -> int:
+    """Nothing where all is there, so that only sittings that do something are timed."""
+    study = StudyFolder.of(read(f"paper/{name}", changes), folder, None, Path())
+    if (folder / "report.html").is_file() and not missing(study.plan, study.store):
+        return 0
+    settings = [word for change in changes for word in ("--set", change)]
+    command = [str(Path(sys.executable).with_name("tombola")), "run", f"paper/{name}", "--out", str(folder)]
+    began = time.monotonic()
+    code = subprocess.run([*command, "--jobs", str(jobs), *settings], check=False).returncode
+    _spent(folder).write_text(json.dumps([*_sittings(folder), time.monotonic() - began]))
+    return code
+
+
+def _spent(folder: Path) -> Path:
+    return folder.with_suffix(".seconds.json")
+
+
+def _sittings(folder: Path) -> list[float]:
+    return json.loads(_spent(folder).read_text()) if _spent(folder).is_file() else []
+
+
+def _write(out: Path, runs: Path, args: argparse.Namespace) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    folders = {name: StudyFolder.open(runs / name) for name in ORDER}
+    tables = {name: pd.read_parquet(runs / name / "records.parquet") for name in ORDER}
+    views = [pd.read_parquet(path) for name in ORDER if (path := runs / name / "views.parquet").is_file()]
+    records.write(pd.concat(tables.values(), ignore_index=True), out / "records.parquet")
+    records.write(pd.concat(views, ignore_index=True), out / "views.parquet")
+    rows, seen = [], set[str]()
+    for name, folder in folders.items():
+        own = folder.plan.stages
+        new = [stage for stage in own if stage.key not in seen]
+        seen |= {stage.key for stage in own}
+        rows.append(
+            {
+                "study": f"paper/{name}",
+                "wall_seconds": sum(_sittings(folder.path)),
+                "alone_seconds": float(stage_times(folder.plan, folder.store)["seconds"].sum()) / args.jobs,
+                "stages": len(own),
+                "stages_run": len(new),
+                "trainings": sum(isinstance(stage, Train) for stage in own),
+                "trainings_run": sum(isinstance(stage, Train) for stage in new),
+            }
+        )
+    found = record_of("paper", [], size=args.size, jobs=args.jobs, seeds=args.seeds, studies=rows)
+    (out / "record.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
