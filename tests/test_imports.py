@@ -15,20 +15,8 @@ ORDER = [
     *("pruning", "training", "together", "bayesian", "find", "models", "data", "metrics", "evaluation"),
     *("allocations", "memory", "flops", "ingredients", "stages", "rows", "views", "recipes", "mends", "study"),
     *("labels", "arms", "plan", "store", "records", "claims", "report", "joint", "progress", "naming", "engine"),
-    *(
-        "forecast",
-        "calibrate",
-        "budget",
-        "folder",
-        "terminal",
-        "allocator",
-        "workers",
-        "runs",
-        "series",
-        "catalogue",
-        "commands",
-        "cli",
-    ),
+    *("forecast", "calibrate", "budget", "folder", "terminal", "allocator", "workers"),
+    *("runs", "series", "catalogue", "commands", "cli"),
 ]
 """Each module or package imports only from those before it (and from its own)."""
 

@@ -29,7 +29,7 @@ STUDY = {
 DRIVER = """
 import json, os, random, signal, sys, time
 from pathlib import Path
-import pandas, pyarrow.parquet, sklearn.datasets, torch, tombola.commands, tombola.report.page
+import pandas, pyarrow.parquet, sklearn.datasets, torch, tombola.series, tombola.report.page
 from tombola.cli import main
 
 torch.optim.Adam([torch.zeros(1)])  # imports a thousand modules

@@ -6,12 +6,14 @@ from tombola.report.panels import Panel
 from tombola.report.quantities import DRIFT, Quantity, left, listed, number, shortened
 from tombola.report.statistics import by_seed, density_at, exceeding, levels, shared_level, summary
 
+MARKS = "Mark: mean over seeds; bar: from the smallest to the largest; moved aside a little, that none hides another."
+
 
 def over_density(panel: Panel, quantity: Quantity, *, twice: bool = False) -> str:
     """How to read the curves, and which one leads at the last level that all have. `twice`: also without controls."""
     drawn = ": all curves, then a closer look without re-init and shuffles" if twice else ""
-    seen = f"{_spread(panel, quantity)} {_leader(panel, quantity)}"
-    return f"{_sentence(quantity.name)} over weights left{drawn}. {seen}"
+    seen = f"{_spread(panel, quantity)} {leader(panel, quantity)}"
+    return f"{sentence(quantity.name)} over weights left{drawn}. {seen}"
 
 
 def calibration(panel: Panel, quantities: list[Quantity]) -> str:
@@ -89,7 +91,15 @@ def _spread(panel: Panel, quantity: Quantity) -> str:
     return f"Line: mean over {counts.max()} seeds{some}; band: smallest to largest."
 
 
-def _leader(panel: Panel, quantity: Quantity) -> str:
+def seeds(panel: Panel, quantity: Quantity) -> str:
+    """Of how many seeds a mean is."""
+    counts = summary(panel.records, quantity.column)["n"]
+    least, most = int(counts.min()), int(counts.max())
+    return f"{most} seed{'s' if most > 1 else ''}{'' if least == most else f' (some points have only {least})'}."
+
+
+def leader(panel: Panel, quantity: Quantity) -> str:
+    """Which curve is ahead at the sparsest level that all have, by how much, and which is last."""
     found = summary(panel.records, quantity.column)
     curves = [curve for curve in panel.curves if (found["curve"] == curve).any()]
     level = shared_level(panel.records, curves, quantity.column)
@@ -125,5 +135,6 @@ def _exceeding(panel: Panel, quantity: Quantity) -> str:
     return f"At a curve's last level, {quantity.name} is above that curve's own range in every seed for {names}{some}."
 
 
-def _sentence(name: str) -> str:
+def sentence(name: str) -> str:
+    """The name as a sentence begins."""
     return name[0].upper() + name[1:]

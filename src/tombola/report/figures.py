@@ -58,7 +58,7 @@ def over_density(records: pd.DataFrame, quantity: Quantity, look: dict[str, Styl
 def calibration(records: pd.DataFrame, quantity: Quantity, look: dict[str, Style]) -> Drawing:
     """The same for a calibration error, over the grey band of what perfect calibration would show."""
     figure, axes = start(NARROW, 1.6 + 0.3 * NARROW, [*look, PERFECT])
-    null = _null(records, quantity)
+    null = null_of(records, quantity)
     x = null["weights_left_percent"]
     axes.fill_between(x, null["low"], null["high"], color="0.82", linewidth=0, zorder=0)
     axes.plot(x, null["mean"], color="0.5", linewidth=1, zorder=1, label=PERFECT)
@@ -87,7 +87,7 @@ def plotted(records: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
     )
 
 
-def _null(records: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
+def null_of(records: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
     """The null as one more curve: means over the curves, by level; low and high are those of its 95% range."""
     columns = {f"{quantity.column}_null{end}": name for end, name in (("", "mean"), ("_low", "low"), ("_high", "high"))}
     null = records.groupby("level")[["density", *columns]].mean().reset_index().rename(columns=columns)
@@ -97,16 +97,21 @@ def _null(records: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
 
 def start(width: float, height: float, labels: Iterable[str]) -> tuple[Figure, Axes]:
     """A figure of that many inches, with room below for a legend of these labels."""
-    names = list(labels)
-    rows = math.ceil(len(names) / _legend_columns(width, names))
-    folds = sum(_folded(width, name).count("\n") for name in names)
-    figure = Figure(figsize=(width, height + 0.19 * rows + 0.13 * folds), layout="constrained")
+    figure = Figure(figsize=(width, height + legend_room(width, list(labels))), layout="constrained")
     return figure, figure.add_subplot()
 
 
+def legend_room(width: float, labels: list[str]) -> float:
+    """Inches that the legend of these labels needs."""
+    rows = math.ceil(len(labels) / _legend_columns(width, labels))
+    return 0.19 * rows + 0.13 * sum(_folded(width, label).count("\n") for label in labels)
+
+
 def with_legend(figure: Figure) -> Figure:
-    """The figure with its legend below the plot, where it can hide nothing."""
-    handles, labels = figure.axes[0].get_legend_handles_labels()
+    """The figure with its legend below the plots, where it can hide nothing; a label of several plots stands once."""
+    found = [axes.get_legend_handles_labels() for axes in figure.axes]
+    by_label = {label: handle for handles, names in found for handle, label in zip(handles, names, strict=True)}
+    labels, handles = list(by_label), list(by_label.values())
     width = figure.get_figwidth()
     columns, size = _legend_columns(width, labels), _legend_size(width)
     texts = [_folded(width, label) for label in labels]

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from tombola.report import costs, explorer, figures, tables, times, words
 from tombola.report.figures import Style
 from tombola.report.images import SETTINGS, Picture
+from tombola.report.overview import overview
 from tombola.report.panels import Panel, ordered_curves, panels
 from tombola.report.plates import Plate, plates
 from tombola.report.script import embedded, scripts
@@ -45,8 +46,10 @@ class Section:
     title: str
     findings: list[str]
     plates: list[Shown]
-    tables: list[Table]
-    all_gaps: Table
+    tables: list[Table] = field(default_factory=list)
+    all_gaps: Table = field(default_factory=lambda: Table(title="", head=[], rows=[]))
+    wide: bool = False
+    """Whether its figures take the whole width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +73,12 @@ def render(
     """The page as HTML, and its pictures."""
     look = figures.styles(ordered_curves(records))
     found = panels(records)
-    sections, pictures = [], []
+    sections: list[Section] = []
+    pictures: list[Picture] = []
     with matplotlib.rc_context(SETTINGS):
+        if side_by_side := overview(found, look):
+            shown, pictures = show(side_by_side)
+            sections.append(Section(number=0, title="The nets side by side", findings=[], plates=shown, wide=True))
         for panel in found:
             own = None if stages is None else panel.stages(stages)
             shown, own_pictures = show(plates(panel, look, own))
@@ -164,6 +171,4 @@ def _view_section(panel: Panel, view: Seen, shown: list[Shown]) -> Section:
         title=f"{panel.title}: {view.title}",
         findings=view.findings,
         plates=shown,
-        tables=[],
-        all_gaps=Table(title="", head=[], rows=[]),
     )

@@ -1,0 +1,170 @@
+"""The figures of a study of several nets: the nets side by side, so that one look answers the study's question."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from tombola.claims.nets import family_of
+from tombola.report import captions, layers
+from tombola.report.figures import Style, null_of, plotted, styles
+from tombola.report.grids import Cell, grid
+from tombola.report.panels import CONTROLS, Panel, panels
+from tombola.report.plates import Plate
+from tombola.report.quantities import MACE, Quantity, left
+from tombola.report.statistics import density_at, shared_level
+
+FEW = 5
+"""So many curves share a small plot; of more, controls and changed arms have plots of their own."""
+MOST = 24
+"""Small plots in a figure; a study of more is not drawn side by side."""
+PLACE = "prunable tensor, input to output"
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A place in the grid with the curves that are drawn there."""
+
+    row: int
+    column: int
+    name: str
+    panel: Panel
+    curves: list[str]
+
+
+def overview(found: Sequence[Panel], look: dict[str, Style]) -> list[Plate]:
+    """Accuracy (or RMSE), MACE and layers of all nets; none for one net, nor for too many."""
+    merged = _by_family(found)
+    if len({panel.records["model"].iloc[0] for panel in found}) < 2:
+        return []
+    spots = _spots(merged)
+    if len(spots) > MOST:
+        return []
+    if any(curve not in look for spot in spots for curve in spot.curves):
+        look = styles(list(dict.fromkeys(curve for panel in merged for curve in panel.curves)))
+    plates = [_measured(spots, quantity, look) for quantity in _quantities(merged)]
+    return [*plates, *_layers(merged, look)]
+
+
+def measured_cells(spots: Sequence[Spot], quantity: Quantity) -> list[Cell]:
+    """What is drawn of a quantity; of a calibration error, with its null."""
+    cells = []
+    for spot in spots:
+        records = spot.panel.records[spot.panel.records["curve"].isin(spot.curves)]
+        points = plotted(records, quantity).drop(columns="quantity")
+        if f"{quantity.column}_null" in records and len(points):
+            points = pd.concat([points, null_of(records, quantity).drop(columns="quantity")], ignore_index=True)
+        if len(points):
+            points = points.rename(columns={"weights_left_percent": "x"})
+            cells.append(Cell(row=spot.row, column=spot.column, title=spot.name, axis=quantity.axis, points=points))
+    return cells
+
+
+def layer_cells(spots: Sequence[Spot]) -> list[Cell]:
+    """Density over the place in the network, at the sparsest level that the curves have in common."""
+    cells = []
+    for spot in spots:
+        table = layers.layer_table(spot.panel.records, spot.curves)
+        curves = list(table["curve"].unique())
+        level = shared_level(spot.panel.records, curves, "density")
+        at = table[table["level"] == level]
+        if at.empty or at["left"].min() == 1:
+            continue
+        places = {layer: place for place, layer in enumerate(at["layer"].unique(), start=1)}
+        percent = {name: 100 * at[name] for name in ("mean", "low", "high")}
+        points = at.assign(x=at["layer"].map(places), **percent)[["curve", "x", "layer", "mean", "low", "high", "level"]]
+        title = f"{spot.name}, {left(density_at(spot.panel.records, int(level or 0)))} left"
+        cells.append(Cell(row=spot.row, column=spot.column, title=title, axis="left of the tensor (%)", points=points))
+    return cells
+
+
+def _measured(spots: list[Spot], quantity: Quantity, look: dict[str, Style]) -> Plate:
+    drawing = grid(measured_cells(spots, quantity), look, "density")
+    seen = {spot.panel.title: captions.leader(spot.panel, quantity) for spot in spots}
+    null = " Grey: mean and 95% range of what a perfectly calibrated model would show." if quantity is MACE else ""
+    caption = (
+        f"{captions.sentence(quantity.name)} over weights left, net by net. {captions.MARKS} "
+        f"{captions.seeds(spots[0].panel, quantity)}{null} " + " ".join(f"{title}: {text}" for title, text in seen.items())
+    )
+    return Plate(drawings={f"nets-{quantity.column}": drawing}, caption=caption)
+
+
+def _layers(merged: list[Panel], look: dict[str, Style]) -> list[Plate]:
+    spots = [
+        Spot(spot.row, spot.column, spot.name, spot.panel, spot.panel.own_masks()) for spot in _spots(merged, whole=True)
+    ]
+    cells = layer_cells(spots)
+    if not cells:
+        return []
+    caption = (
+        "Density of each prunable tensor over its place in the network, at the sparsest level that the curves have in "
+        f"common, for the curves that find their own mask. {captions.MARKS} A tensor at 0 is empty."
+    )
+    return [Plate(drawings={"nets-layers": grid(cells, look, PLACE)}, caption=caption)]
+
+
+def _spots(merged: list[Panel], whole: bool = False) -> list[Spot]:
+    """A column for each net and a row for each variant and group of curves."""
+    columns = list(dict.fromkeys(_net(panel) for panel in merged))
+    several = len({panel.records["data"].iloc[0] for panel in merged}) > 1
+    rows: dict[tuple[str, str], int] = {}
+    for panel in merged:
+        for name in [""] if whole else _groups(panel):
+            rows.setdefault((panel.variant, name), len(rows))
+    found = []
+    for panel in merged:
+        for name, curves in ({"": panel.curves} if whole else _groups(panel)).items():
+            model, data = _net(panel)
+            words = [model, data if several else "", panel.variant, name]
+            row, column = rows[panel.variant, name], columns.index((model, data))
+            found.append(Spot(row, column, ", ".join(filter(None, words)), panel, curves))
+    return found
+
+
+def _groups(panel: Panel) -> dict[str, list[str]]:
+    """Curves by the row that they are drawn in: controls beside what they are controls of, changed arms in their own."""
+    if len(panel.curves) <= FEW:
+        return {"": panel.curves}
+    firsts = panel.records.drop_duplicates("curve").set_index("curve")
+    if firsts["arm"].isin([*CONTROLS, "equal_budget"]).any() and firsts["chain"].nunique() > 1:
+        chains = {"bayesian": "Bayesian tickets", "deterministic": "deterministic tickets"}
+        return {name: own for chain, name in chains.items() if (own := _where(panel, firsts["chain"] == chain))}
+    changed = _where(panel, firsts["changes"] != "{}")
+    plain = [curve for curve in panel.curves if curve not in changed and not _repeats(panel, curve)]
+    if not changed or panel.reference in changed:
+        return {"": panel.curves}
+    return {"": plain, "changed": [panel.reference, *changed]}
+
+
+def _where(panel: Panel, rows: pd.Series) -> list[str]:
+    return [curve for curve in panel.curves if rows[curve]]
+
+
+def _repeats(panel: Panel, curve: str) -> bool:
+    """Whether it is the reference by another name: an arm that sets what the study sets already."""
+    keys = panel.records.groupby("curve")["key"].agg(set)
+    return curve != panel.reference and keys[curve] == keys[panel.reference]
+
+
+def _quantities(found: Sequence[Panel]) -> Iterator[Quantity]:
+    yield found[0].main
+    if any(panel.records[MACE.column].notna().any() for panel in found):
+        yield MACE
+
+
+def _by_family(found: Sequence[Panel]) -> list[Panel]:
+    """Sizes of one family become one panel, whose curves say which."""
+    if not found:
+        return []
+    records = pd.concat([panel.records for panel in found], ignore_index=True)
+    family = records["model"].map(family_of)
+    sizes = records.groupby([family, records["data"], records["variant"]])["model"].transform("nunique")
+    if (sizes == 1).all():
+        return list(found)
+    curve = records["curve"].where(sizes == 1, records["model"] + ", " + records["curve"])
+    return panels(records.assign(curve=curve, model=family.where(sizes > 1, records["model"])))
+
+
+def _net(panel: Panel) -> tuple[str, str]:
+    first = panel.records.iloc[0]
+    return str(first["model"]), str(first["data"])
