@@ -4,6 +4,7 @@ A part is a study of one net and one seed. Each evaluated ticket is in the recor
 so that a machine which starts with the record alone trains only what is not in it, and what that stands on.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -161,7 +162,7 @@ class _StoreOfSitting(Store):
         super().__init__(sitting.path.parent / "runs" / sitting.path.stem)
         self._sitting = sitting
 
-    def checkpoint(self, key: str, seconds: float) -> Checkpoint:
+    def checkpoint(self, key: str, seconds: float, ends: float = math.inf) -> Checkpoint:
         return self._sitting.checkpoint_at(self.checkpoint_path(key), seconds)
 
 
