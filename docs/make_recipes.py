@@ -175,7 +175,7 @@ def _tuning() -> list[str]:
 
 QUESTIONS = {
     "samples-cpu": "One weight sample a step (first) against ten (second)",
-    "samples-cpu-rate-0.01": "The same at another rate: 0.01, batch 128, 5,000 images. At 5% left the answer turns round, so it "
+    "samples-cpu-rate-0.01": "The same at rate 0.01, batch 128 and 5,000 images. At 5% left the answer turns round, so it "
     "depends on the rate",
     "noise-cpu": "Noise of which a step renews a sixteenth (the default on a CPU) against noise that is all new",
     "precision-cpu": "Training in bf16 against fp32",

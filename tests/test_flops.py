@@ -90,3 +90,23 @@ def test_what_torch_cannot_count_is_no_failure_of_the_training(tiny, cli, study_
     rows = pd.read_parquet(next(tmp_path.rglob("records.parquet")))
     assert rows["train_flops"].isna().all()
     assert rows["accuracy"].notna().all()
+
+
+def test_products_of_fused_attention_count():
+    """torch's counter does not know the fused attention of a CPU."""
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv, self.out = nn.Linear(4, 12, bias=False), nn.Linear(4, 3, bias=False)
+
+        def forward(self, x_BND):
+            q, k, v = self.qkv(x_BND).chunk(3, dim=-1)
+            return self.out(nn.functional.scaled_dot_product_attention(q, k, v).mean(1))
+
+    module, (b, n, d) = Attention(), (2, 5, 4)
+    state = initial_state(module, Layout.of(module), PosteriorSettings(), 0).as_point()
+    found = flops_per_example(module, state, TrainSettings(method="map"), (torch.randn(b, n, d), torch.arange(b)))
+    linear = 2 * (n * d * 3 * d) * 2 + 2 * (d * 3) * 3  # no gradient to the data
+    products = 2 * (n * n * d) * 2 * 3  # queries by keys, weights by values; forward, and backward to both factors
+    assert found == linear + products

@@ -128,7 +128,7 @@ def test_an_emptied_layer_is_named_once(layout, start):
     ticket, first = trained_ticket(start), segment(layout, "0.weight")
     with torch.no_grad():
         ticket.posterior.mean[first.slice] = 0.0
-    with pytest.warns(UserWarning, match=r"pruning by mine has emptied layer '0.weight': no weight of it is left"):
+    with pytest.warns(UserWarning, match=r"pruning by mine has emptied layer '0.weight': no weight is left there"):
         pruned = prune_by(ticket, start, SCORES["mu"], fraction=30 / 45)
     assert pruned.layer_density() == {"0.weight": 0.0, "3.weight": 1.0}
     again = Ticket(pruned.mask, pruned.rewind, ticket.trained.masked(pruned.mask))

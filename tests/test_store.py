@@ -190,7 +190,7 @@ def test_warnings_of_a_stage_are_said_and_recorded(tiny, plan_of, run_plan):
     assert not engine.failures
     (prune,) = [stage for stage in plan.stages if stage.kind == "prune"]
     (said,) = store.record(prune.key)["run"]["warnings"]
-    assert said == "pruning by snr has emptied layer '1.weight': no weight of it is left"
+    assert said == "pruning by snr has emptied layer '1.weight': no weight is left there"
     assert any(said in sentence for sentence in watcher.sentences)
     assert collect(plan, store)["density"].tolist() == [1.0, 0.0]
 

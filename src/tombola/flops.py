@@ -7,6 +7,7 @@ weight (draws, optimiser) or activation by activation is not in it. Masked weigh
 from dataclasses import replace
 
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from . import streams
@@ -27,6 +28,6 @@ def flops_per_example(module: nn.Module, state: State, settings: TrainSettings, 
     counter = FlopCounterMode(display=False)
     with streams.global_stream(*words, device=device), learner.binding:
         module.train()
-        with counter:
+        with counter, sdpa_kernel(SDPBackend.MATH):  # the counter does not know every fused attention, such as the CPU's
             learner.gradients(batch, 0)
     return counter.get_total_flops() / examples_of(batch)

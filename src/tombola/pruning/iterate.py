@@ -31,7 +31,7 @@ def prune_ticket(
 
     sigma: which std the score sees, of `SIGMAS`.
 
-    Warns with the name of a layer of which nothing is left.
+    Warns with the names of layers of which nothing is left any more.
     """
     layout, q = ticket.layout, ticket.posterior
     alive = (ticket.mask & layout.prunable).nonzero().squeeze(1)
@@ -39,8 +39,10 @@ def prune_ticket(
     std = SIGMAS[sigma](ticket, generator)
     scores[alive] = evaluate(name, score, q.mean[alive], std[alive], generator)
     mask = prune(layout, ticket.mask, scores, fraction, scope)
-    for layer in set(emptied(layout, mask)) - set(emptied(layout, ticket.mask)):
-        warnings.warn(f"pruning by {name} has emptied layer {layer!r}: no weight of it is left", stacklevel=2)
+    before = emptied(layout, ticket.mask)
+    if new := [repr(layer) for layer in emptied(layout, mask) if layer not in before]:
+        layers = f"layer {new[0]}" if len(new) == 1 else f"{len(new)} layers ({', '.join(new)})"
+        warnings.warn(f"pruning by {name} has emptied {layers}: no weight is left there", stacklevel=2)
     return with_mask(ticket, mask, start)
 
 
