@@ -27,10 +27,10 @@ library the faster layout is timed. `map` is tombola's own deterministic trainin
 samples, `ivon` the method of that name; the others are [estimators and objectives](estimators.md). On a CPU `vi` and `ivon`
 renew a sixteenth of their weight noise for a sample (`train.noise_refresh`), where other libraries draw all of it, as the
 rows *all noise new* do; [whether that costs accuracy](recipes.md#what-is-faster-and-is-it-as-good). With 10% left the
-mask is random. Memory that was freed is kept by the process, but for a record whose command says `--return-memory`: glibc
-otherwise gives large blocks back and fetches them again page by page, which is what such a step takes where nothing is done
-about it (`MALLOC_TRIM_THRESHOLD_`, or another allocator, does something). Peak memory is a
-process's highest resident memory in two steps over what it had after imports and data: weights, optimiser, gradients,
+mask is random. Memory that was freed is kept by the process, as `tombola run` does, but for a record whose command says
+`--return-memory`: glibc otherwise gives large blocks back and fetches them again page by page, which is what such a step
+takes in a program of one's own where nothing is done about it (`MALLOC_TRIM_THRESHOLD_`, or another allocator, does
+something). Peak memory is a process's highest resident memory in two steps over what it had after imports and data: weights, optimiser, gradients,
 activations, workspaces.""",
     "predict": """## A prediction
 
