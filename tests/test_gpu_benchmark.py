@@ -10,9 +10,10 @@ import torch
 from benchmarks.gpu.__main__ import PIECES, main
 from benchmarks.gpu.nets import NETS, TOY_RECIPES, noise, recipe_of, stored, stored_recipes
 from benchmarks.gpu.prepare import recipes, write
-from benchmarks.gpu.sitting import Sitting, TimeUpError
+from benchmarks.gpu.sitting import Sitting
 from benchmarks.gpu.steps import ARMS, fastest_of, summary
 
+from tombola.checkpoint import TimeUp
 from tombola.errors import TombolaError
 
 ROOT = Path(__file__).parents[1]
@@ -172,7 +173,7 @@ def test_a_long_row_is_not_begun_at_the_end_of_a_sitting_but_at_its_start(tmp_pa
     sitting = Sitting("x", tmp_path, {}, 10, CPU, clock=lambda: now[0])
     assert sitting.row("first", lambda: {"a": 1}, needs=20) == {"a": 1}
     now[0] = 60 * 6.0
-    with pytest.raises(TimeUpError):
+    with pytest.raises(TimeUp):
         sitting.row("second", lambda: {"a": 2}, needs=5)
     assert sitting.row("third", lambda: {"a": 3}, needs=3) == {"a": 3}
     assert list(rows(tmp_path, "x")) == ["first", "third"]

@@ -20,8 +20,9 @@ import torch
 
 from benchmarks.gpu import epochs, many, profiling, steps, tickets
 from benchmarks.gpu.nets import NETS, TOY_RECIPES, Job, noise, stored, stored_recipes
-from benchmarks.gpu.sitting import MACHINE, Row, Sitting, TimeUpError
+from benchmarks.gpu.sitting import MACHINE, Row, Sitting
 from benchmarks.gpu.studies import STUDIES, SUFFIX, digest, stored_studies
+from tombola.checkpoint import TimeUp
 from tombola.errors import TombolaError
 
 Measured = dict[str, Row]
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TombolaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except TimeUpError:
+    except TimeUp:
         print("the time is up; run the same command again to go on")
         return 3
 

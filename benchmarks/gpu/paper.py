@@ -11,9 +11,9 @@ from functools import lru_cache
 from benchmarks.gpu.nets import Job
 from benchmarks.gpu.pace import Pace
 from benchmarks.gpu.packed import pack, unpack
-from benchmarks.gpu.sitting import Sitting, TimeUpError
+from benchmarks.gpu.sitting import Sitting
 from benchmarks.gpu.studies import RELATIVES, STUDIES, Part, parts, variants_of
-from tombola.checkpoint import Checkpoint
+from tombola.checkpoint import Checkpoint, TimeUp
 from tombola.engine import Engine, missing
 from tombola.naming import names_of
 from tombola.plan import Plan, plan_study
@@ -25,7 +25,7 @@ from tombola.store import Store
 
 
 def paper(job: Job, sitting: Sitting) -> bool:
-    """Runs what is left of the chosen studies; whether a stage of any has failed. Raises TimeUpError."""
+    """Runs what is left of the chosen studies; whether a stage of any has failed. Raises TimeUp."""
     run = _Run(job, sitting)
     left = [part for part in parts(job.studies, job.nets, job.chosen, job.seeds) if not run.has_ended(part)]
     run.say_what_is_left(left)
@@ -123,7 +123,7 @@ class _Run:
 
     def _stop_when_over(self) -> None:
         if self.sitting.over:
-            raise TimeUpError
+            raise TimeUp
 
 
 class _Watcher:

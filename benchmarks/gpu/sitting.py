@@ -13,17 +13,13 @@ from typing import Any
 import torch
 
 from benchmarks.record import hardware, versions
-from tombola.checkpoint import Checkpoint
+from tombola.checkpoint import Checkpoint, TimeUp
 from tombola.errors import TombolaError
 
 Row = dict[str, Any]
 
 MACHINE = ("hardware", "versions")
 """What a record tells of the machine."""
-
-
-class TimeUpError(BaseException):
-    """The sitting is over; another one goes on from here. As with KeyboardInterrupt, nothing has failed."""
 
 
 class Sitting:
@@ -74,19 +70,19 @@ class Sitting:
     def row(self, name: str, make: Callable[[], Row], needs: float = 0.0) -> Row:
         """The row of that name: as recorded, or made now and recorded. needs: minutes that it takes in one go.
 
-        Raises TimeUpError where the time is over, or where less than `needs` is left of it and something was done already.
+        Raises TimeUp where the time is over, or where less than `needs` is left of it and something was done already.
         """
         if name in self.rows:
             return self.rows[name]
         if self.over or (self._began and self._clock() + 60 * needs > self._end):
-            raise TimeUpError
+            raise TimeUp
         self._began = True
         self.rows[name] = make()
         self.write()
         return self.rows[name]
 
     def checkpoint(self, name: str, seconds: float = 60.0) -> Checkpoint:
-        """Of a training that is longer than a sitting: saves it when the time is over, then raises TimeUpError."""
+        """Of a training that is longer than a sitting: saves it when the time is over, then raises TimeUp."""
         return self.checkpoint_at(self.file(name, "checkpoint"), seconds)
 
     def checkpoint_at(self, path: Path, seconds: float) -> Checkpoint:
@@ -116,7 +112,7 @@ class _LastOfSitting(Checkpoint):
     def save(self, tensors: dict[str, torch.Tensor], description: dict[str, Any], device: torch.device) -> None:
         super().save(tensors, description, device)
         if self._sitting.over:
-            raise TimeUpError
+            raise TimeUp
 
 
 def machine(device: torch.device) -> dict[str, Any]:
