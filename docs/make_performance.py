@@ -30,8 +30,8 @@ rows *all noise new* do; [whether that costs accuracy](recipes.md#what-is-faster
 mask is random. Memory that was freed is kept by the process, as `tombola run` does, but for a record whose command says
 `--return-memory`: glibc otherwise gives large blocks back and fetches them again page by page, which is what such a step
 takes in a program of one's own where nothing is done about it (`MALLOC_TRIM_THRESHOLD_`, or another allocator, does
-something). Peak memory is a process's highest resident memory in two steps over what it had after imports and data: weights, optimiser, gradients,
-activations, workspaces.""",
+something). Peak memory is a process's highest resident memory in two steps over what it had after imports and data:
+weights, optimiser, gradients, activations, workspaces.""",
     "predict": """## A prediction
 
 The average over 16 weight samples (`tombola.posterior.predictive.outputs`, as evaluations do) over one plain fp32 forward
