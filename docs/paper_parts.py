@@ -136,7 +136,6 @@ EQUAL = {
 }
 BATCH = set_to("snr tickets, statistics of the batch", SNR, batch_norm="batch")
 BATCH_DET = set_to("deterministic tickets, statistics of the batch", DETERMINISTIC, batch_norm="batch")
-LOG_EXPECTED = changed("snr, log E_q[p] as objective", SNR, train__objective="log_expected", train__samples=2)
 
 Measure = Callable[[Grid, Grid], Contrast]
 WHERE: dict[str, Measure] = {
@@ -183,7 +182,6 @@ EXTRAS: dict[str, list[Extra]] = {
     "calibration": [
         *(Extra(BATCH, SNR_, where, "mace") for where in ("area", "dense")),
         Extra(BATCH, SNR_),
-        *(Extra(LOG_EXPECTED, SNR_, "area", column) for column in ("mace", "nll", "accuracy")),
         *(Extra(SNR_, DET, "area", column) for column in ("mace", "mace_coded", "ece", "nll")),
         *(Extra(MOVED, DET, "area", column) for column in ("mace", "mace_coded", "ece")),
         Extra(BATCH, BATCH_DET, "area", "mace_coded"),
