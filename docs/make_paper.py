@@ -123,6 +123,8 @@ def _what_was_run(pool: Pool, record: dict[str, Any]) -> list[str]:
         f"processes, {record['threads']} thread each), {versions}. Data: `{data}`, {examples:,} test images; {seeds} "
         f"seed{'s' if seeds > 1 else ''}. Accuracy: mean and standard deviation over seeds."
     )
+    if "note" in record:
+        said += f" {record['note']}"
     lines = [
         "| Net | Parameters | dense, deterministic | dense, Bayesian | sparse, deterministic | sparse, Bayesian (snr) |"
     ]
