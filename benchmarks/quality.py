@@ -1,11 +1,11 @@
-"""Is what is faster as good, at equal epochs? python -m benchmarks.quality samples|precision|noise|objective --path FILES [--seeds N].
+"""Is what is faster as good, at equal epochs? python -m benchmarks.quality QUESTION --path FILES [--seeds N].
 
 samples: one weight sample a step against ten. precision: bf16 against fp32. noise: a sixteenth of the noise drawn anew for
-a step against all of it. objective: log E_q[p], which is no faster but the paper's code, against E_q[log p]. Runs the study `checks/...` and compares accuracy and NLL of the last epoch, curve by curve, dense
-and sparse, paired over seeds; a sparse network has the mask that its own dense one gave. Equivalent: two one-sided t tests
-at 5%, so the 90% t interval of the mean difference lies within the margin (0.5 points of accuracy, 0.02 nats). Different:
-it lies wholly beyond the margin. Otherwise inconclusive. The interval describes seeds, not the sampling of test images. It
-resumes where it was stopped. Exit code 1 when anything is different.
+a step against all of it. objective: log E_q[p], which is no faster but what the paper's code has, against E_q[log p]. Runs
+the study `checks/QUESTION` and compares accuracy and NLL of the last epoch, curve by curve, level by level, paired over
+seeds. Equivalent: two one-sided t tests at 5%, so the 90% t interval of the mean difference lies within the margin (0.5
+points of accuracy, 0.02 nats). Different: it lies wholly beyond the margin. Otherwise inconclusive. The interval describes
+seeds, not the sampling of test images. It resumes where it was stopped. Exit code 1 when anything is different.
 """
 
 import argparse

@@ -177,8 +177,8 @@ QUESTIONS = {
     "samples-cpu": "One weight sample a step (first) against ten (second)",
     "samples-cpu-rate-0.01": "The same at rate 0.01, batch 128 and 5,000 images. At 5% left the answer turns round, so it "
     "depends on the rate",
-    "objective-cpu": "log E_q[p], the objective of the paper's code (first), against E_q[log p], two samples each, at the four "
-    "levels of the size; every net finds its own masks; 2,000 test images",
+    "objective-cpu": "log E_q[p], the objective of the paper's code (first), against E_q[log p], two samples each, at the "
+    "four levels of the size; every net finds its own masks; 2,000 test images",
     "noise-cpu": "Noise of which a step renews a sixteenth (the default on a CPU) against noise that is all new",
     "precision-cpu": "Training in bf16 against fp32",
 }
@@ -188,8 +188,8 @@ QUESTIONS = {
 def _questions() -> list[str]:
     lines = [
         "`resnet20/cpu` trained both ways at equal epochs (the studies `checks/samples`, `checks/objective`, "
-        "`checks/noise`, `checks/precision`). Two one-sided t tests, paired over seeds: *equivalent* where the 90% interval of the "
-        "difference is within the margin, *different* where it lies wholly beyond it, else *inconclusive*. 5,000 test "
+        "`checks/noise`, `checks/precision`). Two one-sided t tests, paired over seeds: *equivalent* where the 90% interval "
+        "of the difference is within the margin, *different* where it lies wholly beyond it, else *inconclusive*. 5,000 test "
         "images of `cifar10-jpeg75`, measured in fp32. A sparse network has the mask that its own dense one gave.",
     ]
     for name, question in QUESTIONS.items():
