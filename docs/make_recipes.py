@@ -188,9 +188,10 @@ QUESTIONS = {
 def _questions() -> list[str]:
     lines = [
         "`resnet20/cpu` trained both ways at equal epochs (the studies `checks/samples`, `checks/objective`, "
-        "`checks/noise`, `checks/precision`). Two one-sided t tests, paired over seeds: *equivalent* where the 90% interval "
-        "of the difference is within the margin, *different* where it lies wholly beyond it, else *inconclusive*. 5,000 test "
-        "images of `cifar10-jpeg75`, measured in fp32. A sparse network has the mask that its own dense one gave.",
+        "`checks/noise`, `checks/precision`). Two one-sided t tests, paired over seeds: *equivalent* where the 90% "
+        "interval of the difference is within the margin, *different* where it lies wholly beyond it, else "
+        "*inconclusive*. 5,000 test images of `cifar10-jpeg75`, measured in fp32. A sparse network has the mask that "
+        "its own dense one gave.",
     ]
     for name, question in QUESTIONS.items():
         record = _record(name)
