@@ -52,7 +52,11 @@ def legend(known: Mapping[str, Any]) -> list[str]:
         f"runs once. {_UNKNOWN}: not known. `tombola studies NAME` prints a study, --set size=SIZE chooses its size."
     ]
     if (cpu := known.get("cpu", {})).get("studies"):
-        said.append(f"cpu: measured on {cpu['hardware']}, {cpu['processes']} processes, {cpu['date']}; with pages.")
+        together = duration(sum(cost["added_seconds"] for cost in cpu["studies"].values()))
+        said.append(
+            f"cpu: measured on {cpu['hardware']}, {cpu['processes']} processes, {cpu['date']}: all together {together}. What is "
+            "added is by the clock, with start and page; what a study takes alone is that of its stages."
+        )
     else:
         said.append("cpu: not measured yet.")
     if assumed := known.get("assumed"):
