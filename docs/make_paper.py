@@ -18,7 +18,8 @@ import matplotlib
 import pandas as pd
 import yaml
 from paper_figures import PAIRS, Plot, plots
-from paper_parts import DET, EXTRAS, HIGH, SNR_, Pick, Pool, bullets, cost_table, overlap_sentences
+from paper_parts import DET, EXTRAS, HIGH, SNR_, Pick, Pool, bullets, cost_table
+from paper_views import barriers_of_samples, overlap_sentences, seeds_sentences
 from PIL import Image
 
 from tombola.claims import Row, judge
@@ -176,7 +177,9 @@ def _summary(rows: Sequence[Row], pool: Pool) -> list[str]:
     counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in SIGNS}
     counted = ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n)
     holm = sum(row.corrected != row.verdict for row in rows if row.joint)
-    said = f"{len(rows)} rows of {len({row.claim.id for row in rows})} claims: {counted}. {NOTE} "
+    fixed = sum(_place(row) == "cost" for row in rows)
+    said = f"{len(rows)} rows of {len({row.claim.id for row in rows})} claims: {counted}. {fixed} of them are about cost, "
+    said += f"which the recipe's one weight sample a step decides beforehand. {NOTE} "
     said += f"The correction changes {holm} of them, which is said in brackets. An empty cell: not about that family."
     return [said, "\n".join(lines)]
 
@@ -209,6 +212,12 @@ def _section(
     beyond = bullets(pool, EXTRAS.get(section, ()))
     if section in ("scores", "transplant"):
         beyond += overlap_sentences(pool, views, PAIRS if section == "scores" else PAIRS[:1])
+    if section == "scores":
+        beyond += seeds_sentences(
+            pool, views, {"ticket (snr)": "snr tickets", "deterministic (magnitude)": "deterministic tickets"}
+        )
+    if section == "rewind":
+        beyond += barriers_of_samples(pool, views, "ticket (snr)")
     blocks += [text for plot in own[1:] for text in _figure(plot)]
     blocks += [RULE, "\n".join(beyond)] if beyond else []
     blocks += _seen(section, pool, views)

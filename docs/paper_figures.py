@@ -22,8 +22,8 @@ from paper_parts import (
     START,
     Pick,
     Pool,
-    overlap_rows,
 )  # fmt: skip
+from paper_views import overlap_rows
 
 from tombola.claims.curves import DETERMINISTIC, SNR, control
 from tombola.claims.nets import family_of

@@ -235,34 +235,6 @@ def told(contrast: Contrast, unit: str) -> str:
     return f"not to be told apart: {found.mean:+.2f} {unit} {interval} ({seeds})"
 
 
-def overlap_sentences(pool: Pool, views: pd.DataFrame, pairs: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Jaccard index of the masks of two curves (words, names in the table of views), one seed, at the last level."""
-    found = []
-    for words, a, b in pairs:
-        said, density = [], math.nan
-        for model in pool.models:
-            rows = overlap_rows(views, model, a, b)
-            last = rows[rows["level_a"] == rows["level_a"].max()]
-            if last.empty:
-                continue
-            values = last.set_index("seed_a")["value"] - last.set_index("seed_a")["chance"]
-            gap = told(Contrast(words, values, "", ()), "").replace("  ", " ")
-            said.append(f"{model} {last['value'].mean():.2f}, chance {last['chance'].mean():.2f}: {gap}")
-            density = last["density"].mean()
-        if said:
-            found.append(f"- **Masks of {words}** (Jaccard index at {left(density)} left): {'; '.join(said)}.")
-    return found
-
-
-def overlap_rows(views: pd.DataFrame, model: str, a: str, b: str) -> pd.DataFrame:
-    """The overlaps of two curves of one seed, each once."""
-    if views.empty:
-        return views.assign(level_a=[])
-    own = views[(views["view"] == "overlap") & (views["between"] == "curves") & (views["model"] == model)]
-    here = own["curve_a"].isin([a, b]) & own["curve_b"].isin([a, b])
-    return own[here & (own["variant"].fillna("") == "")].drop_duplicates(["seed_a", "level_a"])
-
-
 def cost_table(pool: Pool) -> list[str]:
     """Cost ratios of finding and training, in seconds and counted operations, with 90% intervals."""
     heads = ["net", "in", "a level: Bayesian over deterministic", "one ticket: transplant over Bayesian"]

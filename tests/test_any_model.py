@@ -76,7 +76,7 @@ def assert_saved_and_asked(ticket: Ticket, kind: Kind, path) -> None:
     assert [p.dtype for p in plain.parameters()] == [p.dtype for p in module.parameters()]
 
 
-@pytest.mark.filterwarnings("ignore:pruning by snr has emptied layer")
+@pytest.mark.filterwarnings("ignore:pruning by snr has emptied")
 def test_in_a_loop_of_ones_own(kind: Kind, tmp_path):
     module, batches = kind.module(), kind.batches()
     before = copied(module)

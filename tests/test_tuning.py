@@ -42,7 +42,7 @@ def test_the_first_value_of_every_setting_is_the_recipes_own(size, net):
 
 def test_the_best_value_of_each_setting_is_kept_and_heat_is_not_chosen(monkeypatch, tmp_path):
     found = tuned(monkeypatch, tmp_path)
-    assert found["chosen"]["resnet20"]["train"]["lr"] == 0.02
+    assert found["chosen"]["resnet20"]["train"]["lr"] == 2 * cifar10()["sizes"]["cpu"]["nets"]["resnet20"]["train"]["lr"]
     assert found["chosen"]["resnet20"]["train"]["batch_size"] == 64
     assert "heat" not in found["chosen"]["resnet20"]["train"]
     heats = [row for row in found["rows"] if row["setting"].startswith("heat")]
