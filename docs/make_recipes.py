@@ -64,8 +64,8 @@ its Bayesian nets use; at the other sizes their convolutions' biases, which batc
 **`gpu` was not tuned on a GPU**: its schedule, rates and regularisation are carried over, not measured.
 
 The paper calls its ResNet "ResNet18", but its sizes are those of the ResNet-20 for CIFAR, so the studies name `resnet20`;
-`--set 'nets=[resnet18]'` runs them with the wide ImageNet kind. At `gpu` a study of all its nets and five seeds takes hours by
-forecast (`tombola studies`), one net and seed minutes to an hour.
+`--set 'nets=[resnet18]'` runs them with the wide ImageNet kind. At `gpu` a study of all its nets and five seeds takes hours
+by forecast (`tombola studies`), one net and seed minutes to an hour.
 
 In the records, the column `model` says `resnet20` where a net is the one of that name, and `resnet20/cpu` where it is its
 small relative:
