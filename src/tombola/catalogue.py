@@ -54,8 +54,8 @@ def legend(known: Mapping[str, Any]) -> list[str]:
     if (cpu := known.get("cpu", {})).get("studies"):
         together = duration(sum(cost["added_seconds"] for cost in cpu["studies"].values()))
         said.append(
-            f"cpu: measured on {cpu['hardware']}, {cpu['processes']} processes, {cpu['date']}: all together {together}. What "
-            "is added is by the clock, with start and page; what a study takes alone is that of its stages."
+            f"cpu: measured on {cpu['hardware']}, {cpu['processes']} processes, {cpu['date']}: all together {together}. "
+            "What is added is by the clock, with start and page; what a study takes alone is that of its stages."
         )
     else:
         said.append("cpu: not measured yet.")
