@@ -125,7 +125,9 @@ def test_a_failed_stage_is_exit_code_1_and_the_rest_is_done(cli, tiny, study_fil
 
 def test_an_interrupt_is_130_and_the_same_command_goes_on(tiny, study_file, tmp_path):
     path = study_file(tiny | {"train": {"epochs": 400, "batch_size": 16}, "seeds": [0, 1, 2, 3]})
-    main = "import sys; sys.argv[0] = 'tombola'; from tombola.cli import main; main()"
+    # a shell's background job ignores interrupts, and what it starts inherits that: these tests may be one
+    heeding = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    main = heeding + "sys.argv[0] = 'tombola'; from tombola.cli import main; main()"
     command = [sys.executable, "-c", main, "run", str(path), "--out", str(tmp_path / "out" / "tiny"), "--device", "cpu"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 60
