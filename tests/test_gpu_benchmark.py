@@ -1,8 +1,6 @@
 """benchmarks.gpu at toy size on a CPU: every piece runs on torch and safetensors alone, and goes on where it was."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from benchmarks.gpu.prepare import recipes, write
 from benchmarks.gpu.sitting import Sitting
 from benchmarks.gpu.steps import ARMS, fastest_of, summary
 
+from bare import WHOLE, run_without
 from tombola.checkpoint import TimeUp
 from tombola.errors import TombolaError
 
@@ -42,26 +41,16 @@ def whole(tmp_path_factory):
 
 
 def test_every_piece_runs_on_torch_and_safetensors_alone(tmp_path):
-    blocked = "pydantic yaml typer rich pandas pyarrow scipy sklearn matplotlib jinja2 filelock datasets plotly PIL"
-    code = f"""
-import sys
-import torch, safetensors.torch, torch.optim, torch.func, torch.profiler, torch.utils.flop_counter
-class Without:  # nothing is found, as where it is not installed: torch asks for numpy in several ways
-    def __init__(self, finder):
-        self.finder = finder
-    def find_spec(self, name, path=None, target=None):
-        return None if name.split('.')[0] in {blocked.split()!r} else self.finder.find_spec(name, path, target)
-for name in [n for n in sys.modules if n.split('.')[0] in {blocked.split()!r}]:
-    del sys.modules[name]
-sys.meta_path[:] = map(Without, sys.meta_path)
+    run_without(
+        (*WHOLE, "filelock", "plotly", "PIL"),
+        f"""
 from benchmarks.gpu.__main__ import main
 for piece in {[p for p in PIECES if p not in ("study", "paper")]!r}:
     assert main([piece, *{TOY!r}, '--out', {str(tmp_path)!r}]) == 0, piece
 assert main(['levels', *{TOY!r}, '--whole', '--out', {str(tmp_path)!r}]) == 0
 assert main(['data', *{TOY[:-1]!r}, 'vgg11', 'vit_tiny', '--out', {str(tmp_path)!r}]) == 0
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+""",
+    )
     assert rows(tmp_path, "profile")["resnet20"]["flop"] > 1e6
     arms = summary(rows(tmp_path, "steps"), "resnet20")["arms"]
     assert arms.keys() == ARMS.keys()

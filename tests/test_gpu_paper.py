@@ -3,8 +3,6 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +18,7 @@ from benchmarks.gpu.studies import ORDER, STUDIES, Part, as_json, digest, parts,
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bare import WHOLE, run_without
 from tombola import records
 from tombola.data import IMAGENET, Dataset, Normalise
 from tombola.errors import TombolaError
@@ -134,24 +133,14 @@ def test_the_most_telling_parts_come_first_and_one_seed_after_another():
 
 def test_it_runs_on_torch_and_safetensors_alone(arguments, whole, tmp_path):
     """Beside them what these two need: filelock and numpy. The tickets are those of the whole package."""
-    blocked = "pydantic yaml typer rich pandas pyarrow scipy sklearn matplotlib jinja2 datasets plotly PIL"
-    code = f"""
-import sys
-import torch, safetensors.torch, torch.optim, torch.func, torch.profiler, torch.utils.flop_counter
-class Without:
-    def __init__(self, finder):
-        self.finder = finder
-    def find_spec(self, name, path=None, target=None):
-        return None if name.split('.')[0] in {blocked.split()!r} else self.finder.find_spec(name, path, target)
-for name in [n for n in sys.modules if n.split('.')[0] in {blocked.split()!r}]:
-    del sys.modules[name]
-sys.meta_path[:] = map(Without, sys.meta_path)
+    done = run_without(
+        (*WHOLE, "plotly", "PIL"),
+        f"""
 torch.set_num_threads(1)
 from benchmarks.gpu.__main__ import main
 sys.exit(main([*{arguments!r}, '--out', {str(tmp_path)!r}]))
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+""",
+    )
     assert "to run: paper/scores, resnet20, seed 0: 12 trainings" in done.stdout
     assert "paper/scores, resnet20, seed 0: 11 trainings left, about " in done.stdout
     assert "paper/layers, resnet20, seed 0: 0 trainings, 0 of 6 evaluations" in done.stdout

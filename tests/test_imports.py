@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bare import WHOLE, run_without
+
 SOURCE = Path(__file__).parents[1] / "src" / "tombola"
 
 ORDER = [
@@ -64,38 +66,13 @@ def run(code: str) -> str:
 @pytest.mark.parametrize(("modules", "also"), [(CORE, ["filelock"]), (STUDIES, [])], ids=["core", "studies"])
 def test_the_core_needs_torch_and_safetensors_alone(modules, also):
     """Running studies needs filelock, too, which torch brings along."""
-    blocked = [
-        *[
-            "pydantic",
-            "yaml",
-            "typer",
-            "rich",
-            "pandas",
-            "pyarrow",
-            "scipy",
-            "sklearn",
-            "matplotlib",
-            "jinja2",
-            "numpy",
-            "datasets",
-        ],
-        *also,
-    ]
-    print(
-        run(f"""
-import sys
-import torch, safetensors.torch, torch.optim, torch.func
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in {blocked!r}:
-            raise ImportError('blocked: ' + name)
-for name in [n for n in sys.modules if n.split('.')[0] in {blocked!r}]:
-    del sys.modules[name]
-sys.meta_path.insert(0, Block())
+    run_without(
+        (*WHOLE, "numpy", *also),
+        f"""
 import importlib
 for name in {modules!r}:
     importlib.import_module('tombola.' + name)
-""")
+""",
     )
 
 
