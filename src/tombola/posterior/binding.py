@@ -5,12 +5,14 @@ Legend: P parameters of the layout.
 
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from types import TracebackType
 
 import torch
 from torch import Tensor, nn
 
 from .layout import Layout
+from .narrow import guarded
 
 _bound: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
@@ -43,6 +45,8 @@ class Binding:
         if self.module in _bound:
             raise RuntimeError(f"{type(self.module).__name__} is bound already: one binding at a time")
         _bound.add(self.module)
+        self._guard = ExitStack()
+        self._guard.enter_context(guarded(self.module, self.theta.device))
         self._saved = [(p.data, p.grad) for p in self._params]
         self._saved_modes = [(m, m.training) for m in self.module.modules()]
         plain = [m for m in self.module.modules() if not isinstance(m, torch.jit.ScriptModule)]  # whose buffers are fixed
@@ -72,6 +76,7 @@ class Binding:
         for module, training in self._saved_modes:
             module.training = training
         torch.clear_autocast_cache()
+        self._guard.close()
         _bound.discard(self.module)
 
     def wrote(self) -> None:
