@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from tombola.inference import VI
-from tombola.optim import optimiser_of, set_lr
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import Categorical
 from tombola.posterior.state import State, initial_state
 from tombola.settings import PosteriorSettings, TrainSettings
+from tombola.training.optim import optimiser_of, set_lr
 
 _EXAMPLES = 50_000
 _STEPS = 16

@@ -21,12 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tombola import models
 from tombola.data import Dataset
-from tombola.forecast import epoch_steps, work_of
+from tombola.engine.forecast import epoch_steps, work_of
 from tombola.inference import method_of
-from tombola.plan import plan_study
 from tombola.settings import DataSettings
-from tombola.stages import Train
-from tombola.study import read, shipped, unfold
+from tombola.study.plan import plan_study
+from tombola.study.spec import read, shipped, unfold
+from tombola.study.stages import Train
 
 ROOT = Path(__file__).parents[1]
 COSTS = ROOT / "src" / "tombola" / "studies" / "costs.json"

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from benchmarks.record import as_json, finish, parser, verdicts
 from tombola import streams
-from tombola.batches import TensorBatches
 from tombola.data import IMAGENET, Dataset, Normalise, huggingface, training_batches
+from tombola.data.batches import TensorBatches
 from tombola.settings import DataSettings
 
 _TARGET = 8.0  # seconds an epoch of 50,000 images

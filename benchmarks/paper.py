@@ -17,13 +17,13 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.quietly import record_of
-from tombola import records
-from tombola.engine import missing
-from tombola.folder import StudyFolder
-from tombola.recipes import cifar10
-from tombola.records import stage_times
-from tombola.stages import Train
-from tombola.study import read, shipped
+from tombola.engine import records
+from tombola.engine.folder import StudyFolder
+from tombola.engine.records import stage_times
+from tombola.engine.store import missing
+from tombola.study.recipes import cifar10
+from tombola.study.spec import read, shipped
+from tombola.study.stages import Train
 
 ORDER = ("scores", "layers", "randomise", "transplant", "rewind", "rate", "calibration", "size")
 """What a stage is shared by comes after the study that it counts for."""

@@ -22,12 +22,12 @@ from benchmarks.record import PEERS, as_json, finish, installed, parser, say_mis
 from benchmarks.steps import formats
 from benchmarks.timing import interleaved
 from tombola import streams
-from tombola.allocator import keep_freed_memory
 from tombola.posterior.batch import channels_last
 from tombola.posterior.layout import Layout
 from tombola.posterior.predictive import outputs
 from tombola.posterior.state import State, initial_state
 from tombola.settings import PosteriorSettings
+from tombola.training.out_of_memory import keep_freed_memory
 
 _SAMPLES, _BATCH = 16, 128
 _IMAGES = [name for name, net in NETS.items() if net.predict_targets]

@@ -21,7 +21,7 @@ import torch
 from scipy import stats
 
 from benchmarks.quietly import record_of, records_of
-from tombola.study import read
+from tombola.study.spec import read
 
 QUESTIONS = {
     "samples": ("train.samples=1", "train.samples=10"),

@@ -8,13 +8,13 @@ import pandas as pd
 import torch
 
 from benchmarks.record import record
-from tombola.engine import Engine, dataset
-from tombola.plan import plan_study
-from tombola.progress import Progress
-from tombola.records import collect
-from tombola.stages import Stage
-from tombola.store import Store
-from tombola.study import unfold
+from tombola.engine.local import Engine, dataset
+from tombola.engine.progress import Progress
+from tombola.engine.records import collect
+from tombola.engine.store import Store
+from tombola.study.plan import plan_study
+from tombola.study.spec import unfold
+from tombola.study.stages import Stage
 
 
 class Silent:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.quietly import done_of, record_of, records_of
-from tombola.recipes import cifar10
+from tombola.study.recipes import cifar10
 
 LEFT = 0.05
 

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from benchmarks.quietly import record_of, records_of
-from tombola.recipes import cifar10, expand, merged
+from tombola.study.recipes import cifar10, expand, merged
 
 LEFT = 0.05
 NETS = ("resnet20", "vgg11", "vit_tiny")

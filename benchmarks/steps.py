@@ -12,12 +12,12 @@ from benchmarks import peers
 from benchmarks.nets import Net
 from benchmarks.record import installed
 from tombola.inference import METHODS
-from tombola.optim import optimiser_of, set_lr
 from tombola.posterior.batch import channels_last
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import Categorical
 from tombola.posterior.state import initial_state
 from tombola.settings import PosteriorSettings, TrainSettings
+from tombola.training.optim import optimiser_of, set_lr
 
 PLAIN, OURS = "plain", "tombola"
 DETERMINISTIC = "deterministic"

@@ -27,12 +27,12 @@ from benchmarks.record import as_json, finish, parser, verdicts
 from benchmarks.steps import DETERMINISTIC, configurations
 from tombola import streams
 from tombola.data import load_data
-from tombola.engine import dataset
-from tombola.folder import StudyFolder
-from tombola.forecast import work_of
+from tombola.engine.folder import StudyFolder
+from tombola.engine.forecast import work_of
+from tombola.engine.local import dataset
 from tombola.inference import method_of
 from tombola.models import build
-from tombola.stages import Train
+from tombola.study.stages import Train
 
 _BATCH = 64
 _STUDY = {
@@ -143,7 +143,7 @@ def _loop(label: str) -> Callable[[], float]:
 
 def _run(study: str, out: Path, threads: int, changes: Sequence[str]) -> float:
     """Seconds of `tombola run`, from the start of Python to the report. Raises RuntimeError if it fails."""
-    command = [sys.executable, "-c", "from tombola.cli import main; main()", "run", study, "--out", str(out)]
+    command = [sys.executable, "-c", "from tombola.cli.app import main; main()", "run", study, "--out", str(out)]
     for change in (f"threads={threads}", *changes):
         command += ["--set", change]
     began = time.perf_counter()

@@ -20,16 +20,16 @@ import torch
 from torch import nn
 
 from benchmarks.record import finish, parser
-from tombola.batches import TensorBatches
+from tombola.data.batches import TensorBatches
 from tombola.inference import method_of
 from tombola.models import build
-from tombola.optim import optimiser_of
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import Categorical
 from tombola.posterior.state import State, initial_state
 from tombola.settings import PosteriorSettings, TrainSettings
-from tombola.together import train_together
-from tombola.training import train
+from tombola.training.loop import train
+from tombola.training.optim import optimiser_of
+from tombola.training.together import train_together
 
 
 @dataclass(frozen=True)

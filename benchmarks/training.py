@@ -25,7 +25,7 @@ from benchmarks.nets import AGAINST, AGAINST_TARGETS, NETS, TIMED
 from benchmarks.record import PEERS, Verdict, as_json, finish, parser, say_missing_peers, verdicts
 from benchmarks.steps import DETERMINISTIC, PLAIN, Configuration, configurations, formats
 from benchmarks.timing import interleaved
-from tombola.allocator import keep_freed_memory
+from tombola.training.out_of_memory import keep_freed_memory
 
 
 def main(argv: Sequence[str] | None = None) -> int:

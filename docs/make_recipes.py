@@ -6,8 +6,8 @@ from textwrap import fill
 from typing import Any
 
 from tombola.models import build
-from tombola.recipes import cifar10
-from tombola.study import unfold
+from tombola.study.recipes import cifar10
+from tombola.study.spec import unfold
 
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -7,12 +7,12 @@ import typing
 
 from tombola.data import DATA
 from tombola.inference import METHODS, OBJECTIVES
+from tombola.inference.estimators.outputs import ESTIMATORS
 from tombola.models import MODELS
-from tombola.optim import SCHEDULES
-from tombola.posterior.estimators import ESTIMATORS
 from tombola.pruning.scores import SCORES
-from tombola.study import Arm, Study
-from tombola.views import VIEWS
+from tombola.study.analyses import VIEWS
+from tombola.study.spec import Arm, Study
+from tombola.training.optim import SCHEDULES
 
 HEAD = """# Settings
 

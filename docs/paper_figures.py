@@ -27,14 +27,13 @@ from paper_views import overlap_rows
 
 from tombola.claims.curves import DETERMINISTIC, SNR, control
 from tombola.claims.nets import family_of
-from tombola.report import captions
-from tombola.report.figures import COLOURS, Drawing, Style, styles
-from tombola.report.grids import Cell, grid
+from tombola.report import text
+from tombola.report.analyses import over_seeds
+from tombola.report.figures import COLOURS, Cell, Drawing, Style, grid, styles
 from tombola.report.overview import PLACE, Spot, layer_cells, measured_cells
 from tombola.report.panels import Panel, panels
 from tombola.report.quantities import ACCURACY, KNOWN, MACE, Quantity, left
 from tombola.report.statistics import by_seed, density_at, levels, shared_level
-from tombola.report.viewfigures import over_seeds
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,8 @@ def _plot(section: str, name: str, what: str, spots: list[tuple[Quantity, Spot]]
     grey = (
         " Grey: what a perfectly calibrated model would show." if any(q.column.startswith("mace") for q, _ in spots) else ""
     )
-    seeds = captions.seeds(spots[0][1].panel, spots[0][0])
-    return Plot(section, name, grid(cells, look, "density"), f"{what}. {captions.MARKS} {seeds[:-1]}.{grey} {seen}")
+    seeds = text.seeds(spots[0][1].panel, spots[0][0])
+    return Plot(section, name, grid(cells, look, "density"), f"{what}. {text.MARKS} {seeds[:-1]}.{grey} {seen}")
 
 
 def _ranked(panel: Panel, quantity: Quantity) -> str:
@@ -149,7 +148,7 @@ def _layers(pool: Pool) -> Plot | None:
         return None
     drawing = grid(cells, styles([SNR_.words, MU_.words, DET.words]), PLACE)
     what = "Density of each prunable tensor over its place in the network, at the last level (figure 2)"
-    return Plot("layers", "layers", drawing, f"{what}. {captions.MARKS} A tensor at 0 is empty.")
+    return Plot("layers", "layers", drawing, f"{what}. {text.MARKS} A tensor at 0 is empty.")
 
 
 def _sizes(pool: Pool) -> Plot | None:
@@ -209,4 +208,4 @@ def _overlap(pool: Pool, views: pd.DataFrame) -> Plot | None:
         return None
     least = left(min(cell.points["x"].min() for cell in cells) / 100)
     words = "Overlap of masks of one seed over weights left, beside what two random masks of the same layer densities share"
-    return Plot("scores", "overlap", grid(cells, look, "density"), f"{words}, down to {least} left. {captions.MARKS}")
+    return Plot("scores", "overlap", grid(cells, look, "density"), f"{words}, down to {least} left. {text.MARKS}")

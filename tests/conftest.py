@@ -49,9 +49,9 @@ def tiny():
 @pytest.fixture
 def plan_of():
     """The plan of raw settings."""
-    from tombola.engine import dataset
-    from tombola.plan import plan_study
-    from tombola.study import unfold
+    from tombola.engine.local import dataset
+    from tombola.study.plan import plan_study
+    from tombola.study.spec import unfold
 
     return lambda raw: plan_study(unfold(raw), dataset)
 
@@ -59,7 +59,7 @@ def plan_of():
 @pytest.fixture
 def user_module(tmp_path, monkeypatch):
     """Writes a module that a study can name; it is forgotten after the test."""
-    from tombola.engine import _dataset
+    from tombola.engine.local import _dataset
 
     monkeypatch.syspath_prepend(tmp_path)
     before = set(sys.modules)
@@ -92,7 +92,7 @@ def cli(tmp_path, monkeypatch):
     """The command line in this process, in an empty folder. An error that it does not catch fails the test."""
     from typer.testing import CliRunner
 
-    from tombola.cli import app
+    from tombola.cli.app import app
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
@@ -150,8 +150,8 @@ class Recorder:
 @pytest.fixture
 def run_plan(tmp_path):
     """Runs a plan into a store; returns the store, the watcher and the engine."""
-    from tombola.engine import Engine
-    from tombola.store import Store
+    from tombola.engine.local import Engine
+    from tombola.engine.store import Store
 
     def run(plan, root="stages", watcher=None, **more):
         store, watcher = Store(tmp_path / root), watcher or Recorder()

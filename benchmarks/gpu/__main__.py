@@ -22,8 +22,8 @@ from benchmarks.gpu import epochs, many, profiling, steps, tickets
 from benchmarks.gpu.nets import NETS, TOY_RECIPES, Job, noise, stored, stored_recipes
 from benchmarks.gpu.sitting import MACHINE, Row, Sitting
 from benchmarks.gpu.studies import STUDIES, SUFFIX, digest, stored_studies
-from tombola.checkpoint import TimeUp
 from tombola.errors import TombolaError
+from tombola.training.checkpoint import TimeUp
 
 Measured = dict[str, Row]
 

@@ -11,7 +11,7 @@ from benchmarks.gpu.sitting import Row, Sitting
 from benchmarks.gpu.steps import fastest_of
 from tombola.data import training_batches
 from tombola.inference import method_of
-from tombola.training import train
+from tombola.training.loop import train
 
 SHARE = 0.02
 """Most that the images of an epoch may take of a ResNet-20 epoch."""

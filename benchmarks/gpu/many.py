@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.gpu import timing
 from benchmarks.gpu.nets import FULL, Job
 from benchmarks.gpu.sitting import Row, Sitting
-from tombola.together import train_together, unfit_settings
+from tombola.training.together import train_together, unfit_settings
 
 _REPLICAS = (2, 4, 8, 16, 32)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tombola import streams, tensorfile
+from tombola import files, streams
 from tombola.data import IMAGENET, Dataset, Normalise
 from tombola.errors import TombolaError
 from tombola.models import build
@@ -111,7 +111,7 @@ def noise(toy: bool) -> Dataset:
 
 def stored(path: Path) -> Dataset:
     """The data that `prepare` wrote."""
-    tensors, about = tensorfile.read(path)
+    tensors, about = files.read(path)
     splits = [(tensors[f"{part}.inputs"], tensors[f"{part}.targets"].long()) for part in ("train", "validation", "test")]
     how = about["normalise"]
     normalise = Normalise(tuple(how["mean"]), tuple(how["std"]), how["scale"])

@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from tombola.data import Dataset
-from tombola.forecast import work_of
-from tombola.stages import Stage, Train
+from tombola.engine.forecast import work_of
+from tombola.study.stages import Stage, Train
 
 Kind = tuple[str, ...]
 

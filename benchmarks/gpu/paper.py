@@ -13,15 +13,14 @@ from benchmarks.gpu.pace import Pace
 from benchmarks.gpu.packed import pack, unpack
 from benchmarks.gpu.sitting import Sitting
 from benchmarks.gpu.studies import RELATIVES, STUDIES, Part, parts, variants_of
-from tombola.checkpoint import Checkpoint, TimeUp
-from tombola.engine import Engine, missing
-from tombola.naming import names_of
-from tombola.plan import Plan, plan_study
-from tombola.progress import Progress
-from tombola.records import row_of
-from tombola.rows import Row as Wanted
-from tombola.stages import Evaluate, Stage, Train
-from tombola.store import Store
+from tombola.engine.local import Engine
+from tombola.engine.progress import Progress
+from tombola.engine.records import row_of
+from tombola.engine.store import Store, missing
+from tombola.study.plan import Plan, names_of, plan_study
+from tombola.study.rows import Row as Wanted
+from tombola.study.stages import Evaluate, Stage, Train
+from tombola.training.checkpoint import Checkpoint, TimeUp
 
 
 def paper(job: Job, sitting: Sitting) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.gpu.nets import NETS, noise
 from benchmarks.gpu.packed import unpack
 from benchmarks.gpu.studies import STUDIES, SUFFIX, Studies, as_json
-from tombola import tensorfile
+from tombola import files
 from tombola.data import Dataset, huggingface
 from tombola.errors import TombolaError
 
@@ -42,7 +42,7 @@ def write(data: Dataset, out: Path) -> None:
     assert how is not None, "images have a normalisation"
     normalise = {"mean": how.mean, "std": how.std, "scale": how.scale}
     out.parent.mkdir(parents=True, exist_ok=True)
-    tensorfile.write(out, tensors, {"name": data.name, "normalise": normalise, "digest": data.digest})
+    files.write(out, tensors, {"name": data.name, "normalise": normalise, "digest": data.digest})
 
 
 def write_studies(out: Path, size: str) -> None:
@@ -55,14 +55,14 @@ def write_studies(out: Path, size: str) -> None:
 
 def paper_studies(size: str) -> Studies:
     """The shipped studies of the paper at that size, unfolded."""
-    from tombola.study import read, unfold
+    from tombola.study.spec import read, unfold
 
     return {name: unfold(read(f"paper/{name}", [f"size={size}"])) for name in STUDIES}
 
 
 def collect(out: Path) -> Path:
     """Writes OUT/records.parquet of OUT/paper.json, whatever is in it so far."""
-    from tombola import records
+    from tombola.engine import records
 
     if not (out / "paper.json").is_file():
         raise TombolaError(f"there is no {out / 'paper.json'}; the piece paper writes it")
@@ -75,7 +75,7 @@ def collect(out: Path) -> Path:
 
 def recipes() -> dict[str, dict[str, dict]]:
     """Size -> net -> section -> settings, resolved, of what `nets.recipe_of` reads."""
-    from tombola.recipes import expand
+    from tombola.study.recipes import expand
 
     found: dict[str, dict[str, dict]] = {}
     for size in SIZES:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from benchmarks.record import hardware, versions
-from tombola.checkpoint import Checkpoint, TimeUp
 from tombola.errors import TombolaError
+from tombola.training.checkpoint import Checkpoint, TimeUp
 
 Row = dict[str, Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.gpu.nets import SECTIONS, settings_of
 from tombola.errors import TombolaError
 from tombola.settings import ModelSettings
-from tombola.study import Arm, Study, Variant
+from tombola.study.spec import Arm, Study, Variant
 
 SUFFIX = ".studies.json"
 """Of the file beside the data."""

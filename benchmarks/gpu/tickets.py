@@ -15,9 +15,9 @@ from tombola.errors import TombolaError
 from tombola.posterior.predictive import outputs
 from tombola.pruning.iterate import prune_ticket
 from tombola.pruning.scores import SCORES
+from tombola.pruning.ticket import Ticket, load, ticket_of
 from tombola.settings import canonical
-from tombola.ticket import Ticket, load, ticket_of
-from tombola.training import train
+from tombola.training.loop import train
 
 WITHIN = 0.005
 """The recipe's accuracy may be so much below that of 160 epochs."""

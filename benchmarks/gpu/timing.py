@@ -17,7 +17,7 @@ from tombola.errors import TombolaError
 from tombola.inference import VI, method_of
 from tombola.posterior.likelihood import Categorical
 from tombola.settings import TrainSettings
-from tombola.training import train
+from tombola.training.loop import train
 
 Batch = tuple[Tensor, Tensor]
 

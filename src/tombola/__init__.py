@@ -6,38 +6,38 @@ Names are imported when first used, so that `import tombola` costs nothing and t
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from .batches import LoaderBatches as LoaderBatches
-    from .bayesian import Bayesian as Bayesian
+    from .data.batches import LoaderBatches as LoaderBatches
     from .data.dataset import Dataset as Dataset
     from .errors import TombolaError as TombolaError
-    from .find import find_tickets as find_tickets
-    from .memory import MemoryForecast as MemoryForecast
-    from .memory import forecast_memory as forecast_memory
     from .posterior.layout import Layout as Layout
     from .posterior.likelihood import Categorical as Categorical
     from .posterior.likelihood import GaussianNoise as GaussianNoise
     from .posterior.likelihood import NextToken as NextToken
     from .posterior.predictive import Prediction as Prediction
+    from .pruning.ticket import Ticket as Ticket
+    from .pruning.ticket import load as load
     from .pruning.torch_prune import from_torch_prune as from_torch_prune
     from .settings import PosteriorSettings as PosteriorSettings
     from .settings import PruneSettings as PruneSettings
     from .settings import TrainSettings as TrainSettings
-    from .ticket import Ticket as Ticket
-    from .ticket import load as load
-    from .together import train_together as train_together
-    from .training import train as train
+    from .training.bayesian import Bayesian as Bayesian
+    from .training.find import find_tickets as find_tickets
+    from .training.loop import train as train
+    from .training.memory import MemoryForecast as MemoryForecast
+    from .training.memory import forecast_memory as forecast_memory
+    from .training.together import train_together as train_together
 
 _HOME = {
-    "LoaderBatches": "batches",
-    "Bayesian": "bayesian",
-    "find_tickets": "find",
+    "LoaderBatches": "data.batches",
+    "Bayesian": "training.bayesian",
+    "find_tickets": "training.find",
     "Dataset": "data.dataset",
     "TombolaError": "errors",
-    "MemoryForecast": "memory",
-    "forecast_memory": "memory",
+    "MemoryForecast": "training.memory",
+    "forecast_memory": "training.memory",
     "Layout": "posterior.layout",
     "Categorical": "posterior.likelihood",
     "GaussianNoise": "posterior.likelihood",
@@ -47,10 +47,10 @@ _HOME = {
     "PosteriorSettings": "settings",
     "PruneSettings": "settings",
     "TrainSettings": "settings",
-    "Ticket": "ticket",
-    "load": "ticket",
-    "train": "training",
-    "train_together": "together",
+    "Ticket": "pruning.ticket",
+    "load": "pruning.ticket",
+    "train": "training.loop",
+    "train_together": "training.together",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from .errors import TombolaError
+from tombola.errors import TombolaError
 
 
 def resolve(name: str, known: Mapping[str, Any], kind: str) -> Any:

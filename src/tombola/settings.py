@@ -8,7 +8,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from .errors import TombolaError
+from tombola.errors import TombolaError
 
 
 def setting(

@@ -4,7 +4,7 @@
 """
 
 from .judge import Row, judge
-from .paper import CLAIMS
-from .registry import Claim
+from .paper.claims import CLAIMS
+from .verdict import Claim
 
 __all__ = ["CLAIMS", "Claim", "Row", "judge"]

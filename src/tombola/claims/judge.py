@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..errors import TombolaError
+from tombola.errors import TombolaError
+
 from .curves import Missing
 from .nets import BESIDE, Net, nets_of
-from .paper import CLAIMS
-from .registry import Claim
-from .verdict import ALPHA, CONTRADICTED, INCONCLUSIVE, NO_DATA, SUPPORTED, Joint, holm, outcome
+from .paper.claims import CLAIMS
+from .verdict import ALPHA, CONTRADICTED, INCONCLUSIVE, NO_DATA, SUPPORTED, Claim, Joint, holm, outcome
 
 if TYPE_CHECKING:
     import pandas as pd

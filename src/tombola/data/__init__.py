@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .. import plugins
-from ..errors import TombolaError
+from tombola import plugins
+from tombola.errors import TombolaError
+
 from .dataset import Dataset, Split, split
 from .digits import digits
 from .folder import folder

@@ -20,7 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import TombolaError
+from tombola.errors import TombolaError
+
 from .dataset import Dataset, digest_of
 from .normalise import Normalise
 

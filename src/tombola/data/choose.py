@@ -6,8 +6,8 @@ Legend: N rows, n rows wanted, C classes.
 import torch
 from torch import Tensor
 
-from .. import streams
-from ..errors import TombolaError
+from tombola import streams
+from tombola.errors import TombolaError
 
 
 def apportion(counts: list[int], n: int) -> list[int]:

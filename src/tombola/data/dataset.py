@@ -11,8 +11,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .. import streams
-from ..errors import TombolaError
+from tombola import streams
+from tombola.errors import TombolaError
+
 from .normalise import Normalise
 
 Split = tuple[Tensor, Tensor]

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import TombolaError
+from tombola.errors import TombolaError
+
 from .cache import Decoded, cached, identity_of
 from .dataset import Dataset
 from .images import Decoder

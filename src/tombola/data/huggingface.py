@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import TombolaError
+from tombola.errors import TombolaError
+
 from .cache import Decoded, cached, identity_of
 from .columns import tables_of
 from .dataset import Dataset

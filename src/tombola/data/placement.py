@@ -5,10 +5,11 @@ from pathlib import Path
 
 import torch
 
-from .. import streams
-from ..augment import flip_and_crop
-from ..batches import StreamedBatches, TensorBatches
-from ..settings import DataSettings
+from tombola import streams
+from tombola.settings import DataSettings
+
+from .augment import flip_and_crop
+from .batches import StreamedBatches, TensorBatches
 from .dataset import Dataset
 
 _SHARE = 0.5  # of the free memory that data may take: the rest is the network's

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import TombolaError
+from tombola.errors import TombolaError
+
 from .cache import SPLITS, Decoded, progress
 from .choose import check_classes, hold_out, subset
 from .images import Decoder

@@ -5,13 +5,14 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from .. import plugins, streams
-from ..errors import TombolaError
-from ..posterior.batch import Batch
-from ..posterior.binding import Binding
-from ..posterior.layout import Layout
-from ..posterior.state import State
-from ..settings import PosteriorSettings, TrainSettings
+from tombola import plugins, streams
+from tombola.errors import TombolaError
+from tombola.posterior.batch import Batch
+from tombola.posterior.binding import Binding
+from tombola.posterior.layout import Layout
+from tombola.posterior.state import State
+from tombola.settings import PosteriorSettings, TrainSettings
+
 from .ivon import Ivon
 from .map import Map
 from .objectives import OBJECTIVES

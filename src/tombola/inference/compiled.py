@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import TombolaError
-from ..posterior.estimators import OutputEstimator
-from ..posterior.sample import WeightSample
-from ..settings import TrainSettings
+from tombola.errors import TombolaError
+from tombola.settings import TrainSettings
+
+from .estimators.outputs import OutputEstimator
+from .estimators.sample import WeightSample
 
 
 def forward_of(module: nn.Module, settings: TrainSettings, sample: WeightSample | None = None) -> Callable[..., Any]:

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import TombolaError
-from ..posterior.batch import Batch, examples_of, inputs_of, length_of, lengths_of, run, shares
-from ..posterior.binding import Binding
-from ..posterior.likelihood import LogLikelihood
+from tombola.errors import TombolaError
+from tombola.posterior.batch import Batch, examples_of, inputs_of, length_of, lengths_of, run, shares
+from tombola.posterior.binding import Binding
+from tombola.posterior.likelihood import LogLikelihood
+
 from .compiled import Compiled
 
 Within = Callable[[], AbstractContextManager]

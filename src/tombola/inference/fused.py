@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..posterior.held import Block, HeldSample
-from ..settings import TrainSettings
+from tombola.settings import TrainSettings
+
+from .held import Block, HeldSample
 
 
 class FusedUpdate(torch.optim.Optimizer):

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import TombolaError
-from ..posterior.batch import Batch
-from ..posterior.binding import Binding, buffers_of, load_buffers
-from ..posterior.sample import WeightSample
-from ..settings import TrainSettings
+from tombola.errors import TombolaError
+from tombola.posterior.batch import Batch
+from tombola.posterior.binding import Binding, buffers_of, load_buffers
+from tombola.settings import TrainSettings
+
 from .compiled import forward_of, has_to_see_operations
+from .estimators.sample import WeightSample
 from .forward import DataTerm, Within
 
 _WARM_UP = 3  # passes before the capture, in which libraries allocate and choose their kernels: as torch's docs say

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from ..settings import TrainSettings
+from tombola.settings import TrainSettings
 
 
 def with_decay(groups: Iterable[dict], likelihood: nn.Module, settings: TrainSettings) -> list[dict]:

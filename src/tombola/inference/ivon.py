@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import TombolaError
-from ..posterior.batch import Batch
-from ..settings import PosteriorSettings, TrainSettings
+from tombola.errors import TombolaError
+from tombola.posterior.batch import Batch
+from tombola.settings import PosteriorSettings, TrainSettings
+
 from .vi import VI, slice_with_grad
 
 _BLOCK = 1 << 16  # parameters at a time: what an update reads and writes of them stays in the second-level cache

@@ -5,12 +5,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .. import streams
-from ..posterior.batch import Batch
-from ..posterior.binding import Binding, buffers_of, load_buffers
-from ..posterior.gaussian import Point
-from ..posterior.state import State
-from ..settings import PosteriorSettings, TrainSettings
+from tombola import streams
+from tombola.posterior.batch import Batch
+from tombola.posterior.binding import Binding, buffers_of, load_buffers
+from tombola.posterior.gaussian import Point
+from tombola.posterior.state import State
+from tombola.settings import PosteriorSettings, TrainSettings
+
 from .graphs import term_of
 from .vi import copies
 

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..posterior.batch import Batch
-from ..posterior.binding import buffers_of, load_buffers
-from ..posterior.sample import WeightSample
+from tombola.posterior.batch import Batch
+from tombola.posterior.binding import buffers_of, load_buffers
+
+from .estimators.sample import WeightSample
 from .forward import DataTerm
 
 

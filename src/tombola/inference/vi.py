@@ -5,21 +5,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .. import plugins, streams
-from ..errors import TombolaError
-from ..posterior.batch import Batch
-from ..posterior.binding import Binding, buffers_of, load_buffers
-from ..posterior.estimators import ESTIMATORS
-from ..posterior.gaussian import Gaussian
-from ..posterior.held import HeldSample, can_hold
-from ..posterior.noise import NoisePool
-from ..posterior.state import State
-from ..posterior.survivors import Survivors, SurvivorSample
-from ..settings import PosteriorSettings, TrainSettings
+from tombola import plugins, streams
+from tombola.errors import TombolaError
+from tombola.posterior.batch import Batch
+from tombola.posterior.binding import Binding, buffers_of, load_buffers
+from tombola.posterior.gaussian import Gaussian
+from tombola.posterior.state import State
+from tombola.settings import PosteriorSettings, TrainSettings
+
+from .estimators.noise import NoisePool
+from .estimators.outputs import ESTIMATORS
 from .fused import RULES, FusedUpdate
 from .graphs import term_of
 from .groups import with_decay
+from .held import HeldSample, can_hold
 from .objectives import OBJECTIVES
+from .survivors import Survivors, SurvivorSample
 
 
 class VI:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tombola.metrics.inputs import as_labels, as_probs
+from .inputs import as_labels, as_probs
 
 _FEWEST_REDRAWS = 100  # fewer leave two redraws or less beyond each end of the 95% range
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from tombola.metrics.inputs import as_float64
-from tombola.metrics.ranks import spearman
+from .inputs import as_float64
+from .ranks import spearman
 
 
 def log_std_drift(before: Tensor, after: Tensor, keep: Tensor) -> dict[str, float]:

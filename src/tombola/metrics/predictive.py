@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from tombola.metrics.inputs import as_float64, as_labels, as_probs, same_shape
+from .inputs import as_float64, as_labels, as_probs, same_shape
 
 _SMALLEST = torch.finfo(torch.float64).tiny  # the smallest positive normal, 2.2e-308
 

@@ -6,7 +6,7 @@ Legend: K rankings, N things that are ranked.
 import torch
 from torch import Tensor
 
-from tombola.metrics.inputs import as_float64
+from .inputs import as_float64
 
 _FEWEST_TO_RANK = 3  # two things always correlate by -1 or 1
 

@@ -9,17 +9,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from tombola.metrics.calibration import CALIBRATION, against_null
-from tombola.metrics.inputs import as_float64, as_probs
-from tombola.metrics.predictive import (
-    accuracy,
-    brier,
-    gaussian_nll,
-    mutual_information,
-    nll,
-    predictive_entropy,
-    rmse,
-)
+from .calibration import CALIBRATION, against_null
+from .inputs import as_float64, as_probs
+from .predictive import accuracy, brier, gaussian_nll, mutual_information, nll, predictive_entropy, rmse
 
 
 def classification(

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from .. import plugins, streams
-from ..errors import TombolaError
+from tombola import plugins, streams
+from tombola.errors import TombolaError
+
 from .conv import conv, lenet
 from .mlp import mlp
 from .resnet import resnet, resnet18

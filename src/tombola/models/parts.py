@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..errors import TombolaError
+from tombola.errors import TombolaError
 
 
 def image(input_shape: Sequence[int], name: str, least: int = 4) -> tuple[int, int, int]:

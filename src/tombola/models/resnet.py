@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import TombolaError
+from tombola.errors import TombolaError
+
 from .parts import he_normal, image, positive
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..errors import TombolaError
+from tombola.errors import TombolaError
+
 from .parts import he_normal, image, positive
 
 _CONVS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import TombolaError
+from tombola.errors import TombolaError
+
 from .parts import image, positive
 
 

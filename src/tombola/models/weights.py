@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from ..errors import TombolaError
+from tombola.errors import TombolaError
 
 
 def fingerprint(path: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import TombolaError
+from tombola.errors import TombolaError
 
 Batch = tuple[Any, Any] | Mapping[str, Any]
 """(inputs of the module, targets), or a mapping with `labels`."""

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .. import streams
+from tombola import streams
+
 from .batch import Batch, inputs_of, run
 from .binding import Binding, buffers_of
 from .state import State

@@ -11,7 +11,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from ..errors import TombolaError
+from tombola.errors import TombolaError
+
 from .layout import Layout
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import TombolaError
+from tombola.errors import TombolaError
+
 from .roles import Predicate, check_real, fan_in_of, is_linear, is_weight, matches, owned, randomness
 
 

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import TombolaError
+from tombola.errors import TombolaError
+
 from .batch import IGNORED, Batch, logits_of, targets_of
 
 LogLikelihood = Callable[[Any, Batch], Tensor]

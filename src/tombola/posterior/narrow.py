@@ -7,7 +7,7 @@ of every second row and column, is the same function and is safe.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from torch import nn
 _SAFE_CHANNELS = 8
 
 
-def is_narrow(module: nn.Module) -> bool:
+def is_narrow(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Return whether the module is a strided 1x1 convolution of the kind above."""
     return (
         isinstance(module, nn.Conv2d)

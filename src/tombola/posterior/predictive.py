@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .. import streams
-from ..errors import TombolaError
+from tombola import streams
+from tombola.errors import TombolaError
+
 from .batch import channels_last as laid_out
 from .batch import length_of, logits_of, moved, parts, run
 from .batch_norm import has_batch_norm

@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from ..errors import TombolaError
+from tombola.errors import TombolaError
 
 Predicate = Callable[[str, nn.Module, nn.Parameter], bool]
 """(parameter name, the module that owns it, the parameter) -> whether it is random."""

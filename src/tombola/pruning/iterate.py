@@ -7,12 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..errors import TombolaError
-from ..posterior.gaussian import Gaussian
-from ..posterior.state import State
-from ..ticket import Ticket, with_mask
+from tombola.errors import TombolaError
+from tombola.posterior.gaussian import Gaussian
+from tombola.posterior.state import State
+
 from .masks import SHUFFLES, emptied, prune
 from .scores import Score, evaluate
+from .ticket import Ticket, with_mask
 
 
 def prune_ticket(

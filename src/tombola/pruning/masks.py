@@ -6,8 +6,8 @@ Legend: P parameters; a mask is bool [P] and True outside the prunable segments.
 import torch
 from torch import Tensor
 
-from ..errors import TombolaError
-from ..posterior.layout import Layout, Segment
+from tombola.errors import TombolaError
+from tombola.posterior.layout import Layout, Segment
 
 
 def prune_count(remaining: int, fraction: float) -> int:

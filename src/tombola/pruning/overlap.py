@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..posterior.layout import Layout
+from tombola.posterior.layout import Layout
 
 
 def jaccard(intersection: float, kept_a: float, kept_b: float) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..errors import TombolaError
+from tombola.errors import TombolaError
 
 Score = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 

@@ -5,7 +5,7 @@ import copy
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from ..errors import TombolaError
+from tombola.errors import TombolaError
 
 
 def from_torch_prune(module: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:

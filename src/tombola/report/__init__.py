@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tombola.report.compare import Side
-    from tombola.report.images import Picture
+    from .compare import Side
+    from .images import Picture
 
 __all__ = ["write_comparison", "write_report"]
 
@@ -33,7 +33,7 @@ def write_report(
     (kind, seconds, curve, variant, model, data), `views` one per number of a view. `failed` holds a sentence per failed
     stage, `missing` counts the stages that are still to come. A reader sees the old page or the new one, never a half.
     """
-    from tombola.report.page import FIGURES, render  # pandas, scipy and matplotlib take a second to import
+    from .page import FIGURES, render
 
     html, pictures = render(records, study, stages=stages, views=views, failed=failed, missing=missing)
     return _write(html, pictures, Path(out), FIGURES)
@@ -44,7 +44,7 @@ def write_comparison(first: Side, second: Side, out: Path) -> Path:
 
     Raises TombolaError where the two studies have no model and data in common.
     """
-    from tombola.report.compare import render
+    from .compare import render
 
     folder = f"{Path(out).stem}-figures"  # a report's figures beside it keep their place
     html, pictures = render(first, second, folder)

@@ -9,15 +9,16 @@ import pandas as pd
 import yaml
 
 from tombola.errors import TombolaError
-from tombola.report import words
-from tombola.report.figures import COLOURS, DASHES, MARKERS, Style
-from tombola.report.images import SETTINGS, Picture
-from tombola.report.page import Closing, Section, as_yaml, data_of, fill, show
-from tombola.report.panels import Panel, main_quantity, ordered_curves
-from tombola.report.plates import plates_of_measurements
-from tombola.report.quantities import NONE, left, listed
-from tombola.report.statistics import by_seed, common_level, density_at, levels, paired_gap
-from tombola.report.tables import Table
+
+from . import text
+from .figures import COLOURS, DASHES, MARKERS, Style
+from .images import SETTINGS, Picture
+from .page import Closing, Section, as_yaml, data_of, fill, show
+from .panels import Panel, main_quantity, ordered_curves
+from .plates import plates_of_measurements
+from .quantities import NONE, left, listed
+from .statistics import by_seed, common_level, density_at, levels, paired_gap
+from .tables import Table
 
 SAME_DENSITY = 0.99  # counts are rounded layer by layer, so that equal fractions leave nearly equal densities
 PAIRING = (
@@ -76,7 +77,7 @@ def render(first: Side, second: Side, folder: str) -> tuple[str, list[Picture]]:
         failed=[],
         unfinished="",
         sections=sections,
-        notes=[words.INTERVALS, PAIRING],
+        notes=[text.INTERVALS, PAIRING],
         closing=_closing(first, second),
         folder=folder,
         data=data_of(panels, look),
@@ -94,7 +95,7 @@ def gap_table(panel: Panel, pairs: list[Pair], *, every_level: bool) -> Table:
             gap = paired_gap(panel.records, pair.first, pair.second, level, quantity.column)
             if gap.n:
                 means = [by_seed(panel.records, curve, level, quantity.column).mean() for curve in (pair.first, pair.second)]
-                gap_words = [quantity.signed(gap.mean), words.interval(gap, quantity), str(gap.n)]
+                gap_words = [quantity.signed(gap.mean), text.interval(gap, quantity), str(gap.n)]
                 rows.append([pair.own, left(density_at(panel.records, level)), *map(quantity.show, means), *gap_words])
     which = "at every density that both have" if every_level else "at the sparsest density that both have"
     return Table(
@@ -205,7 +206,7 @@ def finding(panel: Panel, pair: Pair) -> str:
     if keys[0] == keys[1]:
         return f"{pair.own} {where} is one and the same in both studies: nothing that it depends on differs."
     gap = paired_gap(panel.records, pair.first, pair.second, level, panel.main.column)
-    return words.gap_sentence(pair.first, pair.second, gap, panel.main, where)
+    return text.gap_sentence(pair.first, pair.second, gap, panel.main, where)
 
 
 def _closing(first: Side, second: Side) -> list[Closing]:

@@ -1,16 +1,24 @@
 """What the browser draws from: the records of each panel as columns, with the captions that belong to them."""
 
+import base64
+import gzip
+import hashlib
+import json
 import math
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
-from tombola.report import captions
-from tombola.report.figures import Style
-from tombola.report.layers import layer_table
-from tombola.report.panels import CONTROLS, Panel
-from tombola.report.quantities import ACCURACY, KNOWN, RMSE, quantity_of
-from tombola.report.statistics import by_curve_and_seed
+from . import text
+from .figures import Style
+from .layers import layer_table
+from .panels import CONTROLS, Panel
+from .quantities import ACCURACY, KNOWN, RMSE, quantity_of
+from .statistics import by_curve_and_seed
 
 SYMBOLS = {
     "o": "circle",
@@ -83,7 +91,7 @@ def _metric(panel: Panel, column: str) -> dict[str, Any]:
         "scale": quantity.scale,
         "unit": quantity.unit,
         "decimals": quantity.decimals if column in KNOWN else None,
-        "caption": captions.explored(panel, quantity),
+        "caption": text.explored(panel, quantity),
     }
 
 
@@ -102,7 +110,7 @@ def _layers(panel: Panel) -> dict[str, Any] | None:
                 "curve": panel.curves.index(str(curve)),
                 "level": [int(level) for level in left.index],
                 "left": _numbers(left),
-                "caption": captions.heat(table, [str(curve)]),
+                "caption": text.heat(table, [str(curve)]),
                 **{name: [_numbers(row) for _, row in grid.iterrows()] for name, grid in grids.items()},
             }
         )
@@ -121,3 +129,39 @@ def _number(value: float) -> float | int | None:
     if not math.isfinite(value):
         return None
     return int(value) if value == int(value) else float(f"{value:.{DIGITS}g}")
+
+
+PARTS = ("marks.js", "explorer.js", "heatmap.js", "page.js")
+
+
+@dataclass(frozen=True)
+class Scripts:
+    """What the template writes into the page."""
+
+    own: Markup
+    """Our script."""
+    plotly: Markup
+    """Plotly's script, gzipped, as base64: the page is half as large, and is on the screen before the script is parsed."""
+    policy: str
+    """Content-Security-Policy: exactly these two scripts, styles and pictures made in the page, no request to anywhere."""
+
+
+@cache
+def scripts() -> Scripts:
+    """The scripts that come with tombola and with plotly."""
+    from plotly.offline import get_plotlyjs
+
+    folder = resources.files("tombola.report")
+    own = "(() => {\n'use strict';\n" + "\n".join(folder.joinpath(name).read_text() for name in PARTS) + "\n})();"
+    plotly = get_plotlyjs()
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (own, plotly)]
+    hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
+    policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
+    packed = base64.b64encode(gzip.compress(plotly.encode(), compresslevel=9, mtime=0)).decode()
+    return Scripts(Markup(own), Markup(packed), policy)
+
+
+def embedded(value: Any) -> Markup:
+    """JSON that may stand inside a <script> element: nothing in it can end the element or begin a comment."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

@@ -10,7 +10,7 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from tombola.report.figures import Drawing
+from .figures import Drawing
 
 # for matplotlib.rc_context: around the drawing and around the saving
 SETTINGS: dict[Any, Any] = {

@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from tombola.report.figures import NARROW, WIDE, Drawing, Style, density_axis, start, with_legend
+from .figures import NARROW, WIDE, Drawing, Style, density_axis, start, with_legend
 
 COLOUR_MAP = "cividis"  # of even lightness steps, and the same to colour-blind readers
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tombola.claims.nets import family_of
-from tombola.report import captions, layers
-from tombola.report.figures import Style, null_of, plotted, styles
-from tombola.report.grids import Cell, grid
-from tombola.report.panels import CONTROLS, Panel, panels
-from tombola.report.plates import Plate
-from tombola.report.quantities import MACE, Quantity, left
-from tombola.report.statistics import density_at, shared_level
+
+from . import layers, text
+from .figures import Cell, Style, grid, null_of, plotted, styles
+from .panels import CONTROLS, Panel, panels
+from .plates import Plate
+from .quantities import MACE, Quantity, left
+from .statistics import density_at, shared_level
 
 FEW = 5
 """So many curves share a small plot; of more, controls and changed arms have plots of their own."""
@@ -80,11 +80,11 @@ def layer_cells(spots: Sequence[Spot]) -> list[Cell]:
 
 def _measured(spots: list[Spot], quantity: Quantity, look: dict[str, Style]) -> Plate:
     drawing = grid(measured_cells(spots, quantity), look, "density")
-    seen = {spot.panel.title: captions.leader(spot.panel, quantity) for spot in spots}
+    seen = {spot.panel.title: text.leader(spot.panel, quantity) for spot in spots}
     null = " Grey: mean and 95% range of what a perfectly calibrated model would show." if quantity is MACE else ""
     caption = (
-        f"{captions.sentence(quantity.name)} over weights left, net by net. {captions.MARKS} "
-        f"{captions.seeds(spots[0].panel, quantity)}{null} " + " ".join(f"{title}: {text}" for title, text in seen.items())
+        f"{text.sentence(quantity.name)} over weights left, net by net. {text.MARKS} "
+        f"{text.seeds(spots[0].panel, quantity)}{null} " + " ".join(f"{title}: {text}" for title, text in seen.items())
     )
     return Plate(drawings={f"nets-{quantity.column}": drawing}, caption=caption)
 
@@ -98,7 +98,7 @@ def _layers(merged: list[Panel], look: dict[str, Style]) -> list[Plate]:
         return []
     caption = (
         "Density of each prunable tensor over its place in the network, at the sparsest level that the curves have in "
-        f"common, for the curves that find their own mask. {captions.MARKS} A tensor at 0 is empty."
+        f"common, for the curves that find their own mask. {text.MARKS} A tensor at 0 is empty."
     )
     return [Plate(drawings={"nets-layers": grid(cells, look, PLACE)}, caption=caption)]
 

@@ -11,16 +11,15 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from tombola.report import costs, explorer, figures, tables, times, words
-from tombola.report.figures import Style
-from tombola.report.images import SETTINGS, Picture
-from tombola.report.overview import overview
-from tombola.report.panels import Panel, ordered_curves, panels
-from tombola.report.plates import Plate, plates
-from tombola.report.script import embedded, scripts
-from tombola.report.tables import Table
-from tombola.report.verdicts import Claims, claims_of
-from tombola.report.views import Seen, seen
+from . import explorer, figures, tables, text
+from .analyses import Seen, seen
+from .explorer import embedded, scripts
+from .figures import Style
+from .images import SETTINGS, Picture
+from .overview import overview
+from .panels import Panel, ordered_curves, panels
+from .plates import Plate, plates, spent, time_table
+from .tables import Claims, Table, claims_of
 
 FIGURES = "figures"
 """The folder of a report's figures, beside the page."""
@@ -100,12 +99,12 @@ def render(
     html = fill(
         name=str(study.get("name") or "a study"),
         description=str(study.get("description") or ""),
-        lead=words.lead(found),
+        lead=text.lead(found),
         failed=list(failed),
-        unfinished=words.unfinished(missing),
+        unfinished=text.unfinished(missing),
         sections=sections,
         claims=claims_of(records),
-        notes=[*([words.INTERVALS] if sections else []), words.caveat(study)],
+        notes=[*([text.INTERVALS] if sections else []), text.caveat(study)],
         closing=closing,
         folder=FIGURES,
         data=data_of(found, look),
@@ -152,13 +151,13 @@ def as_yaml(study: Mapping[str, Any]) -> str:
 
 def _section(panel: Panel, shown: list[Shown], stages: pd.DataFrame | None) -> Section:
     found = [tables.main_table(panel), tables.gap_table(panel, every_level=False), tables.drift_table(panel)]
-    found.append(costs.cost_table(panel))
+    found.append(tables.cost_table(panel))
     if stages is not None and not stages.empty:
-        found.append(times.time_table(stages, times.spent(stages, panel.curves)))
+        found.append(time_table(stages, spent(stages, panel.curves)))
     return Section(
         number=panel.number,
         title=panel.title,
-        findings=words.findings(panel),
+        findings=text.findings(panel),
         plates=shown,
         tables=[table for table in found if table.rows],
         all_gaps=tables.gap_table(panel, every_level=True),

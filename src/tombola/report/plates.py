@@ -1,14 +1,17 @@
 """The numbered figures of a panel, each with its caption."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from tombola.report import captions, figures, layers, times
-from tombola.report.figures import Drawing, Style
-from tombola.report.panels import Panel
-from tombola.report.quantities import DRIFT, ECE, MACE, NLL, Quantity
-from tombola.report.statistics import shared_level
+from . import figures, layers, text
+from .figures import WIDE, Drawing, Style
+from .panels import Panel
+from .quantities import DRIFT, ECE, MACE, NLL, Quantity, duration, listed
+from .statistics import shared_level
+from .tables import Table
 
 HEATED = 2  # heat maps that are drawn as files: the reference, and the deterministic curve beside it
 
@@ -45,7 +48,7 @@ def _measured(panel: Panel, look: dict[str, Style]) -> list[Plate]:
     shown = [quantity for quantity in (ECE, MACE) if panel.records[quantity.column].notna().any()]
     if shown:
         drawings = {f"{panel.number}-{each.column}": figures.calibration(panel.records, each, look) for each in shown}
-        found.append(Plate(drawings=drawings, caption=captions.calibration(panel, shown), metric=shown[0].column))
+        found.append(Plate(drawings=drawings, caption=text.calibration(panel, shown), metric=shown[0].column))
     return found
 
 
@@ -54,7 +57,7 @@ def _curves(panel: Panel, quantity: Quantity, look: dict[str, Style]) -> Plate:
     explorer = "curves" if quantity is panel.main else ""
     if len(closer) < 2 or len(closer) == len(panel.curves):
         drawings = {name: figures.over_density(panel.records, quantity, look)}
-        caption = captions.over_density(panel, quantity)
+        caption = text.over_density(panel, quantity)
         return Plate(drawings=drawings, caption=caption, explorer=explorer, metric=quantity.column)
     # shuffles fall so far that they hide how the tickets differ
     records = panel.records[panel.records["curve"].isin(closer)]
@@ -63,7 +66,7 @@ def _curves(panel: Panel, quantity: Quantity, look: dict[str, Style]) -> Plate:
         name: figures.over_density(panel.records, quantity, look, width=figures.NARROW),
         f"{name}-without-controls": figures.over_density(records, quantity, few, width=figures.NARROW),
     }
-    caption = captions.over_density(panel, quantity, twice=True)
+    caption = text.over_density(panel, quantity, twice=True)
     return Plate(drawings=drawings, caption=caption, explorer=explorer, metric=quantity.column)
 
 
@@ -76,14 +79,14 @@ def _layers(panel: Panel, look: dict[str, Style]) -> list[Plate]:
     level = shared_level(recorded, curves, "known")
     if level is not None and recorded.loc[recorded["level"] == level, "density"].min() < 1:  # dense: nothing to see
         rows = table[table["level"] == level]
-        caption = captions.layer_dots(panel, rows, level)
+        caption = text.layer_dots(panel, rows, level)
         found.append(Plate(drawings={f"{panel.number}-layers": layers.dots(rows, look)}, caption=caption))
     if table["level"].nunique() > 1:
         least = layers.least_density(table)
         arms = {panel.arm(curve): curve for curve in reversed(curves)}
         chosen = list(dict.fromkeys([curves[0], arms.get("deterministic", curves[0])]))[:HEATED]
         drawings = {f"{panel.number}-heat-{panel.arm(curve)}": layers.heat_map(table, curve, least) for curve in chosen}
-        found.append(Plate(drawings=drawings, caption=captions.heat(table, chosen), explorer="layers"))
+        found.append(Plate(drawings=drawings, caption=text.heat(table, chosen), explorer="layers"))
     return found
 
 
@@ -96,11 +99,74 @@ def _drift(panel: Panel, look: dict[str, Style]) -> list[Plate]:
             drawings[f"{panel.number}-{quantity.column.replace('_', '-')}"] = figures.over_density(
                 known, quantity, few, width=figures.NARROW
             )
-    return [Plate(drawings=drawings, caption=captions.drift(panel), metric=DRIFT[0].column)] if drawings else []
+    return [Plate(drawings=drawings, caption=text.drift(panel), metric=DRIFT[0].column)] if drawings else []
 
 
 def _times(panel: Panel, stages: pd.DataFrame | None) -> list[Plate]:
     if stages is None or stages.empty:
         return []
-    table = times.spent(stages, panel.curves)
-    return [Plate(drawings={f"{panel.number}-time": times.bars(table)}, caption=times.caption(table))]
+    table = spent(stages, panel.curves)
+    return [Plate(drawings={f"{panel.number}-time": bars(table)}, caption=caption(table))]
+
+
+KINDS = ("train", "prune", "evaluate")  # the rest is quick, but for views
+OTHER = "other"
+GREYS = {"train": "0.35", "prune": "0.6", "evaluate": "0.8", OTHER: "0.93"}  # colours are for curves
+UNITS = {"hours": 3600.0, "minutes": 60.0, "seconds": 1.0}
+
+
+def spent(stages: pd.DataFrame, curves: Sequence[str]) -> pd.DataFrame:
+    """Seconds by curve (rows, in that order) and kind (`KINDS` and "other"); curves without a stage are left out."""
+    kinds = stages["kind"].where(stages["kind"].isin(KINDS), OTHER)
+    table = stages.groupby(["curve", kinds])["seconds"].sum().unstack(fill_value=0)
+    there = [curve for curve in curves if curve in table.index]
+    return table.reindex(index=there, columns=[*KINDS, OTHER], fill_value=0.0)
+
+
+def bars(table: pd.DataFrame) -> Drawing:
+    """A bar per curve, the first one on top, whose parts are the kinds of stages."""
+    unit = next((name for name, size in UNITS.items() if table.to_numpy().sum(axis=1).max() >= 2 * size), "seconds")
+    figure = Figure(figsize=(WIDE, 1.15 + 0.27 * len(table)), layout="constrained")
+    axes = figure.add_subplot()
+    before = pd.Series(0.0, index=table.index)
+    for kind in table.columns:
+        width = table[kind] / UNITS[unit]
+        axes.barh(range(len(table)), width, left=before, color=GREYS[kind], label=kind, height=0.65, edgecolor="0.3", lw=0.6)
+        before = before + width
+    axes.set_yticks(range(len(table)), list(table.index))
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(f"time, all seeds and levels ({unit})")
+    figure.legend(loc="outside lower center", ncols=len(table.columns), fontsize=8.5)
+    numbers = (table / UNITS[unit]).rename_axis(index="curve").reset_index().melt("curve", var_name="kind", value_name=unit)
+    return Drawing(figure, numbers)
+
+
+def caption(table: pd.DataFrame) -> str:
+    """How much time in all, and for what most of it."""
+    total = table.to_numpy().sum()
+    shares = (table.sum() / total).sort_values(ascending=False) if total else table.sum()
+    named = listed([f"{100 * share:.0f}% {kind}" for kind, share in shares.items() if share >= 0.005])
+    return (
+        f"Where the time went, by the curve's stages: {duration(total)} in all; {named}. A stage that several curves share "
+        "counts once, for the first of them; stages that an earlier study had finished count as if they were run here."
+    )
+
+
+def time_table(stages: pd.DataFrame, table: pd.DataFrame) -> Table:
+    """The same numbers, with how many trainings there were and what one took."""
+    trained = stages[stages["kind"] == "train"].groupby("curve")["seconds"]
+    counts, means = trained.count(), trained.mean()
+    rows = [
+        [curve, str(counts.get(curve, 0)), duration(means.get(curve, float("nan")))]
+        + [duration(seconds) for seconds in (*parts, sum(parts))]
+        for curve, parts in zip(table.index, table.to_numpy().tolist(), strict=True)
+    ]
+    parts = table.sum().tolist()
+    every = stages.loc[stages["kind"] == "train", "seconds"]
+    rows.append(["all", str(len(every)), duration(every.mean()), *map(duration, (*parts, sum(parts)))])
+    return Table(
+        title="Time by kind of stage, all seeds and levels",
+        head=["curve", "trainings", "one training", *table.columns, "sum"],
+        rows=rows,
+    )

@@ -1,17 +1,19 @@
 """The tables of the page, as texts."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from tombola.report.panels import Panel
-from tombola.report.quantities import NONE, Quantity, left, listed, number
-from tombola.report.settings import MAIN, values, written
-from tombola.report.statistics import Gap, by_seed, common_level, density_at, levels, paired_gap, summary
-from tombola.report.words import interval
+from tombola.claims import Row, judge
+from tombola.claims.table import BESIDE_NOTE, NOTE, effect, named, parts, region, remark, row_keys, verdict_text
+
+from .panels import MAIN, OWN_MASK, Panel, values, written
+from .quantities import MINUS, NONE, Quantity, duration, left, listed, number
+from .statistics import Gap, by_seed, common_level, density_at, levels, paired_gap, summary
+from .text import interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,3 +130,111 @@ def _gap_row(panel: Panel, curve: str, level: int, gap: Gap) -> list[str]:
         interval(gap, panel.main),
         str(gap.n),
     ]
+
+
+SHOWN = (*OWN_MASK, "transplant")
+MEASURES: dict[str, Callable[[float], str]] = {
+    "seconds": duration,
+    "flops": lambda value: NONE if math.isnan(value) else f"{value:.3g}",
+}
+"""What is counted, by the end of its columns' names, and how it is written."""
+
+
+def cost_table(panel: Panel) -> Table:
+    """Training time and operations of each curve's tickets, a mean over seeds, beside those of the reference.
+
+    No rows for fewer than two curves.
+    """
+    curves = [curve for curve in panel.curves if panel.arm(curve) in SHOWN]
+    columns = {f"{part}_{measure}" for part in ("train", "total") for measure in MEASURES}
+    last = _last_level(panel.records, curves) if len(curves) > 1 and columns <= set(panel.records) else None
+    if last is None:
+        return Table(title="", head=[], rows=[])
+    found = {(curve, measure): _costs(panel, curve, last, measure) for curve in curves for measure in MEASURES}
+    rows = []
+    for curve in curves:
+        row = [curve]
+        for measure, write in MEASURES.items():
+            for own, reference in zip(found[curve, measure], found[panel.reference, measure], strict=True):
+                row += [write(own), f"{own / reference:.2f}" if own / reference > 0 else NONE]
+        rows.append(row)
+    return Table(
+        title=f"What tickets cost, down to {left(density_at(panel.records, last))} left",
+        groups=(("", 1), ("training time", 4), ("operations", 4)),
+        head=["curve", *("one ticket", "times", "every level", "times") * len(MEASURES)],
+        rows=rows,
+        note="One ticket: its training and all that it stands on, the levels before it (a transplant's are deterministic). "
+        "Every level: a ticket at each level; a chain that prunes has them all on its way, a transplant takes a Bayesian "
+        f"training more for each. Times: over {panel.reference}. Means over seeds; trainings only, with the test pass after "
+        "each epoch. Operations are as torch counts them.",
+    )
+
+
+def _last_level(records: pd.DataFrame, curves: list[str]) -> int | None:
+    """The last level that all of the curves have; none if that is the dense one."""
+    shared = set.intersection(*(set(records.loc[records["curve"] == curve, "level"]) for curve in curves))
+    return int(max(shared)) if shared and max(shared) > 0 else None
+
+
+def _costs(panel: Panel, curve: str, last: int, measure: str) -> tuple[float, float]:
+    """Of one ticket at that level, and of one at every level to it."""
+    own = panel.records[(panel.records["curve"] == curve) & (panel.records["level"] <= last)]
+    one = own.loc[own["level"] == last, f"total_{measure}"].mean(skipna=False)
+    if panel.arm(curve) in OWN_MASK:
+        return float(one), float(one)
+    # the chain behind the last level's mask is behind all the others' too
+    before = own[own["level"] < last].groupby("level")[f"train_{measure}"].mean()
+    return float(one), float(one + before.sum(skipna=False))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A claim with its verdict, as texts."""
+
+    name: str
+    sentence: str
+    net: str
+    verdict: str  # supported, contradicted or inconclusive
+    shown: str  # the same with its sign
+    corrected: str
+    effect: str
+    contrast: str
+    says: str
+    n: int
+    beside: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claims:
+    """The section: empty where no claim has data."""
+
+    judged: list[Judged]
+    without: list[tuple[str, str, str, str]]  # name, sentence, net, what it needs
+    notes: tuple[str, ...] = (NOTE, BESIDE_NOTE)
+
+
+def claims_of(records: pd.DataFrame) -> Claims:
+    """Every claim of arXiv 2602.18825 judged by the records."""
+    rows = judge(records) if len(records) else []
+    judged = [_judged(row) for row in rows if row.joint]
+    without = [(named(row), row.claim.sentence, row.net, row.needs) for row in rows if not row.joint]
+    return Claims(judged=judged, without=without)
+
+
+def _judged(row: Row) -> Judged:
+    assert row.joint is not None
+    found = row.joint.deciding
+    words = [found.part.contrast.words, *filter(None, (parts(row), remark(row))), f"{len(row_keys(row))} rows"]
+    return Judged(
+        name=named(row),
+        sentence=row.claim.sentence,
+        net=row.net,
+        verdict=row.verdict,
+        shown=verdict_text(row.verdict),
+        corrected=verdict_text(row.corrected),
+        effect=effect(found).replace("-", MINUS),
+        contrast="; ".join(words),
+        says=region(found).replace("-", MINUS),
+        n=found.n,
+        beside=verdict_text(row.beside.verdict) if row.beside else "",
+    )

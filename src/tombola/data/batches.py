@@ -1,0 +1,179 @@
+"""Where a training's batches come from: tensors on the device, tensors that stay elsewhere, or the caller's own loader.
+
+Legend: N examples, B examples of a batch.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tombola import streams
+from tombola.errors import TombolaError
+from tombola.posterior.batch import Batch, moved
+
+from .augment import Augment
+
+_AHEAD = 4  # batches that a StreamedBatches reads before they are asked for
+_AT_ONCE = 1 << 27  # bytes of prepared inputs that a GPU makes in one go: launches, not bytes, are what small images cost it
+
+Prepare = Callable[[Tensor], Tensor]
+"""Stored inputs of some examples -> what the network takes, as `Dataset.prepare`."""
+
+
+class Batches(Protocol):
+    """What the training loop needs of data."""
+
+    examples: int
+    """N, of the KL's weight heat / N."""
+    steps: int
+    """Batches of an epoch."""
+
+    def epoch(self, epoch: int, skip: int) -> Iterator[Batch]:
+        """The batches of that epoch from the `skip`-th on: the same at every call."""
+        ...
+
+
+def steps_per_epoch(examples: int, batch_size: int) -> int:
+    """Batches of an epoch of TensorBatches."""
+    full, rest = divmod(examples, batch_size)
+    # a last batch of one example, which batch norm cannot normalise, joins the one before
+    return max(1, full + (rest > 1))
+
+
+class TensorBatches:
+    """Shuffled batches from tensors on one device, without a data loader.
+
+    Of each batch the inputs are gathered, augmented, then prepared, on that device. Order and augmentation have streams of
+    their own, named by seed and epoch.
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        batch_size: int,
+        seed: streams.Word,
+        augment: Augment | None = None,
+        prepare: Prepare | None = None,
+        device: torch.device | str | None = None,
+    ):
+        """device: where batches are wanted, by default where the inputs are."""
+        if len(inputs) != len(targets) or not len(inputs):
+            raise TombolaError(f"there are {len(inputs)} inputs for {len(targets)} targets; give as many, at least one")
+        self.inputs, self.targets, self.batch_size = inputs, targets, batch_size
+        self.seed, self.augment, self.prepare = seed, augment, prepare
+        self.device = inputs.device if device is None else torch.device(device)
+        self.examples = len(inputs)
+        self.steps = steps_per_epoch(self.examples, batch_size)
+
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        draw = None
+        if self.augment is not None:
+            stream = streams.generator("augment", self.seed, epoch)
+            draw = self.augment(self.examples, stream, self.device)
+        order = self._placed(torch.randperm(self.examples, generator=streams.generator("order", self.seed, epoch)))
+        ends = [*range(self.batch_size, self.steps * self.batch_size, self.batch_size), self.examples]
+        starts, count = [0, *ends], self._at_once()
+        groups = [starts[i : i + count + 1] for i in range(skip, self.steps, count)]
+        rows = (order[group[0] : group[-1]] for group in groups)
+        for group, (inputs, targets, chosen) in zip(groups, self._gathered(rows), strict=True):
+            if draw is not None:
+                inputs = draw(inputs, chosen)
+            inputs = inputs if self.prepare is None else self.prepare(inputs)
+            sizes = [stop - start for start, stop in pairwise(group)]
+            yield from zip(inputs.split(sizes), targets.split(sizes), strict=True)
+
+    def _at_once(self) -> int:
+        """Batches that are gathered, augmented and prepared together; on a CPU one, which stays in its cache."""
+        if self.device.type == "cpu":
+            return 1
+        return max(1, _AT_ONCE // (4 * self.inputs[0].numel() * self.batch_size))
+
+    def _placed(self, order: Tensor) -> Tensor:
+        """The epoch's order [N] where it is read. Whole: a copy for each batch would wait for a GPU at every step."""
+        return order.to(self.device)
+
+    def _gathered(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(inputs, targets, rows) of each batch, on the device."""
+        for rows in batches:
+            # not inputs[rows], which is four times slower for small images
+            yield self.inputs.index_select(0, rows), self.targets[rows], rows
+
+
+class StreamedBatches(TensorBatches):
+    """The same batches, bit for bit, from tensors that need not fit on the device or in memory (a memory map).
+
+    A thread gathers the next batches while the device works on this one.
+    """
+
+    def _placed(self, order: Tensor) -> Tensor:
+        return order  # rows are gathered where the tensors are
+
+    def _at_once(self) -> int:
+        return 1
+
+    def _gathered(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        def read(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return tuple(self._sent(t) for t in (self.inputs.index_select(0, rows), self.targets[rows], rows))  # type: ignore[return-value]
+
+        waiting: deque[Future[tuple[Tensor, Tensor, Tensor]]] = deque()
+        with ThreadPoolExecutor(1, "batches") as reader:
+            try:
+                for rows in batches:
+                    waiting.append(reader.submit(read, rows))
+                    if len(waiting) > _AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:  # the training has stopped in the middle of the epoch
+                for future in waiting:
+                    future.cancel()
+
+    def _sent(self, value: Tensor) -> Tensor:
+        # from pinned memory the copy runs beside the device's work
+        return value.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else value
+
+
+class LoaderBatches:
+    """The caller's own loader of batches (pairs or mappings), moved to a device.
+
+    `loader` is iterated anew each epoch. A resumed run has the same batches if the loader repeats itself. One that shuffles
+    by torch's global randomness (a DataLoader without a generator) does: the training loop seeds that by the epoch.
+    """
+
+    def __init__(self, loader: Iterable[Batch], examples: int | None = None, device: torch.device | str = "cpu"):
+        """examples: N of the whole training set; by default the length of the loader's `dataset`.
+
+        Raises TombolaError for a loader without a length, one that can be iterated only once, and where N is not known.
+        """
+        name = type(loader).__name__
+        if not isinstance(loader, Sized):
+            raise TombolaError(f"the loader {name} has no length (its batches of an epoch); give one that has, as a list")
+        if not len(loader):
+            raise TombolaError(f"the loader {name} is empty; give at least one batch")
+        if examples is None:
+            if not isinstance(dataset := getattr(loader, "dataset", None), Sized):
+                raise TombolaError(f"of the loader {name} the number of training examples is not known; give `examples`")
+            examples = len(dataset)
+        if examples < 1:
+            raise TombolaError(f"examples is {examples}; it must be at least 1")
+        self._loader, self._device = loader, torch.device(device)
+        self.examples, self.steps = examples, len(loader)
+
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """As `Batches.epoch`. Raises TombolaError where the loader gives fewer batches than its length says."""
+        given = 0
+        for batch in self._loader:
+            given += 1
+            if given > skip:
+                yield moved(batch, self._device)
+        if given < self.steps:
+            raise TombolaError(
+                f"the loader {type(self._loader).__name__} gave {given} batches in epoch {epoch + 1}, its length is "
+                f"{self.steps}; it must give as many each time it is iterated"
+            )

@@ -1,0 +1,150 @@
+"""What the stages of a plan will need of the memory that is free, said before the first one runs."""
+
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import fields, replace
+
+import torch
+
+from tombola.data import Dataset, training_batches
+from tombola.data.batches import Batches
+from tombola.data.placement import fits, free_memory
+from tombola.posterior.state import State, initial_state, layout_of
+from tombola.settings import DataSettings
+from tombola.study.stages import Evaluate, Init, Stage, Train
+from tombola.training.loop import VALIDATED_AT_ONCE
+from tombola.training.memory import Case, MemoryForecast, evaluation_needs, in_words, training_needs
+from tombola.training.out_of_memory import what_to_lower
+from tombola.training.together import unfit_settings
+
+from .forecast import Data
+from .joint import kind_of
+
+_ALTOGETHER = 10.0  # seconds; kinds that are left then have no forecast
+
+_WEIGHTLESS = ("epochs", "lr", "log_std_lr_factor", "schedule", "warmup_epochs", "milestones", "gamma", "heat", "prior_std")
+"""Settings that need no memory."""
+
+Kind = tuple[str, ...]
+
+
+class Budget:
+    """The memory forecasts of a plan's stages, one for all of a kind."""
+
+    def __init__(self, stages: Iterable[Stage], device: torch.device, data: Data):
+        """Takes two small steps of each kind of training on the CPU; a kind that cannot be trained has no forecast."""
+        self.device, self.free = device, free_memory(device)
+        self._found: dict[Kind, MemoryForecast | None] = {}
+        began = time.monotonic()
+        for stage in stages:
+            kind = _kind(stage)
+            if kind and kind not in self._found and time.monotonic() - began < _ALTOGETHER:
+                self._found[kind] = _forecast(stage, device, data)
+
+    def of(self, stage: Stage) -> MemoryForecast | None:
+        """What a training or an evaluation needs; None where it is not known."""
+        return self._found.get(_kind(stage))
+
+    def lines(self, stages: Iterable[Stage], jobs: int = 1, together: int = 1) -> list[str]:
+        """What to say before these are run: the largest counts, and a warning if it is more than is free.
+
+        jobs: processes, each with one stage or so many trainings of one kind at once (`joint`) as `together` says.
+        """
+        stages = list(stages)
+        sizes, processes = _groups(stages, together), min(jobs, len(stages))
+        known = [(f.times(processes, sizes[s.key]), s) for s in stages if (f := self.of(s)) is not None]
+        if not known:
+            return []
+        largest, stage = max(known, key=lambda pair: pair[0].total)
+        total, free = in_words(largest.total), in_words(self.free)
+        each = f"{sizes[stage.key]} trainings at once" if sizes[stage.key] > 1 else ""
+        several = f"{processes} processes" if processes > 1 else ""
+        whom = f" for {' with '.join(part for part in (several, each) if part)}" if several or each else ""
+        said = [f"memory: about {total} of {free} free on {self.device}{whom} ({largest.inner})"]
+        if largest.total > self.free:
+            said.append(f"this may be more memory than there is; if it fails, {advice(stage, largest)}")
+        return said
+
+
+def _groups(stages: Iterable[Stage], together: int) -> dict[str, int]:
+    """Key -> the most trainings that are run at once where the stage is one of them."""
+    stages = list(stages)
+    kinds = {s.key: kind_of(s) for s in stages if isinstance(s, Train) and unfit_settings(s.settings) is None}
+    counts = Counter(kinds.values())
+    return {s.key: min(together, counts[kinds[s.key]]) if s.key in kinds else 1 for s in stages}
+
+
+def advice(stage: Stage, forecast: MemoryForecast | None) -> str:
+    """What to lower for a training or an evaluation."""
+    parts = forecast.parts if forecast else None
+    if isinstance(stage, Evaluate):
+        return what_to_lower(stage.train, stage.settings, parts)
+    assert isinstance(stage, Train)
+    return what_to_lower(stage.settings, None, parts)
+
+
+def _kind(stage: Stage) -> Kind:
+    """Stages of one kind need the same memory; empty for stages that need next to none."""
+    if isinstance(stage, Evaluate):
+        point = stage.parents[0].settings.method if isinstance(stage.parents[0], Train) else ""
+        return (stage.kind, stage.net.words, str(stage.source.settings), str(stage.settings), point)
+    if not isinstance(stage, Train):
+        return ()
+    priced = [f"{f.name}={getattr(stage.settings, f.name)}" for f in fields(stage.settings) if f.name not in _WEIGHTLESS]
+    return (stage.kind, stage.net.words, str(stage.source.settings), str(_masked(stage)), *priced)
+
+
+def _masked(stage: Train) -> bool:
+    return not isinstance(stage.parents[0], Init)
+
+
+def _forecast(stage: Stage, device: torch.device, data: Data) -> MemoryForecast | None:
+    assert isinstance(stage, Train | Evaluate)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said when the stage runs
+        try:
+            there = data(stage.source.settings)
+            case = _case(stage, there)
+            if isinstance(stage, Evaluate):
+                needs = evaluation_needs(case, there.held_out(stage.settings.split)[1], stage.settings, stage.train, device)
+                return MemoryForecast(0.0, 0.0, evaluation=needs)
+            size = min(stage.settings.batch_size, len(there.train[1]))
+            validated = min(VALIDATED_AT_ONCE, len(there.held_out(stage.split)[1]))
+            needed = training_needs(case, stage.settings, size, masked=_masked(stage), validated=validated)
+            return replace(needed, data=_placed(there, stage.source.settings, device))
+        except Exception:  # said when the stage runs
+            return None
+
+
+def _case(stage: Train | Evaluate, data: Dataset) -> Case:
+    init: Stage = stage
+    while not isinstance(init, Init):
+        init = init.parents[0]
+    first, (inputs, targets) = init, data.held_out(stage.settings.split if isinstance(stage, Evaluate) else stage.split)
+
+    def start() -> tuple[torch.nn.Module, State]:
+        module = first.net.build("skeleton")
+        layout = layout_of(module, first.posterior, first.prune)
+        return module, initial_state(module, layout, first.posterior, first.seed)
+
+    def batches(examples: int) -> Batches:
+        few = replace(data, train=(data.train[0][: 2 * examples], data.train[1][: 2 * examples]), digest="known")
+        return training_batches(few, replace(stage.source.settings, resident=True), examples, 0, torch.device("cpu"))
+
+    return Case(
+        start=start,
+        batches=batches,
+        inputs=lambda examples: inputs[:examples],
+        given=(data.train, data.validation, data.test),
+        examples=min(len(data.train[1]) // 2, len(targets)),
+        prepare=data.prepare,
+    )
+
+
+def _placed(data: Dataset, settings: DataSettings, device: torch.device) -> float:
+    """Bytes of the training data on a GPU; on a CPU they are in memory already, or stay in their file."""
+    if device.type == "cpu" or not (fits(data, device) if settings.resident is None else settings.resident):
+        return 0.0
+    return float(sum(part.nbytes for part in data.train))

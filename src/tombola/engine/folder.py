@@ -1,0 +1,149 @@
+"""A study's output folder: its settings, its records, its page, and where its stages are."""
+
+import json
+from contextlib import chdir, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tombola import plugins
+from tombola.errors import TombolaError
+from tombola.study.plan import Plan, plan_study
+from tombola.study.spec import Variant, resolved, unfold
+
+from . import records
+from .local import dataset
+from .store import Store, missing
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from tombola.report.compare import Side
+
+STAGES = "tombola-stages"
+"""The store's name beside the output folder, where studies side by side share it."""
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """`path/` holds study.json, forecast.json, records.parquet, views.parquet, report.html and figures/."""
+
+    path: Path
+    raw: dict[str, Any]
+    store: Store
+    imports: Path
+    """Where the study's file lies: import paths may name modules beside it."""
+    started: Path
+    """Where `tombola run` was started: relative paths of data and weights count from there, whoever looks at it later."""
+
+    @classmethod
+    def of(cls, raw: dict[str, Any], path: Path, store: Path | None, imports: Path) -> "StudyFolder":
+        """The folder for a study. Raises TombolaError if it belongs to another one or to something else."""
+        if path.exists() and not path.is_dir():
+            raise TombolaError(f"{path} is a file; choose a folder with --out")
+        if (path / "study.json").is_file():
+            there = _description(path)["study"]["name"]
+            if there != raw["name"]:
+                raise TombolaError(
+                    f"{path} holds the study {there!r}, not {raw['name']!r}; choose another folder with --out"
+                )
+        elif path.is_dir() and any(path.iterdir()):
+            raise TombolaError(f"{path} is not empty and holds no study; choose another folder with --out")
+        return cls(path, raw, Store(store or path.resolve().parent / STAGES), imports.resolve(), Path.cwd())
+
+    @classmethod
+    def open(cls, path: Path) -> "StudyFolder":
+        """A folder that `tombola run` made. Raises TombolaError if it is none."""
+        if not (path / "study.json").is_file():
+            raise TombolaError(f"{path} holds no study (no study.json); give the folder that 'tombola run' wrote to")
+        description = _description(path)
+        started = Path(description.get("started", Path.cwd()))
+        return cls(path, description["study"], Store(Path(description["stages"])), Path(description["imports"]), started)
+
+    @property
+    def timings(self) -> Path:
+        """The file of step times that were measured before anything ran, for forecasts."""
+        return self.path / "forecast.json"
+
+    @cached_property
+    def variants(self) -> list[Variant]:
+        return unfold(self.raw)
+
+    @cached_property
+    def plan(self) -> Plan:
+        plugins.look_in(self.imports)
+        with chdir(self.started) if self.started.is_dir() else nullcontext():
+            return plan_study(self.variants, dataset)
+
+    @property
+    def settled(self) -> bool:
+        """Whether all is done, and the page was written of it: nothing would come of running it again."""
+        page, wanted = self.path / "report.html", {row.stage.key for row in self.plan.wanted}
+        if missing(self.plan, self.store) or not page.is_file() or _description(self.path)["study"] != self.raw:
+            return False
+        return page.stat().st_mtime > max((self.store.finished(key) for key in wanted), default=0.0)
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The settings with every default filled in."""
+        return resolved(self.raw)
+
+    def prepare(self) -> None:
+        """Makes the folder and writes down what it is of. Raises TombolaError if it can't be written."""
+        places = {"stages": self.store.root.resolve(), "imports": self.imports, "started": self.started}
+        text = json.dumps({"study": self.raw, **{name: str(place) for name, place in places.items()}}, indent=1)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "study.json").write_text(text)
+        except OSError as error:
+            raise TombolaError(f"cannot write to {self.path}: {error.strerror}; choose another folder with --out") from None
+        self.store.prepare()
+
+    def write_records(self) -> "DataFrame":
+        """Writes and returns the table of all finished rows; beside it that of the views, where the study has any."""
+        table = records.collect(self.plan, self.store)
+        try:
+            records.write(table, self.path / "records.parquet")
+            if self.plan.views:
+                records.write(records.collect_views(self.plan, self.store), self.path / "views.parquet")
+        except OSError as error:
+            raise TombolaError(f"cannot write to {self.path}: {error.strerror}; free space or permissions") from None
+        return table
+
+    def write_report(self, out: Path | None = None, failed: list[str] | None = None) -> Path:
+        """Writes the page (by default report.html) from what is finished."""
+        from tombola.report import write_report
+
+        page = out or self.path / "report.html"
+        table, todo = self.write_records(), len(missing(self.plan, self.store))
+        try:
+            times = records.stage_times(self.plan, self.store)
+            views = records.collect_views(self.plan, self.store)
+            return write_report(table, self.resolved, page, stages=times, views=views, failed=failed or [], missing=todo)
+        except OSError as error:
+            raise TombolaError(f"cannot write {page}: {error.strerror}; choose another file with --out") from None
+
+    def side(self, label: str) -> "Side":
+        """The study as one of two to compare; nothing is written. Raises TombolaError as long as nothing is finished."""
+        from tombola.report.compare import Side
+
+        table = records.collect(self.plan, self.store)
+        if not len(table):
+            raise TombolaError(f"{self.path}: nothing is finished yet; run the study on, then compare it")
+        return Side(label=label, records=table, study=self.resolved)
+
+
+def told_apart(folders: list[StudyFolder]) -> list[str]:
+    """A name for each folder: of its study, or where these are equal, of the folder, or where these are too, its path."""
+    kinds = [[str(f.raw["name"]) for f in folders], [f.path.resolve().name for f in folders], [str(f.path) for f in folders]]
+    return next((names for names in kinds if len(set(names)) == len(folders)), kinds[-1])
+
+
+def _description(path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads((path / "study.json").read_text())
+        _ = description["study"]["name"], Path(description["stages"]), Path(description["imports"])  # what is read of it
+        return description
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TombolaError(f"{path / 'study.json'} is damaged ({error}); delete it and run the study again") from None

@@ -1,0 +1,204 @@
+"""A study's records: one row for each evaluated ticket, as a Parquet table."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tombola.errors import TombolaError
+from tombola.study.plan import Plan
+from tombola.study.rows import Row, ViewRow
+from tombola.study.stages import Stage, Train
+
+from .store import Store
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+TIMING = ("train_seconds", "total_seconds")
+"""Columns that differ between two runs of the same study."""
+ENVIRONMENT = ("device", "torch", "threads")
+"""Columns that tell where a row was made."""
+
+COLUMNS = [
+    "study",
+    "stage",
+    "key",
+    "ticket",
+    "arm",
+    "curve",
+    "variant",
+    "model",
+    "data",
+    "method",
+    "score",
+    "sigma",
+    "rewind",
+    "seed",
+    "level",
+    "density",
+    "density_all",
+    "accuracy",
+    "best_accuracy",
+    "nll",
+    "brier",
+    "ece",
+    "ece_null",
+    "mace",
+    "mace_null",
+    "samples",
+    "train_seconds",
+    "train_flops",
+    "total_seconds",
+    "total_flops",
+    "device",
+    "torch",
+    "threads",
+    "repeats",
+    "examples",
+    "layer_density",
+    "accuracy_sd",
+    "rmse",
+    "predictive_entropy",
+    "mutual_information",
+    "drift_mean",
+    "drift_spread",
+    "drift_rank",
+    "parameters",
+    "chain",
+    "lr",
+    "warmup_epochs",
+    "settings",
+    "changes",
+]
+"""The columns that every table has, first; NaN where the data or the method lacks them."""
+
+
+VIEW_COLUMNS = [
+    *("study", "view", "between", "key", "model", "data", "variant"),
+    *("curve_a", "curve_b", "seed_a", "seed_b", "level_a", "level_b", "score_a", "score_b"),
+    *("density", "x", "quantity", "value", "chance"),
+]
+"""The columns of the table of views."""
+
+
+def collect(plan: Plan, store: Store) -> "DataFrame":
+    """The rows that are finished, in the plan's order: `COLUMNS`, then the calibration metrics with their nulls."""
+    return table_of([row_of(row, store) for row in plan.rows if store.done(row.stage.key)])
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> "DataFrame":
+    """What `row_of` gave, as a table: `COLUMNS`, then the other columns in the rows' order."""
+    import pandas as pd
+
+    table = pd.DataFrame(rows)
+    if not len(table):
+        return pd.DataFrame(columns=COLUMNS)
+    for column in COLUMNS:
+        if column not in table:
+            table[column] = float("nan")
+    return table[[*COLUMNS, *(c for c in table.columns if c not in COLUMNS)]]
+
+
+def collect_views(plan: Plan, store: Store) -> "DataFrame":
+    """The numbers of the views that are finished, one a row, in the plan's order: `VIEW_COLUMNS`."""
+    import pandas as pd
+
+    done = [view for view in plan.views if store.done(view.stage.key)]
+    rows = [row for view in done for row in _numbers(view, store)]
+    return pd.DataFrame(rows, columns=VIEW_COLUMNS).astype(dict.fromkeys(("density", "x", "value", "chance"), float))
+
+
+def stage_times(plan: Plan, store: Store) -> "DataFrame":
+    """A row for each finished stage: kind, seconds, and the labels of the first of the plan's rows that needs it."""
+    import pandas as pd
+
+    names = ("curve", "variant", "model", "data", "seed", "level")
+    seen: set[str] = set()
+    rows = []
+    for row in plan.wanted:
+        for stage in _line(row.stage, seen):
+            if store.done(stage.key):
+                record = store.record(stage.key)
+                # a training that was interrupted counts all its sittings, which the run's own seconds do not
+                seconds = max(record["run"]["seconds"], record["record"].get("train_seconds", 0.0))
+                rows.append({name: row.labels[name] for name in names} | {"kind": stage.kind, "seconds": seconds})
+    return pd.DataFrame(rows, columns=[*names, "kind", "seconds"])
+
+
+def _line(stage: Stage, seen: set[str]) -> list[Stage]:
+    """The stage and its ancestors, apart from those seen already, which it adds to."""
+    if stage.key in seen:
+        return []
+    seen.add(stage.key)
+    return [stage, *(found for parent in stage.parents for found in _line(parent, seen))]
+
+
+def write(table: "DataFrame", path: Path) -> None:
+    """Writes aside and renames into place."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    table.to_parquet(aside, index=False)
+    aside.replace(path)
+
+
+def _numbers(view: ViewRow, store: Store) -> list[dict[str, Any]]:
+    shared = {name: view.labels[name] for name in ("study", "view", "between", "model", "data", "variant")}
+    found = []
+    for row in store.record(view.stage.key)["record"]["rows"]:
+        ends = {"a": view.of[row["a"]].labels, "b": view.of[row["b"]].labels}
+        of = {f"{name}_{end}": labels[name] for end, labels in ends.items() for name in ("curve", "seed", "level")}
+        found.append({**shared, "key": view.stage.key, **of, **row})
+    return found
+
+
+def read(paths: Sequence[Path]) -> "DataFrame":
+    """The records of several studies as one table: of folders that a run wrote to, or of .parquet files.
+
+    Raises TombolaError for a path without records.
+    """
+    import pandas as pd
+
+    tables = []
+    for path in paths:
+        file = path / "records.parquet" if path.is_dir() else path
+        if not file.is_file():
+            raise TombolaError(f"{path} has no records (no {file.name}); give the folder that 'tombola run' wrote to")
+        try:
+            tables.append(pd.read_parquet(file))
+        except (OSError, ValueError) as error:
+            raise TombolaError(f"{file} is no table of records ({' '.join(str(error).split())}); write it anew") from None
+    filled = [table for table in tables if len(table)]  # an empty one has no types
+    return pd.concat(filled or tables[:1], ignore_index=True)
+
+
+def row_of(row: Row, store: Store) -> dict[str, Any]:
+    """The labels and numbers of a finished row."""
+    (trained,) = row.stage.parents
+    measured, training = store.record(row.stage.key), store.record(trained.key)
+    return {
+        **row.labels,
+        "stage": row.stage.kind,
+        "key": row.stage.key,
+        "ticket": trained.key,
+        **measured["record"],
+        "best_accuracy": training["record"]["best_accuracy"],
+        **_costs(trained, store),
+        "device": training["run"]["device"],
+        "torch": training["run"]["torch"],
+        "threads": training["run"]["threads"],
+    }
+
+
+def _costs(trained: Stage, store: Store) -> dict[str, float]:
+    """Of the training itself, and in total: with all the trainings that it stands on, as pruning levels before it, whichever
+    study has run them. NaN where one of them is no longer in the store."""
+    trainings = [stage.key for stage in _line(trained, set()) if stage.kind == Train.kind]
+    found = [store.record(key)["record"] if store.done(key) else {} for key in trainings]
+    own = store.record(trained.key)["record"]
+    return {
+        "train_seconds": own["train_seconds"],
+        "train_flops": own.get("train_flops", math.nan),
+        "total_seconds": sum(record.get("train_seconds", math.nan) for record in found),
+        "total_flops": sum(record.get("train_flops", math.nan) for record in found),
+    }

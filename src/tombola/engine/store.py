@@ -1,0 +1,151 @@
+"""Finished stages on disk, by key: written aside, renamed into place, shared by all studies that use the folder."""
+
+import json
+import math
+import os
+import shutil
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from filelock import BaseFileLock, FileLock
+
+from tombola.errors import TombolaError
+from tombola.pruning.ticket import Ticket, load
+from tombola.study.plan import Plan
+from tombola.study.stages import Outcome, Stage
+from tombola.training.checkpoint import Checkpoint
+
+_CACHED = 4  # tickets kept in memory: the next stage mostly wants the last ones
+
+
+class Store:
+    """`root/<key>/` holds a stage's `ticket.safetensors` (if it gives one) and `record.json`, which marks it done."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.unfinished = root / "unfinished"
+        """What is on its way: checkpoints, locks, progress, and the errors of failed stages."""
+        self._tickets: OrderedDict[str, Ticket] = OrderedDict()
+
+    def prepare(self) -> None:
+        """Makes the folder. Raises TombolaError if it can't be written."""
+        try:
+            self.unfinished.mkdir(parents=True, exist_ok=True)
+            probe = self.unfinished / f"probe.{os.getpid()}"
+            probe.touch()
+            probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise TombolaError(
+                f"cannot write to {self.root}: {error.strerror}; choose another folder with --out or --store"
+            ) from None
+
+    def done(self, key: str) -> bool:
+        return (self.root / key / "record.json").is_file()
+
+    def finished(self, key: str) -> float:
+        """When a stage that is done was finished, by `time.time`."""
+        return (self.root / key / "record.json").stat().st_mtime
+
+    def record(self, key: str) -> dict[str, Any]:
+        """What the stage found out and how it was run. Raises TombolaError if the file is damaged."""
+        path = self.root / key / "record.json"
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise TombolaError(f"{path} is damaged ({error}); delete its folder and run the study again") from None
+
+    def ticket(self, key: str) -> Ticket:
+        """The stage's ticket. Raises TombolaError if its file is damaged."""
+        if key not in self._tickets:
+            self._tickets[key] = load(self.root / key / "ticket.safetensors")
+            if len(self._tickets) > _CACHED:
+                self._tickets.popitem(last=False)
+        self._tickets.move_to_end(key)
+        return self._tickets[key]
+
+    def save(self, stage: Stage, outcome: Outcome, run: dict[str, Any]) -> None:
+        """Marks the stage done. run: how it was run (seconds, device, ...)."""
+        aside = self.unfinished / f"{stage.key}.{os.getpid()}"
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            aside.mkdir()
+            if outcome.ticket is not None:
+                outcome.ticket.save(aside / "ticket.safetensors")
+            record = {
+                "key": stage.key,
+                "kind": stage.kind,
+                "version": stage.version,
+                "settings": stage.describe(),
+                "parents": [parent.key for parent in stage.parents],
+                "record": outcome.record,
+                "run": run,
+            }
+            (aside / "record.json").write_text(json.dumps(record, indent=1))
+            self.discard(stage.key)  # a folder without a record is left by nobody but may be there
+            aside.rename(self.root / stage.key)
+        except OSError as error:
+            raise TombolaError(
+                f"cannot write stage {stage.key} to {self.root}: {error.strerror}; free space or permissions"
+            ) from None
+        self.checkpoint_path(stage.key).unlink(missing_ok=True)
+        self.error_path(stage.key).unlink(missing_ok=True)
+
+    def discard(self, key: str) -> None:
+        """Forgets a stage, so that it is run again."""
+        self._tickets.pop(key, None)
+        shutil.rmtree(self.root / key, ignore_errors=True)
+
+    def forget_tickets(self, keys: Iterable[str]) -> None:
+        """Deletes the tickets of these stages, for the room; their records stay. A stage that needs one later has it made
+        anew."""
+        for key in keys:
+            self._tickets.pop(key, None)
+            (self.root / key / "ticket.safetensors").unlink(missing_ok=True)
+
+    def checkpoint(self, key: str, seconds: float, ends: float = math.inf) -> Checkpoint:
+        return Checkpoint(self.checkpoint_path(key), seconds, ends)
+
+    def checkpoint_path(self, key: str) -> Path:
+        return self.unfinished / f"{key}.checkpoint"
+
+    def error_path(self, key: str) -> Path:
+        """Where the traceback of a failed stage is."""
+        return self.unfinished / f"{key}.error"
+
+    def failure(self, key: str) -> tuple[float, str]:
+        """When the stage failed, and the last line of its traceback; an empty one where it has not failed."""
+        log = self.error_path(key)
+        try:
+            lines = log.read_text(errors="replace").strip().splitlines()
+            return log.stat().st_mtime, lines[-1] if lines else "failed"
+        except OSError:
+            return 0.0, ""
+
+    def forget_failures(self, keys: Iterable[str]) -> None:
+        """So that these stages are tried again."""
+        for key in keys:
+            self.error_path(key).unlink(missing_ok=True)
+
+    def lock(self, key: str) -> BaseFileLock:
+        """Held while a stage runs, so that two processes on one store do not run it twice.
+
+        It is the system's own (flock), which is freed when a process dies, however it does.
+        """
+        return FileLock(self.unfinished / f"{key}.lock")
+
+
+def missing(plan: Plan, store: Store) -> list[Stage]:
+    """What has to run, parents first: what is wanted and lacks its record, and of its ancestors those that lack a ticket."""
+    found: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.key not in found and not store.done(stage.key):
+            for parent in stage.parents:
+                visit(parent)
+            found[stage.key] = stage
+
+    for row in plan.wanted:
+        visit(row.stage)
+    return list(found.values())

@@ -1,0 +1,76 @@
+"""Tensors and a JSON description in one safetensors file, with a checksum over both. Nothing is ever unpickled."""
+
+import ctypes
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tombola.errors import TombolaError
+
+_KEY = "tombola"
+
+
+def write(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
+    """Writes aside and renames into place, so that a reader never sees half a file."""
+    stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    text = json.dumps(description, sort_keys=True)
+    # one entry: safetensors writes several in any order, and equal tickets are to be equal files
+    header = {_KEY: f"{_checksum(stored, text)} {text}"}
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        save_file(stored, aside, metadata=header)
+        aside.replace(path)
+    except OSError as error:
+        raise TombolaError(f"cannot write {path}: {error.strerror or error}; check the folder's permissions") from None
+    except SafetensorError as error:
+        raise TombolaError(f"cannot write {path}: {error}; check the folder's permissions and space") from None
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Raises TombolaError for a file that is missing, truncated, altered, or not of tombola."""
+    path = Path(path)
+    if not path.is_file():
+        raise TombolaError(f"there is no file {path}; check the path")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise TombolaError(f"{path} is not a whole safetensors file ({error}); it is truncated or something else") from None
+    if _KEY not in header:
+        raise TombolaError(f"{path} is a safetensors file, but tombola did not write it: its header lacks {_KEY!r}")
+    checksum, _, text = header[_KEY].partition(" ")
+    if checksum != _checksum(tensors, text):
+        raise TombolaError(f"{path} is corrupt: its checksum does not match; take another copy or train it anew")
+    return tensors, json.loads(text)
+
+
+def pack(mask: Tensor) -> Tensor:
+    """Bool [P] as bits, uint8 [ceil(P / 8)]."""
+    padded = torch.zeros(-(-mask.numel() // 8) * 8, dtype=torch.uint8)
+    padded[: mask.numel()] = mask.cpu()
+    return (padded.view(-1, 8) << torch.arange(8, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
+
+
+def unpack(bits: Tensor, numel: int) -> Tensor:
+    """The inverse of `pack`: bool [numel]."""
+    return (bits.view(-1, 1) >> torch.arange(8, dtype=torch.uint8) & 1).view(-1)[:numel].bool()
+
+
+def _checksum(tensors: dict[str, Tensor], text: str) -> str:
+    total = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        if value.numel():
+            total.update(ctypes.string_at(value.data_ptr(), value.numel() * value.element_size()))
+    return total.hexdigest()

@@ -1,0 +1,112 @@
+"""Standard normal noise for weight samples, a fraction of it drawn anew for each."""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from tombola import streams
+
+_SMALLEST_BLOCK = 1024
+
+
+class NoisePool:
+    """A window of `size` normal draws for each tick (one weight sample), a function of the words and the tick alone.
+
+    On a CPU a normal draw costs 5 ns, more than the whole rest of a weight sample. So a pool of a little more than `size`
+    draws is kept; each tick renews one block (the fraction `refresh` of it) and shows the pool from another offset. In one
+    tick all draws are independent; a parameter meets the same number again only if another tick has the same offset.
+    refresh = 1 draws everything anew.
+    """
+
+    def __init__(self, size: int, words: tuple[streams.Word, ...], refresh: float, like: Tensor):
+        # few parameters have few offsets, and meet the same draws again too soon: all of their noise is new
+        blocks = max(1, min(round(1 / refresh), size // _SMALLEST_BLOCK))
+        self._block = math.ceil(size / blocks)
+        self._blocks = blocks if blocks == 1 else blocks + 1  # one to spare, so that the window can move
+        self._size, self.words, self.refresh = size, words, refresh
+        self._pool = torch.empty(self._block * self._blocks, dtype=like.dtype, device=like.device)
+        self._tick: int | None = None
+        self.lent: list[Tensor] = []
+        """Parts of windows that are still read: `window` replaces those that it overwrites by copies."""
+
+    def window(self, tick: int) -> Tensor:
+        """The noise of that tick, [size]: a view that the next call overwrites. Ticks in any order; in sequence is cheap."""
+        known = tick - self._blocks
+        if self._tick is not None and self._tick <= tick:
+            known = max(known, self._tick)
+        for t in range(known + 1, tick + 1):  # block t % blocks holds the draws of the latest tick t
+            start = (t % self._blocks) * self._block
+            stream = streams.generator(*self.words, t, device=self._pool.device)
+            block = self._pool[start : start + self._block]
+            self.lent[:] = [part.clone() if _overlap(part, block) else part for part in self.lent]
+            block.normal_(generator=stream)
+        self._tick = tick
+        room = len(self._pool) - self._size + 1
+        offset = int.from_bytes(streams.digest(*self.words, "offset", tick)[:8], "little") % room
+        return self._pool[offset : offset + self._size]
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() < b.data_ptr() + b.nbytes and b.data_ptr() < a.data_ptr() + a.nbytes
+
+
+_POOL = 1 << 20  # draws that are kept: 4 MB stay in a third-level cache
+_BLOCK = 1 << 17  # outputs at a time: a block of each tensor in use stays in the second-level cache
+
+
+class OutputNoise:
+    """Noise for every output of a forward pass, a function of the words, the tick and the order of operations alone.
+
+    A convolutional network has a hundred times more outputs than weights, and on a CPU a normal draw costs about as much as
+    all other arithmetic of local reparameterisation. So a pool of a million draws is kept, of which each tick renews the
+    fraction `refresh`, and every block of outputs reads it from an offset of its own. Within a block all draws are
+    independent; two blocks may share draws, at other places. refresh = 1 draws everything anew, and so does an operation
+    whose outputs are no more than what a tick renews, and a GPU.
+    """
+
+    def __init__(self, words: tuple[streams.Word, ...], refresh: float, like: Tensor):
+        self._words, self._device, self._dtype = words, like.device, like.dtype
+        pooled = refresh < 1 and like.device.type == "cpu"
+        self._pool = NoisePool(_POOL, (*words, "pool"), refresh, like) if pooled else None
+        self._few = refresh * _POOL if pooled else math.inf
+        self.begin(0)
+
+    def begin(self, tick: int) -> None:
+        """Starts a forward pass: the next outputs are the first of that tick."""
+        self._tick = tick
+        self._stream: torch.Generator | None = None
+        self._window: Tensor | None = None
+
+    def blocks(self, count: int) -> Iterator[tuple[slice, Tensor]]:
+        """Noise for the next `count` outputs, part by part; a part is overwritten by the next."""
+        size = _BLOCK if self._device.type == "cpu" else max(count, 1)
+        parts = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+        if count <= self._few:
+            fresh = torch.empty(min(size, count), dtype=self._dtype, device=self._device)
+            for part in parts:
+                yield part, fresh[: part.stop - part.start].normal_(generator=self._draws())
+        else:
+            window = self._shown()
+            for part in parts:
+                start = self._offsets.randrange(len(window) - size + 1)
+                yield part, window[start : start + part.stop - part.start]
+
+    def signs(self, shape: Sequence[int]) -> Tensor:
+        """-1 or 1 with equal chances."""
+        sign = torch.empty(tuple(shape), dtype=self._dtype, device=self._device)
+        return sign.bernoulli_(0.5, generator=self._draws()).mul_(2).sub_(1)
+
+    def _draws(self) -> torch.Generator:
+        if self._stream is None:
+            self._stream = streams.generator(*self._words, self._tick, device=self._device)
+        return self._stream
+
+    def _shown(self) -> Tensor:
+        if self._window is None:
+            assert self._pool is not None, "everything is drawn anew"
+            self._window = self._pool.window(self._tick)
+            self._offsets = random.Random(streams.digest(*self._words, "offsets", self._tick))
+        return self._window

@@ -1,0 +1,190 @@
+"""A ticket: which weights survive, where they start, and (once trained) where they ended.
+
+Legend: P parameters of the layout, S weight samples, B examples.
+"""
+
+import copy
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tombola import files, streams
+from tombola.errors import TombolaError
+from tombola.posterior.batch import logits_of
+from tombola.posterior.gaussian import Gaussian, Point
+from tombola.posterior.layout import Layout
+from tombola.posterior.predictive import Prediction, classes_of, outputs
+from tombola.posterior.state import State
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """Mask, rewind state, trained state, and in `info` where it came from (model, data, settings, parents, versions)."""
+
+    mask: Tensor
+    """Bool [P]; False is pruned."""
+    rewind: State
+    """Where the surviving weights start."""
+    trained: State | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> Layout:
+        return self.rewind.posterior.layout
+
+    @property
+    def posterior(self) -> Gaussian | Point:
+        """The trained posterior. Raises TombolaError if there is none."""
+        return self._trained().posterior
+
+    @property
+    def density(self) -> float:
+        """Surviving fraction of the prunable weights."""
+        prunable = self.layout.prunable
+        return self.mask.cpu()[prunable].double().mean().item() if bool(prunable.any()) else 1.0
+
+    @property
+    def density_all(self) -> float:
+        """Surviving fraction of all parameters."""
+        return int(self.mask.sum()) / self.mask.numel()
+
+    def layer_density(self) -> dict[str, float]:
+        """Surviving fraction of each prunable tensor, by name."""
+        return {s.name: self.mask[s.slice].double().mean().item() for s in self.layout.prunable_segments()}
+
+    def state_dict(self, module: nn.Module, *, seed: int | None = None) -> dict[str, Any]:
+        """A plain state_dict of `module` with the trained posterior's mean, or with a weight sample: of `seed`, as the first
+        one of `predict`. In the dtypes of `module`, which is not changed; tied weights under all their names.
+
+        Raises TombolaError if the ticket is untrained or of another model.
+        """
+        self.layout.check(module)
+        state = self._trained()
+        q = state.posterior
+        views = self.layout.views(q.mean if seed is None else q.sample(streams.generator("predict", seed, 0)))
+        first = {id(p): name for name, p in module.named_parameters()}
+        found = {name: views[first[id(p)]].to(p.dtype) for name, p in module.named_parameters(remove_duplicate=False)}
+        own = module.state_dict()
+        found |= {k: v for k, v in state.buffers.items() if k in own and own[k].shape == v.shape}
+        return {name: found[name].clone() if name in found else copy.deepcopy(value) for name, value in own.items()}
+
+    def write_mean(self, module: nn.Module) -> nn.Module:
+        """Loads `state_dict` of the mean into `module`, which becomes an ordinary sparse network; returns it."""
+        module.load_state_dict(self.state_dict(module))
+        return module
+
+    def predict(
+        self,
+        module: nn.Module,
+        inputs: Any,
+        *,
+        samples: int = 16,
+        seed: int = 0,
+        batch: int = 1024,
+        batch_norm: Literal["running", "batch"] = "running",
+        select: Callable[[Any], Tensor] = logits_of,
+    ) -> Prediction:
+        """Class probabilities with their uncertainty for `inputs` of B examples, from `samples` weight samples.
+
+        inputs, batch, batch_norm, select: as of `outputs`. Raises TombolaError if the ticket is untrained, of another model,
+        or a regression (then use `outputs`)."""
+        if "log_noise" in self._trained().likelihood:
+            raise TombolaError("the ticket is a regression and has no class probabilities; use ticket.outputs")
+        return classes_of(
+            self.outputs(module, inputs, samples=samples, seed=seed, batch=batch, batch_norm=batch_norm, select=select)
+        )
+
+    def outputs(
+        self,
+        module: nn.Module,
+        inputs: Any,
+        *,
+        samples: int = 16,
+        seed: int = 0,
+        batch: int = 1024,
+        batch_norm: Literal["running", "batch"] = "running",
+        select: Callable[[Any], Tensor] = logits_of,
+    ) -> Tensor:
+        """What the module puts out at each weight sample, [S, B, ...], on its device: logits, or for a regression its means.
+
+        inputs: what the module is called with: a tensor, a tuple of positional or a mapping of keyword arguments. Equal
+        seeds give equal weight samples, so batches of a loader can be predicted one by one. batch: examples a forward pass.
+        batch_norm: by running statistics, or by those of each `batch` at hand: the result then depends on its size and on
+        which examples share one. select: the tensor of an output [B, ...]; by default itself, its `logits`, or the first of
+        a tuple."""
+        state, words = self._trained().to(next(module.parameters()).device), (seed,)
+        return outputs(
+            module, state, inputs, samples=samples, words=words, batch=batch, batch_norm=batch_norm, select=select
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Writes a safetensors file; of masked weights nothing is stored, so it shrinks with the density."""
+        tensors = {"mask": files.pack(self.mask)}
+        for when, state in (("rewind", self.rewind), ("trained", self.trained)):
+            for name, value in state.tensors().items() if state else ():
+                tensors[f"{when}.{name}"] = value[self.mask] if name.startswith("posterior.") else value
+        versions = {"tombola": _own_version(), "torch": torch.__version__, "python": sys.version.split()[0]}
+        description = {
+            "format": FORMAT,
+            "layout": self.layout.to_json(),
+            "info": {"versions": versions, **self.info},
+        }
+        files.write(Path(path), tensors, description)
+
+    def _trained(self) -> State:
+        if self.trained is None:
+            raise TombolaError("the ticket has no trained state: it is a mask and a start; train it first")
+        return self.trained
+
+
+def load(path: str | Path, module: nn.Module | None = None) -> Ticket:
+    """The ticket in a file. With `module`, checks that it is a ticket of that model.
+
+    Raises TombolaError naming what does not fit: a missing, truncated or altered file, another format, another model.
+    """
+    tensors, description = files.read(Path(path))
+    if description.get("format") != FORMAT or "mask" not in tensors:
+        found = description.get("format")
+        raise TombolaError(f"{path} is no ticket of format {FORMAT} (found {found!r}); use the tombola that wrote it")
+    layout = Layout.from_json(description["layout"])
+    if module is not None:
+        try:
+            layout.check(module)
+        except TombolaError as error:
+            raise TombolaError(f"{path} does not fit the model: {error}") from None
+    mask = files.unpack(tensors.pop("mask"), layout.numel)
+    states: dict[str, dict[str, Tensor]] = {"rewind": {}, "trained": {}}
+    for name, value in tensors.items():
+        when, _, rest = name.partition(".")
+        if rest.startswith("posterior."):
+            value = torch.zeros(layout.numel, dtype=value.dtype).masked_scatter(mask, value)
+        states[when][rest] = value
+    trained = State.of_tensors(layout, mask, states["trained"]) if states["trained"] else None
+    return Ticket(mask, State.of_tensors(layout, mask, states["rewind"]), trained, description["info"])
+
+
+def ticket_of(state: State, info: dict[str, Any] | None = None) -> Ticket:
+    """The dense ticket that starts at `state`."""
+    mask = torch.ones(state.posterior.layout.numel, dtype=torch.bool)
+    return Ticket(mask, state.to("cpu"), None, info or {})
+
+
+def with_mask(ticket: Ticket, mask: Tensor, start: State) -> Ticket:
+    """An untrained ticket: `mask`, and `start` under it."""
+    return replace(ticket, mask=mask, rewind=start.masked(mask), trained=None)
+
+
+def _own_version() -> str:
+    """Return the installed version; a source tree that is not installed has none."""
+    try:
+        return version("tombola")
+    except PackageNotFoundError:
+        return "not installed"

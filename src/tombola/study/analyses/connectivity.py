@@ -1,0 +1,155 @@
+"""Is there a barrier on the straight line between two trained tickets? Frankle et al. 2020; Paul et al. 2023.
+
+Which two: two trainings of one ticket whose data order and noise differ (instability); successive levels of a chain; a
+ticket and its sibling that was rewound in the learning rate alone.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice, permutations
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from tombola import metrics
+from tombola.data import training_batches
+from tombola.posterior.batch import channels_last
+from tombola.posterior.batch_norm import has_running_statistics, reestimated
+from tombola.posterior.gaussian import Gaussian
+from tombola.posterior.predictive import classes_of, outputs
+from tombola.posterior.state import State, interpolated
+from tombola.pruning.ticket import Ticket
+from tombola.settings import EvaluateSettings, TrainSettings, canonical
+from tombola.training.loop import likelihood_of
+
+from ..rows import Row, ViewRow, view_row
+from ..stages import Outcome, Stage, Surroundings
+from ..stages.base import Net, Source
+from .chains import ends_and_middle, grouped, own_masks, training_of
+
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Points on the line; barriers are mostly widest in the middle."""
+SAMPLES = 4
+"""Weight samples at a point, at most: the same noise at all points."""
+EXAMPLES = 1024
+"""Training examples, at least, that give a point its batch-norm statistics."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Connectivity(Stage):
+    """Loss and error on the line between its two parents, of the mean weights and of weight samples, and their barriers."""
+
+    kind: ClassVar[str] = "connectivity"
+    net: Net
+    source: Source
+    settings: EvaluateSettings
+    train: TrainSettings
+    seed: int
+
+    @property
+    def samples(self) -> int:
+        """Weight samples at a point."""
+        return min(self.settings.samples, SAMPLES)
+
+    def describe(self) -> dict[str, Any]:
+        own = {"samples": self.samples, "alphas": list(ALPHAS), "examples": EXAMPLES, "seed": self.seed}
+        by_batch = ("batch_norm", "batch_size") if self.settings.batch_norm == "batch" else ()
+        how = {name: v for name, v in canonical(self.settings).items() if name in ("split", "channels_last", *by_batch)}
+        return self.net.describe() | self.source.describe() | own | how
+
+    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+        a, b = tickets
+        assert a.trained is not None
+        assert b.trained is not None
+        found: dict[str, list[float]] = {}
+        for alpha in ALPHAS:
+            state = interpolated(a.trained, b.trained, alpha).to(around.device)
+            for name, value in self._measured(state, around).items():
+                found.setdefault(name, []).append(value)
+        rows: list[dict[str, Any]] = []
+        for name, values in found.items():
+            row = {"a": 0, "b": 1, "density": a.density, "quantity": name}
+            rows += [row | {"x": alpha, "value": value} for alpha, value in zip(ALPHAS, values, strict=True)]
+            rows.append(row | {"quantity": f"barrier_{name}", "value": metrics.barrier(ALPHAS, values)})
+        return Outcome(None, {"rows": rows})
+
+    def _measured(self, state: State, around: Surroundings) -> dict[str, float]:
+        """Loss and error by name: of the mean weights, and where there are weight samples of their averaged prediction."""
+        found = _named("mean", self._metrics(state.as_point(), 1, around))
+        if isinstance(state.posterior, Gaussian):
+            found |= _named("samples", self._metrics(state, self.samples, around))
+        return found
+
+    def _metrics(self, state: State, samples: int, around: Surroundings) -> dict[str, float]:
+        data, module = around.data(self.source.settings), self.net.build("skeleton").to(around.device)
+        words = ("connectivity", self.seed)  # not its key: the same noise for all lines of a seed
+        if self.settings.batch_norm == "running" and has_running_statistics(module):
+            size = self.train.batch_size
+            batches = training_batches(data, self.source.settings, size, self.seed, around.device).epoch(0)
+            some = islice(batches, math.ceil(EXAMPLES / size))
+            laid_out = map(channels_last, some) if self.settings.channels_last else some
+            state = reestimated(module, state, laid_out, words)
+        inputs, targets = data.held_out(self.settings.split)
+        out = outputs(
+            module,
+            state,
+            inputs,
+            samples=samples,
+            words=words,
+            batch=self.settings.batch_size,
+            batch_norm=self.settings.batch_norm,
+            channels_last=self.settings.channels_last,
+            prepare=data.prepare,
+        )
+        return self._of_outputs(out.cpu(), targets, state)
+
+    def _of_outputs(self, out: Tensor, targets: Tensor, state: State) -> dict[str, float]:
+        if targets.is_floating_point():
+            noise_std = math.exp(likelihood_of(self.train, state).state_dict()["log_noise"].item())
+            return metrics.regression(out.view(len(out), *targets.shape), noise_std, targets)
+        probs = classes_of(out).probs
+        return {"nll": metrics.nll(probs, targets), "error": 1 - metrics.accuracy(probs, targets)}
+
+
+def connectivity(rows: list[Row]) -> Iterator[ViewRow]:
+    """Lines at the first, the middle and the last level where there are two ends; two trainings at the first and last."""
+    own = own_masks(rows)
+    for chain in grouped(own, "curve", "seed"):
+        at = {row.labels["level"]: row for row in chain}
+        levels = sorted(at)
+        for level in sorted({levels[0], levels[-1]}):
+            trained = training_of(at[level])
+            yield _line("noise", at[level], at[level], (trained, replace(trained, replica=1)))
+        for level in ends_and_middle([k for k in levels if k - 1 in at]):
+            yield _line("levels", at[level], at[level - 1], (training_of(at[level]), training_of(at[level - 1])))
+    pairs = [pair for alike in grouped(own, "arm", "score", "sigma", "seed", "level") for pair in _siblings(alike)]
+    shown = ends_and_middle(sorted({first.labels["level"] for first, _ in pairs}))
+    for first, second in pairs:
+        if first.labels["level"] in shown:
+            yield _line("rewinds", first, second, (training_of(first), training_of(second)))
+
+
+def _siblings(rows: list[Row]) -> Iterator[tuple[Row, Row]]:
+    """Pruned tickets that restarted at the initial weights, each with the one that kept what it had learned."""
+    for first, second in permutations(rows, 2):
+        rewinds = (first.labels["rewind"], second.labels["rewind"])
+        same_training = training_of(first).settings == training_of(second).settings
+        if rewinds == ("init", "learning_rate") and same_training and first.labels["level"]:
+            yield first, second
+
+
+def _line(between: str, a: Row, b: Row, ends: tuple[Stage, Stage]) -> ViewRow:
+    stage = Connectivity(
+        parents=ends,
+        net=a.stage.net,
+        source=a.stage.source,
+        settings=a.stage.settings,
+        train=a.stage.train,
+        seed=a.stage.seed,
+    )
+    return view_row("connectivity", between, stage, (a, b))
+
+
+def _named(what: str, found: dict[str, float]) -> dict[str, float]:
+    return {f"{name}_{what}": value for name, value in found.items()}

@@ -1,0 +1,57 @@
+"""Which weights do two tickets share? Between seeds, and between curves (scores, deterministic and Bayesian) of one seed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, ClassVar
+
+import torch
+
+from tombola.errors import TombolaError
+from tombola.pruning.overlap import jaccard, layer_masks, overlap_by_chance
+from tombola.pruning.ticket import Ticket
+
+from ..rows import Row, ViewRow, view_row
+from ..stages import Outcome, Stage, Surroundings
+from .chains import grouped, mask_of, once, own_masks
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Overlap(Stage):
+    """Jaccard index of the masks of each pair of its parents, beside what chance gives at their layer densities."""
+
+    kind: ClassVar[str] = "overlap"
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+        masks = [layer_masks(ticket.layout, ticket.mask) for ticket in tickets]
+        sizes = {name: mask.numel() for name, mask in masks[0].items()}
+        if any({name: mask.numel() for name, mask in one.items()} != sizes for one in masks):
+            raise TombolaError("the tickets have different prunable weights: their masks cannot be compared")
+        # [tickets, tickets] for each layer: what they share; on the diagonal what they keep
+        shared = {name: _shared(torch.stack([one[name] for one in masks])) for name in sizes}
+        kept = [[int(shared[name][i, i]) for name in sizes] for i in range(len(tickets))]
+        rows = []
+        for i, j in combinations(range(len(tickets)), 2):
+            common = sum(float(shared[name][i, j]) for name in sizes)
+            row = {"a": i, "b": j, "quantity": "jaccard", "density": (tickets[i].density + tickets[j].density) / 2}
+            row["value"] = jaccard(common, sum(kept[i]), sum(kept[j]))
+            rows.append(row | {"chance": overlap_by_chance(list(sizes.values()), kept[i], kept[j])})
+        return Outcome(None, {"rows": rows})
+
+
+def overlap(rows: list[Row]) -> Iterator[ViewRow]:
+    """A stage for each curve and level over the seeds, and one for each seed and level over the curves."""
+    pruned = [row for row in own_masks(rows) if row.labels["level"] > 0]
+    for between, alike in (("seeds", ("curve", "level")), ("curves", ("seed", "level"))):
+        for group in grouped(pruned, *alike):
+            masks = once(group, mask_of)
+            if len(masks) > 1:
+                yield view_row("overlap", between, Overlap(parents=tuple(map(mask_of, masks))), masks)
+
+
+def _shared(masks_TN: torch.Tensor) -> torch.Tensor:
+    wide = masks_TN.double()  # counts are exact
+    return wide @ wide.T

@@ -1,0 +1,66 @@
+"""Do scores rank weights alike? Spearman's rank correlation of every pair of scores on one trained Bayesian ticket."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from tombola import plugins, streams
+from tombola.inference import method_of
+from tombola.metrics import spearman
+from tombola.pruning.scores import SCORES, WITHOUT_STD, evaluate
+from tombola.pruning.ticket import Ticket
+
+from ..rows import Row, ViewRow, view_row
+from ..stages import Outcome, Stage, Surroundings
+from .chains import own_masks, training_of
+
+RANKED = ("snr", "mu", "square", "snr_coded", "square_coded", "std_large")
+"""The scores that are always compared; those of the study's curves come to them."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ranks(Stage):
+    """Rank correlation of scores over the surviving prunable weights of its parent, overall and as a mean over layers."""
+
+    kind: ClassVar[str] = "ranks"
+    scores: tuple[str, ...]
+
+    def describe(self) -> dict[str, Any]:
+        return {"scores": {name: plugins.source_digest(name, SCORES) for name in self.scores}}
+
+    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+        (ticket,) = tickets
+        q, layout = ticket.posterior, ticket.layout
+        everything, layers = [], []
+        for segment in layout.prunable_segments():
+            alive = segment.slice.start + ticket.mask[segment.slice].nonzero().squeeze(1)
+            everything.append(self._values(q.mean[alive], q.std[alive], segment.name))
+            layers.append(spearman(everything[-1]))
+        whole, by_layer = spearman(torch.cat(everything, dim=1)), torch.stack(layers).nanmean(0)
+        rows = []
+        for i, j in combinations(range(len(self.scores)), 2):
+            pair = {"a": 0, "b": 0, "density": ticket.density, "score_a": self.scores[i], "score_b": self.scores[j]}
+            rows.append(pair | {"quantity": "spearman", "value": whole[i, j].item()})
+            rows.append(pair | {"quantity": "spearman_by_layer", "value": by_layer[i, j].item()})
+        return Outcome(None, {"rows": rows})
+
+    def _values(self, mean: Tensor, std: Tensor, layer: str) -> Tensor:
+        """[scores, weights]"""
+        values = []
+        for name in self.scores:
+            stream = streams.generator("ranks", self.key, layer, name)
+            values.append(evaluate(name, plugins.resolve(name, SCORES, "score"), mean, std, stream))
+        return torch.stack(values)
+
+
+def ranks(rows: list[Row]) -> Iterator[ViewRow]:
+    """A stage for each trained Bayesian ticket of a curve that prunes."""
+    known = [row for row in own_masks(rows) if not method_of(training_of(row).settings.method).deterministic]
+    own = [name for row in known if (name := row.labels["score"]) not in WITHOUT_STD]
+    scores = tuple(dict.fromkeys([*RANKED, *own]))
+    for row in known:  # of a dense training that curves share there is one stage, and a row for each
+        yield view_row("ranks", "scores", Ranks(parents=(training_of(row),), scores=scores), [row])

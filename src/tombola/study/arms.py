@@ -1,0 +1,259 @@
+"""The arms of a study: from what, and how, each trains at every level of a chain of iterative pruning."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tombola.inference import method_of
+from tombola.pruning.rewind import parse_rewind
+from tombola.settings import PosteriorSettings, TrainSettings, canonical, deterministic_part
+
+from .spec import Arm, Study, arm_train
+from .stages import Init, Prune, Redraw, Shuffle, Stage, Train, Transplant
+from .stages.base import Net, Source
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all arms of one seed stand on."""
+
+    study: Study
+    net: Net
+    source: Source
+    seed: int
+    examples: int
+    """To train on."""
+
+    def init(self, posterior: PosteriorSettings, settings: TrainSettings) -> Init:
+        """The dense start of networks that are trained by `settings`."""
+        begun = method_of(settings.method).start(posterior, settings, self.examples)
+        return Init(net=self.net, posterior=begun, prune=self.study.prune, seed=self.seed)
+
+    def train(self, parent: Stage, settings: TrainSettings, start: str = "", stop: str = "") -> Train:
+        """A training of `parent`."""
+        return Train(
+            parents=(parent,),
+            net=self.net,
+            source=self.source,
+            settings=settings,
+            seed=self.seed,
+            start=start,
+            stop=stop,
+            split=self.study.evaluate.split,
+        )
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The levels of one pruning chain: what each is trained from, and trained."""
+
+    ground: Ground
+    settings: TrainSettings
+    tickets: list[Stage]
+    trained: list[Train]
+    dense: Stage
+    """Where survivors restart, unmasked."""
+    start: str
+
+    @property
+    def init(self) -> Init:
+        """The dense start."""
+        first = self.tickets[0]
+        assert isinstance(first, Init)
+        return first
+
+    def redrawn(self, level: int) -> Redraw:
+        """The ticket of that level with its weights drawn anew."""
+        return Redraw(parents=(self.tickets[level], replace(self.init, draw="redrawn")))
+
+    def shuffled(self, level: int, how: str) -> Shuffle:
+        """The ticket of that level with its mask shuffled."""
+        return Shuffle(parents=(self.tickets[level], self.dense), how=how, seed=self.ground.seed)
+
+
+def trainings(ground: Ground, arm: Arm) -> Iterator[tuple[int, Train]]:
+    """(level, the training) of each ticket of an arm."""
+    chain = _chain(ground, arm)
+    if arm.arm in ("ticket", "deterministic"):
+        yield from enumerate(chain.trained)
+        return
+    for level in levels_of(ground.study, arm):
+        yield level, HANGING[arm.arm](chain, arm, level)
+
+
+def levels_of(study: Study, arm: Arm) -> list[int]:
+    """Where an arm that hangs on a chain is trained."""
+    every = range(1, study.prune.levels + 1)
+    if arm.densities is None:
+        return arm.levels or list(every)
+    left = math.log(1 - study.prune.fraction)
+    return sorted({min(every, key=lambda k: abs(k * left - math.log(density))) for density in arm.densities})
+
+
+def _chain(ground: Ground, arm: Arm) -> Chain:
+    study, point = ground.study, chain_is_deterministic(arm)
+    settings = arm_train(study, arm, deterministic=point)
+    # a deterministic chain is the same whatever sigma starts at, so that studies of sigma share it
+    posterior = deterministic_part(study.posterior) if point else study.posterior
+    init = ground.init(posterior, settings)
+    rewind = arm.rewind or study.prune.rewind
+    at = parse_rewind(rewind)
+    dense = ground.train(init, settings, stop=at) if at else init
+    tickets: list[Stage] = [init]
+    trained = [ground.train(init, settings)]
+    for _ in range(study.prune.levels):
+        pruned = Prune(
+            parents=(trained[-1], trained[-1] if rewind == "learning_rate" else dense),
+            score=arm_score(study, arm),
+            sigma=arm_sigma(study, arm),
+            fraction=study.prune.fraction,
+            scope=study.prune.scope,
+            seed=ground.seed,
+        )
+        tickets.append(pruned)
+        trained.append(ground.train(pruned, settings, start=at))
+    return Chain(ground, settings, tickets, trained, dense, at)
+
+
+def _reinit(chain: Chain, arm: Arm, level: int) -> Train:
+    return chain.ground.train(chain.redrawn(level), chain.settings)
+
+
+def _shuffle(chain: Chain, arm: Arm, level: int) -> Train:
+    parent = chain.shuffled(level, arm.arm.removeprefix("shuffle_"))
+    return chain.ground.train(parent, chain.settings, start=chain.start)
+
+
+def _equal_budget(chain: Chain, arm: Arm, level: int) -> Train:
+    """The ticket of level k with k + 1 times the epochs, which is what learning-rate rewinding has trained by then."""
+    longer = {name: (level + 1) * getattr(chain.settings, name) for name in ("epochs", "warmup_epochs", "kl_warmup_epochs")}
+    return chain.ground.train(chain.tickets[level], replace(chain.settings, **longer), start=chain.start)
+
+
+def _planted(chain: Chain, arm: Arm, pruned: Stage) -> Train:
+    """A deterministic ticket as a Bayesian network: its values as means, std at the Bayesian start."""
+    study = chain.ground.study
+    settings = arm_train(study, arm, deterministic=False)
+    parent = Transplant(parents=(pruned, chain.ground.init(study.posterior, settings)))
+    return chain.ground.train(parent, settings)
+
+
+HANGING: dict[str, Callable[[Chain, Arm, int], Train]] = {
+    "transplant": lambda chain, arm, level: _planted(chain, arm, chain.tickets[level]),
+    "transplant_shuffle": lambda chain, arm, level: _planted(chain, arm, chain.shuffled(level, "layerwise")),
+    "transplant_reinit": lambda chain, arm, level: _planted(chain, arm, chain.redrawn(level)),
+    "reinit": _reinit,
+    "shuffle_layerwise": _shuffle,
+    "shuffle_global": _shuffle,
+    "shuffle_even": _shuffle,
+    "equal_budget": _equal_budget,
+}
+"""What arms that hang on a chain train at a level of it."""
+
+TRANSPLANTS = ("transplant", "transplant_shuffle", "transplant_reinit")
+"""Arms that train Bayesian networks on a deterministic chain."""
+
+
+def chain_is_deterministic(arm: Arm) -> bool:
+    """Whether the chain that the arm stands on is."""
+    return arm.arm == "deterministic" or arm.arm in TRANSPLANTS or arm.of == "deterministic"
+
+
+def by_map(arm: Arm) -> bool:
+    """Whether what the arm itself trains is deterministic."""
+    return chain_is_deterministic(arm) and arm.arm not in TRANSPLANTS
+
+
+def arm_score(study: Study, arm: Arm) -> str:
+    """The score of the chain that an arm stands on."""
+    if arm.score:
+        return arm.score
+    return "magnitude" if chain_is_deterministic(arm) else study.prune.score
+
+
+def arm_sigma(study: Study, arm: Arm) -> str:
+    """The std that the score of that chain sees; a deterministic network has none to choose."""
+    return "trained" if chain_is_deterministic(arm) else arm.sigma or study.prune.sigma
+
+
+_NAMES = {
+    "ticket": "ticket",
+    "deterministic": "deterministic",
+    "transplant": "transplant",
+    "transplant_shuffle": "transplant, shuffled mask",
+    "transplant_reinit": "transplant, re-drawn weights",
+    "reinit": "re-init",
+    "shuffle_layerwise": "layer-wise shuffle",
+    "shuffle_global": "global shuffle",
+    "shuffle_even": "even shuffle",
+    "equal_budget": "equal budget",
+}
+
+
+def curve_label(study: Study, arm: Arm) -> str:
+    """What people read in legends and tables."""
+    of = " of deterministic" if arm.of == "deterministic" and arm.arm != "deterministic" and by_map(arm) else ""
+    rewind = arm.rewind or study.prune.rewind
+    sigma = arm_sigma(study, arm)
+    extra = [] if sigma == "trained" else [f"sigma {_SIGMAS[sigma]}"]
+    extra += [] if rewind == "init" else ["learning-rate rewinding" if rewind == "learning_rate" else f"rewind {rewind}"]
+    changes = ({} if study.train.method == "vi" or by_map(arm) else {"method": study.train.method}) | arm.train
+    extra += [f"{name}={value}" for name, value in changes.items()]
+    return ", ".join([f"{_NAMES[arm.arm]}{of} ({arm_score(study, arm)})", *extra])
+
+
+_SIGMAS = {"start": "as at the start", "shuffled": "shuffled"}
+
+
+_LEFT_OUT = {
+    "data": ("name", "args", "resident"),  # its fingerprint stands for them
+    "model": ("name",),
+    "posterior": (),
+    "train": ("method",),
+    "prune": ("score", "rewind", "levels"),  # more levels change none of the first
+    "evaluate": (),
+}
+"""Sections of a study, and their fields that a record has a column for or that change no number of it."""
+
+_OF_DETERMINISTIC = ("deterministic", "transplant")
+"""How the arms begin whose masks are a deterministic network's."""
+
+
+def settings_labels(study: Study, arm: Arm, train: TrainSettings, fingerprint: str) -> dict[str, Any]:
+    """The columns `chain`, `lr`, `warmup_epochs`, `settings` and `changes` of an arm's row that is trained by `train`."""
+    return {
+        "chain": "deterministic" if arm.of == "deterministic" or arm.arm.startswith(_OF_DETERMINISTIC) else "bayesian",
+        "lr": train.lr,
+        "warmup_epochs": train.warmup_epochs,
+        "settings": _text({"data.fingerprint": fingerprint} | _settings(study)),
+        "changes": _text(_changes(study, arm)),
+    }
+
+
+def _settings(study: Study) -> dict[str, Any]:
+    """Path -> value of what differs from the defaults."""
+    return {
+        f"{section}.{name}": value
+        for section, left_out in _LEFT_OUT.items()
+        for name, value in canonical(getattr(study, section)).items()
+        if name not in left_out
+    }
+
+
+def _changes(study: Study, arm: Arm) -> dict[str, Any]:
+    """Path -> value of what the arm does otherwise than its study."""
+    own = {name: value for name, value in arm.train.items() if name != "method" and value != getattr(study.train, name)}
+    plain = dataclasses.asdict(Arm()) | dataclasses.asdict(study.prune)
+    rest = {
+        name: value
+        for name, value in dataclasses.asdict(arm).items()
+        if name not in ("arm", "score", "of", "rewind", "levels", "densities", "train") and value not in (None, plain[name])
+    }
+    return {f"train.{name}": value for name, value in own.items()} | rest
+
+
+def _text(values: dict[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, default=str)

@@ -1,0 +1,264 @@
+"""From a study to its graph of stages: a row for each ticket of each arm, checked before anything runs."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tombola import plugins
+from tombola.data import Dataset
+from tombola.data.batches import steps_per_epoch
+from tombola.errors import TombolaError
+from tombola.inference import OBJECTIVES, method_of
+from tombola.inference.compiled import check_compile
+from tombola.inference.estimators.outputs import ESTIMATORS
+from tombola.inference.graphs import check_graphs
+from tombola.models.weights import load_weights
+from tombola.posterior.batch_norm import has_batch_norm
+from tombola.posterior.predictive import check_batch_statistics
+from tombola.posterior.state import layout_of
+from tombola.pruning.rewind import parse_rewind, step_of
+from tombola.pruning.scores import SCORES, WITHOUT_STD
+from tombola.settings import DataSettings
+from tombola.training.optim import SCHEDULES
+
+from .analyses import view_rows
+from .arms import TRANSPLANTS, Ground, arm_score, arm_sigma, by_map, curve_label, settings_labels, trainings
+from .rows import Row, ViewRow
+from .spec import Study, Variant, arm_train
+from .stages import Evaluate, Init, Prune, Shuffle, Stage, Train
+from .stages.base import Net, Source
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The graph of a study."""
+
+    name: str
+    rows: list[Row]
+    views: list[ViewRow] = field(default_factory=list)
+
+    @property
+    def wanted(self) -> list[Row | ViewRow]:
+        """All that is to be known in the end: views last, so that their parents are done."""
+        return [*self.rows, *self.views]
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Every stage once, parents first."""
+        found: dict[str, Stage] = {}
+
+        def visit(stage: Stage) -> None:
+            if stage.key not in found:
+                for parent in stage.parents:
+                    visit(parent)
+                found[stage.key] = stage
+
+        for row in self.wanted:
+            visit(row.stage)
+        return list(found.values())
+
+
+def plan_study(variants: list[Variant], data: Callable[[DataSettings], Dataset]) -> Plan:
+    """Raises TombolaError for whatever can be known to be wrong before anything runs."""
+    rows: dict[tuple[Any, ...], Row] = {}
+    for variant in variants:
+        for row in _variant_rows(variant, data):
+            name = (row.labels["curve"], row.labels["variant"], row.labels["seed"], row.labels["level"], row.stage.key)
+            rows.setdefault(name, row)  # a fan-out over scores repeats the arms that have none
+    _check_names(rows.values())
+    names = [name for variant in variants for name in variant.study.views]
+    return Plan(variants[0].study.name, list(rows.values()), view_rows(names, rows.values()))
+
+
+def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> Iterator[Row]:
+    study = variant.study
+    dataset = data(study.data)
+    source = Source(study.data, dataset.fingerprint)
+    net = Net(study.model, dataset.input_shape, dataset.outputs)
+    study = _measured_as_can_be(study, net)
+    parameters = _check(study, net, dataset)
+    for seed in study.seeds:
+        for arm in study.arms:
+            label = curve_label(study, arm)
+            for level, trained in trainings(Ground(study, net, source, seed, len(dataset.train[0])), arm):
+                labels = {
+                    "study": study.name,
+                    "arm": arm.arm,
+                    "curve": label,
+                    "variant": variant.label,
+                    "model": variant.model,
+                    "data": dataset.name + ("" if study.evaluate.split == "test" else f" ({study.evaluate.split} split)"),
+                    "method": trained.settings.method,
+                    "score": arm_score(study, arm),
+                    "sigma": arm_sigma(study, arm),
+                    "rewind": arm.rewind or study.prune.rewind,
+                    "seed": seed,
+                    "level": level,
+                    "parameters": parameters,
+                    **settings_labels(study, arm, trained.settings, dataset.fingerprint),
+                }
+                stage = Evaluate(
+                    parents=(trained,),
+                    net=net,
+                    source=source,
+                    settings=study.evaluate,
+                    train=trained.settings,
+                    seed=seed,
+                )
+                yield Row(labels, stage)
+
+
+def _measured_as_can_be(study: Study, net: Net) -> Study:
+    """Without the batch's statistics where nothing has any: so that what is measured both ways is measured once."""
+    if study.evaluate.batch_norm == "running" or has_batch_norm(net.build("check")):
+        return study
+    return replace(study, evaluate=replace(study.evaluate, batch_norm="running"))
+
+
+def _check_names(rows: Iterable[Row]) -> None:
+    """Raises TombolaError where two data sets of a study would be one in its tables."""
+    factory_of: dict[str, str] = {}
+    for row in rows:
+        called, factory = row.labels["data"], row.stage.source.settings.name
+        if (first := factory_of.setdefault(called, factory)) != factory:
+            raise TombolaError(f"data {first!r} and {factory!r} are both called {called!r}; rename one Dataset")
+
+
+def _check(study: Study, net: Net, dataset: Dataset) -> int:
+    """Everything that would fail a stage later, found before the first one runs; the number of the net's parameters."""
+    shape, crop = dataset.input_shape, study.data.crop
+    dataset.held_out(study.evaluate.split)
+    if (study.data.flip or crop) and (len(shape) != 3 or crop >= min(shape[1:])):
+        raise TombolaError(
+            f"data.{'crop' if crop else 'flip'} is of images [C, H, W] larger than the padding of {crop}; inputs of "
+            f"{dataset.name!r} have shape {list(shape)}"
+        )
+    for arm in study.arms:
+        score, rewind = arm_score(study, arm), arm.rewind or study.prune.rewind
+        plugins.resolve(score, SCORES, "score")
+        if (arm.arm == "deterministic" or arm.arm in TRANSPLANTS) and score in SCORES and score not in WITHOUT_STD:
+            raise TombolaError(
+                f"arm {arm.arm} has score {score!r}, which needs a std; a deterministic network can be pruned by "
+                f"{', '.join(sorted(WITHOUT_STD))}"
+            )
+        at = parse_rewind(rewind)
+        if arm.levels and max(arm.levels) > study.prune.levels:
+            raise TombolaError(f"arm {arm.arm} is at level {max(arm.levels)}, but prune.levels is {study.prune.levels}")
+        if arm.densities is not None and (arm.levels or not study.prune.levels):
+            raise TombolaError(
+                f"arm {arm.arm} has densities {arm.densities} "
+                + (f"and levels {arm.levels}; leave one of them out" if arm.levels else "but prune.levels is 0; raise it")
+            )
+        if arm.arm == "equal_budget" and rewind == "learning_rate":
+            raise TombolaError(
+                "arm equal_budget stands on learning-rate rewinding, which has trained that long already; "
+                "set its rewind to init"
+            )
+        if "method" in arm.train and by_map(arm):
+            raise TombolaError(
+                f"arm {arm.arm} has train.method {arm.train['method']!r}, but deterministic networks are trained by map; "
+                "leave it out, or name it in an arm 'ticket'"
+            )
+        settings = arm_train(study, arm, deterministic=False)
+        if method_of(settings.method).deterministic:
+            raise TombolaError(
+                f"train.method is {settings.method!r}; deterministic curves are the arm 'deterministic', so leave the "
+                "method out or name a Bayesian one"
+            )
+        plugins.resolve(settings.schedule, SCHEDULES, "schedule")
+        estimator = plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
+        plugins.resolve(settings.objective, OBJECTIVES, "objective")
+        if not by_map(arm):
+            if settings.compile:
+                check_compile(settings, estimator)
+            if settings.cuda_graphs:
+                check_graphs(settings, estimator)
+        steps = steps_per_epoch(len(dataset.train[0]), settings.batch_size)
+        if (step_of(at, steps) or 0) >= settings.epochs * steps:
+            raise TombolaError(
+                f"rewind is {rewind!r}, but training ends at epoch:{settings.epochs} (step:{settings.epochs * steps}); "
+                "rewind to an earlier point"
+            )
+        if (settings.likelihood == "categorical") != dataset.is_classification:
+            wanted = "categorical" if dataset.is_classification else "gaussian"
+            raise TombolaError(f"train.likelihood is {settings.likelihood!r}; data {dataset.name!r} needs {wanted!r}")
+    module = net.build("check")
+    if study.model.weights:
+        load_weights(module, study.model.weights)
+        if study.posterior.mean != "module":
+            raise TombolaError(
+                f"posterior.mean {study.posterior.mean!r} would write over model.weights ({study.model.weights}); "
+                "leave one of them out"
+            )
+    if study.evaluate.batch_norm == "batch":
+        check_batch_statistics(module, len(dataset.held_out(study.evaluate.split)[0]), study.evaluate.batch_size)
+    layout = layout_of(module, study.posterior, study.prune)
+    if study.prune.levels and not layout.prunable_segments():
+        raise TombolaError(f"model {study.model.name!r}: nothing is prunable; set prune.classifier: true or prune.include")
+    return layout.numel
+
+
+def names_of(plan: Plan) -> dict[str, str]:
+    """Key -> name of every stage, as "train vi · ticket (snr) · level 3 · seed 1".
+
+    Where several curves share a stage, the name has the curve that is nearest to it, and "+2" for two more.
+    """
+    several = [column for column in ("model", "data") if len({row.labels[column] for row in plan.rows}) > 1]
+    nearest: dict[str, tuple[int, Row | ViewRow]] = {}
+    curves: dict[str, set[str]] = {}
+    levels: dict[str, int] = {}
+    stages: dict[str, Stage] = {}
+    for row in plan.wanted:
+        curve = curve_of(row, several)
+        for distance, stage in ancestry(row.stage):
+            stages[stage.key] = stage
+            curves.setdefault(stage.key, set()).add(curve)
+            if stage.key not in nearest or distance < nearest[stage.key][0]:
+                nearest[stage.key] = (distance, row)
+    names = {}
+    for key, stage in stages.items():
+        _, row = nearest[key]
+        more = f" +{len(curves[key]) - 1}" if len(curves[key]) > 1 else ""
+        between = row.labels.get("between", "") if row.stage is stage else ""
+        doing = f"{what(stage)} between {between}" if between else what(stage)
+        parts = [doing, curve_of(row, several) + more, f"level {_level(stage, levels)}", f"seed {row.labels['seed']}"]
+        names[key] = " · ".join(parts)
+    return names
+
+
+def curve_of(row: Row | ViewRow, several: list[str]) -> str:
+    """The curve's label with whatever tells it from others of the study: variant, and of `several` its columns."""
+    return " · ".join(str(row.labels[name]) for name in ("curve", *several, "variant") if row.labels[name])
+
+
+def what(stage: Stage) -> str:
+    """What the stage does, in a word or two."""
+    if isinstance(stage, Train):
+        again = " again" if stage.replica else ""
+        return f"train {stage.settings.method}{again}" + (f" to {stage.stop}" if stage.stop else "")
+    if isinstance(stage, Shuffle):
+        return f"shuffle {stage.how}"
+    return f"redraw {stage.kind}" if isinstance(stage, Init) and stage.draw != "first" else stage.kind
+
+
+def ancestry(stage: Stage) -> list[tuple[int, Stage]]:
+    """The stage and its ancestors, each once, with how far away it is."""
+    found = {stage.key: (0, stage)}
+    edge = [stage]
+    distance = 0
+    while edge:
+        distance += 1
+        edge = [parent for child in edge for parent in child.parents if parent.key not in found]
+        found |= {parent.key: (distance, parent) for parent in edge}
+    return list(found.values())
+
+
+def _level(stage: Stage, known: dict[str, int]) -> int:
+    """How often was pruned on the way to the stage."""
+    chain = [stage]
+    while chain[-1].key not in known and chain[-1].parents:
+        chain.append(chain[-1].parents[0])
+    for one in reversed(chain):
+        if one.key not in known:
+            known[one.key] = (known[one.parents[0].key] if one.parents else 0) + isinstance(one, Prune)
+    return known[stage.key]

@@ -1,0 +1,303 @@
+"""Studies: YAML files checked field by field, in which any list fans out."""
+
+import dataclasses
+import itertools
+import json
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from tombola.errors import TombolaError
+from tombola.settings import (
+    Checked,
+    DataSettings,
+    EvaluateSettings,
+    ModelSettings,
+    PosteriorSettings,
+    PruneSettings,
+    TrainSettings,
+    deterministic_part,
+    setting,
+)
+
+from .messages import sentence
+from .recipes import common_view, expand
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm(Checked):
+    """One curve of a study."""
+
+    arm: Literal[
+        "ticket",
+        "deterministic",
+        "transplant",
+        "transplant_shuffle",
+        "transplant_reinit",
+        "reinit",
+        "shuffle_layerwise",
+        "shuffle_global",
+        "shuffle_even",
+        "equal_budget",
+    ] = setting(
+        "ticket",
+        "ticket: iterative pruning of a Bayesian network. deterministic: of a deterministic one. transplant: the "
+        "deterministic tickets trained as Bayesian networks; transplant_shuffle: with a random mask of equal layer "
+        "densities; transplant_reinit: with re-drawn weights. reinit, shuffle_*: controls from each level's ticket. "
+        "equal_budget: the ticket of level k trained for k + 1 times the epochs, as learning-rate rewinding has been.",
+    )
+    score: str | None = setting(
+        None, "Score of the chain; by default prune.score, for deterministic chains and transplants magnitude."
+    )
+    of: Literal["ticket", "deterministic"] = setting("ticket", "For controls: the chain whose masks are used.")
+    sigma: Literal["trained", "start", "shuffled"] | None = setting(
+        None, "The std that the score sees; by default prune.sigma."
+    )
+    rewind: str | None = setting(None, "Where survivors restart; by default prune.rewind.")
+    levels: list[int] | None = setting(
+        None, "For controls and transplants: levels to train at; by default all from 1.", least=1
+    )
+    densities: list[float] | None = setting(
+        None, "The same by how much is left: the levels that are nearest to these densities.", above=0, below=1
+    )
+    train: dict[str, Any] = setting({}, "Fields of `train` that differ in this arm.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Checked):
+    """A study without lists to fan out: one variant."""
+
+    name: str = setting("", "Name of the study; its output folder is named so.")
+    description: str = setting("", "What the study asks, in a sentence or two.")
+    size: str | None = setting(
+        None,
+        "With `nets`: full, gpu, cpu or toy: which settings of CIFAR-10 and which relatives of the nets. See recipes.md.",
+    )
+    nets: list[str] = setting([], "With `size`: nets by their names in the recipe, each with its settings; they fan out.")
+    seeds: list[int] = setting([0], "Seeds: each trains every arm from its own initialisation and data order.", least=0)
+    data: DataSettings = dataclasses.field(default_factory=DataSettings)
+    model: ModelSettings = dataclasses.field(default_factory=ModelSettings)
+    posterior: PosteriorSettings = dataclasses.field(default_factory=PosteriorSettings)
+    train: TrainSettings = dataclasses.field(default_factory=TrainSettings)
+    prune: PruneSettings = dataclasses.field(default_factory=PruneSettings)
+    evaluate: EvaluateSettings = dataclasses.field(default_factory=EvaluateSettings)
+    arms: list[Arm] = setting([], "The curves.")
+    views: list[str] = setting(
+        [], "What else is computed of the tickets: overlap, ranks, connectivity, early_bird, or package.module:function."
+    )
+    threads: int | None = setting(
+        None, "Threads of torch on a CPU; by default torch's choice. The last bits depend on it.", least=1
+    )
+    together: int = setting(
+        1,
+        "Trainings that are run at once, as one, where they differ in seed, start and mask alone. Pays on a GPU for small "
+        "networks; their results are those of one by one within float tolerance.",
+        least=1,
+    )
+    checkpoint_seconds: float = setting(60.0, "Seconds between checkpoints within a training.", above=0)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One point of a study's fan-out."""
+
+    study: Study
+    axes: dict[str, Any]
+    """Path -> value of what fanned out, apart from what a record has a column for."""
+
+    @property
+    def label(self) -> str:
+        return ", ".join(f"{path}={value}" for path, value in self.axes.items())
+
+    @property
+    def model(self) -> str:
+        """What tables call the net: the model's name; of a recipe the net's, with the size where it is a relative of it."""
+        if not self.study.nets:
+            return self.study.model.name
+        (net,) = self.study.nets
+        return net if self.study.model == ModelSettings(name=net) else f"{net}/{self.study.size}"
+
+
+_OF_THE_WHOLE = ("name", "description", "size", "threads", "together", "checkpoint_seconds")
+_OWN_COLUMN = ("data.name", "model.name", "prune.score", "prune.sigma", "prune.rewind", "train.method")
+
+
+_PAPER = ("scores", "layers", "randomise", "transplant", "rewind", "size", "rate", "calibration")
+_FIRST = ("demo", "cifar10", *(f"paper/{name}" for name in _PAPER))  # of the paper's, what others share most
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> path of the studies that come with tombola, in the order in which they are best run."""
+    root = Path(str(resources.files("tombola") / "studies"))
+    found = {str(path.relative_to(root).with_suffix("")): path for path in root.rglob("*.yaml")}
+    return {name: found[name] for name in dict.fromkeys([*_FIRST, *sorted(found)])}
+
+
+def read(study: str, changes: list[str]) -> dict[str, Any]:
+    """The raw settings of a shipped study or a file, with PATH=VALUE changes. Raises TombolaError."""
+    known = shipped()
+    path = known.get(study, Path(study))
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError):
+        near = get_close_matches(study, known, 1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        raise TombolaError(f"there is no study {study!r}: {meant}give a YAML file or one of {', '.join(known)}") from None
+    raw = _parse(text, str(path))
+    if not isinstance(raw, dict):
+        raise TombolaError(f"{path} is no study: it must be a YAML mapping that starts with name:")
+    raw.setdefault("name", path.stem)
+    for change in changes:
+        _apply(raw, change)
+    return raw
+
+
+def unfold(raw: dict[str, Any]) -> list[Variant]:
+    """All variants of a raw study, each checked. Raises TombolaError naming the path of what is wrong."""
+    for name in _OF_THE_WHOLE:
+        if isinstance(raw.get(name), list):
+            raise TombolaError(f"{name} is the list {raw[name]}; it is of the whole study and does not fan out")
+    variants = []
+    for settings, axes in (variant for one in expand(raw) for variant in _fan(one, Study, "")):
+        settings["arms"] = [arm for one in _arms(settings) for arm, _ in _fan(one, Arm, "arms.")]
+        study = _checked(settings)
+        for arm in study.arms:
+            _check_train(study, arm)
+        variants.append(Variant(study, {path: value for path, value in axes.items() if path not in _OWN_COLUMN}))
+    return variants
+
+
+def resolved(raw: dict[str, Any]) -> dict[str, Any]:
+    """A raw study with its recipe's settings and every default filled in, lists kept as they fan out."""
+    studies = [with_defaults(one, Study) for one in expand(raw)]
+    return common_view(studies, raw.get("nets", []))
+
+
+def with_defaults(raw: dict[str, Any], kind: Any) -> dict[str, Any]:
+    """Raw settings with every default filled in, lists kept as they fan out."""
+    defaults = dataclasses.asdict(kind())
+    return {name: _merged(value, raw[name]) if name in raw else value for name, value in defaults.items()}
+
+
+def _merged(default: Any, given: Any) -> Any:
+    return default | given if isinstance(default, dict) and isinstance(given, dict) else given
+
+
+def arm_train(study: Study, arm: Arm, *, deterministic: bool) -> TrainSettings:
+    """The arm's training: the study's with the arm's changes; by method map where it is `deterministic`."""
+    changes: dict[str, Any] = arm.train | ({"method": "map"} if deterministic else {})
+    train = dataclasses.replace(study.train, **changes)
+    return deterministic_part(train) if deterministic else train
+
+
+def _check_train(study: Study, arm: Arm) -> None:
+    """Raises TombolaError for changes of `train` that a study could not have."""
+    try:
+        _checked({**dataclasses.asdict(study), "train": dataclasses.asdict(study.train) | arm.train})
+    except TombolaError as error:
+        raise TombolaError(f"arm {arm.arm}: {error}") from None
+
+
+def _arms(raw: dict[str, Any]) -> list[dict[str, Any]]:
+    arms = raw.get("arms") or ["ticket"]
+    if not isinstance(arms, list):
+        raise TombolaError(
+            f"arms: {arms!r} is no list; write one arm a line, as '- ticket' or '- {{arm: ticket, score: mu}}'"
+        )
+    return [{"arm": arm} if isinstance(arm, str) else arm for arm in arms]
+
+
+def _fan(raw: Any, kind: type, path: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Every combination of the lists in `raw` where `kind` has no list, with the values chosen by path."""
+    if not isinstance(raw, dict):
+        yield raw, {}
+        return
+    hints = typing.get_type_hints(kind)
+    axes: list[list[tuple[str, Any, dict[str, Any]]]] = []
+    for name, value in raw.items():
+        hint, here = hints.get(name), f"{path}{name}"
+        if kind is Study and name == "arms":
+            axes.append([(name, value, {})])
+        elif kind is Arm and name == "train" and isinstance(value, dict):
+            axes.append([(name, v, {}) for v, _ in _fan(value, TrainSettings, f"{here}.")])
+        elif isinstance(value, list) and not _holds_list(hint, value):
+            if not value:
+                raise TombolaError(f"{here} is an empty list; give at least one value")
+            axes.append([(name, v, _named(here, item) | chosen) for item in value for v, chosen in _inner(item, hint, here)])
+        else:
+            axes.append([(name, v, chosen) for v, chosen in _inner(value, hint, here)])
+    for combination in itertools.product(*axes):
+        yield {name: v for name, v, _ in combination}, {k: c for _, _, chosen in combination for k, c in chosen.items()}
+
+
+def _named(here: str, item: Any) -> dict[str, Any]:
+    """A value of a fan-out by its path; the fields of a mapping by theirs, so that two models of one name differ."""
+    return {f"{here}.{name}": v for name, v in item.items()} if isinstance(item, dict) else {here: item}
+
+
+def _inner(value: Any, hint: Any, here: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        yield from _fan(value, hint, f"{here}.")
+    else:
+        yield value, {}
+
+
+def _holds_list(hint: Any, value: list[Any]) -> bool:
+    """Whether the list is the field's own value rather than a choice of values."""
+    takes_list = any(typing.get_origin(h) is list for h in (hint, *typing.get_args(hint)))
+    return takes_list and not (value and all(isinstance(item, list) for item in value))
+
+
+@lru_cache(maxsize=1)
+def _adapter() -> Any:
+    """Of `Study`; making one takes longer than all it is used for."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Study)
+
+
+def _checked(raw: dict[str, Any]) -> Study:
+    from pydantic import ValidationError
+
+    try:
+        # through JSON: strict about numbers and texts, yet mappings become dataclasses
+        study = _adapter().validate_json(json.dumps(raw, default=str))
+    except ValidationError as error:
+        raise TombolaError(sentence(error, Study)) from None
+    except ValueError as error:
+        raise TombolaError(f"the study can't be written as JSON: {error}; a YAML alias may contain itself") from None
+    if not study.name or "/" in study.name:
+        raise TombolaError(f"name is {study.name!r}; give the study a name without '/'")
+    if len(set(study.seeds)) < len(study.seeds) or not study.seeds:
+        raise TombolaError(f"seeds are {study.seeds}; give at least one, and each once")
+    return study
+
+
+def _parse(text: str, where: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        problem = str(getattr(error, "problem", error))
+        raise TombolaError(f"{where} is not YAML{line}: {' '.join(problem.split())}; mend that line") from None
+
+
+def _apply(raw: dict[str, Any], change: str) -> None:
+    path, equals, value = change.partition("=")
+    if not equals or not path:
+        raise TombolaError(f"--set {change!r} is no PATH=VALUE; write for example --set train.epochs=20")
+    *parents, last = path.split(".")
+    at = raw
+    for name in parents:
+        at = at.setdefault(name, {})
+        if not isinstance(at, dict):
+            raise TombolaError(f"--set {change!r}: {name!r} holds {at!r} and has no fields; check the path")
+    at[last] = _parse(value, f"--set {change!r}")

@@ -1,0 +1,139 @@
+"""A training."""
+
+import json
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from tombola import plugins, streams
+from tombola.data import training_batches
+from tombola.data.batches import TensorBatches
+from tombola.inference import METHODS, OBJECTIVES, method_of
+from tombola.inference.estimators.outputs import ESTIMATORS
+from tombola.posterior.state import State
+from tombola.pruning.rewind import step_of
+from tombola.pruning.ticket import Ticket
+from tombola.settings import TrainSettings, canonical
+from tombola.training.flops import flops_per_example
+from tombola.training.loop import Trained, train
+from tombola.training.optim import SCHEDULES
+
+from .base import Net, Outcome, Source, Stage, Surroundings
+
+_COUNTED = 8  # examples of the step whose operations are counted: enough for batch norm
+_FLOPS: dict[str, float] = {}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Train(Stage):
+    """Trains its parent's rewind state under its mask, from `start` of the schedule to `stop`."""
+
+    kind: ClassVar[str] = "train"
+    version: ClassVar[int] = 2  # since pruned weights are no longer drawn
+    net: Net
+    source: Source
+    settings: TrainSettings
+    seed: int
+    start: str = ""
+    """"", "epoch:K" or "step:K"."""
+    stop: str = ""
+    split: str = "test"
+    """What the history is measured on."""
+    replica: int = 0
+    """Others than 0 draw another order, augmentation and noise from the same start."""
+
+    @property
+    def training(self) -> "Train":
+        return self
+
+    def describe(self) -> dict[str, Any]:
+        own = self.net.describe() | self.source.describe() | canonical(self.settings) | {"seed": self.seed}
+        augmentation = {name: v for name in ("flip", "crop") if (v := getattr(self.source.settings, name))}
+        own |= augmentation
+        for what, name, known in (
+            ("method", self.settings.method, METHODS),
+            ("schedule", self.settings.schedule, SCHEDULES),
+            ("estimator", self.settings.estimator, ESTIMATORS),
+            ("objective", self.settings.objective, OBJECTIVES),
+        ):
+            source = plugins.source_digest(name, known)
+            own |= {f"{what}_source": source} if source else {}
+        split = "" if self.split == "test" else self.split
+        later = {"start": self.start, "stop": self.stop, "split": split, "replica": self.replica}
+        return own | {name: v for name, v in later.items() if v}
+
+    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+        (parent,) = tickets
+        batches = self.batches(around)
+        trained = train(
+            self.net.build("skeleton").to(around.device),
+            self.start_state(parent).to(around.device),
+            batches,
+            self.settings,
+            words=self.words,
+            checkpoint=around.checkpoint,
+            on_state=around.on_state,
+            **self.course(batches.steps, around),
+        )
+        return self.outcome(parent, trained, batches, around)
+
+    def batches(self, around: Surroundings) -> TensorBatches:
+        data = around.data(self.source.settings)
+        order = f"{self.seed}, replica {self.replica}" if self.replica else self.seed
+        return training_batches(data, self.source.settings, self.settings.batch_size, order, around.device)
+
+    def start_state(self, parent: Ticket) -> State:
+        return parent.rewind.as_point() if method_of(self.settings.method).deterministic else parent.rewind
+
+    @property
+    def words(self) -> tuple[streams.Word, ...]:
+        """Of its noise: a shorter run, or one watched elsewhere, draws the same."""
+        return self.seed, replace(self, stop="", split="test").key
+
+    def course(self, steps: int, around: Surroundings) -> dict[str, Any]:
+        """What all trainings of its kind are given alike. steps: of an epoch."""
+        data = around.data(self.source.settings)
+        return {
+            "start": step_of(self.start, steps) or 0,
+            "stop": step_of(self.stop, steps),
+            "validation": data.held_out(self.split),
+            "prepare": data.prepare,
+            "on_step": around.on_step,
+            "on_epoch": around.on_epoch,
+        }
+
+    def outcome(self, parent: Ticket, trained: Trained, batches: TensorBatches, around: Surroundings) -> Outcome:
+        info = parent.info | {
+            "data": self.source.info(),
+            "history": trained.history,
+            "stage": self.key,
+            "parents": [p.key for p in self.parents],
+        }
+        info["settings"] = parent.info.get("settings", {}) | {"train": canonical(self.settings)}
+        ticket = replace(parent, rewind=self.start_state(parent), trained=trained.state.to("cpu"), info=info)
+        total = self.settings.epochs * batches.steps
+        stop, start = step_of(self.stop, batches.steps), step_of(self.start, batches.steps) or 0
+        steps = (total if stop is None else min(stop, total)) - start
+        examples = steps / batches.steps * batches.examples  # exact for whole epochs
+        record = {
+            "train_seconds": trained.seconds,
+            "train_flops": examples * self._flops(self.start_state(parent), around),
+            "best_accuracy": max((row["accuracy"] for row in trained.history if "accuracy" in row), default=math.nan),
+            "steps": steps,
+        }
+        return Outcome(ticket, record)
+
+    def _flops(self, state: State, around: Surroundings) -> float:
+        """Of one example of a step; NaN where torch cannot count what the module does. Counted once a process: it is
+        the same for other seeds, masks and schedules."""
+        layout = state.posterior.layout
+        kind = json.dumps([self.net.describe(), canonical(self.settings), layout.random_numel, layout.numel], sort_keys=True)
+        if kind not in _FLOPS:
+            data, module = around.data(self.source.settings), self.net.build("skeleton").to(around.device)
+            inputs, targets = (part[:_COUNTED].to(around.device) for part in data.train)
+            try:
+                batch = data.prepare(inputs), targets
+                _FLOPS[kind] = flops_per_example(module, state.to(around.device), self.settings, batch)
+            except Exception:  # the training itself has succeeded
+                _FLOPS[kind] = math.nan
+        return _FLOPS[kind]

@@ -1,0 +1,267 @@
+"""The Python entry for a training loop of your own: a module made Bayesian.
+
+Legend: P parameters of the layout.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tombola import plugins
+from tombola.errors import TombolaError
+from tombola.inference import OBJECTIVES
+from tombola.inference.estimators.noise import NoisePool
+from tombola.inference.estimators.outputs import ESTIMATORS
+from tombola.inference.estimators.sample import WeightSample
+from tombola.inference.forward import DataTerm
+from tombola.posterior.batch import Batch, logits_of
+from tombola.posterior.binding import Binding, buffers_of
+from tombola.posterior.gaussian import Gaussian
+from tombola.posterior.layout import Segment
+from tombola.posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
+from tombola.posterior.predictive import Prediction, classes_of, outputs
+from tombola.posterior.state import State, initial_state, layout_of
+from tombola.pruning.iterate import prune_ticket
+from tombola.pruning.scores import SCORES
+from tombola.pruning.ticket import Ticket
+from tombola.settings import PosteriorSettings, PruneSettings, check_samples
+from tombola.streams import generator, global_stream
+
+
+class Bayesian(nn.Module):
+    """An ordinary module plus a Gaussian posterior over its named parameters, for a training loop of your own.
+
+    Its parameters are the flat `mean` and `log_std` [P] (and what the likelihood learns): any optimiser takes them. The
+    module itself is not changed; it is run on weight samples.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        posterior: PosteriorSettings | None = None,
+        prune: PruneSettings | None = None,
+        likelihood: nn.Module | LogLikelihood | None = None,
+        mask: Mapping[str, Tensor] | None = None,
+        prior_std: float = 1.0,
+        estimator: str = "weight_sample",
+        objective: str = "expected_log",
+        noise_refresh: float = 1.0,
+        seed: int = 0,
+    ):
+        """What differs from the defaults.
+
+        mask: of weights that are pruned from the start, by parameter name; false or 0 is pruned.
+        likelihood: (output, batch) -> log likelihood of each example [B], a function or a module (whose parameters are
+            learned); by default `Categorical`.
+        estimator, objective, noise_refresh: as in `TrainSettings`.
+        seed: names the streams of initialisation, of noise and of the module's own randomness (dropout).
+        """
+        super().__init__()
+        if prior_std <= 0 or not 0 < noise_refresh <= 1:
+            raise TombolaError(
+                f"prior_std is {prior_std}, noise_refresh {noise_refresh}; the first must be above 0, the second in (0, 1]"
+            )
+        self._module = [module]  # in a list: its own parameters are not ours
+        self.layout = layout_of(module, posterior or PosteriorSettings(), prune or PruneSettings())
+        self._start = initial_state(module, self.layout, posterior or PosteriorSettings(), seed)
+        q = self._start.posterior.masked(self.layout.mask_of(mask or {}).to(self._start.posterior.mean.device))
+        self.likelihood = as_likelihood(likelihood if likelihood is not None else Categorical())
+        self._start = replace(self._start, likelihood=self._learned())
+        frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
+        self._frozen = [s.slice for s in self.layout.segments if s.name in frozen]
+        self.mean = nn.Parameter(q.mean.clone())
+        self.log_std = nn.Parameter(q.tensors()["log_std"].clone())
+        self.register_buffer("mask", q.mask.clone())
+        self.mask: Tensor
+        self.prior_std, self._noise_refresh, self._seed = prior_std, noise_refresh, seed
+        self.estimator, self._make_sample = estimator, plugins.resolve(estimator, ESTIMATORS, "estimator")
+        self._gradients = plugins.resolve(objective, OBJECTIVES, "objective")
+        self._buffers_now = self._start.buffers
+        self._sample: WeightSample | None = None
+        self._made_for: tuple[int, ...] = ()
+        self.step = 0
+        """Calls of `negative_elbo` in training mode so far: names the noise of the next."""
+
+    def negative_elbo(self, batch: Batch, *, examples: int, heat: float = 1.0, samples: int = 1) -> Tensor:
+        """E_q[-log p(batch)], mean over the batch, + heat * KL(q || prior) / examples: nats, a scalar.
+
+        Its `backward` is ordinary: gradients land in `mean.grad` and `log_std.grad`; scale, accumulate, clip them as any.
+        batch: a pair (inputs, targets) or a mapping with `labels`, see `tombola.posterior.batch`.
+        examples: N of the whole training set. samples: weight samples averaged, in one sample's memory.
+        """
+        check_samples(self.estimator, samples)
+        if examples < 1:
+            raise TombolaError(f"examples is {examples}; it must be at least 1")
+        learned = [p for p in self.likelihood.parameters() if p.requires_grad]
+        return _NegativeElbo.apply(self, batch, heat / examples, samples, self.mean, self.log_std, *learned)
+
+    def kl(self) -> Tensor:
+        """KL(q || prior) in nats, over the surviving random parameters."""
+        return self.posterior.kl(self.prior_std)
+
+    @property
+    def posterior(self) -> Gaussian:
+        # masked: an optimiser's momentum may have moved the mean of pruned weights since the last step
+        self._hold_frozen()
+        return Gaussian(self.layout, self.mean, self.log_std, self.mask, self._prior_mean()).masked(self.mask)
+
+    def state(self) -> State:
+        """A copy of all that was trained."""
+        self._hold_frozen()
+        mean, log_std, mask = self.mean.detach(), self.log_std.detach(), self.mask.clone()
+        q = Gaussian(self.layout, mean, log_std, mask, self._prior_mean()).masked(mask)
+        return State(q, {k: v.clone() for k, v in self._buffers_now.items()}, self._learned())
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What a state_dict must have beside the parameters, so that a loaded model goes on as the saved one would have:
+        step, buffers of the module (batch-norm statistics) and the start that survivors are rewound to."""
+        return {"step": self.step, "buffers": dict(self._buffers_now), "start": self._start.tensors()}
+
+    def set_extra_state(self, saved: dict[str, Any]) -> None:
+        """The inverse of `get_extra_state`."""
+        q = self._start.posterior
+        start = {name: value.to(q.mean.device) for name, value in saved["start"].items()}
+        self._start = State.of_tensors(self.layout, q.mask, start)
+        self.step, self._buffers_now, self._sample = saved["step"], dict(saved["buffers"]), None
+
+    def _prior_mean(self) -> Tensor | None:
+        prior_mean = self._start.posterior.tensors().get("prior_mean")
+        return None if prior_mean is None else prior_mean.to(self.mean.device)
+
+    def _learned(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.likelihood.state_dict().items()}
+
+    def ticket(self) -> Ticket:
+        """The ticket of the present mask, start and trained state, on the CPU."""
+        mask = self.mask.cpu()
+        return Ticket(mask, self._start.to("cpu").masked(mask), self.state().to("cpu"))
+
+    def predict(
+        self,
+        inputs: Any,
+        *,
+        samples: int = 16,
+        seed: int = 0,
+        batch: int = 1024,
+        batch_norm: Literal["running", "batch"] = "running",
+        select: Callable[[Any], Tensor] = logits_of,
+    ) -> Prediction:
+        """Class probabilities with their uncertainty from the present posterior, as `Ticket.predict`."""
+        if isinstance(self.likelihood, GaussianNoise):
+            raise TombolaError("a regression has no class probabilities; use ticket().outputs")
+        module, state, words = self._module[0], self.state(), (seed,)
+        out = outputs(module, state, inputs, samples=samples, words=words, batch=batch, batch_norm=batch_norm, select=select)
+        return classes_of(out)
+
+    def prune(self, score: str = "snr", fraction: float = 0.2, scope: str = "global", seed: int = 0) -> Ticket:
+        """Prunes by the present posterior and rewinds the survivors to the start; returns the new, untrained ticket.
+
+        The parameters change in place: go on with a new optimiser.
+        """
+        rule = plugins.resolve(score, SCORES, "score")
+        stream = generator("score", seed, self.step)
+        ticket = prune_ticket(
+            self.ticket(), self._start.to("cpu"), name=score, score=rule, fraction=fraction, scope=scope, generator=stream
+        )
+        self._restart(ticket)
+        return ticket
+
+    def rewind(self, ticket: Ticket) -> None:
+        """Restarts at the ticket's mask and rewind state, in place; later prunings come back to that state, too.
+
+        Raises TombolaError for a ticket of another model, or of another choice of random parameters.
+        """
+        ticket.layout.check(self._module[0])
+        if not isinstance(ticket.rewind.posterior, Gaussian):
+            raise TombolaError("the ticket is deterministic; transplant it into a Bayesian state first")
+        own = {s.name: s for s in self.layout.segments}
+        for there in ticket.layout.segments:
+            here = own[there.name]
+            if (there.random, there.start) != (here.random, here.start):
+                raise TombolaError(
+                    f"parameter {there.name!r} is {_place(there)} of the ticket's order, {_place(here)} of the model's; "
+                    "make both with the same posterior.random and posterior.decayed"
+                )
+        self._start = replace(ticket.rewind, likelihood=ticket.rewind.likelihood or self._start.likelihood)
+        self._restart(ticket)
+
+    def _restart(self, ticket: Ticket) -> None:
+        q = ticket.rewind.posterior
+        assert isinstance(q, Gaussian)
+        with torch.no_grad():
+            self.mean.copy_(q.mean)
+            self.log_std.copy_(q.log_std)
+            self.mask.copy_(ticket.mask)
+        load_learned(self.likelihood, ticket.rewind.likelihood or self._start.likelihood)
+        self._buffers_now, self._sample = ticket.rewind.buffers, None
+        self.mean.grad = self.log_std.grad = None
+
+    def _hold_frozen(self) -> None:
+        """Puts back what an optimiser's decay of the flat mean did to parameters that the module has frozen."""
+        with torch.no_grad():
+            for where in self._frozen:
+                kept = self._start.posterior.mean[where].to(self.mean) * self.mask[where]
+                if not torch.equal(self.mean[where], kept):
+                    self.mean[where].copy_(kept)
+
+    def _weight_sample(self) -> WeightSample:
+        """The buffers of the estimator, made anew when the parameters have moved to other memory or the mask was set."""
+        self._hold_frozen()
+        mean, log_std = self.mean.data, self.log_std.data
+        made_for = (mean.data_ptr(), self.mask.data_ptr(), self.mask._version)
+        if self._sample is None or self._made_for != made_for:
+            self._made_for = made_for
+            noise = NoisePool(self.layout.random_numel, ("noise", self._seed), self._noise_refresh, like=mean)
+            sample, prior_mean = self._make_sample, self._prior_mean()
+            self._sample = sample(self.layout, mean, log_std, self.mask, noise, several=True, prior_mean=prior_mean)
+        return self._sample
+
+
+def _place(segment: Segment) -> str:
+    return f"a {'random' if segment.random else 'deterministic'} parameter at {segment.start}"
+
+
+class _NegativeElbo(torch.autograd.Function):
+    """Runs forward and backward passes at once, sample by sample, and hands the gradients on when asked."""
+
+    @staticmethod
+    def forward(ctx: Any, net: Bayesian, batch: Batch, kl_weight: float, samples: int, *params: Tensor) -> Tensor:
+        sample, learned = net._weight_sample(), params[2:]
+        before = [p.grad for p in learned]
+        for p in learned:
+            p.grad = None
+        binding = Binding(net._module[0], net.layout, sample.theta, net._buffers_now)
+        sample.converted = binding.converted
+        try:
+            dropout = global_stream("dropout", net._seed, net.step, device=sample.theta.device)
+            with torch.enable_grad(), dropout, binding:
+                net._module[0].train(net.training)
+                loss = net._gradients(
+                    DataTerm(binding, net.likelihood),
+                    sample,
+                    batch,
+                    net.step,
+                    samples=samples,
+                    scale=1.0,
+                    kl_weight=kl_weight,
+                    prior_std=net.prior_std,
+                )
+                if net.training:
+                    net._buffers_now = buffers_of(net._module[0])
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]
+        finally:
+            for p, grad in zip(learned, before, strict=True):
+                p.grad = grad
+        if net.training:  # to validate in between changes nothing of the training
+            net.step += 1
+        ctx.save_for_backward(sample.mean_grad.clone(), sample.log_std_grad.clone(), *grads)
+        return loss + kl_weight * net.kl().detach()
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> Any:
+        (scale,) = outputs
+        return (None,) * 4 + tuple(scale * grad for grad in ctx.saved_tensors)

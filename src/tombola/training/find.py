@@ -1,0 +1,153 @@
+"""The Python entry that finds tickets: iterative pruning of a module on data in memory or from a loader."""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tombola import plugins
+from tombola.data.batches import Batches, LoaderBatches, TensorBatches
+from tombola.errors import TombolaError
+from tombola.inference import OBJECTIVES, method_of
+from tombola.inference.estimators.outputs import ESTIMATORS
+from tombola.posterior.batch import Batch
+from tombola.posterior.layout import Layout
+from tombola.posterior.likelihood import LogLikelihood
+from tombola.posterior.state import State, initial_state, layout_of
+from tombola.pruning.iterate import prune_ticket
+from tombola.pruning.rewind import parse_rewind, step_of
+from tombola.pruning.scores import SCORES, WITHOUT_STD
+from tombola.pruning.ticket import Ticket, ticket_of, with_mask
+from tombola.settings import PosteriorSettings, PruneSettings, TrainSettings, canonical
+from tombola.streams import generator
+
+from .loop import train as train_state
+from .optim import SCHEDULES
+
+
+def find_tickets(
+    module: nn.Module,
+    data: tuple[Tensor, Tensor] | Iterable[Batch],
+    *,
+    examples: int | None = None,
+    likelihood: nn.Module | LogLikelihood | None = None,
+    mask: Mapping[str, Tensor] | None = None,
+    train: TrainSettings | None = None,
+    prune: PruneSettings | None = None,
+    posterior: PosteriorSettings | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> list[Ticket]:
+    """Iterative pruning of `module`: one trained ticket a level, dense first, sparsest last.
+
+    data: a pair of tensors in memory (inputs, targets), which is shuffled and cut by `train.batch_size`; or a loader of
+        batches with a length, iterated anew each epoch.
+    examples: N, the size of a loader's training set; by default the length of its `dataset`.
+    likelihood, mask: as of `Bayesian`; a likelihood takes the place of the settings' one.
+
+    The module is left as it was; it starts from its present values. Raises TombolaError for settings that do not fit.
+    """
+    train, prune, posterior = train or TrainSettings(), prune or PruneSettings(), posterior or PosteriorSettings()
+    at, score = parse_rewind(prune.rewind), plugins.resolve(prune.score, SCORES, "score")
+    batches = _batches_of(data, examples, train.batch_size, seed, device)
+    posterior = method_of(train.method).start(posterior, train, batches.examples)
+    layout = layout_of(module, posterior, prune)
+    start = step_of(at, batches.steps) or 0
+    _check_fits(layout, train, prune, start, train.epochs * batches.steps)
+    if isinstance(batches, TensorBatches) and likelihood is None:
+        _check_targets(batches.targets, train)
+    info = {
+        "seed": seed,
+        "settings": {"train": canonical(train), "prune": canonical(prune), "posterior": canonical(posterior)},
+    }
+    if likelihood is not None:  # its code is not saved: whoever goes on training needs to know what to give
+        own = likelihood if inspect.isfunction(likelihood) else type(likelihood)
+        info["likelihood"] = f"{own.__module__}:{own.__qualname__}"
+    dense = initial_state(module, layout, posterior, seed).to("cpu")
+    dense = dense.as_point() if method_of(train.method).deterministic else dense
+    ticket, tickets = with_mask(ticket_of(dense, info), layout.mask_of(mask or {}), dense), []
+    with _bar(prune.levels + 1, train.epochs * batches.steps, progress) as show:
+        for level in range(prune.levels + 1):
+
+            def run(state: State, begin: int, stop: int | None, level: int = level) -> Any:
+                return train_state(
+                    module,
+                    state.to(device),
+                    batches,
+                    train,
+                    words=(seed, "find_tickets", level),
+                    likelihood=likelihood,
+                    start=begin,
+                    stop=stop,
+                    on_step=lambda done, _: show(level, done),
+                )
+
+            if level == 0 and start:
+                dense = run(ticket.rewind, 0, start).state.to("cpu")
+            trained = run(ticket.rewind, 0 if level == 0 else start, None)
+            tickets.append(
+                replace(ticket, trained=trained.state.to("cpu"), info=info | {"level": level, "history": trained.history})
+            )
+            if level < prune.levels:
+                restart = tickets[-1].trained if prune.rewind == "learning_rate" else dense
+                assert restart is not None
+                ticket = prune_ticket(
+                    tickets[-1],
+                    restart,
+                    name=prune.score,
+                    score=score,
+                    fraction=prune.fraction,
+                    scope=prune.scope,
+                    generator=generator("score", seed, level),
+                )
+    return tickets
+
+
+def _batches_of(data: Any, examples: int | None, size: int, seed: int, device: torch.device | str) -> Batches:
+    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        return TensorBatches(data[0].to(device), data[1].to(device), size, seed)
+    if hasattr(data, "train") and hasattr(data, "fingerprint"):
+        raise TombolaError("data is a Dataset; give its training part as a network takes it: (prepare(inputs), targets)")
+    if isinstance(data, tuple | Mapping | Tensor):
+        raise TombolaError(
+            f"data is a {type(data).__name__}; it must be a pair of tensors (inputs, targets), a loader or a list of batches"
+        )
+    return LoaderBatches(data, examples, device)
+
+
+def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, start: int, steps: int) -> None:
+    """Raises TombolaError for what would fail after minutes of training."""
+    if method_of(train.method).deterministic and prune.score in SCORES and prune.score not in WITHOUT_STD:
+        raise TombolaError(
+            f"score {prune.score!r} needs a std; with method {train.method} use one of {', '.join(sorted(WITHOUT_STD))}"
+        )
+    plugins.resolve(train.schedule, SCHEDULES, "schedule")
+    plugins.resolve(train.estimator, ESTIMATORS, "estimator")
+    plugins.resolve(train.objective, OBJECTIVES, "objective")
+    if prune.levels and not layout.prunable_segments():
+        raise TombolaError("nothing is prunable: every weight is excluded; set classifier=True or include a pattern")
+    if start >= steps:
+        raise TombolaError(
+            f"rewind {prune.rewind!r} is at step {start}, but the training has {steps}: nothing would be trained"
+        )
+
+
+def _check_targets(targets: Tensor, train: TrainSettings) -> None:
+    if (train.likelihood == "categorical") == targets.is_floating_point():
+        wanted = "gaussian" if targets.is_floating_point() else "categorical"
+        raise TombolaError(f"likelihood {train.likelihood!r} does not fit targets of {targets.dtype}; use {wanted!r}")
+
+
+@contextmanager
+def _bar(levels: int, steps: int, shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over levels and steps, where there is a terminal to see it."""
+    from rich.progress import Progress
+
+    with Progress(disable=not shown, transient=True) as bar:
+        task = bar.add_task("finding tickets", total=levels * steps)
+        yield lambda level, done: bar.update(task, completed=level * steps + done)

@@ -1,0 +1,34 @@
+"""What a training costs in floating-point operations, counted by torch on a real step of a few examples.
+
+The counter knows products of matrices, convolutions and attention, which are nearly all of a step; what is done weight by
+weight (draws, optimiser) or activation by activation is not in it. Masked weights are multiplied like all others.
+"""
+
+from dataclasses import replace
+
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from tombola import streams
+from tombola.inference import method_of
+from tombola.posterior.batch import Batch, examples_of
+from tombola.posterior.state import State
+from tombola.settings import TrainSettings
+
+from .loop import likelihood_of
+
+
+def flops_per_example(module: nn.Module, state: State, settings: TrainSettings, batch: Batch) -> float:
+    """Operations (a multiplication and an addition are two) that the gradients of one step take for each example of
+    `batch`: all weight samples, forward and backward. The module's buffers are changed."""
+    device, words = state.posterior.mean.device, ("flops",)
+    settings = replace(settings, cuda_graphs=False, compile=False)  # a capture has passes of its own, and hides the others'
+    likelihood = likelihood_of(settings, state).to(device)
+    learner = method_of(settings.method)(module, state, likelihood, settings, examples_of(batch), words)
+    counter = FlopCounterMode(display=False)
+    with streams.global_stream(*words, device=device), learner.binding:
+        module.train()
+        with counter, sdpa_kernel(SDPBackend.MATH):  # the counter does not know every fused attention, such as the CPU's
+            learner.gradients(batch, 0)
+    return counter.get_total_flops() / examples_of(batch)

@@ -1,0 +1,170 @@
+"""What the commands do and print, and the codes they leave with."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from tombola.cli.app import app
+
+OPTIONS = {
+    "run": {"studies", "--out", "--set", "--device", "--dry-run", "--jobs", "--store", "--minutes"},
+    "status": {"folder", "--watch"},
+    "report": {"folder", "--out"},
+    "compare": {"first", "second", "--out"},
+    "claims": {"folders", "--csv", "--json"},
+    "studies": {"name"},
+    "evaluate": {"ticket", "--samples", "--seed", "--batch-norm", "--batch-size", "--device"},
+}
+
+
+def test_the_commands_and_their_options_are_these(cli):
+    assert {command.name for command in app.registered_commands} == set(OPTIONS)
+    for command, options in OPTIONS.items():
+        shown = cli(command, "--help").output
+        for option in options:
+            assert not option.startswith("--") or option in shown, (command, option)
+
+
+@pytest.fixture
+def finished(cli, tiny, study_file, tmp_path):
+    """A finished run of the tiny study: its result and its folder."""
+    path = study_file(tiny | {"arms": ["ticket", "reinit"]})
+    result = cli("run", path, "--out", "out/tiny")
+    assert result.exit_code == 0, result.output
+    return result, tmp_path / "out" / "tiny", path
+
+
+def test_run_prints_a_table_and_writes_records_and_a_page(finished):
+    result, folder, _ = finished
+    assert "ticket (snr)" in result.output
+    assert "re-init (snr)" in result.output
+    assert str(folder.name) in result.output
+    page = (folder / "report.html").read_text()
+    assert "What is seen" in page
+    assert "learning rate" in page
+    assert (folder / "figures" / "1-accuracy.png").stat().st_size > 5000
+    table = pd.read_parquet(folder / "records.parquet")
+    assert list(table["curve"]) == ["ticket (snr)"] * 2 + ["re-init (snr)"]
+    for column in ("study", "stage", "key", "arm", "density", "density_all", "accuracy", "ece_null", "mace_null", "torch"):
+        assert table[column].notna().all(), column
+
+
+def test_the_same_command_again_runs_nothing(cli, finished):
+    _, _, path = finished
+    again = cli("run", path, "--out", "out/tiny")
+    assert "0 of" in again.output
+    assert again.exit_code == 0
+
+
+def test_a_study_beside_it_reuses_its_stages(cli, finished, tiny, study_file):
+    other = study_file(tiny | {"name": "other"}, "other.yaml")
+    assert "0 of 6 stages to run" in cli("run", other, "--out", "out/other").output.replace("\n", " ")
+
+
+def test_dry_run_shows_the_graph_and_a_forecast_before_anything_was_run(cli, tiny, study_file, tmp_path):
+    path = study_file(tiny)
+    before = cli("run", path, "--out", "out/tiny", "--dry-run")
+    assert re.search(r"about [\d.]+ s to go, at the pace of a few steps and of the stages that are done", before.output)
+    assert "prune 0/1 → train 0/1 → evaluate 0/1" in before.output
+    assert not (tmp_path / "out").exists()  # nothing was written
+    cli("run", path, "--out", "out/tiny")
+    after = cli("run", path, "--out", "out/tiny", "--dry-run", "--set", "prune.levels=2")
+    assert "prune 1/1 → train 1/1 → evaluate 1/1" in after.output
+    assert "to go, at the pace" in after.output
+
+
+def test_status_and_report_read_a_folder(cli, finished, tmp_path):
+    _, folder, _ = finished
+    assert "0 to run" in cli("status", folder).output
+    result = cli("report", folder, "--out", tmp_path / "page.html")
+    assert result.exit_code == 0
+    assert "<html" in (tmp_path / "page.html").read_text()
+
+
+def test_report_of_an_unfinished_study_says_so(cli, finished):
+    _, folder, _ = finished
+    described = json.loads((folder / "study.json").read_text())
+    described["study"]["prune"]["levels"] = 2
+    (folder / "study.json").write_text(json.dumps(described))
+    assert cli("report", folder).exit_code == 0
+    assert "unfinished" in (folder / "report.html").read_text()
+
+
+def test_evaluate_measures_a_ticket_as_the_study_did(cli, finished):
+    _, folder, _ = finished
+    table = pd.read_parquet(folder / "records.parquet")
+    ticket = folder.parent / "tombola-stages" / table["ticket"].iloc[1] / "ticket.safetensors"
+    result = cli("evaluate", ticket, "--samples", 64)
+    assert result.exit_code == 0
+    shown = {cells[1].strip(): cells[2].strip() for line in result.output.splitlines() if len(cells := line.split("│")) > 3}
+    assert float(shown["density"]) == pytest.approx(table["density"].iloc[1])
+    assert float(shown["accuracy"]) == pytest.approx(table["accuracy"].iloc[1], abs=0.05)  # other weight samples
+
+
+def test_studies_lists_and_prints(cli):
+    assert "demo" in cli("studies").output
+    assert yaml.safe_load(cli("studies", "demo").output)["name"] == "demo"
+
+
+def test_a_failed_stage_is_exit_code_1_and_the_rest_is_done(cli, tiny, study_file):
+    arms = ["deterministic", {"arm": "ticket", "train": {"lr": 1e9, "optimiser": "sgd"}}]
+    result = cli("run", study_file(tiny | {"arms": arms}), "--out", "out/tiny")
+    assert result.exit_code == 1
+    assert "the loss is" in result.output
+    assert "deterministic (magnitude)" in result.output
+    assert len(pd.read_parquet("out/tiny/records.parquet")) == 2
+
+
+def test_an_interrupt_is_130_and_the_same_command_goes_on(tiny, study_file, tmp_path):
+    path = study_file(tiny | {"train": {"epochs": 400, "batch_size": 16}, "seeds": [0, 1, 2, 3]})
+    # a shell's background job ignores interrupts, and what it starts inherits that: these tests may be one
+    heeding = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    main = heeding + "sys.argv[0] = 'tombola'; from tombola.cli.app import main; main()"
+    command = [sys.executable, "-c", main, "run", str(path), "--out", str(tmp_path / "out" / "tiny"), "--device", "cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out").glob("tombola-stages/*/record.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "the same command goes on" in output
+    assert "Traceback" not in output
+    assert (tmp_path / "out" / "tiny" / "records.parquet").is_file()
+
+
+def test_threads_of_a_study_are_used(cli, tiny, study_file):
+    threads = torch.get_num_threads()
+    try:
+        cli("run", study_file(tiny | {"prune": {"levels": 0}, "threads": 2}), "--out", "out/tiny")
+        assert torch.get_num_threads() == 2
+        assert list(pd.read_parquet("out/tiny/records.parquet")["threads"]) == [2]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_study_of_files_is_looked_at_from_any_folder(cli, tiny, study_file, tmp_path, monkeypatch):
+    from PIL import Image
+
+    from tombola.engine.local import _dataset
+
+    for i in range(24):
+        place = tmp_path / "pets" / ("train" if i % 3 else "test") / "ab"[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4), 10 * i).save(place / f"{i}.png")
+    study = tiny | {"data": {"name": "folder", "args": {"path": "pets"}}, "prune": {"levels": 0}}
+    assert cli("run", study_file(study), "--out", "out/pets").exit_code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for command in ("status", "report"):
+        _dataset.cache_clear()  # as in another process
+        result = cli(command, "../out/pets")
+        assert result.exit_code == 0, result.output

@@ -1,0 +1,97 @@
+"""A run that is killed at any moment goes on with the same command and ends with the same bits."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+
+from tombola.engine.records import ENVIRONMENT, TIMING
+from tombola.pruning.ticket import load
+
+STUDY = {
+    "name": "small",
+    "seeds": [0],
+    "threads": 1,
+    "checkpoint_seconds": 0.05,  # so that trainings are cut in the middle, too
+    "data": {"name": "digits", "flip": True, "crop": 1},
+    "model": {"name": "conv", "args": {"widths": [8, 16], "batch_norm": True}},
+    "train": {"epochs": 6, "batch_size": 32, "lr": 0.005, "schedule": "one_cycle"},
+    "prune": {"levels": 1, "fraction": 0.6, "rewind": "epoch:1"},
+    "evaluate": {"samples": 4},
+    "arms": ["ticket", "deterministic", "transplant", "reinit", "shuffle_even"],
+}
+
+
+DRIVER = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+import pandas, pyarrow.parquet, sklearn.datasets, torch, tombola.cli.series, tombola.report.page
+from tombola.cli.app import main
+
+torch.optim.Adam([torch.zeros(1)])  # imports a thousand modules
+study, whole, cut = sys.argv[1:]
+
+def start(out):
+    pid = os.fork()
+    if not pid:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.argv = ["tombola", "run", study, "--out", out, "--device", "cpu"]
+        main()
+        os._exit(99)  # main leaves by SystemExit
+    return pid
+
+began = time.monotonic()
+_, status = os.waitpid(start(whole), 0)
+assert status == 0, status
+took = time.monotonic() - began
+
+stages = Path(cut).parent / "tombola-stages"
+draw, kills = random.Random(18), []
+while len(kills) < 5 or not any(kill["in_training"] for kill in kills):
+    pid = start(cut)
+    time.sleep(draw.uniform(0.05, 0.16) * took)
+    assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it has ended before it was killed"
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    unfinished = [path for path in stages.glob("unfinished/*.checkpoint")]
+    kills.append({"done": len(list(stages.glob("*/record.json"))), "in_training": bool(unfinished)})
+print(took, time.monotonic() - began, kills, file=sys.stderr); print(json.dumps(kills))
+"""
+"""Runs `tombola run` whole, then kills it again and again: in forks, which do not have to import torch each time."""
+
+
+def test_a_run_killed_at_five_instants_ends_with_the_same_bits(tmp_path: Path):
+    study = tmp_path / "small.yaml"
+    study.write_text(yaml.safe_dump(STUDY))
+    whole, cut = tmp_path / "whole" / "small", tmp_path / "cut" / "small"  # each with a store of its own
+    driven = subprocess.run([sys.executable, "-c", DRIVER, study, whole, cut], check=True, stdout=subprocess.PIPE, text=True)
+    kills = json.loads(driven.stdout)
+    assert len(kills) >= 5
+    done = [kill["done"] for kill in kills]
+    assert done == sorted(done)  # nothing that was finished is lost
+    assert any(kill["in_training"] for kill in kills)
+
+    main = "import sys; sys.argv[0] = 'tombola'; from tombola.cli.app import main; main()"
+    subprocess.run(
+        [sys.executable, "-c", main, "run", study, "--out", cut, "--device", "cpu"], check=True, stdout=subprocess.DEVNULL
+    )
+
+    differing = [*TIMING, *ENVIRONMENT]
+    tables = [pd.read_parquet(folder / "records.parquet").drop(columns=differing) for folder in (whole, cut)]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+    stores = [folder.parent / "tombola-stages" for folder in (whole, cut)]
+    tickets = [sorted(path.relative_to(store) for path in store.glob("*/ticket.safetensors")) for store in stores]
+    assert tickets[0] == tickets[1]
+    assert len(tickets[0]) > 12
+    for path in tickets[0]:
+        a, b = (load(store / path) for store in stores)
+        assert torch.equal(a.mask, b.mask)
+        for one, other in ((a.rewind, b.rewind), (a.trained, b.trained)):
+            assert (one is None) == (other is None)
+            for name, value in one.tensors().items() if one else ():
+                assert torch.equal(value, other.tensors()[name]), (path, name)

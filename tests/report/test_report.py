@@ -1,0 +1,433 @@
+"""The report, on records whose answers are known."""
+
+import json
+import math
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import matplotlib
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import ttest_1samp
+
+from support.synthetic import CURVES, LAYERS, STUDY, digits, regression, times
+from tombola.engine.records import stage_times
+from tombola.report import write_report
+from tombola.report.explorer import panel_data
+from tombola.report.figures import Drawing, styles
+from tombola.report.images import SETTINGS, Picture
+from tombola.report.page import render
+from tombola.report.panels import panels, values, written
+from tombola.report.plates import plates
+from tombola.report.quantities import ACCURACY, duration, left, listed, shortened
+from tombola.report.statistics import Gap, common_level, exceeding, level_gap, paired_gap, shared_level
+from tombola.report.text import INTERVALS, caveat, findings, gap_sentence
+
+FIGURES = {
+    *("1-accuracy", "1-accuracy-without-controls", "1-nll", "1-nll-without-controls"),
+    *("1-ece", "1-mace", "1-layers", "1-heat-ticket", "1-heat-deterministic"),
+    *("1-drift-mean", "1-drift-spread", "1-drift-rank"),
+}
+KINDS = {".png", ".svg", ".pdf", ".csv"}
+
+
+def names(pictures: list[Picture]) -> set[str]:
+    return {picture.name for picture in pictures}
+
+
+def drawn(records: pd.DataFrame, stages: pd.DataFrame | None = None) -> tuple[dict[str, Drawing], str]:
+    """The drawings of the only panel by name, and all captions."""
+    (panel,) = panels(records)
+    with matplotlib.rc_context(SETTINGS):
+        found = plates(panel, styles(panel.curves), stages)
+    return {name: drawing for plate in found for name, drawing in plate.drawings.items()}, " ".join(p.caption for p in found)
+
+
+@pytest.fixture(scope="module")
+def written_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the finished study, with its figures beside it."""
+    return write_report(digits(), STUDY, tmp_path_factory.mktemp("report") / "report.html")
+
+
+def three_seeds(a: list[float], b: list[float]) -> pd.DataFrame:
+    """Two curves at level 1 with those accuracies."""
+    rows = [("a", seed, value) for seed, value in enumerate(a)] + [("b", seed, value) for seed, value in enumerate(b)]
+    return pd.DataFrame(rows, columns=["curve", "seed", "accuracy"]).assign(level=1, density=0.64)
+
+
+def test_paired_gap_is_the_t_interval_of_the_differences() -> None:
+    a, b = [0.94, 0.95, 0.97], [0.90, 0.93, 0.91]
+    gap = paired_gap(three_seeds(a, b), "a", "b", 1, "accuracy")
+    oracle = ttest_1samp(np.subtract(a, b), 0).confidence_interval(0.95)
+    assert gap.mean == pytest.approx(0.04)
+    assert (gap.low, gap.high) == pytest.approx((oracle.low, oracle.high))
+    assert gap.n == 3
+
+
+def test_paired_gap_by_hand() -> None:
+    gap = paired_gap(three_seeds([0.3, 0.5], [0.2, 0.2]), "a", "b", 1, "accuracy")
+    # differences .1 and .3: mean .2, sd .1414, standard error .1; t of 97.5% with one degree of freedom is 12.706
+    assert (gap.mean, gap.low, gap.high) == pytest.approx((0.2, 0.2 - 1.2706, 0.2 + 1.2706), abs=1e-4)
+
+
+def test_paired_gap_pairs_only_the_seeds_that_both_have() -> None:
+    gap = paired_gap(three_seeds([0.9, 0.8, 0.1], [0.5, 0.6]), "a", "b", 1, "accuracy")
+    assert gap.n == 2
+    assert gap.mean == pytest.approx(0.3)
+
+
+def test_one_seed_has_a_gap_but_no_interval() -> None:
+    gap = paired_gap(three_seeds([0.9], [0.8]), "a", "b", 1, "accuracy")
+    assert gap.mean == pytest.approx(0.1)
+    assert gap.n == 1
+    assert math.isnan(gap.low)
+    assert math.isnan(gap.high)
+
+
+def test_no_common_seed_is_an_empty_gap() -> None:
+    gap = paired_gap(three_seeds([0.9], []), "a", "b", 1, "accuracy")
+    assert gap.n == 0
+    assert math.isnan(gap.mean)
+
+
+def test_level_gap_pairs_levels_of_one_curve() -> None:
+    records = three_seeds([0.9, 0.8], []).assign(level=0)
+    records = pd.concat([records, records.assign(level=1, accuracy=[0.8, 0.6])])
+    assert level_gap(records, "a", 1, 0, "accuracy").mean == pytest.approx(-0.15)
+
+
+def test_common_level_prefers_two_seeds_to_a_sparser_level() -> None:
+    records = digits()
+    assert common_level(records, "ticket (snr)", "transplant", "accuracy") == 6
+    ahead = records[(records["level"] < 4) | (records["seed"] == 0)]
+    assert common_level(ahead, "ticket (snr)", "transplant", "accuracy") == 3
+    assert common_level(digits(seeds=1), "ticket (snr)", "transplant", "accuracy") == 6
+    assert common_level(records, "ticket (snr)", "absent", "accuracy") is None
+
+
+def test_shared_level_is_one_that_all_have() -> None:
+    records = digits()
+    late = records[(records["curve"] != "transplant") | (records["level"] <= 2)]
+    assert shared_level(late, list(CURVES), "accuracy") == 2
+    assert shared_level(late, [], "accuracy") is None
+
+
+@pytest.mark.parametrize(
+    ("gap", "words"),
+    [
+        (Gap(0.05, 0.01, 0.09, 3), "a is above b in accuracy at 1%: mean gap +5.00 percentage points"),
+        (Gap(-0.05, -0.09, -0.01, 3), "a is below b in accuracy at 1%: mean gap \N{MINUS SIGN}5.00 percentage points"),
+        (Gap(0.01, -0.02, 0.04, 3), "a cannot be told apart from b with 3 seeds in accuracy at 1%"),
+        (Gap(0.01, math.nan, math.nan, 1), "no interval and no verdict"),
+    ],
+)
+def test_verdicts(gap: Gap, words: str) -> None:
+    sentence = gap_sentence("a", "b", gap, ACCURACY, "at 1%")
+    assert words in sentence
+    assert f"n = {gap.n} seed" in sentence
+
+
+def test_verdict_names_its_interval() -> None:
+    sentence = gap_sentence("a", "b", Gap(0.01, -0.02, 0.04, 3), ACCURACY, "at 1%")
+    assert "95% interval \N{MINUS SIGN}2.00 to +4.00" in sentence
+
+
+def test_findings_of_the_finished_study() -> None:
+    (panel,) = panels(digits())
+    text = "\n".join(findings(panel))
+    assert panel.reference == "ticket (snr)"
+    assert "ticket (snr) is above global shuffle (snr)" in text
+    assert "ticket (snr) cannot be told apart from ticket (mu) with 3 seeds" in text
+    assert "Level 6 is below the dense network" in text
+    assert "at 6.87% of weights left (level 6)" in text
+    assert "above the range of a perfectly calibrated model" in text
+    assert "above its own range in 3 of 3 seeds" in text
+    assert "rank correlation 0.970: sigma still ranks as it was initialised" in text
+
+
+def test_a_seed_that_is_ahead_of_the_others_does_not_decide() -> None:
+    records = digits()
+    (panel,) = panels(records[(records["level"] < 4) | (records["seed"] == 0)])
+    assert "Level 3 is below the dense network" in findings(panel)[0]
+
+
+def test_exceeding_counts_seeds_above_their_own_range() -> None:
+    records = digits()
+    assert exceeding(records, "ticket (snr)", 0, "ece") == (0, 3)
+    assert exceeding(records, "ticket (snr)", 6, "ece") == (3, 3)
+
+
+def test_a_regression_report_shows_rmse_and_no_calibration() -> None:
+    page, pictures = render(regression(), STUDY)
+    assert "RMSE" in page
+    assert "is below re-init (snr) in RMSE (lower is better)" in page
+    assert {"1-rmse", "1-nll", "1-layers"} <= names(pictures)
+    assert not {"1-accuracy", "1-ece", "1-mace"} & names(pictures)
+
+
+def test_a_report_of_one_seed_says_so() -> None:
+    html, pictures = render(digits(seeds=1), STUDY, failed=[], missing=0)
+    assert "One seed: no spread shown." in html
+    assert "no interval and no verdict" in html
+    assert names(pictures) == FIGURES
+
+
+def test_a_missing_seed_is_told_at_its_point() -> None:
+    records = digits()
+    gone = (records["curve"] == "transplant") & (records["level"] == 6) & (records["seed"] == 1)
+    html, _ = render(records[~gone], STUDY, failed=[], missing=1)
+    assert "(n=2)" in html
+    assert "some points have only 2" in html
+    assert "unfinished: 1 stage to go" in html
+
+
+def test_an_empty_study_says_that_nothing_is_finished(tmp_path: Path) -> None:
+    page = write_report(pd.DataFrame(), STUDY, tmp_path / "report.html", failed=["stage x broke"], missing=3).read_text()
+    assert "Nothing is finished yet." in page
+    assert "unfinished: 3 stages to go" in page
+    assert "stage x broke" in page
+
+
+def test_variants_have_their_own_sections() -> None:
+    fanned = pd.concat([digits(variant="train.lr=0.003"), digits(variant="train.lr=0.01")], ignore_index=True)
+    html, pictures = render(fanned, {**STUDY, "train": {"lr": [0.003, 0.01]}}, failed=[], missing=0)
+    assert "mlp on digits, train.lr=0.01</h2>" in html
+    assert "(here 0.003 and 0.01)" in html
+    assert {"1-accuracy", "2-accuracy"} <= names(pictures)
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+
+
+def test_diverged_trainings_are_reported() -> None:
+    broken = digits()
+    late = broken["level"] > 3
+    broken.loc[late, ["accuracy", "best_accuracy", "ece", "mace"]] = math.nan
+    broken.loc[late, "nll"] = math.inf
+    broken["layer_density"] = None
+    html, pictures = render(broken, STUDY, failed=[], missing=0)
+    assert "at 26.2% of weights left (level 3)" in html
+    assert "63 of 135 tickets have no finite accuracy or NLL" in html
+    assert names(pictures) == FIGURES - {"1-layers", "1-heat-ticket", "1-heat-deterministic"}
+
+
+def test_a_study_with_only_dense_networks_is_reported() -> None:
+    dense = digits()[lambda records: records["level"] == 0]
+    html, _ = render(dense, STUDY, failed=[], missing=100)
+    assert "only the dense network is finished" in html
+
+
+@pytest.mark.parametrize("letters", [10, 60, 100])
+def test_a_legend_of_long_names_stays_within_its_figure(letters: int) -> None:
+    records = digits(seeds=1)
+    records["curve"] = [
+        f"{curve}, {'estimator=my_estimators:LocalLinear, ' * 9}"[:letters] + f" {curve[-5:]}" for curve in records["curve"]
+    ]
+    (panel,) = panels(records)
+    with matplotlib.rc_context(SETTINGS):
+        for plate in plates(panel, styles(panel.curves)):
+            for name, drawing in plate.drawings.items():
+                Picture.of(name, drawing)  # lays it out
+                for legend in drawing.figure.legends:
+                    box = legend.get_window_extent()
+                    assert box.x0 >= 0, name
+                    assert box.x1 <= drawing.figure.bbox.width, name
+                axes = drawing.figure.axes[0].get_window_extent()
+                assert axes.height > 0.25 * drawing.figure.bbox.height, name
+
+
+def test_the_page_is_self_contained(written_page: Path) -> None:
+    page = written_page.read_text()
+    namespaces = r'xmlns(:\w+)?="http[^"]*"|createElementNS\([^,]*,'
+    assert not re.search(r"https?://", re.sub(namespaces, "", page))
+    assert re.findall(r"<script[^>]*>", page) == [
+        '<script type="text/plain" id="plotly">',
+        '<script type="application/json" id="data">',
+        "<script>",
+    ]
+    assert "<?xml" not in page
+    assert page.startswith("<!DOCTYPE html>")
+    assert page.count('role="img" aria-label="') == len(FIGURES)
+    ids = set(re.findall(r'\bid="([^"]+)"', page))
+    referred = set(re.findall(r'href="#([^"]+)"', page)) | set(re.findall(r"url\(#([^)]+)\)", page))
+    assert referred <= ids
+
+
+def test_the_figures_are_files_and_not_blank(written_page: Path) -> None:
+    files = list((written_page.parent / "figures").iterdir())
+    assert {(path.stem, path.suffix) for path in files} == {(name, kind) for name in FIGURES for kind in KINDS}
+    for path in files:
+        if path.suffix == ".png":
+            assert matplotlib.image.imread(path).std() > 0.05
+        elif path.suffix == ".pdf":
+            assert path.read_bytes().startswith(b"%PDF-")
+        elif path.suffix == ".svg":
+            assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_a_csv_holds_what_the_figure_plots(written_page: Path) -> None:
+    drawings, _ = drawn(digits())
+    for name in FIGURES - {"1-layers", "1-heat-ticket", "1-heat-deterministic"}:
+        table = pd.read_csv(written_page.parent / "figures" / f"{name}.csv")
+        lines = {line.get_label(): line.get_xydata() for line in drawings[name].figure.axes[0].get_lines()}
+        assert lines.keys() == set(table["curve"])
+        for curve, rows in table.groupby("curve"):
+            np.testing.assert_allclose(rows[["weights_left_percent", "mean"]].to_numpy(), lines[curve], rtol=1e-12)
+
+
+def test_the_csv_of_accuracy_is_means_and_ranges_in_percent(written_page: Path) -> None:
+    table = pd.read_csv(written_page.parent / "figures" / "1-accuracy.csv").set_index(["curve", "level"])
+    records = digits()
+    seeds = records[(records["curve"] == "ticket (mu)") & (records["level"] == 4)]["accuracy"]
+    row = table.loc[("ticket (mu)", 4)]
+    assert row[["mean", "low", "high"]].tolist() == pytest.approx(
+        [100 * f for f in (seeds.mean(), seeds.min(), seeds.max())]
+    )
+    assert row["weights_left_percent"] == pytest.approx(100 * 0.64**4)
+    assert row["seeds"] == 3
+
+
+def test_a_heat_map_shows_the_layers_by_levels(written_page: Path) -> None:
+    table = pd.read_csv(written_page.parent / "figures" / "1-heat-ticket.csv")
+    assert set(table["curve"]) == {"ticket (snr)"}
+    grid = table.pivot(index="layer", columns="level", values="mean")
+    for layer, share in LAYERS.items():
+        expected = [100 * min(1.0, share * 0.64**level) for level in range(7)]
+        assert grid.loc[layer].tolist() == pytest.approx(expected)
+    drawings, _ = drawn(digits())
+    shades = drawings["1-heat-ticket"].figure.axes[0].collections[0].get_array()
+    np.testing.assert_allclose(np.asarray(shades).reshape(3, 7), grid.loc[list(LAYERS)].to_numpy())
+
+
+def test_an_empty_layer_is_named_and_left_white() -> None:
+    records = digits()
+    late = records["level"] == 6
+    records.loc[late, "layer_density"] = '{"fc1": 0.01, "fc2": 0.0, "fc3": 0.2}'
+    drawings, captions = drawn(records)
+    assert "White: nothing is left, as fc2 of ticket (snr) from level 6" in captions
+    figure = drawings["1-heat-ticket"].figure
+    assert np.ma.getmaskarray(figure.axes[0].collections[0].get_array()).reshape(3, 7)[1].tolist() == [False] * 6 + [True]
+
+
+def test_times_are_summed_by_curve_and_kind() -> None:
+    records = digits()
+    drawings, captions = drawn(records, times(records))
+    drawing = drawings["1-time"]
+    found = drawing.numbers.set_index(["curve", "kind"])["seconds"]
+    assert found["ticket (snr)", "train"] == 21 * 2.0  # seven levels, three seeds
+    assert found["transplant", "prune"] == 18 * 0.5  # no dense one
+    assert found["transplant", "other"] == 0
+    bars = [bar.get_width() for bar in drawing.figure.axes[0].patches]
+    assert sum(bars) == pytest.approx(len(records) * 2.75)
+    assert "6.2 min in all; 73% train, 18% prune and 9% evaluate" in captions
+
+
+def test_every_finished_stage_is_timed_once(plan_of, run_plan, tiny) -> None:
+    plan = plan_of({**tiny, "arms": ["ticket", {"arm": "reinit"}], "seeds": [0, 1]})
+    store, watcher, _ = run_plan(plan)
+    found = stage_times(plan, store)
+    assert sorted(found["kind"]) == sorted(stage.kind for stage in plan.stages)
+    assert len(found) == len(watcher.began_of)
+    dense = found[(found["kind"] == "prune") & (found["seed"] == 1)]
+    assert dense[["curve", "level"]].to_numpy().tolist() == [["ticket (snr)", 1]]  # the first of two curves that need it
+    assert (found["seconds"] >= 0).all()
+    trained = [store.record(stage.key)["record"]["train_seconds"] for stage in plan.stages if stage.kind == "train"]
+    assert found.loc[found["kind"] == "train", "seconds"].sum() >= sum(trained)
+    store.discard(plan.stages[-1].key)
+    assert len(stage_times(plan, store)) == len(found) - 1
+
+
+def test_the_browser_gets_every_number_and_columns_of_ones_own() -> None:
+    records = digits().assign(margin=lambda r: r["accuracy"] ** 2, note="text")
+    records.loc[0, "margin"] = math.inf
+    (panel,) = panels(records)
+    data = panel_data(panel, styles(panel.curves))
+    metrics = [metric["column"] for metric in data["metrics"]]
+    assert metrics[0] == "accuracy"
+    assert metrics[-1] == "margin"
+    assert not {"seed", "level", "density", "ece_null", "note", "samples"} & set(metrics)
+    rows = pd.DataFrame(data["rows"])
+    names = [curve["name"] for curve in data["curves"]]
+    keys = ["curve", "level", "seed"]
+    both = rows.assign(curve=[names[i] for i in rows["curve"]]).merge(records, on=keys, suffixes=("", "_recorded"))
+    assert len(both) == len(records)
+    for metric in metrics:
+        known = both[f"{metric}_recorded"].replace(math.inf, math.nan)
+        np.testing.assert_allclose(both[metric].astype(float), known, rtol=1e-5)
+    json.dumps(data, allow_nan=False)
+
+
+def test_equal_records_give_equal_bytes(written_page: Path) -> None:
+    html, pictures = render(digits(), STUDY)
+    assert html == written_page.read_text()
+    for name, content in pictures[0].files().items():
+        assert content == (written_page.parent / "figures" / name).read_bytes()
+    for picture in pictures:
+        assert picture.svg == (written_page.parent / "figures" / f"{picture.name}.svg").read_bytes()
+
+
+def test_hostile_names_are_escaped() -> None:
+    records = digits().replace({"curve": {"transplant": '"><script>alert($1)--></script>'}})
+    hostile = {**STUDY, "name": "<script>alert(1)</script>"}
+    html, _ = render(records, hostile, failed=["<script>"], missing=0)
+    assert html.count("<script") == 3  # our own
+    assert html.count("</script") == 3
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+
+
+def test_the_caveat_names_the_settings() -> None:
+    assert "learning rate (here 0.003)" in caveat(STUDY)
+    assert "final classifier is pruned (here it is not)" in caveat(STUDY)
+    assert "(here it is)" in caveat({"prune": {"classifier": True}})
+    assert "(here it is and it is not)" in caveat({"prune": {"classifier": [True, False]}})
+    assert "(here not stated)" in caveat({})
+
+
+def test_the_page_has_its_caveats(written_page: Path) -> None:
+    page = written_page.read_text()
+    assert caveat(STUDY) in page
+    assert INTERVALS in page
+    assert "Optimistic: the best epoch is selected by test data" in page
+
+
+def test_a_failed_write_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "report.html"
+    out.write_text("old")
+
+    def broken(*_: object) -> None:
+        raise OSError("disk")
+
+    monkeypatch.setattr("os.replace", broken)
+    with pytest.raises(OSError, match="disk"):
+        write_report(pd.DataFrame(), STUDY, out)
+    assert out.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figures", "report.html"]
+
+
+def test_settings_are_found_through_fan_outs() -> None:
+    study = {"model": [{"name": "mlp"}, {"name": "vgg"}], "train": {"lr": [0.1, 0.2]}}
+    assert values(study, "model", "name") == ["mlp", "vgg"]
+    assert written(values(study, "train", "lr")) == "0.1 and 0.2"
+    assert written(values(study, "prune", "fraction")) == "not stated"
+    assert written([True]) == "yes"
+
+
+def test_numbers_are_written_for_people() -> None:
+    assert [left(1.0), left(0.64), left(0.0115)] == ["100%", "64%", "1.15%"]
+    assert [duration(95), duration(740), duration(11_000)] == ["95 s", "12.3 min", "3.1 h"]
+    assert [listed([]), listed(["a"]), listed(["a", "b", "c"])] == ["none", "a", "a, b and c"]
+    assert [shortened(list("abcde")), shortened(list("abcdef"))] == ["a, b, c, d and e", "a, b, c, d and 2 more"]
+    assert [ACCURACY.show(0.9421), ACCURACY.spread(0.9421, 0.002), ACCURACY.signed(-0.0102)] == [
+        "94.2%",
+        "94.2 ± 0.2",
+        "\N{MINUS SIGN}1.02",
+    ]
+
+
+def test_a_study_without_pruning_says_so_and_shows_no_densities(tmp_path):
+    page = write_report(digits(levels=0), STUDY, tmp_path / "report.html").read_text()
+    assert "Networks are trained and tested, without pruning" in page
+    assert "Density per layer" not in page
+    assert not list((tmp_path / "figures").glob("*layers*"))
