@@ -1,6 +1,6 @@
 """Imports go one way, from room to room; the core needs torch and safetensors alone; nothing heavy is imported early."""
 
-import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -9,19 +9,8 @@ import pytest
 
 from support.bare import WHOLE, run_without
 
-SOURCE = Path(__file__).parents[2] / "src" / "tombola"
-
-FLOORS = [
-    ["errors", "streams"],
-    ["settings", "plugins", "files", "metrics"],
-    ["posterior", "models", "claims"],
-    ["inference", "pruning", "data", "report"],
-    ["training"],
-    ["study"],
-    ["engine"],
-    ["cli"],
-]
-"""The rooms, from the ground up: a room imports only from floors below its own. docs/architecture.md draws them."""
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "tombola"
 
 CORE = [
     "streams",
@@ -37,44 +26,33 @@ STUDIES = [*CORE, "study.spec", "study.plan", "engine.local", "engine.records", 
 """Modules that plan and run studies on a bare machine."""
 
 
-def imports_of(path: Path) -> set[str]:
-    """Return the rooms that a file imports from, for type checking too."""
-    inside = ("tombola", *path.relative_to(SOURCE).parts[:-1])
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            base = (*inside[: len(inside) - node.level + 1],) if node.level else ()
-            names = [node.module] if node.module else []
-            dotted = [*base, *".".join(names).split(".")] if names else [*base]
-            if dotted[0] == "tombola":
-                found |= {dotted[1]} if len(dotted) > 1 else {alias.name for alias in node.names}
-    return found
+@pytest.fixture(scope="module")
+def house():
+    """The script that draws the rooms from the imports, and lists them by floor."""
+    spec = importlib.util.spec_from_file_location("make_architecture", ROOT / "docs" / "make_architecture.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
 
 
-def arrows() -> dict[str, set[str]]:
-    """Return each room with the other rooms that it imports from."""
-    rooms = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    found: dict[str, set[str]] = {room: set() for room in rooms - {"__init__"}}
-    for path in SOURCE.rglob("*.py"):
-        room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-        if room in found:
-            found[room] |= imports_of(path) - {room}
-    return found
-
-
-def test_every_room_has_its_floor_and_imports_from_lower_floors_only():
-    floor_of = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-    found = arrows()
+def test_every_room_has_its_floor_and_imports_from_lower_floors_only(house):
+    floor_of = {room: floor for floor, rooms in enumerate(house.FLOORS) for room in rooms}
+    found = house.arrows()
     assert found.keys() == floor_of.keys()
     wrong = [f"{room} -> {other}" for room, others in found.items() for other in others if floor_of[other] >= floor_of[room]]
     assert not wrong
 
 
-def test_the_house_stays_small():
-    found = arrows()
+def test_the_house_stays_small(house):
+    found = house.arrows()
     assert len(found) <= 22
-    assert len(FLOORS) <= 9
+    assert len(house.FLOORS) <= 9
     assert sum(map(len, found.values())) <= 110
+
+
+def test_the_picture_is_what_the_imports_say(house):
+    said = "run: python docs/make_architecture.py > docs/architecture.svg"
+    assert (ROOT / "docs" / "architecture.svg").read_text() == house.picture(), said
 
 
 def run(code: str) -> str:
