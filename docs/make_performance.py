@@ -42,10 +42,6 @@ A small study of the built-in digits (tickets, deterministic tickets, re-initial
 from the start of Python to the report. Plain steps are a torch loop's (deterministic) over the same batches, bare steps
 tombola's own (of the study's methods), both times the number of steps in the study's plan; what is more is measuring,
 pruning, storing and the report. Resume is the same command once more when all is done.""",
-    "together": """## Several networks at once
-
-A training step of one of several networks of one architecture: their trainings one after another, and
-[together](python.md#several-networks-at-once) as one. What is divided by is one after another; there is no target.""",
     "data": """## An epoch of images
 
 Images of 3x32x32 gathered in shuffled order, mirrored, cropped and normalised. Resident is from memory, streamed from a
@@ -122,23 +118,6 @@ def _studies(rows: Sequence[dict]) -> list[str]:
     return [_table(["", *(_threads(row["threads"]) + ", reduced" * row["quick"] for row in rows)], lines)]
 
 
-def _together(rows: Sequence[dict]) -> list[str]:
-    """A row for each net and method, a column for each number of networks; a table for each number of threads."""
-    tables = []
-    for threads in dict.fromkeys(row["threads"] for row in rows):
-        some = [row for row in rows if row["threads"] == threads]
-        copies = list(dict.fromkeys(row["copies"] for row in some))
-        lines: dict[str, dict[int, str]] = {}
-        for row in some:
-            for way, ratio in row["ratio"].items():
-                if way != "one by one":
-                    label = f"{row['net']}, batch {row['batch']}, {row['method']}, {way}"
-                    lines.setdefault(label, {})[row["copies"]] = _cell(row, way, ratio)
-        heads = [_threads(threads), *(f"{n} networks" for n in copies)]
-        tables.append(_table(heads, [[label, *(cells.get(n, "") for n in copies)] for label, cells in lines.items()]))
-    return tables
-
-
 def _epochs(rows: Sequence[dict]) -> list[str]:
     threads = list(dict.fromkeys(row["threads"] for row in rows))
     lines: dict[str, list[str]] = {}
@@ -152,7 +131,6 @@ TABLES: dict[str, Callable[[Sequence[dict]], list[str]]] = {
     "training": _steps,
     "predict": _predictions,
     "study": _studies,
-    "together": _together,
     "data": _epochs,
 }
 

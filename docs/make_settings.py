@@ -50,7 +50,7 @@ several lists. The example has two learning rates and two scores. In the records
 - Lists within `data.args` and `model.args` belong to the function that gets them. A list *of* args fans out:
   `args: [{hidden: [100]}, {hidden: [300, 100]}]`.
 - A whole section may be a list: `model: [{name: mlp}, {name: conv}]`.
-- `name`, `description`, `threads`, `together` and `checkpoint_seconds` are of the whole study: a list there is an error.
+- `name`, `description`, `threads` and `checkpoint_seconds` are of the whole study: a list there is an error.
 - Within an arm, lists fan out into several curves, `train` of the arm included.
 
 ## Changes on the command line

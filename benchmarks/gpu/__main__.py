@@ -4,7 +4,7 @@
     python -m benchmarks.gpu PIECE --data cifar10.safetensors --out results/gpu
     python -m benchmarks.gpu collect --out results/gpu          after the piece paper, where the whole package is
 
-Pieces: profile, steps, data, levels, together, recipe, study, paper. Beyond tombola's core they need torch and safetensors
+Pieces: profile, steps, data, levels, recipe, study, paper. Beyond tombola's core they need torch and safetensors
 alone. Exit code 0: done; 1: done, and a target is missed (judged on a GPU, never of toys) or a stage has failed; 2: bad
 input; 3: the time is up, run the same command again.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu import epochs, many, profiling, steps, tickets
+from benchmarks.gpu import epochs, profiling, steps, tickets
 from benchmarks.gpu.nets import NETS, TOY_RECIPES, Job, noise, stored, stored_recipes
 from benchmarks.gpu.sitting import MACHINE, Row, Sitting
 from benchmarks.gpu.studies import STUDIES, SUFFIX, digest, stored_studies
@@ -32,7 +32,6 @@ PIECES: dict[str, Callable[[Job, Sitting, Measured], bool]] = {
     "steps": lambda job, sitting, _: steps.steps(job, sitting),
     "data": epochs.data,
     "levels": epochs.levels,
-    "together": lambda job, sitting, _: many.together(job, sitting),
     "recipe": tickets.recipe,
     "study": tickets.study,
     "paper": lambda job, sitting, _: _paper(job, sitting),

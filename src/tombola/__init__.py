@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from .training.loop import train as train
     from .training.memory import MemoryForecast as MemoryForecast
     from .training.memory import forecast_memory as forecast_memory
-    from .training.together import train_together as train_together
 
 _HOME = {
     "LoaderBatches": "data.batches",
@@ -50,7 +49,6 @@ _HOME = {
     "Ticket": "pruning.ticket",
     "load": "pruning.ticket",
     "train": "training.loop",
-    "train_together": "training.together",
 }
 
 __all__ = ["__version__", *_HOME]

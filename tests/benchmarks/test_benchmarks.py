@@ -13,7 +13,7 @@ from benchmarks.nets import AGAINST, NETS, TIMED, TOY
 from benchmarks.record import PEERS, Verdict, finish, installed
 from benchmarks.steps import SETTINGS, configurations
 
-from benchmarks import data, memory, peers, predict, study, timing, together, training
+from benchmarks import data, memory, peers, predict, study, timing, training
 from tombola.models import build
 
 MAKE_PAGE = Path(__file__).parents[2] / "docs" / "make_performance.py"
@@ -170,19 +170,6 @@ def test_an_epoch_of_images_is_measured(tmp_path):
     assert code == 0  # other numbers than 50,000 have no target
     assert_whole(record, "data")
     assert [row["how"] for row in record["rows"]] == ["resident", "streamed"]
-
-
-def test_networks_at_once_are_measured_and_the_page_shows_them(monkeypatch, tmp_path):
-    argv = ["--nets", "mlp", "--methods", "map", "--copies", "2", "3", "--device", "cpu"]
-    code, record = run(together.main, tmp_path, *argv)
-    assert code == 0  # there is no target
-    assert_whole(record, "together")
-    assert [row["copies"] for row in record["rows"]] == [2, 3]
-    script = page_maker()
-    monkeypatch.setattr(script, "RESULTS", tmp_path)
-    cells = [f"{row['ratio']['together']:.2f}" for row in record["rows"]]
-    assert "| 1 thread | 2 networks | 3 networks |" in script.page()
-    assert f"| mlp, batch 64, map, together | {cells[0]} | {cells[1]} |" in script.page()
 
 
 def test_the_bare_loop_of_a_study_trains():

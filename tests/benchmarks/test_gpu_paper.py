@@ -176,7 +176,7 @@ def test_sittings_that_stop_in_the_middle_of_trainings_give_the_same_tickets(arg
 
 def test_what_is_recorded_is_not_run_again(arguments, whole, tmp_path, monkeypatch, capsys):
     shutil.copy(whole / "paper.json", tmp_path)
-    monkeypatch.setattr("tombola.engine.local.run_stages", None)  # would fail if it were called
+    monkeypatch.setattr("tombola.engine.local.Engine._run", None)  # would fail if it were called
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     assert record_of(tmp_path)["rows"] == record_of(whole)["rows"]
     assert capsys.readouterr().out == ""

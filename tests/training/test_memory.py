@@ -127,28 +127,23 @@ def test_what_is_of_a_gpu_or_a_compiler_is_forecast_without_it(changes, monkeypa
     assert same == plain
 
 
-def test_processes_and_trainings_at_once_multiply_what_each_has_of_its_own():
+def test_processes_multiply_what_each_has_of_its_own():
     data = images()
-    made = [stages("mlp", {"estimator": estimator}) for estimator in ("weight_sample", "local")]
-    one = made[0]
-    others = [replace(one[1], seed=seed) for seed in (1, 2)]
-    fused, alone = [one[1], *others], [made[1][1]]
-    budget = Budget([*fused, *alone], CPU, lambda _: data)
-    needs = budget.of(one[1])
-    for some, jobs, together, whom, times in (
-        (fused, 1, 1, "", 1),
-        (fused, 2, 1, " for 2 processes", 2),
-        (fused[:1], 2, 1, "", 1),  # there is but one stage
-        (fused, 1, 8, " for 3 trainings at once", 3),
-        (fused, 2, 2, " for 2 processes with 2 trainings at once", 4),
+    one = stages("mlp", {})[1]
+    others = [replace(one, seed=seed) for seed in (1, 2)]
+    budget = Budget([one, *others], CPU, lambda _: data)
+    needs = budget.of(one)
+    for some, jobs, whom, times in (
+        ([one, *others], 1, "", 1),
+        ([one, *others], 2, " for 2 processes", 2),
+        ([one], 2, "", 1),  # there is but one stage
     ):
-        (line, *_) = budget.lines(some, jobs, together)
+        (line, *_) = budget.lines(some, jobs)
         total = in_words(times * needs.total)
         assert line.startswith(f"memory: about {total} of ")
         assert f" free on cpu{whom} (" in line
-    assert " at once" not in budget.lines(alone * 2, 1, 8)[0]  # never trained together
-    both = replace(needs, data=10.0, evaluation=7.0).times(2, 3)
-    assert (both.weights, both.data, both.evaluation) == (6 * needs.weights, 20, 14)
+    both = replace(needs, data=10.0, evaluation=7.0).times(2)
+    assert (both.weights, both.data, both.evaluation) == (2 * needs.weights, 20, 14)
 
 
 def test_a_mapping_can_be_forecast():

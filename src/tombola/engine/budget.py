@@ -2,7 +2,6 @@
 
 import time
 import warnings
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields, replace
 
@@ -17,10 +16,8 @@ from tombola.study.stages import Evaluate, Init, Stage, Train
 from tombola.training.loop import VALIDATED_AT_ONCE
 from tombola.training.memory import Case, MemoryForecast, evaluation_needs, in_words, training_needs
 from tombola.training.out_of_memory import what_to_lower
-from tombola.training.together import unfit_settings
 
 from .forecast import Data
-from .joint import kind_of
 
 _ALTOGETHER = 10.0  # seconds; kinds that are left then have no forecast
 
@@ -47,33 +44,23 @@ class Budget:
         """What a training or an evaluation needs; None where it is not known."""
         return self._found.get(_kind(stage))
 
-    def lines(self, stages: Iterable[Stage], jobs: int = 1, together: int = 1) -> list[str]:
+    def lines(self, stages: Iterable[Stage], jobs: int = 1) -> list[str]:
         """What to say before these are run: the largest counts, and a warning if it is more than is free.
 
-        jobs: processes, each with one stage or so many trainings of one kind at once (`joint`) as `together` says.
+        jobs: processes, each with one stage at a time.
         """
         stages = list(stages)
-        sizes, processes = _groups(stages, together), min(jobs, len(stages))
-        known = [(f.times(processes, sizes[s.key]), s) for s in stages if (f := self.of(s)) is not None]
+        processes = min(jobs, len(stages))
+        known = [(f.times(processes), s) for s in stages if (f := self.of(s)) is not None]
         if not known:
             return []
         largest, stage = max(known, key=lambda pair: pair[0].total)
         total, free = in_words(largest.total), in_words(self.free)
-        each = f"{sizes[stage.key]} trainings at once" if sizes[stage.key] > 1 else ""
-        several = f"{processes} processes" if processes > 1 else ""
-        whom = f" for {' with '.join(part for part in (several, each) if part)}" if several or each else ""
+        whom = f" for {processes} processes" if processes > 1 else ""
         said = [f"memory: about {total} of {free} free on {self.device}{whom} ({largest.inner})"]
         if largest.total > self.free:
             said.append(f"this may be more memory than there is; if it fails, {advice(stage, largest)}")
         return said
-
-
-def _groups(stages: Iterable[Stage], together: int) -> dict[str, int]:
-    """Key -> the most trainings that are run at once where the stage is one of them."""
-    stages = list(stages)
-    kinds = {s.key: kind_of(s) for s in stages if isinstance(s, Train) and unfit_settings(s.settings) is None}
-    counts = Counter(kinds.values())
-    return {s.key: min(together, counts[kinds[s.key]]) if s.key in kinds else 1 for s in stages}
 
 
 def advice(stage: Stage, forecast: MemoryForecast | None) -> str:

@@ -22,12 +22,11 @@ from tombola.errors import TombolaError
 from tombola.pruning.ticket import Ticket
 from tombola.settings import DataSettings
 from tombola.study.plan import Plan, names_of
-from tombola.study.stages import Evaluate, Stage, Surroundings, Train
+from tombola.study.stages import Evaluate, Outcome, Stage, Surroundings, Train
 from tombola.training.checkpoint import TimeUp, arithmetic
 from tombola.training.memory import MemoryForecast
 from tombola.training.out_of_memory import MemoryShortError, free_cached, is_out_of_memory, short_of_memory
 
-from .joint import kind_of, run_stages
 from .progress import Progress, ProgressFile, Watcher, forget_stopped
 from .store import Store, missing
 
@@ -42,8 +41,6 @@ class Engine:
     device: torch.device
     watcher: Watcher
     checkpoint_seconds: float = 60.0
-    together: int = 1
-    """So many trainings of one kind are run at once, as one (`joint`)."""
     joins: bool = False
     """Whether it takes part in a run that has begun: what failed in that is not tried again."""
     ends: float = math.inf
@@ -62,7 +59,7 @@ class Engine:
         Raises TimeUp when `ends` has come: within a training that has a checkpoint, else after the stage.
         """
         self.store.prepare()
-        self._names, self._said = names_of(plan), set[str]()
+        self._names = names_of(plan)
         waiting = {stage.key: stage for stage in missing(plan, self.store)}
         if not self.joins:
             self.store.forget_failures(waiting)
@@ -80,18 +77,15 @@ class Engine:
 
     def _run_next(self, waiting: dict[str, Stage]) -> bool:
         """Runs the first stage that is ready and free; False if there is none. Takes what has ended out of `waiting`."""
-        # whoever collects trainings first runs all that makes some ready
-        for stage in sorted(waiting.values(), key=lambda s: self.together > 1 and isinstance(s, Train)):
+        for stage in list(waiting.values()):
             if self._ended(stage):
                 del waiting[stage.key]
                 continue
             with ExitStack() as locks:
                 if not self._taken(stage, locks):
                     continue
-                group = [stage, *self._companions(stage, waiting, locks)]
-                self._run(group)
-            for one in group:
-                del waiting[one.key]
+                self._run(stage)
+            del waiting[stage.key]
             return True
         return False
 
@@ -110,23 +104,6 @@ class Engine:
         locks.callback(lock.release)
         return True
 
-    def _companions(self, stage: Stage, waiting: dict[str, Stage], locks: ExitStack) -> list[Stage]:
-        """Trainings that can be run with it, but no half-finished ones, which go on alone."""
-        found: list[Stage] = []
-        if self.together == 1 or not isinstance(stage, Train) or self._begun(stage):
-            return found
-        kind = kind_of(stage)
-        for other in waiting.values():
-            if len(found) == self.together - 1:
-                break
-            alike = isinstance(other, Train) and other is not stage and kind_of(other) == kind
-            if alike and not self._begun(other) and self._taken(other, locks):
-                found.append(other)
-        return found
-
-    def _begun(self, stage: Stage) -> bool:
-        return self.store.checkpoint_path(stage.key).exists()
-
     def _ended(self, stage: Stage) -> bool:
         """Whether nothing is to be done for the stage: another process has finished it or failed, or a parent has failed."""
         if self.store.done(stage.key):
@@ -142,57 +119,40 @@ class Engine:
             self.watcher.failed(stage, self.failures[stage.key])
         return bool(said)
 
-    def _run(self, stages: list[Stage]) -> None:
-        """Runs a stage, or several trainings together; their locks are held."""
-        progress, first = self._file.progress, stages[0]
-        name = self._names[first.key] + (f" and {len(stages) - 1} more together" if len(stages) > 1 else "")
+    def _run(self, stage: Stage) -> None:
+        """Runs a stage, whose lock is held."""
+        progress, name = self._file.progress, self._names[stage.key]
 
         def on_step(done: int, total: int) -> None:
             progress.step(done, total)
             self._file.write()
-            self.watcher.stepped(first, done, total)
+            self.watcher.stepped(stage, done, total)
 
-        resumes = isinstance(first, Train) and len(stages) == 1
-        checkpoint = self.store.checkpoint(first.key, self.checkpoint_seconds, self.ends) if resumes else None
+        resumes = isinstance(stage, Train)
+        checkpoint = self.store.checkpoint(stage.key, self.checkpoint_seconds, self.ends) if resumes else None
         around = Surroundings(self.device, self.data, checkpoint, on_step, progress.end_epoch)
+        outcome: Outcome | None = None
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                tickets = [[self._ticket(parent) for parent in stage.parents] for stage in stages]
-                progress.begin(first.key, name)
-                self._file.write(at_once=isinstance(first, Evaluate))  # it may be long, and has no steps
-                for stage in stages:
-                    self.watcher.began(stage, progress)
+                tickets = [self._ticket(parent) for parent in stage.parents]
+                progress.begin(stage.key, name)
+                self._file.write(at_once=isinstance(stage, Evaluate))  # it may be long, and has no steps
+                self.watcher.began(stage, progress)
                 began = time.monotonic()
-                outcomes = run_stages(stages, tickets, around)
+                outcome = stage.run(tickets, around)
             except Exception as error:
-                outcomes = []
-                if len(stages) == 1:
-                    self._failed(first, error)
-                else:
-                    self._say_apart(stages, error)
-        if not outcomes:
+                self._failed(stage, error)
+        if outcome is None:
             free_cached(self.device)  # here, where no traceback holds the stage's tensors any more
-            for stage in stages if len(stages) > 1 else ():
-                self._run([stage])
             return
         said = list(dict.fromkeys(str(w.message) for w in caught))
         for sentence in said:
             self.watcher.said(f"{name}: {sentence}")
-        run = {"seconds": (time.monotonic() - began) / len(stages), **arithmetic(self.device), "warnings": said}
-        run |= {"together": len(stages)} if len(stages) > 1 else {}
-        for stage, outcome in zip(stages, outcomes, strict=True):
-            self.store.save(stage, outcome, run)
+        run = {"seconds": time.monotonic() - began, **arithmetic(self.device), "warnings": said}
+        self.store.save(stage, outcome, run)
         progress.key = ""
-        for stage in stages:
-            self.watcher.ended(stage)
-
-    def _say_apart(self, stages: list[Stage], error: Exception) -> None:
-        """One of them may have failed, or they can't be trained together: each by itself will show."""
-        sentence = f"{error}" if isinstance(error, TombolaError) else f"{type(error).__name__}: {error}"
-        if sentence not in self._said:
-            self._said.add(sentence)
-            self.watcher.said(f"{self._names[stages[0].key]} and {len(stages) - 1} more are trained one by one: {sentence}")
+        self.watcher.ended(stage)
 
     def _ticket(self, stage: Stage) -> Ticket:
         """A parent's ticket; one whose file is damaged is made anew."""
@@ -204,7 +164,7 @@ class Engine:
             except TombolaError as error:
                 self.watcher.said(f"{error}; running {self._names[stage.key]} again")
                 self.store.discard(stage.key)
-                self._run([stage])
+                self._run(stage)
         return self.store.ticket(stage.key)
 
     def _failed(self, stage: Stage, error: Exception) -> None:

@@ -142,7 +142,6 @@ def main() -> int:
             torch.device(device),
             _Teller(),
             study.checkpoint_seconds,
-            study.together,
             joins=True,
             ends=float(ends),
         )

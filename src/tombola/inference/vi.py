@@ -77,12 +77,12 @@ class VI:
         """One that goes over memory once for gradients, update and the next draw, of the surviving weights alone where
         they are few. `gradients` then only notes what is due, and mean and log_std are up to date in `state()`.
 
-        None where `in_one_sweep` says so, and with noise of several networks.
+        None where `in_one_sweep` says so.
         """
         if self._held:  # of an optimiser before this one
             self._held.publish()
         self._held, self._working = None, (self.sample, self.layout.decay_groups())
-        if not in_one_sweep(self, settings) or not isinstance(self.sample.noise, NoisePool):
+        if not in_one_sweep(self, settings):
             return None
         sample, runs = self._working
         survivors = Survivors.of(self.layout, self.mask)

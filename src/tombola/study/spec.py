@@ -93,12 +93,6 @@ class Study(Checked):
     threads: int | None = setting(
         None, "Threads of torch on a CPU; by default torch's choice. The last bits depend on it.", least=1
     )
-    together: int = setting(
-        1,
-        "Trainings that are run at once, as one, where they differ in seed, start and mask alone. Pays on a GPU for small "
-        "networks; their results are those of one by one within float tolerance.",
-        least=1,
-    )
     checkpoint_seconds: float = setting(60.0, "Seconds between checkpoints within a training.", above=0)
 
 
@@ -123,7 +117,7 @@ class Variant:
         return net if self.study.model == ModelSettings(name=net) else f"{net}/{self.study.size}"
 
 
-_OF_THE_WHOLE = ("name", "description", "size", "threads", "together", "checkpoint_seconds")
+_OF_THE_WHOLE = ("name", "description", "size", "threads", "checkpoint_seconds")
 _OWN_COLUMN = ("data.name", "model.name", "prune.score", "prune.sigma", "prune.rewind", "train.method")
 
 

@@ -56,11 +56,10 @@ class MemoryForecast:
         found = {"evaluation": self.evaluation} if self.evaluation > sum(trains.values()) else trains
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
-    def times(self, processes: int, together: int = 1) -> "MemoryForecast":
-        """Of so many processes, each with so many trainings at once."""
-        at_once = processes * together
+    def times(self, processes: int) -> "MemoryForecast":
+        """Return the forecast of that number of processes."""
         return MemoryForecast(
-            at_once * self.weights, at_once * self.activations, processes * self.data, processes * self.evaluation
+            processes * self.weights, processes * self.activations, processes * self.data, processes * self.evaluation
         )
 
     @property

@@ -64,16 +64,21 @@ class Train(Stage):
 
     def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
         (parent,) = tickets
-        batches = self.batches(around)
+        data, batches = around.data(self.source.settings), self.batches(around)
         trained = train(
             self.net.build("skeleton").to(around.device),
             self.start_state(parent).to(around.device),
             batches,
             self.settings,
             words=self.words,
+            start=step_of(self.start, batches.steps) or 0,
+            stop=step_of(self.stop, batches.steps),
+            validation=data.held_out(self.split),
+            prepare=data.prepare,
             checkpoint=around.checkpoint,
+            on_step=around.on_step,
+            on_epoch=around.on_epoch,
             on_state=around.on_state,
-            **self.course(batches.steps, around),
         )
         return self.outcome(parent, trained, batches, around)
 
@@ -89,18 +94,6 @@ class Train(Stage):
     def words(self) -> tuple[streams.Word, ...]:
         """Of its noise: a shorter run, or one watched elsewhere, draws the same."""
         return self.seed, replace(self, stop="", split="test").key
-
-    def course(self, steps: int, around: Surroundings) -> dict[str, Any]:
-        """What all trainings of its kind are given alike. steps: of an epoch."""
-        data = around.data(self.source.settings)
-        return {
-            "start": step_of(self.start, steps) or 0,
-            "stop": step_of(self.stop, steps),
-            "validation": data.held_out(self.split),
-            "prepare": data.prepare,
-            "on_step": around.on_step,
-            "on_epoch": around.on_epoch,
-        }
 
     def outcome(self, parent: Ticket, trained: Trained, batches: TensorBatches, around: Surroundings) -> Outcome:
         info = parent.info | {
