@@ -15,8 +15,8 @@ from tombola.settings import (
     PosteriorSettings,
     PruneSettings,
     TrainSettings,
-    canonical,
 )
+from tombola.settings.keys import canonical
 from tombola.study.plan import plan_study
 from tombola.study.spec import unfold
 from tombola.study.stages import Evaluate, Init, Prune, Train

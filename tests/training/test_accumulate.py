@@ -12,7 +12,7 @@ from tombola.inference import method_of
 from tombola.posterior.batch import shares
 from tombola.posterior.likelihood import Categorical
 from tombola.posterior.state import initial_state
-from tombola.settings import canonical
+from tombola.settings.keys import canonical
 from tombola.streams import generator, global_stream
 from tombola.training.allocations import Allocations
 

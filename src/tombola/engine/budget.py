@@ -4,7 +4,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 
@@ -13,6 +13,7 @@ from tombola.data.batches import Batches
 from tombola.data.placement import fits, free_memory
 from tombola.posterior.state import State, initial_state, layout_of
 from tombola.settings import DataSettings
+from tombola.settings.fields import priced
 from tombola.study.stages import Evaluate, Init, Stage, Train
 from tombola.training.loop import VALIDATED_AT_ONCE
 from tombola.training.memory import Case, MemoryForecast, evaluation_needs, in_words, training_needs
@@ -23,9 +24,6 @@ from .forecast import Data
 from .joint import kind_of
 
 _ALTOGETHER = 10.0  # seconds; kinds that are left then have no forecast
-
-_WEIGHTLESS = ("epochs", "lr", "log_std_lr_factor", "schedule", "warmup_epochs", "milestones", "gamma", "heat", "prior_std")
-"""Settings that need no memory."""
 
 Kind = tuple[str, ...]
 
@@ -92,8 +90,7 @@ def _kind(stage: Stage) -> Kind:
         return (stage.kind, stage.net.words, str(stage.source.settings), str(stage.settings), point)
     if not isinstance(stage, Train):
         return ()
-    priced = [f"{f.name}={getattr(stage.settings, f.name)}" for f in fields(stage.settings) if f.name not in _WEIGHTLESS]
-    return (stage.kind, stage.net.words, str(stage.source.settings), str(_masked(stage)), *priced)
+    return (stage.kind, stage.net.words, str(stage.source.settings), str(_masked(stage)), *priced(stage.settings))
 
 
 def _masked(stage: Train) -> bool:

@@ -8,7 +8,6 @@ one was timed.
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
 from typing import Any
 
 from tombola.data import Dataset
@@ -16,6 +15,7 @@ from tombola.data.batches import steps_per_epoch
 from tombola.inference import method_of
 from tombola.pruning.rewind import step_of
 from tombola.settings import DataSettings, TrainSettings
+from tombola.settings.fields import priced
 from tombola.study.analyses.connectivity import ALPHAS, EXAMPLES, Connectivity
 from tombola.study.plan import Plan
 from tombola.study.stages import Evaluate, Stage, Train
@@ -25,12 +25,6 @@ from .store import Store
 
 Data = Callable[[DataSettings], Dataset]
 Kind = tuple[str, ...]
-
-_PRICELESS = (
-    *("epochs", "lr", "log_std_lr_factor", "schedule", "warmup_epochs", "milestones", "gamma", "heat"),
-    *("ivon_lr", "hess_init", "beta1", "beta2"),
-)
-"""Settings that do not change what a step costs; others, also ones to come, are taken to change it."""
 
 
 def work_of(stage: Stage, data: Data) -> int:
@@ -193,7 +187,7 @@ def _kinds(stage: Stage) -> list[Kind]:
         return list(_training_kinds(stage.net.words, stage.settings))
     if isinstance(stage, Evaluate):
         what = "point" if method_of(stage.train.method).deterministic else "random"
-        own = (stage.kind, stage.net.words, what, str(stage.settings.samples), str(stage.settings.repeats))
+        own = (stage.kind, stage.net.words, what, *priced(stage.settings))
         return [own, *_training_kinds(stage.net.words, stage.train)]
     if isinstance(stage, Connectivity):
         return [(stage.kind, stage.net.words, stage.train.method), *_training_kinds(stage.net.words, stage.train)]
@@ -206,8 +200,7 @@ def _kinds(stage: Stage) -> list[Kind]:
 
 
 def _training_kinds(words: str, settings: TrainSettings) -> Iterator[Kind]:
-    priced = [f"{f.name}={getattr(settings, f.name)}" for f in fields(settings) if f.name not in _PRICELESS]
-    yield (Train.kind, words, *priced)
+    yield (Train.kind, words, *priced(settings))
     yield (Train.kind, words, f"batch_size={settings.batch_size}", settings.method)
     yield (Train.kind, words, f"batch_size={settings.batch_size}")
 

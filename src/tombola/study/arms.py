@@ -9,9 +9,11 @@ from typing import Any
 
 from tombola.inference import method_of
 from tombola.pruning.rewind import parse_rewind
-from tombola.settings import PosteriorSettings, TrainSettings, canonical, deterministic_part
+from tombola.settings import PosteriorSettings, TrainSettings
+from tombola.settings.fields import UNLABELLED, marked
+from tombola.settings.keys import canonical, deterministic_part
 
-from .spec import Arm, Study, arm_train
+from .spec import SECTIONS, Arm, Study, arm_train
 from .stages import Init, Prune, Redraw, Shuffle, Stage, Train, Transplant
 from .stages.base import Net, Source
 
@@ -208,16 +210,6 @@ def curve_label(study: Study, arm: Arm) -> str:
 _SIGMAS = {"start": "as at the start", "shuffled": "shuffled"}
 
 
-_LEFT_OUT = {
-    "data": ("name", "args", "resident"),  # its fingerprint stands for them
-    "model": ("name",),
-    "posterior": (),
-    "train": ("method",),
-    "prune": ("score", "rewind", "levels"),  # more levels change none of the first
-    "evaluate": (),
-}
-"""Sections of a study, and their fields that a record has a column for or that change no number of it."""
-
 _OF_DETERMINISTIC = ("deterministic", "transplant")
 """How the arms begin whose masks are a deterministic network's."""
 
@@ -237,9 +229,9 @@ def _settings(study: Study) -> dict[str, Any]:
     """Path -> value of what differs from the defaults."""
     return {
         f"{section}.{name}": value
-        for section, left_out in _LEFT_OUT.items()
+        for section in SECTIONS
         for name, value in canonical(getattr(study, section)).items()
-        if name not in left_out
+        if name not in marked(getattr(study, section), UNLABELLED)
     }
 
 

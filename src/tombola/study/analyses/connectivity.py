@@ -20,7 +20,8 @@ from tombola.posterior.gaussian import Gaussian
 from tombola.posterior.predictive import classes_of, outputs
 from tombola.posterior.state import State, interpolated
 from tombola.pruning.ticket import Ticket
-from tombola.settings import EvaluateSettings, TrainSettings, canonical
+from tombola.settings import EvaluateSettings, TrainSettings
+from tombola.settings.keys import canonical
 from tombola.training.loop import likelihood_of
 
 from ..rows import Row, ViewRow, view_row

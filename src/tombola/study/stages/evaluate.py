@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tombola.pruning.ticket import Ticket
-from tombola.settings import EvaluateSettings, TrainSettings, canonical
+from tombola.settings import EvaluateSettings, TrainSettings
+from tombola.settings.keys import canonical
 from tombola.training.evaluate import evaluate_ticket
 
 from .base import Net, Outcome, Source, Stage, Surroundings

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 from tombola.models.weights import fingerprint, load_weights
 from tombola.posterior.state import initial_state, layout_of
 from tombola.pruning.ticket import Ticket, ticket_of
-from tombola.settings import PosteriorSettings, PruneSettings, canonical
+from tombola.settings import PosteriorSettings, PruneSettings
+from tombola.settings.keys import canonical
 
 from .base import Net, Outcome, Stage, Surroundings
 

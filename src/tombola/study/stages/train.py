@@ -13,7 +13,8 @@ from tombola.inference.estimators.outputs import ESTIMATORS
 from tombola.posterior.state import State
 from tombola.pruning.rewind import step_of
 from tombola.pruning.ticket import Ticket
-from tombola.settings import TrainSettings, canonical
+from tombola.settings import TrainSettings
+from tombola.settings.keys import canonical
 from tombola.training.flops import flops_per_example
 from tombola.training.loop import Trained, train
 from tombola.training.optim import SCHEDULES
