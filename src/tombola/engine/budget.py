@@ -14,7 +14,7 @@ from tombola.data.placement import fits, free_memory
 from tombola.posterior.state import State, initial_state, layout_of
 from tombola.settings import DataSettings
 from tombola.settings.fields import priced
-from tombola.study.stages import Evaluate, Init, Stage, Train
+from tombola.study.stages import Evaluate, Init, Stage, Train, ancestors
 from tombola.training.loop import VALIDATED_AT_ONCE
 from tombola.training.memory import Case, MemoryForecast, evaluation_needs, in_words, training_needs
 from tombola.training.out_of_memory import what_to_lower
@@ -116,10 +116,9 @@ def _forecast(stage: Stage, device: torch.device, data: Data) -> MemoryForecast 
 
 
 def _case(stage: Train | Evaluate, data: Dataset) -> Case:
-    init: Stage = stage
-    while not isinstance(init, Init):
-        init = init.parents[0]
-    first, (inputs, targets) = init, data.held_out(stage.settings.split if isinstance(stage, Evaluate) else stage.split)
+    first = ancestors(stage)[0]
+    assert isinstance(first, Init)
+    inputs, targets = data.held_out(stage.settings.split if isinstance(stage, Evaluate) else stage.split)
 
     def start() -> tuple[torch.nn.Module, State]:
         module = first.net.build("skeleton")

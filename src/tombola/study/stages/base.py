@@ -68,6 +68,24 @@ class Stage:
         return _hash([self.kind, self.version, self.describe(), [parent.key for parent in self.parents]])
 
 
+def ancestors(*stages: Stage, known: Callable[[str], bool] = lambda key: False) -> list[Stage]:
+    """Return the stages and all that they depend on, each once, parents first; the first one is the dense start.
+
+    known: tells by key which stages are left out, with what only they depend on.
+    """
+    found: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.key not in found and not known(stage.key):
+            for parent in stage.parents:
+                visit(parent)
+            found[stage.key] = stage
+
+    for stage in stages:
+        visit(stage)
+    return list(found.values())
+
+
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
 
