@@ -15,7 +15,7 @@ from statistics import median
 import torch
 
 from tombola.files import written_aside
-from tombola.study.stages import Surroundings, Train, ancestors
+from tombola.study.stages import RunContext, Train, ancestors
 from tombola.training.checkpoint import arithmetic
 
 from .forecast import Data, Forecast, Kind
@@ -95,13 +95,13 @@ def step_seconds(stage: Train, device: torch.device, data: Data) -> float | None
         if len(marks) > _STEPS or (len(marks) > 1 and marks[-1] - marks[0] > _SECONDS):
             raise _Enough
 
-    around = Surroundings(device, data, on_step=on_step)
+    context = RunContext(device, data, on_step=on_step)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when the stage runs
         try:
-            start = ancestors(stage)[0].run([], around)
+            start = ancestors(stage)[0].run([], context)
             assert start.ticket is not None
-            stage.run([start.ticket], around)
+            stage.run([start.ticket], context)
         except _Enough:
             pass
         except Exception:  # said when the stage runs

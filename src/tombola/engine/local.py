@@ -22,7 +22,7 @@ from tombola.errors import TombolaError
 from tombola.pruning.ticket import Ticket
 from tombola.settings import DataSettings
 from tombola.study.plan import Plan, names_of
-from tombola.study.stages import Evaluate, Stage, Surroundings, Train
+from tombola.study.stages import Evaluate, RunContext, Stage, Train
 from tombola.training.checkpoint import TimeUp, arithmetic
 from tombola.training.memory import MemoryForecast
 from tombola.training.out_of_memory import MemoryShortError, free_cached, is_out_of_memory, short_of_memory
@@ -35,7 +35,7 @@ _LOOK_AGAIN = 0.2  # seconds between looks where others are at all that is ready
 
 
 @dataclass
-class Engine:
+class LocalEngine:
     """Runs stages on one device, reading and writing one store."""
 
     store: Store
@@ -154,7 +154,7 @@ class Engine:
 
         resumes = isinstance(first, Train) and len(stages) == 1
         checkpoint = self.store.checkpoint(first.key, self.checkpoint_seconds, self.ends) if resumes else None
-        around = Surroundings(self.device, self.data, checkpoint, on_step, progress.end_epoch)
+        context = RunContext(self.device, self.data, checkpoint, on_step, progress.end_epoch)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
@@ -164,7 +164,7 @@ class Engine:
                 for stage in stages:
                     self.watcher.began(stage, progress)
                 began = time.monotonic()
-                outcomes = run_stages(stages, tickets, around)
+                outcomes = run_stages(stages, tickets, context)
             except Exception as error:
                 outcomes = []
                 if len(stages) == 1:

@@ -22,7 +22,7 @@ from tombola.settings import DataSettings
 from tombola.training.optim import SCHEDULES
 
 from .analyses import view_rows
-from .arms import TRANSPLANTS, Ground, arm_score, arm_sigma, by_map, curve_label, settings_labels, trainings
+from .arms import TRANSPLANTS, SeedContext, arm_score, arm_sigma, by_map, curve_label, settings_labels, trainings
 from .rows import Row, ViewRow
 from .spec import Study, Variant, arm_train
 from .stages import Evaluate, Init, Prune, Shuffle, Stage, Train, ancestors
@@ -60,6 +60,11 @@ def plan_study(variants: list[Variant], data: Callable[[DataSettings], Dataset])
     return Plan(variants[0].study.name, list(rows.values()), view_rows(names, rows.values()))
 
 
+def training_of(stage: Stage) -> Train | None:
+    """Return the training that a stage is or repeats, whose steps forecasts and progress count: its `training`, if any."""
+    return getattr(stage, "training", None)
+
+
 def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> Iterator[Row]:
     study = variant.study
     dataset = data(study.data)
@@ -70,7 +75,7 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
     for seed in study.seeds:
         for arm in study.arms:
             label = curve_label(study, arm)
-            for level, trained in trainings(Ground(study, net, source, seed, len(dataset.train[0])), arm):
+            for level, trained in trainings(SeedContext(study, net, source, seed, len(dataset.train[0])), arm):
                 labels = {
                     "study": study.name,
                     "arm": arm.arm,
