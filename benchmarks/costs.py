@@ -24,7 +24,7 @@ from tombola.data import Dataset
 from tombola.engine.forecast import epoch_steps, work_of
 from tombola.inference import method_of
 from tombola.settings import DataSettings
-from tombola.study.plan import plan_study
+from tombola.study.plan import plan_study, training_of
 from tombola.study.spec import read, shipped, unfold
 from tombola.study.stages import Train
 
@@ -113,7 +113,7 @@ def forecast(size: str) -> dict[str, dict[str, float]]:
         raw = read(name, [f"size={size}"])
         seeds = len(raw["seeds"])  # which have no training in common
         stages = plan_study(unfold(raw | {"seeds": [0]}), stand_in).stages
-        costs = {stage.key: cost_of(stage.training) for stage in stages if stage.training is not None}
+        costs = {stage.key: cost_of(trained) for stage in stages if (trained := training_of(stage)) is not None}
         found[name] = {
             "trainings": seeds * sum(isinstance(stage, Train) for stage in stages),
             "flops": seeds * sum(flops for flops, _ in costs.values()),

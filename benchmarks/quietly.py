@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from benchmarks.record import record
-from tombola.engine.local import Engine, dataset
+from tombola.engine.local import LocalEngine, dataset
 from tombola.engine.progress import Progress
 from tombola.engine.records import collect
 from tombola.engine.store import Store
@@ -33,7 +33,7 @@ def records_of(raw: dict[str, Any], store: Path) -> pd.DataFrame:
     """Runs what `store` lacks of the raw study, on a GPU if there is one, and returns all records."""
     plan, there = plan_study(unfold(raw), dataset), Store(store)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    Engine(there, device, Silent(), checkpoint_seconds=20.0).run(plan)
+    LocalEngine(there, device, Silent(), checkpoint_seconds=20.0).run(plan)
     return collect(plan, there)
 
 

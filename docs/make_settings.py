@@ -10,6 +10,7 @@ from tombola.inference import METHODS, OBJECTIVES
 from tombola.inference.estimators.outputs import ESTIMATORS
 from tombola.models import MODELS
 from tombola.pruning.scores import SCORES
+from tombola.settings.fields import BAYESIAN, WHOLE, marked
 from tombola.study.analyses import VIEWS
 from tombola.study.spec import Arm, Study
 from tombola.training.optim import SCHEDULES
@@ -50,7 +51,7 @@ several lists. The example has two learning rates and two scores. In the records
 - Lists within `data.args` and `model.args` belong to the function that gets them. A list *of* args fans out:
   `args: [{hidden: [100]}, {hidden: [300, 100]}]`.
 - A whole section may be a list: `model: [{name: mlp}, {name: conv}]`.
-- `name`, `description`, `threads` and `checkpoint_seconds` are of the whole study: a list there is an error.
+- {whole} are of the whole study: a list there is an error.
 - Within an arm, lists fan out into several curves, `train` of the arm included.
 
 ## Changes on the command line
@@ -98,7 +99,8 @@ def page() -> str:
     kinds = {name: kind for name, kind in sections.items() if dataclasses.is_dataclass(kind)} | {"arms": Arm}
     own = [f"`{f.name}`" for f in dataclasses.fields(Study) if f.name != "arms" and _holds_list(Study, f.name)]
     own += [f"`{s}.{f.name}`" for s, kind in kinds.items() for f in dataclasses.fields(kind) if _holds_list(kind, f.name)]
-    parts = [HEAD.replace("{own}", ", ".join(own)), "## The study\n", _table(Study)]
+    whole = ", ".join(f"`{f.name}`" for f in dataclasses.fields(Study) if f.name in marked(Study, WHOLE))
+    parts = [HEAD.replace("{own}", ", ".join(own)).replace("{whole}", whole), "## The study\n", _table(Study)]
     for name, kind in kinds.items():
         parts += [f"\n## {name}\n", f"{kind.__doc__}\n", _table(kind)]
     names = {"scores": SCORES, "models": MODELS, "data": DATA, "methods": METHODS, "schedules": SCHEDULES}
@@ -113,7 +115,8 @@ def _table(kind: type) -> str:
             lines.append(f"| `{f.name}` | section | | | see [{f.name}](#{f.name}) |")
             continue
         default = f.default if f.default is not dataclasses.MISSING else f.default_factory()
-        cells = [_type(_hint(kind, f.name)), f"`{json.dumps(default)}`", _bounds(f.metadata), f.metadata["help"]]
+        meaning = f.metadata["help"] + (" Bayesian training only." if BAYESIAN in f.metadata["marks"] else "")
+        cells = [_type(_hint(kind, f.name)), f"`{json.dumps(default)}`", _bounds(f.metadata), meaning]
         lines.append(f"| `{f.name}` | " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 

@@ -150,12 +150,12 @@ class Recorder:
 @pytest.fixture
 def run_plan(tmp_path):
     """Runs a plan into a store; returns the store, the watcher and the engine."""
-    from tombola.engine.local import Engine
+    from tombola.engine.local import LocalEngine
     from tombola.engine.store import Store
 
     def run(plan, root="stages", watcher=None, **more):
         store, watcher = Store(tmp_path / root), watcher or Recorder()
-        engine = Engine(store, torch.device("cpu"), watcher, **more)
+        engine = LocalEngine(store, torch.device("cpu"), watcher, **more)
         engine.run(plan)
         return store, watcher, engine
 

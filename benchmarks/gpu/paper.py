@@ -13,7 +13,7 @@ from benchmarks.gpu.pace import Pace
 from benchmarks.gpu.packed import pack, unpack
 from benchmarks.gpu.sitting import Sitting
 from benchmarks.gpu.studies import RELATIVES, STUDIES, Part, parts, variants_of
-from tombola.engine.local import Engine
+from tombola.engine.local import LocalEngine
 from tombola.engine.progress import Progress
 from tombola.engine.records import row_of
 from tombola.engine.store import Store, missing
@@ -70,7 +70,7 @@ class _Run:
         self._stop_when_over()
         plan, todo = self._plan(part), Plan(str(part), self._left(part))
         self.sitting.say(f"{part}: {len(self.trainings(part))} trainings, {len(todo.rows)} of {len(plan.rows)} evaluations")
-        engine = Engine(self.store, self.job.device, _Watcher(self, part, todo), data=lambda _: self.job.data)
+        engine = LocalEngine(self.store, self.job.device, _Watcher(self, part, todo), data=lambda _: self.job.data)
         failed: list[str] = []
         try:
             if todo.rows:

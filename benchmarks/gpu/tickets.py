@@ -16,7 +16,7 @@ from tombola.posterior.predictive import outputs
 from tombola.pruning.iterate import prune_ticket
 from tombola.pruning.scores import SCORES
 from tombola.pruning.ticket import Ticket, load, ticket_of
-from tombola.settings import canonical
+from tombola.settings.keys import canonical
 from tombola.training.loop import train
 
 WITHIN = 0.005

@@ -1,9 +1,15 @@
-"""Tensors and a JSON description in one safetensors file, with a checksum over both. Nothing is ever unpickled."""
+"""Files that a reader never sees half-written; and tensors with a JSON description in one safetensors file.
+
+Such a file has a checksum over both. Nothing is ever unpickled.
+"""
 
 import ctypes
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +23,41 @@ from tombola.errors import TombolaError
 _KEY = "tombola"
 
 
+@contextmanager
+def written_aside(path: Path, aside: Path | None = None) -> Iterator[Path]:
+    """Give a path to write a file or a folder at, which is renamed to `path` at the end, or removed after an error.
+
+    aside: that path, on the same disk; by default beside `path`, with a name of this process.
+    """
+    aside = aside or path.with_name(f"{path.name}.{os.getpid()}.part")
+    _remove(aside)  # of a killed process
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def write(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
-    """Writes aside and renames into place, so that a reader never sees half a file."""
+    """Write the tensors and the description. Raises TombolaError if it can't be written."""
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps(description, sort_keys=True)
     # one entry: safetensors writes several in any order, and equal tickets are to be equal files
     header = {_KEY: f"{_checksum(stored, text)} {text}"}
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        save_file(stored, aside, metadata=header)
-        aside.replace(path)
+        with written_aside(path) as aside:
+            save_file(stored, aside, metadata=header)
     except OSError as error:
         raise TombolaError(f"cannot write {path}: {error.strerror or error}; check the folder's permissions") from None
     except SafetensorError as error:
         raise TombolaError(f"cannot write {path}: {error}; check the folder's permissions and space") from None
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -15,6 +15,7 @@ from tombola.claims.table import as_json, frame, remark, row_keys
 from tombola.claims.verdict import above
 from tombola.errors import TombolaError
 from tombola.settings import PruneSettings, TrainSettings
+from tombola.settings.keys import restored
 from tombola.study.arms import settings_labels
 from tombola.study.spec import Arm, Study, shipped, unfold
 
@@ -268,7 +269,7 @@ def test_rewinding_is_told_apart_by_its_column():
 
 def test_the_settings_of_a_row_say_what_makes_it_comparable():
     def of(prune=None, train=None, arm="ticket", **more):
-        given = Study(prune=PruneSettings(**(prune or {})), train=TrainSettings(**(train or {})))
+        given = Study(prune=restored(PruneSettings, prune or {}), train=restored(TrainSettings, train or {}))
         one = Arm(arm=arm, **more)
         return settings_labels(given, one, given.train, "f00")
 

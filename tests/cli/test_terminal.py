@@ -16,7 +16,7 @@ from rich.console import Console
 
 from tombola.cli.terminal import Board, ConsoleWatcher, Finished, Follower, Picture, Running, draw, duration, until
 from tombola.engine.forecast import Forecast
-from tombola.engine.local import Engine, dataset
+from tombola.engine.local import LocalEngine, dataset
 from tombola.engine.progress import Progress
 from tombola.engine.store import Store
 
@@ -144,7 +144,7 @@ def run_watched(plan, root, **console):
     store = Store(root)
     board = Board(plan, store, Forecast(plan, store, dataset))
     with ConsoleWatcher(console, board) as watcher:
-        engine = Engine(store, torch.device("cpu"), watcher)
+        engine = LocalEngine(store, torch.device("cpu"), watcher)
         engine.run(plan)
         last = watcher._picture()
     return engine, last, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())

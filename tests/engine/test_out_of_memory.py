@@ -10,7 +10,7 @@ from torch import nn
 import tombola
 from tombola.data.batches import TensorBatches
 from tombola.engine.budget import Budget
-from tombola.engine.local import Engine, dataset
+from tombola.engine.local import LocalEngine, dataset
 from tombola.engine.store import Store
 from tombola.posterior.layout import Layout
 from tombola.posterior.state import initial_state
@@ -136,7 +136,7 @@ def test_a_stage_short_of_memory_fails_alone(tiny, plan_of, run_plan, user_modul
     plan = plan_of(tiny | {"model": models, "prune": {"levels": 0}, "evaluate": {"samples": 2, "batch_size": 1500}})
     store, watcher = Store(tmp_path / "stages"), run_plan(plan_of(tiny | {"prune": {"levels": 0}}), "other")[1]
     watcher.sentences.clear()
-    engine = Engine(store, torch.device("cpu"), watcher, needs=Budget(plan.stages, torch.device("cpu"), dataset).of)
+    engine = LocalEngine(store, torch.device("cpu"), watcher, needs=Budget(plan.stages, torch.device("cpu"), dataset).of)
     engine.run(plan)
     training, evaluation = watcher.sentences
     start = "failed: out of memory when 2.00 GiB more was asked for (forecast: "

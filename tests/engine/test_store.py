@@ -9,7 +9,7 @@ import torch
 
 from tombola.engine import records
 from tombola.engine.forecast import work_of
-from tombola.engine.local import Engine, dataset
+from tombola.engine.local import LocalEngine, dataset
 from tombola.engine.records import ENVIRONMENT, TIMING, collect
 from tombola.engine.store import Store, missing
 from tombola.errors import TombolaError
@@ -21,7 +21,7 @@ def trainings(plan):
 
 
 def engine_on(store, watcher):
-    return Engine(store, torch.device("cpu"), watcher)
+    return LocalEngine(store, torch.device("cpu"), watcher)
 
 
 @pytest.fixture

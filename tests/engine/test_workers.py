@@ -30,7 +30,7 @@ DRIVER = """
 import json, os, signal, sys, time
 from pathlib import Path
 import torch, sklearn.datasets
-from tombola.engine.local import Engine, dataset
+from tombola.engine.local import LocalEngine, dataset
 from tombola.study.plan import plan_study
 from tombola.engine.progress import seen
 from tombola.engine.store import Store
@@ -55,7 +55,7 @@ class Writer:
 def start(store, log, linger=0.0):
     pid = os.fork()
     if not pid:
-        engine = Engine(Store(root / store), torch.device("cpu"), Writer(root / log, linger), checkpoint_seconds=0.02)
+        engine = LocalEngine(Store(root / store), torch.device("cpu"), Writer(root / log, linger), checkpoint_seconds=0.02)
         engine.run(plan)
         os._exit(1 if engine.failures else 0)
     return pid

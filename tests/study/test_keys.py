@@ -15,8 +15,9 @@ from tombola.settings import (
     PosteriorSettings,
     PruneSettings,
     TrainSettings,
-    canonical,
 )
+from tombola.settings.fields import BAYESIAN, setting
+from tombola.settings.keys import KEY_DEFAULTS, canonical, deterministic_part, restored
 from tombola.study.plan import plan_study
 from tombola.study.spec import unfold
 from tombola.study.stages import Evaluate, Init, Prune, Train
@@ -56,9 +57,8 @@ def an_evaluate(parent=None, settings=None, **changes):
     return Evaluate(parents=(parent or a_train(),), **given | changes)
 
 
-def another(field, hint):
-    """Some other value that the field may have."""
-    default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
+def another(name, default, hint):
+    """Return some other value than its default in keys that the field may have."""
     options = typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:
         return next(option for option in options if option != default)
@@ -70,8 +70,8 @@ def another(field, hint):
         return default + 1
     if isinstance(default, float):
         return default / 2 or 0.5
-    if field.name in NAMES:
-        return NAMES[field.name]
+    if name in NAMES:
+        return NAMES[name]
     return {"list": ["*"] if not default else [0.25], "dict": {"a": 1}, "str": "other"}[type(default).__name__]
 
 
@@ -81,8 +81,8 @@ NAMES = {"method": "map", "schedule": "cosine", "estimator": "local", "objective
 
 def each_change(kind):
     hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        yield field.name, kind(**{field.name: another(field, hints[field.name])})
+    for name, default in KEY_DEFAULTS[kind.__name__].items():
+        yield name, kind(**KEY_DEFAULTS[kind.__name__] | {name: another(name, default, hints[name])})
 
 
 @pytest.mark.parametrize(
@@ -94,16 +94,56 @@ def each_change(kind):
     ],
 )
 def test_changing_any_single_field_changes_the_key_and_defaults_do_not(kind, stage):
-    found = {name: stage(settings).key for name, settings in each_change(kind)}
-    assert len(set(found.values()) | {stage(kind()).key}) == len(dataclasses.fields(kind)) + 1
+    found, plain = {name: stage(settings).key for name, settings in each_change(kind)}, restored(kind, {})
+    assert len(set(found.values()) | {stage(plain).key}) == len(dataclasses.fields(kind)) + 1
     for name, settings in each_change(kind):
         assert canonical(settings).keys() == {name}
         assert stage(settings).key == found[name]
-    assert canonical(kind()) == {}
+    assert canonical(plain) == {}
+
+
+KEYED = (DataSettings, EvaluateSettings, ModelSettings, PosteriorSettings, PruneSettings, TrainSettings)
+
+
+def test_every_field_of_keyed_settings_has_a_frozen_default_that_it_may_have():
+    assert {kind.__name__ for kind in KEYED} == KEY_DEFAULTS.keys()
+    for kind in KEYED:
+        frozen = KEY_DEFAULTS[kind.__name__]
+        assert frozen.keys() == {field.name for field in dataclasses.fields(kind)}
+        assert canonical(kind(**frozen)) == {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Later(TrainSettings):
+    """As a later release may have them: with another default of a field."""
+
+    noise_refresh: float = setting(0.5, "", BAYESIAN)
+
+
+Later.__name__ = "TrainSettings"
+
+
+def test_a_changed_default_changes_keys_and_its_old_value_has_the_old_key():
+    old = KEY_DEFAULTS["TrainSettings"]["noise_refresh"]
+    before = a_train(settings=TrainSettings(noise_refresh=old)).key
+    assert a_train(settings=Later()).key == a_train(settings=TrainSettings(noise_refresh=0.5)).key != before
+    assert a_train(settings=Later(noise_refresh=old)).key == before
+
+
+def test_settings_are_restored_from_what_tickets_and_keys_hold_of_them():
+    for kind in (PosteriorSettings, TrainSettings, PruneSettings, EvaluateSettings):
+        for _, settings in each_change(kind):
+            assert restored(kind, canonical(settings)) == settings
+    assert restored(Later, {}).noise_refresh == KEY_DEFAULTS["TrainSettings"]["noise_refresh"]
+
+
+def test_a_changed_default_of_bayesian_training_leaves_deterministic_stages_alone():
+    before = canonical(deterministic_part(TrainSettings(method="map")))
+    assert canonical(deterministic_part(Later(method="map"))) == before == {"method": "map"}
 
 
 def test_only_what_makes_the_layout_enters_the_start_of_pruning():
-    base = an_init().key
+    base = an_init(prune=restored(PruneSettings, {})).key
     same = {name for name, settings in each_change(PruneSettings) if an_init(prune=settings).key == base}
     assert same == {"score", "sigma", "fraction", "levels", "scope", "rewind"}
 

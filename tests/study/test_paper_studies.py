@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tombola.claims import CLAIMS, judge
-from tombola.engine.local import Engine, dataset
+from tombola.engine.local import LocalEngine, dataset
 from tombola.engine.records import collect, collect_views
 from tombola.engine.store import Store
 from tombola.pruning.scores import SCORES
@@ -88,7 +88,7 @@ def stages(tmp_path_factory):
 def test_a_study_runs_whole_at_the_toy_size(name, stages):
     """On one store, so that what they share runs once; without the page, which tests of the report draw."""
     plan, store = planned(name, f"nets={NETS.get(name, '[vit_tiny]')}"), Store(stages)
-    engine = Engine(store, torch.device("cpu"), Mock())
+    engine = LocalEngine(store, torch.device("cpu"), Mock())
     engine.run(plan)
     assert engine.failures == {}
     records = collect(plan, store)
@@ -125,7 +125,7 @@ def test_every_claim_finds_what_it_needs_in_the_study_that_it_names(study):
 
 def test_a_transplanted_ticket_has_the_deterministic_runs_initial_weights_bit_by_bit(stages):
     plan, store = planned("paper/transplant", "nets=[vit_tiny]"), Store(stages)
-    Engine(store, torch.device("cpu"), Mock()).run(plan)
+    LocalEngine(store, torch.device("cpu"), Mock()).run(plan)
     at = {row.labels["arm"]: row.stage.parents[0] for row in plan.rows if row.labels["level"] == 1}
     (pruned,) = at["deterministic"].parents
     _, init = pruned.parents

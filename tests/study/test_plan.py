@@ -9,6 +9,7 @@ from tombola.data.batches import TensorBatches
 from tombola.errors import TombolaError
 from tombola.study.arms import HANGING
 from tombola.study.spec import Arm, Study
+from tombola.study.stages import ancestors
 
 
 def kinds(plan):
@@ -56,6 +57,19 @@ def test_the_exact_graph_of_a_small_study(plan):
     }
     assert len(plan.rows) == trainings + 1  # the dense Bayesian network is on the curves of snr and of mu
     assert len({stage.key for stage in plan.stages}) == len(plan.stages)
+
+
+def test_ancestors_are_each_there_once_parents_first_without_what_is_known(plan):
+    last = plan.rows[-1].stage
+    found = ancestors(last)
+    keys = [stage.key for stage in found]
+    assert len(set(keys)) == len(keys)
+    assert found[0].parents == ()
+    assert found[-1] is last
+    for stage in found:
+        assert all(keys.index(parent.key) < keys.index(stage.key) for parent in stage.parents)
+    (trained,) = last.parents
+    assert ancestors(last, known=lambda key: key == trained.key) == [last]
 
 
 def test_parents_come_first(plan):

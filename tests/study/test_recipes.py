@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from tombola.engine.local import Engine, dataset
+from tombola.engine.local import LocalEngine, dataset
 from tombola.engine.records import collect
 from tombola.engine.store import Store
 from tombola.errors import TombolaError
@@ -168,7 +168,7 @@ def test_measuring_validation_examples_trains_a_dense_net_to_the_same_bits_and_m
     found = {}
     for split in ("test", "validation"):
         plan, store = plan_of(held_out(tiny, split)), Store(tmp_path / "stages")
-        Engine(store, torch.device("cpu"), Mock()).run(plan)
+        LocalEngine(store, torch.device("cpu"), Mock()).run(plan)
         trained = plan.rows[0].stage.parents[0]  # dense; later levels draw noise by the keys of all before them
         found[split] = collect(plan, store), store.ticket(trained.key)
     (tested, one), (validated, other) = found["test"], found["validation"]

@@ -21,7 +21,7 @@ from tombola.study.analyses import VIEWS
 from tombola.study.analyses.connectivity import ALPHAS, EXAMPLES, Connectivity
 from tombola.study.analyses.early_bird import DENSITIES, EarlyBird
 from tombola.study.plan import names_of
-from tombola.study.stages import Surroundings, Train
+from tombola.study.stages import RunContext, Train
 
 RAW = {
     "name": "seen",
@@ -44,13 +44,13 @@ DET, SIBLING = "deterministic (magnitude)", "deterministic (magnitude), learning
 def ran(tmp_path_factory):
     """(plan, store) of the whole study, run once."""
     from conftest import Recorder
-    from tombola.engine.local import Engine
+    from tombola.engine.local import LocalEngine
     from tombola.engine.store import Store
     from tombola.study.plan import plan_study
     from tombola.study.spec import unfold
 
     plan, store = plan_study(unfold(RAW), dataset), Store(tmp_path_factory.mktemp("views") / "stages")
-    engine = Engine(store, torch.device("cpu"), Recorder())
+    engine = LocalEngine(store, torch.device("cpu"), Recorder())
     engine.run(plan)
     assert not engine.failures
     return plan, store
@@ -68,8 +68,8 @@ def of(table, view, **values):
     return found
 
 
-def around(**more):
-    return Surroundings(torch.device("cpu"), dataset, **more)
+def context(**more):
+    return RunContext(torch.device("cpu"), dataset, **more)
 
 
 def test_views_add_stages_and_change_none(ran, plan_of):
@@ -95,17 +95,17 @@ def test_a_replica_of_zero_enters_no_key_and_another_draws_other_noise(plan_of):
     assert "replica" not in trained.describe()
     again = replace(trained, replica=1)
     assert again.key != trained.key
-    start = trained.parents[0].run([], around()).ticket
-    one, two = (stage.run([start], around()).ticket for stage in (trained, again))
+    start = trained.parents[0].run([], context()).ticket
+    one, two = (stage.run([start], context()).ticket for stage in (trained, again))
     assert torch.equal(one.rewind.posterior.mean, two.rewind.posterior.mean)
     assert not torch.equal(one.trained.posterior.mean, two.trained.posterior.mean)
 
 
 def test_looking_at_a_training_changes_none_of_its_bits(plan_of):
     trained = next(stage for stage in plan_of(SMALL).stages if isinstance(stage, Train))
-    start, seen = trained.parents[0].run([], around()).ticket, {}
-    alone = trained.run([start], around()).ticket.trained.tensors()
-    watched = trained.run([start], around(on_state=seen.__setitem__)).ticket.trained.tensors()
+    start, seen = trained.parents[0].run([], context()).ticket, {}
+    alone = trained.run([start], context()).ticket.trained.tensors()
+    watched = trained.run([start], context(on_state=seen.__setitem__)).ticket.trained.tensors()
     assert list(seen) == [1, 2]
     assert not torch.equal(seen[1].posterior.mean, seen[2].posterior.mean)
     for name, value in alone.items():
@@ -134,7 +134,7 @@ def test_nothing_is_missing_afterwards_and_a_lost_view_alone_is_run_again(ran):
     before = store.record(stage.key)["record"]
     store.discard(stage.key)
     assert [lost.key for lost in missing(plan, store)] == [stage.key]
-    outcome = stage.run([store.ticket(parent.key) for parent in stage.parents], around())
+    outcome = stage.run([store.ticket(parent.key) for parent in stage.parents], context())
     assert outcome.record == before  # the same bits again
     store.save(stage, outcome, {"seconds": 0.1, "device": "cpu", "threads": 1})
 
@@ -291,7 +291,7 @@ def test_the_command_line_runs_views_and_the_page_has_a_section_for_each(cli, st
             def describe(self):
                 return {}
 
-            def run(self, tickets, around):
+            def run(self, tickets, context):
                 (ticket,) = tickets
                 size = ticket.posterior.mean.abs().mean().item()
                 return Outcome(None, {"rows": [{"a": 0, "b": 0, "quantity": "size", "value": size}]})

@@ -12,7 +12,7 @@ from tombola.inference import method_of
 from tombola.posterior.batch import shares
 from tombola.posterior.likelihood import Categorical
 from tombola.posterior.state import initial_state
-from tombola.settings import canonical
+from tombola.settings.keys import canonical, restored
 from tombola.streams import generator, global_stream
 from tombola.training.allocations import Allocations
 
@@ -88,8 +88,8 @@ def test_parts_take_the_memory_of_one():
 
 
 def test_only_a_batch_in_parts_enters_keys():
-    assert canonical(TrainSettings(accumulate=1)) == {}
-    assert canonical(TrainSettings(accumulate=4)) == {"accumulate": 4}
+    assert canonical(restored(TrainSettings, {"accumulate": 1})) == {}
+    assert canonical(restored(TrainSettings, {"accumulate": 4})) == {"accumulate": 4}
 
 
 def test_a_batch_whose_targets_are_of_another_length_is_not_cut():

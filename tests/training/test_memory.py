@@ -13,7 +13,7 @@ from tombola.data import Dataset
 from tombola.engine.budget import Budget
 from tombola.settings import DataSettings, EvaluateSettings, ModelSettings, PosteriorSettings, PruneSettings, TrainSettings
 from tombola.streams import generator
-from tombola.study.stages import Evaluate, Init, Surroundings, Train
+from tombola.study.stages import Evaluate, Init, RunContext, Train
 from tombola.study.stages.base import Net, Source
 from tombola.training.allocations import Allocations, Peak, peak_of
 from tombola.training.memory import in_words
@@ -74,8 +74,8 @@ def stages(name: str, changes: dict, evaluate: dict | None = None) -> tuple[Init
 def test_a_training_needs_what_was_forecast(name: str, case: str, tmp_path):
     data = images()
     init, training, _ = stages(name, CASES[case])
-    around = Surroundings(CPU, lambda _: data)
-    found = measured(tmp_path / "trace.json", lambda: training.run([init.run([], around).ticket], around))
+    context = RunContext(CPU, lambda _: data)
+    found = measured(tmp_path / "trace.json", lambda: training.run([init.run([], context).ticket], context))
     forecast = Budget([training], CPU, lambda _: data).of(training)
     assert forecast is not None
     assert 0.75 * found < forecast.total < 1.25 * found
@@ -86,11 +86,11 @@ def test_a_training_needs_what_was_forecast(name: str, case: str, tmp_path):
 def test_an_evaluation_needs_what_was_forecast(name: str, evaluate: dict, tmp_path):
     data = images()
     init, _, evaluation = stages(name, {}, evaluate)
-    around = Surroundings(CPU, lambda _: data)
+    context = RunContext(CPU, lambda _: data)
 
     def run():
-        start = init.run([], around).ticket
-        evaluation.run([replace(start, trained=start.rewind.masked(start.mask))], around)
+        start = init.run([], context).ticket
+        evaluation.run([replace(start, trained=start.rewind.masked(start.mask))], context)
 
     found = measured(tmp_path / "trace.json", run)
     forecast = Budget([evaluation], CPU, lambda _: data).of(evaluation)

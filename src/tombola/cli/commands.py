@@ -17,6 +17,7 @@ from tombola.engine.folder import StudyFolder, told_apart
 from tombola.errors import TombolaError
 from tombola.pruning.ticket import load
 from tombola.settings import EvaluateSettings, TrainSettings
+from tombola.settings.keys import restored
 from tombola.study.spec import read, shipped
 from tombola.training.evaluate import evaluate_ticket
 
@@ -130,7 +131,7 @@ def evaluate_file(path: Path, measure: EvaluateSettings, seed: int, device: str)
             "the data has changed since"
         )
     chosen = choose_device(device)
-    train = TrainSettings(**ticket.info["settings"]["train"])
+    train = restored(TrainSettings, ticket.info["settings"]["train"])
     words = ("evaluate", seed)
     examples = there.held_out(measure.split)
     row = evaluate_ticket(module.to(chosen), ticket, examples, measure, train, words, chosen, there.prepare)

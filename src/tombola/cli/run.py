@@ -9,11 +9,13 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
+from tombola.engine import Engine
 from tombola.engine.budget import Budget
 from tombola.engine.calibrate import Guesses, calibrate, here
 from tombola.engine.folder import StudyFolder
 from tombola.engine.forecast import Forecast
-from tombola.engine.local import Engine, dataset
+from tombola.engine.local import LocalEngine, dataset
+from tombola.engine.progress import Watcher
 from tombola.engine.store import missing
 from tombola.engine.workers import TIME_UP, Workers, interrupted_by_sigterm
 from tombola.errors import TombolaError
@@ -31,6 +33,19 @@ _LOOK_AT_WORKERS = 0.1  # seconds
 _RECORDS_EVERY = 60.0  # seconds between writes of the records of a running study
 
 
+def local_engine(folder: StudyFolder, under: "Conditions", watcher: Watcher, budget: Budget) -> Engine:
+    """Return the engine that runs a study's stages in this process."""
+    study = folder.variants[0].study
+    return LocalEngine(
+        folder.store,
+        under.device,
+        watcher,
+        study.checkpoint_seconds,
+        needs=budget.of,
+        ends=under.ends,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
     """Where studies are run and how long: the same for all of one command."""
@@ -42,6 +57,8 @@ class Conditions:
     """Of torch, where the study names none: shared by the processes."""
     ends: float = math.inf
     """By `time.time`: when it is stopped at the next place where nothing is lost."""
+    engine: Callable[[StudyFolder, "Conditions", Watcher, Budget], Engine] = local_engine
+    """Makes what runs the stages where there is one process."""
 
     def set_threads(self, folder: StudyFolder) -> None:
         """What the study wants; said once for each, since several are run in one process."""
@@ -134,15 +151,7 @@ def _run_here(
     """A sentence for each failure."""
     keep_freed_memory()
     with ConsoleWatcher(under.console, Board(folder.plan, folder.store, forecast)) as watcher:
-        study = folder.variants[0].study
-        engine = Engine(
-            folder.store,
-            under.device,
-            watcher,
-            study.checkpoint_seconds,
-            needs=budget.of,
-            ends=under.ends,
-        )
+        engine = under.engine(folder, under, watcher, budget)
         engine.run(folder.plan, after_each)
     return [sentence for sentence in engine.failures.values() if sentence]
 

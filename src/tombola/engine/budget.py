@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 
@@ -12,7 +12,8 @@ from tombola.data.batches import Batches
 from tombola.data.placement import fits, free_memory
 from tombola.posterior.state import State, initial_state, layout_of
 from tombola.settings import DataSettings
-from tombola.study.stages import Evaluate, Init, Stage, Train
+from tombola.settings.fields import priced
+from tombola.study.stages import Evaluate, Init, Stage, Train, ancestors
 from tombola.training.loop import VALIDATED_AT_ONCE
 from tombola.training.memory import Case, MemoryForecast, evaluation_needs, in_words, training_needs
 from tombola.training.out_of_memory import what_to_lower
@@ -20,9 +21,6 @@ from tombola.training.out_of_memory import what_to_lower
 from .forecast import Data
 
 _ALTOGETHER = 10.0  # seconds; kinds that are left then have no forecast
-
-_WEIGHTLESS = ("epochs", "lr", "log_std_lr_factor", "schedule", "warmup_epochs", "milestones", "gamma", "heat", "prior_std")
-"""Settings that need no memory."""
 
 Kind = tuple[str, ...]
 
@@ -79,8 +77,7 @@ def _kind(stage: Stage) -> Kind:
         return (stage.kind, stage.net.words, str(stage.source.settings), str(stage.settings), point)
     if not isinstance(stage, Train):
         return ()
-    priced = [f"{f.name}={getattr(stage.settings, f.name)}" for f in fields(stage.settings) if f.name not in _WEIGHTLESS]
-    return (stage.kind, stage.net.words, str(stage.source.settings), str(_masked(stage)), *priced)
+    return (stage.kind, stage.net.words, str(stage.source.settings), str(_masked(stage)), *priced(stage.settings))
 
 
 def _masked(stage: Train) -> bool:
@@ -106,10 +103,9 @@ def _forecast(stage: Stage, device: torch.device, data: Data) -> MemoryForecast 
 
 
 def _case(stage: Train | Evaluate, data: Dataset) -> Case:
-    init: Stage = stage
-    while not isinstance(init, Init):
-        init = init.parents[0]
-    first, (inputs, targets) = init, data.held_out(stage.settings.split if isinstance(stage, Evaluate) else stage.split)
+    first = ancestors(stage)[0]
+    assert isinstance(first, Init)
+    inputs, targets = data.held_out(stage.settings.split if isinstance(stage, Evaluate) else stage.split)
 
     def start() -> tuple[torch.nn.Module, State]:
         module = first.net.build("skeleton")

@@ -5,7 +5,6 @@ Nothing is kept of it but the time: the steps are taken in memory, from the dens
 
 import itertools
 import json
-import os
 import time
 import warnings
 from contextlib import suppress
@@ -15,7 +14,8 @@ from statistics import median
 
 import torch
 
-from tombola.study.stages import Init, Stage, Surroundings, Train
+from tombola.files import written_aside
+from tombola.study.stages import RunContext, Train, ancestors
 from tombola.training.checkpoint import arithmetic
 
 from .forecast import Data, Forecast, Kind
@@ -44,12 +44,10 @@ class Guesses:
         return Guesses(later.where, (self.seconds if self.where == later.where else {}) | later.seconds)
 
     def write(self, path: Path) -> None:
-        """Aside, and renamed into place; a disk that is full is left to whom it matters more."""
+        """Write them to a file; a full disk stops others, to whom it matters more."""
         text = json.dumps({"where": self.where, "seconds": [[list(k), s] for k, s in self.seconds.items()]}, indent=1)
-        aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-        with suppress(OSError):
+        with suppress(OSError), written_aside(path) as aside:
             aside.write_text(text)
-            aside.replace(path)
 
     @classmethod
     def read(cls, path: Path) -> "Guesses":
@@ -97,13 +95,13 @@ def step_seconds(stage: Train, device: torch.device, data: Data) -> float | None
         if len(marks) > _STEPS or (len(marks) > 1 and marks[-1] - marks[0] > _SECONDS):
             raise _Enough
 
-    around = Surroundings(device, data, on_step=on_step)
+    context = RunContext(device, data, on_step=on_step)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when the stage runs
         try:
-            start = _dense_start(stage).run([], around)
+            start = ancestors(stage)[0].run([], context)
             assert start.ticket is not None
-            stage.run([start.ticket], around)
+            stage.run([start.ticket], context)
         except _Enough:
             pass
         except Exception:  # said when the stage runs
@@ -114,9 +112,3 @@ def step_seconds(stage: Train, device: torch.device, data: Data) -> float | None
 
 class _Enough(BaseException):
     """Ends a training that was only begun for its pace."""
-
-
-def _dense_start(stage: Stage) -> Init:
-    while not isinstance(stage, Init):
-        stage = stage.parents[0]
-    return stage

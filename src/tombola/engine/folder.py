@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tombola import plugins
 from tombola.errors import TombolaError
+from tombola.files import written_aside
 from tombola.study.plan import Plan, plan_study
 from tombola.study.spec import Variant, resolved, unfold
 
@@ -95,7 +96,8 @@ class StudyFolder:
         text = json.dumps({"study": self.raw, **{name: str(place) for name, place in places.items()}}, indent=1)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "study.json").write_text(text)
+            with written_aside(self.path / "study.json") as aside:
+                aside.write_text(text)
         except OSError as error:
             raise TombolaError(f"cannot write to {self.path}: {error.strerror}; choose another folder with --out") from None
         self.store.prepare()

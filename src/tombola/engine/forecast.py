@@ -8,7 +8,6 @@ one was timed.
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
 from typing import Any
 
 from tombola.data import Dataset
@@ -16,9 +15,9 @@ from tombola.data.batches import steps_per_epoch
 from tombola.inference import method_of
 from tombola.pruning.rewind import step_of
 from tombola.settings import DataSettings, TrainSettings
-from tombola.study.analyses.connectivity import ALPHAS, EXAMPLES, Connectivity
-from tombola.study.plan import Plan
-from tombola.study.stages import Evaluate, Stage, Train
+from tombola.settings.fields import priced
+from tombola.study.plan import Plan, training_of
+from tombola.study.stages import Measurement, Stage, Train
 
 from .progress import Progress
 from .store import Store
@@ -26,16 +25,10 @@ from .store import Store
 Data = Callable[[DataSettings], Dataset]
 Kind = tuple[str, ...]
 
-_PRICELESS = (
-    *("epochs", "lr", "log_std_lr_factor", "schedule", "warmup_epochs", "milestones", "gamma", "heat"),
-    *("ivon_lr", "hess_init", "beta1", "beta2"),
-)
-"""Settings that do not change what a step costs; others, also ones to come, are taken to change it."""
-
 
 def work_of(stage: Stage, data: Data) -> int:
     """Training steps; 1 for a stage that does not train."""
-    if (trained := stage.training) is None:
+    if (trained := training_of(stage)) is None:
         return 1
     per_epoch = epoch_steps(trained, data)
     stop = step_of(trained.stop, per_epoch)
@@ -132,7 +125,7 @@ class Forecast:
     def _own(self, progress: Progress) -> tuple[float, float | None]:
         """(work done, seconds a unit of it in this process) of a running stage."""
         stage = self._todo[progress.key]
-        if (trained := stage.training) is None or not progress.total:
+        if (trained := training_of(stage)) is None or not progress.total:
             return 0.0, None
         per_step = self._work[progress.key] / progress.total
         if progress.steps_per_second is None:
@@ -160,25 +153,12 @@ class Forecast:
                 self._spent[kind] = (before + seconds, work + self._work[stage.key])
 
     def _full_work(self, stage: Stage) -> float:
-        if (trained := stage.training) is not None:
+        if (trained := training_of(stage)) is not None:
             steps = work_of(stage, self._data)
             return steps + steps / epoch_steps(trained, self._data) * self._passes(trained)
-        if isinstance(stage, Evaluate):
-            samples = 1 if method_of(stage.train.method).deterministic else stage.settings.samples
-            return samples * stage.settings.repeats * self._passes(stage)
-        if isinstance(stage, Connectivity):
-            return self._line(stage)
-        return 1.0
+        return stage.work(self._passes(stage)) if isinstance(stage, Measurement) else 1.0
 
-    def _line(self, stage: Connectivity) -> float:
-        """At each point of the line the mean weights and the samples; each of the two with its batch-norm statistics."""
-        point = method_of(stage.train.method).deterministic
-        samples = 1 if point else stage.train.samples
-        statistics = EXAMPLES / (3 * stage.train.batch_size * samples)
-        passes = 1 if point else 1 + stage.samples
-        return len(ALPHAS) * (passes * self._passes(stage) + (1 if point else 2) * statistics)
-
-    def _passes(self, stage: Train | Evaluate | Connectivity) -> float:
+    def _passes(self, stage: Train | Measurement) -> float:
         """One forward pass over the held-out examples, in training steps."""
         settings = stage.settings if isinstance(stage, Train) else stage.train
         samples = 1 if method_of(settings.method).deterministic else settings.samples
@@ -191,13 +171,10 @@ def _kinds(stage: Stage) -> list[Kind]:
     """What a stage's pace is taken from: the most alike first."""
     if isinstance(stage, Train):
         return list(_training_kinds(stage.net.words, stage.settings))
-    if isinstance(stage, Evaluate):
-        what = "point" if method_of(stage.train.method).deterministic else "random"
-        own = (stage.kind, stage.net.words, what, str(stage.settings.samples), str(stage.settings.repeats))
+    if isinstance(stage, Measurement):
+        own = (stage.kind, stage.net.words, "random" if stage.is_random else "point", *priced(stage.settings))
         return [own, *_training_kinds(stage.net.words, stage.train)]
-    if isinstance(stage, Connectivity):
-        return [(stage.kind, stage.net.words, stage.train.method), *_training_kinds(stage.net.words, stage.train)]
-    if (trained := stage.training) is not None:
+    if (trained := training_of(stage)) is not None:
         return [
             (stage.kind, trained.net.words, trained.settings.method),
             *_training_kinds(trained.net.words, trained.settings),
@@ -206,8 +183,7 @@ def _kinds(stage: Stage) -> list[Kind]:
 
 
 def _training_kinds(words: str, settings: TrainSettings) -> Iterator[Kind]:
-    priced = [f"{f.name}={getattr(settings, f.name)}" for f in fields(settings) if f.name not in _PRICELESS]
-    yield (Train.kind, words, *priced)
+    yield (Train.kind, words, *priced(settings))
     yield (Train.kind, words, f"batch_size={settings.batch_size}", settings.method)
     yield (Train.kind, words, f"batch_size={settings.batch_size}")
 

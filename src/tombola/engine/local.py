@@ -22,7 +22,7 @@ from tombola.errors import TombolaError
 from tombola.pruning.ticket import Ticket
 from tombola.settings import DataSettings
 from tombola.study.plan import Plan, names_of
-from tombola.study.stages import Evaluate, Outcome, Stage, Surroundings, Train
+from tombola.study.stages import Evaluate, Outcome, RunContext, Stage, Train
 from tombola.training.checkpoint import TimeUp, arithmetic
 from tombola.training.memory import MemoryForecast
 from tombola.training.out_of_memory import MemoryShortError, free_cached, is_out_of_memory, short_of_memory
@@ -34,7 +34,7 @@ _LOOK_AGAIN = 0.2  # seconds between looks where others are at all that is ready
 
 
 @dataclass
-class Engine:
+class LocalEngine:
     """Runs stages on one device, reading and writing one store."""
 
     store: Store
@@ -128,9 +128,10 @@ class Engine:
             self._file.write()
             self.watcher.stepped(stage, done, total)
 
-        resumes = isinstance(stage, Train)
-        checkpoint = self.store.checkpoint(stage.key, self.checkpoint_seconds, self.ends) if resumes else None
-        around = Surroundings(self.device, self.data, checkpoint, on_step, progress.end_epoch)
+        checkpoint = (
+            self.store.checkpoint(stage.key, self.checkpoint_seconds, self.ends) if isinstance(stage, Train) else None
+        )
+        context = RunContext(self.device, self.data, checkpoint, on_step, progress.end_epoch)
         outcome: Outcome | None = None
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -140,7 +141,7 @@ class Engine:
                 self._file.write(at_once=isinstance(stage, Evaluate))  # it may be long, and has no steps
                 self.watcher.began(stage, progress)
                 began = time.monotonic()
-                outcome = stage.run(tickets, around)
+                outcome = stage.run(tickets, context)
             except Exception as error:
                 self._failed(stage, error)
         if outcome is None:

@@ -10,12 +10,14 @@ import math
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
+from tombola.files import written_aside
 from tombola.study.stages import Stage
 
 _numbers = itertools.count()  # of the runs of this process
@@ -117,12 +119,10 @@ class ProgressFile:
             return
         self._wrote_at, self._last_key = now, self.progress.key
         self.progress.updated = time.time()
-        aside = self._path.with_suffix(".part")
-        try:
-            aside.write_text(json.dumps({name: getattr(self.progress, name) for name in _FIELDS}))
-            aside.replace(self._path)
-        except OSError:  # a full disk stops the stage that has something to keep, not this
-            aside.unlink(missing_ok=True)
+        text = json.dumps({name: getattr(self.progress, name) for name in _FIELDS})
+        # a full disk stops the stage that has something to keep, not this
+        with suppress(OSError), written_aside(self._path, self._path.with_suffix(".part")) as aside:
+            aside.write_text(text)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
 """A study's records: one row for each evaluated ticket, as a Parquet table."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tombola.errors import TombolaError
+from tombola.files import written_aside
 from tombola.study.plan import Plan
 from tombola.study.rows import Row, ViewRow
-from tombola.study.stages import Stage, Train
+from tombola.study.stages import Train, ancestors
 
 from .store import Store
 
@@ -118,7 +118,8 @@ def stage_times(plan: Plan, store: Store) -> "DataFrame":
     seen: set[str] = set()
     rows = []
     for row in plan.wanted:
-        for stage in _line(row.stage, seen):
+        for stage in ancestors(row.stage, known=seen.__contains__):
+            seen.add(stage.key)
             if store.done(stage.key):
                 record = store.record(stage.key)
                 # a training that was interrupted counts all its sittings, which the run's own seconds do not
@@ -127,19 +128,10 @@ def stage_times(plan: Plan, store: Store) -> "DataFrame":
     return pd.DataFrame(rows, columns=[*names, "kind", "seconds"])
 
 
-def _line(stage: Stage, seen: set[str]) -> list[Stage]:
-    """The stage and its ancestors, apart from those seen already, which it adds to."""
-    if stage.key in seen:
-        return []
-    seen.add(stage.key)
-    return [stage, *(found for parent in stage.parents for found in _line(parent, seen))]
-
-
 def write(table: "DataFrame", path: Path) -> None:
-    """Writes aside and renames into place."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    table.to_parquet(aside, index=False)
-    aside.replace(path)
+    """Write the table as Parquet."""
+    with written_aside(path) as aside:
+        table.to_parquet(aside, index=False)
 
 
 def _numbers(view: ViewRow, store: Store) -> list[dict[str, Any]]:
@@ -175,6 +167,7 @@ def read(paths: Sequence[Path]) -> "DataFrame":
 def row_of(row: Row, store: Store) -> dict[str, Any]:
     """The labels and numbers of a finished row."""
     (trained,) = row.stage.parents
+    assert isinstance(trained, Train)
     measured, training = store.record(row.stage.key), store.record(trained.key)
     return {
         **row.labels,
@@ -190,10 +183,10 @@ def row_of(row: Row, store: Store) -> dict[str, Any]:
     }
 
 
-def _costs(trained: Stage, store: Store) -> dict[str, float]:
+def _costs(trained: Train, store: Store) -> dict[str, float]:
     """Of the training itself, and in total: with all the trainings that it stands on, as pruning levels before it, whichever
     study has run them. NaN where one of them is no longer in the store."""
-    trainings = [stage.key for stage in _line(trained, set()) if stage.kind == Train.kind]
+    trainings = [stage.key for stage in ancestors(trained) if isinstance(stage, Train)]
     found = [store.record(key)["record"] if store.done(key) else {} for key in trainings]
     own = store.record(trained.key)["record"]
     return {

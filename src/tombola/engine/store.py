@@ -12,9 +12,10 @@ from typing import Any
 from filelock import BaseFileLock, FileLock
 
 from tombola.errors import TombolaError
+from tombola.files import written_aside
 from tombola.pruning.ticket import Ticket, load
 from tombola.study.plan import Plan
-from tombola.study.stages import Outcome, Stage
+from tombola.study.stages import Outcome, Stage, ancestors
 from tombola.training.checkpoint import Checkpoint
 
 _CACHED = 4  # tickets kept in memory: the next stage mostly wants the last ones
@@ -67,24 +68,22 @@ class Store:
 
     def save(self, stage: Stage, outcome: Outcome, run: dict[str, Any]) -> None:
         """Marks the stage done. run: how it was run (seconds, device, ...)."""
-        aside = self.unfinished / f"{stage.key}.{os.getpid()}"
-        shutil.rmtree(aside, ignore_errors=True)
+        record = {
+            "key": stage.key,
+            "kind": stage.kind,
+            "version": stage.version,
+            "settings": stage.describe(),
+            "parents": [parent.key for parent in stage.parents],
+            "record": outcome.record,
+            "run": run,
+        }
         try:
-            aside.mkdir()
-            if outcome.ticket is not None:
-                outcome.ticket.save(aside / "ticket.safetensors")
-            record = {
-                "key": stage.key,
-                "kind": stage.kind,
-                "version": stage.version,
-                "settings": stage.describe(),
-                "parents": [parent.key for parent in stage.parents],
-                "record": outcome.record,
-                "run": run,
-            }
-            (aside / "record.json").write_text(json.dumps(record, indent=1))
-            self.discard(stage.key)  # a folder without a record is left by nobody but may be there
-            aside.rename(self.root / stage.key)
+            with written_aside(self.root / stage.key, self.unfinished / f"{stage.key}.{os.getpid()}") as aside:
+                aside.mkdir()
+                if outcome.ticket is not None:
+                    outcome.ticket.save(aside / "ticket.safetensors")
+                (aside / "record.json").write_text(json.dumps(record, indent=1))
+                self.discard(stage.key)  # a folder without a record is left by nobody but may be there
         except OSError as error:
             raise TombolaError(
                 f"cannot write stage {stage.key} to {self.root}: {error.strerror}; free space or permissions"
@@ -137,15 +136,5 @@ class Store:
 
 
 def missing(plan: Plan, store: Store) -> list[Stage]:
-    """What has to run, parents first: what is wanted and lacks its record, and of its ancestors those that lack a ticket."""
-    found: dict[str, Stage] = {}
-
-    def visit(stage: Stage) -> None:
-        if stage.key not in found and not store.done(stage.key):
-            for parent in stage.parents:
-                visit(parent)
-            found[stage.key] = stage
-
-    for row in plan.wanted:
-        visit(row.stage)
-    return list(found.values())
+    """Return the stages that still have to run, parents first: unfinished ones without what finished ones depend on."""
+    return ancestors(*(row.stage for row in plan.wanted), known=store.done)

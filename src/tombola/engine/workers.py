@@ -25,7 +25,7 @@ from tombola.training.checkpoint import TimeUp
 from tombola.training.out_of_memory import keep_freed_memory
 
 from .folder import StudyFolder
-from .local import Engine
+from .local import LocalEngine
 from .progress import Progress
 
 _START = "from tombola.engine.workers import main; raise SystemExit(main())"
@@ -137,7 +137,7 @@ def main() -> int:
         keep_freed_memory()
         opened = StudyFolder.open(Path(folder))
         study = opened.variants[0].study
-        engine = Engine(
+        engine = LocalEngine(
             opened.store,
             torch.device(device),
             _Teller(),

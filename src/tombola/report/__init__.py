@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tombola.files import written_aside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,18 +55,8 @@ def _write(html: str, pictures: Sequence[Picture], out: Path, folder: str) -> Pa
     (out.parent / folder).mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         for name, content in picture.files().items():
-            _replace(out.parent / folder / name, content)
-    _replace(out, html.encode())
+            with written_aside(out.parent / folder / name) as aside:
+                aside.write_bytes(content)
+    with written_aside(out) as aside:
+        aside.write_bytes(html.encode())
     return out
-
-
-def _replace(path: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the page from a web server
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

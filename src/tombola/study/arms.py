@@ -9,15 +9,17 @@ from typing import Any
 
 from tombola.inference import method_of
 from tombola.pruning.rewind import parse_rewind
-from tombola.settings import PosteriorSettings, TrainSettings, canonical, deterministic_part
+from tombola.settings import PosteriorSettings, TrainSettings
+from tombola.settings.fields import UNLABELLED, marked
+from tombola.settings.keys import canonical, deterministic_part
 
-from .spec import Arm, Study, arm_train
+from .spec import SECTIONS, Arm, Study, arm_train
 from .stages import Init, Prune, Redraw, Shuffle, Stage, Train, Transplant
 from .stages.base import Net, Source
 
 
 @dataclass(frozen=True)
-class Ground:
+class SeedContext:
     """What all arms of one seed stand on."""
 
     study: Study
@@ -50,7 +52,7 @@ class Ground:
 class Chain:
     """The levels of one pruning chain: what each is trained from, and trained."""
 
-    ground: Ground
+    context: SeedContext
     settings: TrainSettings
     tickets: list[Stage]
     trained: list[Train]
@@ -71,16 +73,16 @@ class Chain:
 
     def shuffled(self, level: int, how: str) -> Shuffle:
         """The ticket of that level with its mask shuffled."""
-        return Shuffle(parents=(self.tickets[level], self.dense), how=how, seed=self.ground.seed)
+        return Shuffle(parents=(self.tickets[level], self.dense), how=how, seed=self.context.seed)
 
 
-def trainings(ground: Ground, arm: Arm) -> Iterator[tuple[int, Train]]:
+def trainings(context: SeedContext, arm: Arm) -> Iterator[tuple[int, Train]]:
     """(level, the training) of each ticket of an arm."""
-    chain = _chain(ground, arm)
+    chain = _chain(context, arm)
     if arm.arm in ("ticket", "deterministic"):
         yield from enumerate(chain.trained)
         return
-    for level in levels_of(ground.study, arm):
+    for level in levels_of(context.study, arm):
         yield level, HANGING[arm.arm](chain, arm, level)
 
 
@@ -93,17 +95,17 @@ def levels_of(study: Study, arm: Arm) -> list[int]:
     return sorted({min(every, key=lambda k: abs(k * left - math.log(density))) for density in arm.densities})
 
 
-def _chain(ground: Ground, arm: Arm) -> Chain:
-    study, point = ground.study, chain_is_deterministic(arm)
+def _chain(context: SeedContext, arm: Arm) -> Chain:
+    study, point = context.study, chain_is_deterministic(arm)
     settings = arm_train(study, arm, deterministic=point)
     # a deterministic chain is the same whatever sigma starts at, so that studies of sigma share it
     posterior = deterministic_part(study.posterior) if point else study.posterior
-    init = ground.init(posterior, settings)
+    init = context.init(posterior, settings)
     rewind = arm.rewind or study.prune.rewind
     at = parse_rewind(rewind)
-    dense = ground.train(init, settings, stop=at) if at else init
+    dense = context.train(init, settings, stop=at) if at else init
     tickets: list[Stage] = [init]
-    trained = [ground.train(init, settings)]
+    trained = [context.train(init, settings)]
     for _ in range(study.prune.levels):
         pruned = Prune(
             parents=(trained[-1], trained[-1] if rewind == "learning_rate" else dense),
@@ -111,34 +113,34 @@ def _chain(ground: Ground, arm: Arm) -> Chain:
             sigma=arm_sigma(study, arm),
             fraction=study.prune.fraction,
             scope=study.prune.scope,
-            seed=ground.seed,
+            seed=context.seed,
         )
         tickets.append(pruned)
-        trained.append(ground.train(pruned, settings, start=at))
-    return Chain(ground, settings, tickets, trained, dense, at)
+        trained.append(context.train(pruned, settings, start=at))
+    return Chain(context, settings, tickets, trained, dense, at)
 
 
 def _reinit(chain: Chain, arm: Arm, level: int) -> Train:
-    return chain.ground.train(chain.redrawn(level), chain.settings)
+    return chain.context.train(chain.redrawn(level), chain.settings)
 
 
 def _shuffle(chain: Chain, arm: Arm, level: int) -> Train:
     parent = chain.shuffled(level, arm.arm.removeprefix("shuffle_"))
-    return chain.ground.train(parent, chain.settings, start=chain.start)
+    return chain.context.train(parent, chain.settings, start=chain.start)
 
 
 def _equal_budget(chain: Chain, arm: Arm, level: int) -> Train:
     """The ticket of level k with k + 1 times the epochs, which is what learning-rate rewinding has trained by then."""
     longer = {name: (level + 1) * getattr(chain.settings, name) for name in ("epochs", "warmup_epochs", "kl_warmup_epochs")}
-    return chain.ground.train(chain.tickets[level], replace(chain.settings, **longer), start=chain.start)
+    return chain.context.train(chain.tickets[level], replace(chain.settings, **longer), start=chain.start)
 
 
 def _planted(chain: Chain, arm: Arm, pruned: Stage) -> Train:
     """A deterministic ticket as a Bayesian network: its values as means, std at the Bayesian start."""
-    study = chain.ground.study
+    study = chain.context.study
     settings = arm_train(study, arm, deterministic=False)
-    parent = Transplant(parents=(pruned, chain.ground.init(study.posterior, settings)))
-    return chain.ground.train(parent, settings)
+    parent = Transplant(parents=(pruned, chain.context.init(study.posterior, settings)))
+    return chain.context.train(parent, settings)
 
 
 HANGING: dict[str, Callable[[Chain, Arm, int], Train]] = {
@@ -208,16 +210,6 @@ def curve_label(study: Study, arm: Arm) -> str:
 _SIGMAS = {"start": "as at the start", "shuffled": "shuffled"}
 
 
-_LEFT_OUT = {
-    "data": ("name", "args", "resident"),  # its fingerprint stands for them
-    "model": ("name",),
-    "posterior": (),
-    "train": ("method",),
-    "prune": ("score", "rewind", "levels"),  # more levels change none of the first
-    "evaluate": (),
-}
-"""Sections of a study, and their fields that a record has a column for or that change no number of it."""
-
 _OF_DETERMINISTIC = ("deterministic", "transplant")
 """How the arms begin whose masks are a deterministic network's."""
 
@@ -237,9 +229,9 @@ def _settings(study: Study) -> dict[str, Any]:
     """Path -> value of what differs from the defaults."""
     return {
         f"{section}.{name}": value
-        for section, left_out in _LEFT_OUT.items()
+        for section in SECTIONS
         for name, value in canonical(getattr(study, section)).items()
-        if name not in left_out
+        if name not in marked(getattr(study, section), UNLABELLED)
     }
 
 

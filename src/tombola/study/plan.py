@@ -22,10 +22,10 @@ from tombola.settings import DataSettings
 from tombola.training.optim import SCHEDULES
 
 from .analyses import view_rows
-from .arms import TRANSPLANTS, Ground, arm_score, arm_sigma, by_map, curve_label, settings_labels, trainings
+from .arms import TRANSPLANTS, SeedContext, arm_score, arm_sigma, by_map, curve_label, settings_labels, trainings
 from .rows import Row, ViewRow
 from .spec import Study, Variant, arm_train
-from .stages import Evaluate, Init, Prune, Shuffle, Stage, Train
+from .stages import Evaluate, Init, Prune, Shuffle, Stage, Train, ancestors
 from .stages.base import Net, Source
 
 
@@ -45,17 +45,7 @@ class Plan:
     @property
     def stages(self) -> list[Stage]:
         """Every stage once, parents first."""
-        found: dict[str, Stage] = {}
-
-        def visit(stage: Stage) -> None:
-            if stage.key not in found:
-                for parent in stage.parents:
-                    visit(parent)
-                found[stage.key] = stage
-
-        for row in self.wanted:
-            visit(row.stage)
-        return list(found.values())
+        return ancestors(*(row.stage for row in self.wanted))
 
 
 def plan_study(variants: list[Variant], data: Callable[[DataSettings], Dataset]) -> Plan:
@@ -70,6 +60,11 @@ def plan_study(variants: list[Variant], data: Callable[[DataSettings], Dataset])
     return Plan(variants[0].study.name, list(rows.values()), view_rows(names, rows.values()))
 
 
+def training_of(stage: Stage) -> Train | None:
+    """Return the training that a stage is or repeats, whose steps forecasts and progress count: its `training`, if any."""
+    return getattr(stage, "training", None)
+
+
 def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> Iterator[Row]:
     study = variant.study
     dataset = data(study.data)
@@ -80,7 +75,7 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
     for seed in study.seeds:
         for arm in study.arms:
             label = curve_label(study, arm)
-            for level, trained in trainings(Ground(study, net, source, seed, len(dataset.train[0])), arm):
+            for level, trained in trainings(SeedContext(study, net, source, seed, len(dataset.train[0])), arm):
                 labels = {
                     "study": study.name,
                     "arm": arm.arm,
@@ -206,24 +201,30 @@ def names_of(plan: Plan) -> dict[str, str]:
     several = [column for column in ("model", "data") if len({row.labels[column] for row in plan.rows}) > 1]
     nearest: dict[str, tuple[int, Row | ViewRow]] = {}
     curves: dict[str, set[str]] = {}
-    levels: dict[str, int] = {}
-    stages: dict[str, Stage] = {}
     for row in plan.wanted:
-        curve = curve_of(row, several)
-        for distance, stage in ancestry(row.stage):
-            stages[stage.key] = stage
-            curves.setdefault(stage.key, set()).add(curve)
-            if stage.key not in nearest or distance < nearest[stage.key][0]:
-                nearest[stage.key] = (distance, row)
-    names = {}
-    for key, stage in stages.items():
-        _, row = nearest[key]
-        more = f" +{len(curves[key]) - 1}" if len(curves[key]) > 1 else ""
+        for key, distance in _distances(row.stage).items():
+            curves.setdefault(key, set()).add(curve_of(row, several))
+            if key not in nearest or distance < nearest[key][0]:
+                nearest[key] = (distance, row)
+    names, levels = {}, dict[str, int]()
+    for stage in plan.stages:
+        levels[stage.key] = (levels[stage.parents[0].key] if stage.parents else 0) + isinstance(stage, Prune)
+        _, row = nearest[stage.key]
+        more = f" +{len(curves[stage.key]) - 1}" if len(curves[stage.key]) > 1 else ""
         between = row.labels.get("between", "") if row.stage is stage else ""
         doing = f"{what(stage)} between {between}" if between else what(stage)
-        parts = [doing, curve_of(row, several) + more, f"level {_level(stage, levels)}", f"seed {row.labels['seed']}"]
-        names[key] = " · ".join(parts)
+        parts = [doing, curve_of(row, several) + more, f"level {levels[stage.key]}", f"seed {row.labels['seed']}"]
+        names[stage.key] = " · ".join(parts)
     return names
+
+
+def _distances(stage: Stage) -> dict[str, int]:
+    """Return for the key of each ancestor how many stages on it lies, at least."""
+    found = {stage.key: 0}
+    for child in reversed(ancestors(stage)):
+        for parent in child.parents:
+            found[parent.key] = min(found[child.key] + 1, found.get(parent.key, found[child.key] + 1))
+    return found
 
 
 def curve_of(row: Row | ViewRow, several: list[str]) -> str:
@@ -239,26 +240,3 @@ def what(stage: Stage) -> str:
     if isinstance(stage, Shuffle):
         return f"shuffle {stage.how}"
     return f"redraw {stage.kind}" if isinstance(stage, Init) and stage.draw != "first" else stage.kind
-
-
-def ancestry(stage: Stage) -> list[tuple[int, Stage]]:
-    """The stage and its ancestors, each once, with how far away it is."""
-    found = {stage.key: (0, stage)}
-    edge = [stage]
-    distance = 0
-    while edge:
-        distance += 1
-        edge = [parent for child in edge for parent in child.parents if parent.key not in found]
-        found |= {parent.key: (distance, parent) for parent in edge}
-    return list(found.values())
-
-
-def _level(stage: Stage, known: dict[str, int]) -> int:
-    """How often was pruned on the way to the stage."""
-    chain = [stage]
-    while chain[-1].key not in known and chain[-1].parents:
-        chain.append(chain[-1].parents[0])
-    for one in reversed(chain):
-        if one.key not in known:
-            known[one.key] = (known[one.parents[0].key] if one.parents else 0) + isinstance(one, Prune)
-    return known[stage.key]

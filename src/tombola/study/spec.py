@@ -14,16 +14,15 @@ from typing import Any, Literal
 
 from tombola.errors import TombolaError
 from tombola.settings import (
-    Checked,
     DataSettings,
     EvaluateSettings,
     ModelSettings,
     PosteriorSettings,
     PruneSettings,
     TrainSettings,
-    deterministic_part,
-    setting,
 )
+from tombola.settings.fields import COLUMN, WHOLE, Checked, marked, setting
+from tombola.settings.keys import deterministic_part
 
 from .messages import sentence
 from .recipes import common_view, expand
@@ -72,11 +71,12 @@ class Arm(Checked):
 class Study(Checked):
     """A study without lists to fan out: one variant."""
 
-    name: str = setting("", "Name of the study; its output folder is named so.")
-    description: str = setting("", "What the study asks, in a sentence or two.")
+    name: str = setting("", "Name of the study; its output folder is named so.", WHOLE)
+    description: str = setting("", "What the study asks, in a sentence or two.", WHOLE)
     size: str | None = setting(
         None,
         "With `nets`: full, gpu, cpu or toy: which settings of CIFAR-10 and which relatives of the nets. See recipes.md.",
+        WHOLE,
     )
     nets: list[str] = setting([], "With `size`: nets by their names in the recipe, each with its settings; they fan out.")
     seeds: list[int] = setting([0], "Seeds: each trains every arm from its own initialisation and data order.", least=0)
@@ -91,9 +91,9 @@ class Study(Checked):
         [], "What else is computed of the tickets: overlap, ranks, connectivity, early_bird, or package.module:function."
     )
     threads: int | None = setting(
-        None, "Threads of torch on a CPU; by default torch's choice. The last bits depend on it.", least=1
+        None, "Threads of torch on a CPU; by default torch's choice. The last bits depend on it.", WHOLE, least=1
     )
-    checkpoint_seconds: float = setting(60.0, "Seconds between checkpoints within a training.", above=0)
+    checkpoint_seconds: float = setting(60.0, "Seconds between checkpoints within a training.", WHOLE, above=0)
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ class Variant:
         return net if self.study.model == ModelSettings(name=net) else f"{net}/{self.study.size}"
 
 
-_OF_THE_WHOLE = ("name", "description", "size", "threads", "checkpoint_seconds")
-_OWN_COLUMN = ("data.name", "model.name", "prune.score", "prune.sigma", "prune.rewind", "train.method")
+SECTIONS = [f.name for f in dataclasses.fields(Study) if dataclasses.is_dataclass(f.default_factory)]
+"""The fields of a study that are settings of their own."""
 
 
 _PAPER = ("scores", "layers", "randomise", "transplant", "rewind", "size", "rate", "calibration")
@@ -153,16 +153,17 @@ def read(study: str, changes: list[str]) -> dict[str, Any]:
 
 def unfold(raw: dict[str, Any]) -> list[Variant]:
     """All variants of a raw study, each checked. Raises TombolaError naming the path of what is wrong."""
-    for name in _OF_THE_WHOLE:
+    for name in sorted(marked(Study, WHOLE)):
         if isinstance(raw.get(name), list):
             raise TombolaError(f"{name} is the list {raw[name]}; it is of the whole study and does not fan out")
+    columns = {f"{section}.{name}" for section in SECTIONS for name in marked(getattr(Study(), section), COLUMN)}
     variants = []
     for settings, axes in (variant for one in expand(raw) for variant in _fan(one, Study, "")):
         settings["arms"] = [arm for one in _arms(settings) for arm, _ in _fan(one, Arm, "arms.")]
         study = _checked(settings)
         for arm in study.arms:
             _check_train(study, arm)
-        variants.append(Variant(study, {path: value for path, value in axes.items() if path not in _OWN_COLUMN}))
+        variants.append(Variant(study, {path: value for path, value in axes.items() if path not in columns}))
     return variants
 
 

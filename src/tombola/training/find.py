@@ -22,7 +22,8 @@ from tombola.pruning.iterate import prune_ticket
 from tombola.pruning.rewind import parse_rewind, step_of
 from tombola.pruning.scores import SCORES, WITHOUT_STD
 from tombola.pruning.ticket import Ticket, ticket_of, with_mask
-from tombola.settings import PosteriorSettings, PruneSettings, TrainSettings, canonical
+from tombola.settings import PosteriorSettings, PruneSettings, TrainSettings
+from tombola.settings.keys import canonical
 from tombola.streams import generator
 
 from .loop import train as train_state

@@ -11,7 +11,7 @@ from tombola.engine.local import dataset
 from tombola.engine.progress import Progress, seen
 from tombola.engine.store import Store
 from tombola.pruning.rewind import step_of
-from tombola.study.plan import Plan, curve_of, names_of
+from tombola.study.plan import Plan, curve_of, names_of, training_of
 from tombola.study.stages import Stage
 
 from .picture import Finished, Picture, Running
@@ -109,7 +109,7 @@ class Board:
 
 def _epoch(stage: Stage, done: int) -> tuple[int, int] | None:
     """The epoch that follows `done` steps of the stage, of all in its schedule."""
-    if (trained := stage.training) is None:
+    if (trained := training_of(stage)) is None:
         return None
     steps, epochs = epoch_steps(trained, dataset), trained.settings.epochs
     return min(((step_of(trained.start, steps) or 0) + done) // steps + 1, epochs), epochs

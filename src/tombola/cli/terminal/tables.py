@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tombola.engine.store import Store
-from tombola.study.plan import Plan, ancestry
-from tombola.study.stages import Stage
+from tombola.study.plan import Plan
+from tombola.study.stages import Stage, ancestors
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -62,7 +62,7 @@ def graph_table(plan: Plan, store: Store) -> Table:
 
 def _of_views(plan: Plan) -> list[tuple[str, int, list[list[Stage]]]]:
     """Name, level and the stages, by kind, of each view: those that no row of the records needs."""
-    known = {stage.key for row in plan.rows for _, stage in ancestry(row.stage)}
+    known = {stage.key for stage in ancestors(*(row.stage for row in plan.rows))}
     found: dict[tuple[str, int], dict[str, dict[str, Stage]]] = {}
     for view in plan.views:
         what = f"{view.labels['view']} between {view.labels['between']}"

@@ -20,12 +20,11 @@ from tombola.posterior.gaussian import Gaussian
 from tombola.posterior.predictive import classes_of, outputs
 from tombola.posterior.state import State, interpolated
 from tombola.pruning.ticket import Ticket
-from tombola.settings import EvaluateSettings, TrainSettings, canonical
+from tombola.settings.keys import canonical
 from tombola.training.loop import likelihood_of
 
 from ..rows import Row, ViewRow, view_row
-from ..stages import Outcome, Stage, Surroundings
-from ..stages.base import Net, Source
+from ..stages import Measurement, Outcome, RunContext, Stage
 from .chains import ends_and_middle, grouped, own_masks, training_of
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -37,15 +36,16 @@ EXAMPLES = 1024
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Connectivity(Stage):
+class Connectivity(Measurement):
     """Loss and error on the line between its two parents, of the mean weights and of weight samples, and their barriers."""
 
     kind: ClassVar[str] = "connectivity"
-    net: Net
-    source: Source
-    settings: EvaluateSettings
-    train: TrainSettings
-    seed: int
+
+    def work(self, one_pass: float) -> float:
+        """At each point of the line the mean weights and the samples; each of the two with its batch-norm statistics."""
+        statistics = EXAMPLES / (3 * self.train.batch_size * (self.train.samples if self.is_random else 1))
+        passes = 1 + self.samples if self.is_random else 1
+        return len(ALPHAS) * (passes * one_pass + (2 if self.is_random else 1) * statistics)
 
     @property
     def samples(self) -> int:
@@ -58,14 +58,14 @@ class Connectivity(Stage):
         how = {name: v for name, v in canonical(self.settings).items() if name in ("split", "channels_last", *by_batch)}
         return self.net.describe() | self.source.describe() | own | how
 
-    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+    def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
         a, b = tickets
         assert a.trained is not None
         assert b.trained is not None
         found: dict[str, list[float]] = {}
         for alpha in ALPHAS:
-            state = interpolated(a.trained, b.trained, alpha).to(around.device)
-            for name, value in self._measured(state, around).items():
+            state = interpolated(a.trained, b.trained, alpha).to(context.device)
+            for name, value in self._measured(state, context).items():
                 found.setdefault(name, []).append(value)
         rows: list[dict[str, Any]] = []
         for name, values in found.items():
@@ -74,19 +74,19 @@ class Connectivity(Stage):
             rows.append(row | {"quantity": f"barrier_{name}", "value": metrics.barrier(ALPHAS, values)})
         return Outcome(None, {"rows": rows})
 
-    def _measured(self, state: State, around: Surroundings) -> dict[str, float]:
+    def _measured(self, state: State, context: RunContext) -> dict[str, float]:
         """Loss and error by name: of the mean weights, and where there are weight samples of their averaged prediction."""
-        found = _named("mean", self._metrics(state.as_point(), 1, around))
+        found = _named("mean", self._metrics(state.as_point(), 1, context))
         if isinstance(state.posterior, Gaussian):
-            found |= _named("samples", self._metrics(state, self.samples, around))
+            found |= _named("samples", self._metrics(state, self.samples, context))
         return found
 
-    def _metrics(self, state: State, samples: int, around: Surroundings) -> dict[str, float]:
-        data, module = around.data(self.source.settings), self.net.build("skeleton").to(around.device)
+    def _metrics(self, state: State, samples: int, context: RunContext) -> dict[str, float]:
+        data, module = context.data(self.source.settings), self.net.build("skeleton").to(context.device)
         words = ("connectivity", self.seed)  # not its key: the same noise for all lines of a seed
         if self.settings.batch_norm == "running" and has_running_statistics(module):
             size = self.train.batch_size
-            batches = training_batches(data, self.source.settings, size, self.seed, around.device).epoch(0)
+            batches = training_batches(data, self.source.settings, size, self.seed, context.device).epoch(0)
             some = islice(batches, math.ceil(EXAMPLES / size))
             laid_out = map(channels_last, some) if self.settings.channels_last else some
             state = reestimated(module, state, laid_out, words)

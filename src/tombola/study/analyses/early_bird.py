@@ -16,7 +16,7 @@ from tombola.pruning.scores import SCORES, evaluate
 from tombola.pruning.ticket import Ticket
 
 from ..rows import Row, ViewRow, view_row
-from ..stages import Outcome, Stage, Surroundings, Train
+from ..stages import Outcome, RunContext, Stage, Train
 from .chains import once, own_masks, training_of
 
 DENSITIES = (0.5, 0.2, 0.05)
@@ -46,7 +46,7 @@ class EarlyBird(Stage):
         assert isinstance(trained, Train)
         return trained
 
-    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+    def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
         start, trained = tickets
         assert trained.trained is not None
         final = self._masks(trained.trained)
@@ -69,7 +69,7 @@ class EarlyBird(Stage):
             before.update(now)
 
         look(0, start.rewind)
-        self.training.run([start], replace(around, checkpoint=None, on_state=look))
+        self.training.run([start], replace(context, checkpoint=None, on_state=look))
         return Outcome(None, {"rows": rows})
 
     def _masks(self, state: State) -> Masks:

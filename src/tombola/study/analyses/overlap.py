@@ -12,7 +12,7 @@ from tombola.pruning.overlap import jaccard, layer_masks, overlap_by_chance
 from tombola.pruning.ticket import Ticket
 
 from ..rows import Row, ViewRow, view_row
-from ..stages import Outcome, Stage, Surroundings
+from ..stages import Outcome, RunContext, Stage
 from .chains import grouped, mask_of, once, own_masks
 
 
@@ -25,7 +25,7 @@ class Overlap(Stage):
     def describe(self) -> dict[str, Any]:
         return {}
 
-    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+    def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
         masks = [layer_masks(ticket.layout, ticket.mask) for ticket in tickets]
         sizes = {name: mask.numel() for name, mask in masks[0].items()}
         if any({name: mask.numel() for name, mask in one.items()} != sizes for one in masks):

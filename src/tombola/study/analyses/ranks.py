@@ -15,7 +15,7 @@ from tombola.pruning.scores import SCORES, WITHOUT_STD, evaluate
 from tombola.pruning.ticket import Ticket
 
 from ..rows import Row, ViewRow, view_row
-from ..stages import Outcome, Stage, Surroundings
+from ..stages import Outcome, RunContext, Stage
 from .chains import own_masks, training_of
 
 RANKED = ("snr", "mu", "square", "snr_coded", "square_coded", "std_large")
@@ -32,7 +32,7 @@ class Ranks(Stage):
     def describe(self) -> dict[str, Any]:
         return {"scores": {name: plugins.source_digest(name, SCORES) for name in self.scores}}
 
-    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+    def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
         (ticket,) = tickets
         q, layout = ticket.posterior, ticket.layout
         everything, layers = [], []

@@ -4,10 +4,23 @@ A stage is its settings. Its key hashes them (only what differs from a default),
 code, its version and its parents' keys, so a finished stage is never run again, whichever study it came from.
 """
 
-from .base import Outcome, Stage, Surroundings
-from .evaluate import Evaluate
+from .base import Outcome, RunContext, Stage, ancestors
+from .evaluate import Evaluate, Measurement
 from .init import Init
 from .masks import Prune, Redraw, Shuffle, Transplant
 from .train import Train
 
-__all__ = ["Evaluate", "Init", "Outcome", "Prune", "Redraw", "Shuffle", "Stage", "Surroundings", "Train", "Transplant"]
+__all__ = [
+    "Evaluate",
+    "Init",
+    "Measurement",
+    "Outcome",
+    "Prune",
+    "Redraw",
+    "RunContext",
+    "Shuffle",
+    "Stage",
+    "Train",
+    "Transplant",
+    "ancestors",
+]

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -17,13 +17,10 @@ from tombola.pruning.ticket import Ticket
 from tombola.settings import DataSettings, ModelSettings
 from tombola.training.checkpoint import Checkpoint
 
-if TYPE_CHECKING:
-    from .train import Train
-
 
 @dataclass
-class Surroundings:
-    """Where a stage runs: what it may use but does not depend on."""
+class RunContext:
+    """The place where a stage runs: what it may use but does not depend on."""
 
     device: torch.device
     data: Callable[[DataSettings], Dataset]
@@ -54,18 +51,31 @@ class Stage:
         """Its own canonical settings, as JSON."""
         raise NotImplementedError
 
-    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+    def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
         """Its outcome from its parents' tickets."""
         raise NotImplementedError
-
-    @property
-    def training(self) -> "Train | None":
-        """The training that it is or repeats, whose steps forecasts and progress count."""
-        return None
 
     @cached_property
     def key(self) -> str:
         return _hash([self.kind, self.version, self.describe(), [parent.key for parent in self.parents]])
+
+
+def ancestors(*stages: Stage, known: Callable[[str], bool] = lambda key: False) -> list[Stage]:
+    """Return the stages and all that they depend on, each once, parents first; the first one is the dense start.
+
+    known: tells by key which stages are left out, with what only they depend on.
+    """
+    found: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.key not in found and not known(stage.key):
+            for parent in stage.parents:
+                visit(parent)
+            found[stage.key] = stage
+
+    for stage in stages:
+        visit(stage)
+    return list(found.values())
 
 
 def _hash(value: Any) -> str:

@@ -1,35 +1,55 @@
-"""A measurement."""
+"""Measurements of trained tickets."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from tombola.inference import method_of
 from tombola.pruning.ticket import Ticket
-from tombola.settings import EvaluateSettings, TrainSettings, canonical
+from tombola.settings import EvaluateSettings, TrainSettings
+from tombola.settings.keys import canonical
 from tombola.training.evaluate import evaluate_ticket
 
-from .base import Net, Outcome, Source, Stage, Surroundings
+from .base import Net, Outcome, RunContext, Source, Stage
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Evaluate(Stage):
-    """Metrics of a trained ticket on a held-out split."""
+class Measurement(Stage):
+    """A stage whose cost is forward passes of tickets that `train` has trained."""
 
-    kind: ClassVar[str] = "evaluate"
     net: Net
     source: Source
     settings: EvaluateSettings
     train: TrainSettings
     seed: int
 
+    @property
+    def is_random(self) -> bool:
+        """Return whether the tickets have weights to draw."""
+        return not method_of(self.train.method).deterministic
+
+    def work(self, one_pass: float) -> float:
+        """Return its cost in training steps. one_pass: that of a forward pass over the held-out examples."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluate(Measurement):
+    """Metrics of a trained ticket on a held-out split."""
+
+    kind: ClassVar[str] = "evaluate"
+
+    def work(self, one_pass: float) -> float:
+        return (self.settings.samples if self.is_random else 1) * self.settings.repeats * one_pass
+
     def describe(self) -> dict[str, Any]:
         return self.net.describe() | self.source.describe() | canonical(self.settings) | {"seed": self.seed}
 
-    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+    def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
         (ticket,) = tickets
-        data = around.data(self.source.settings)
-        module = self.net.build("skeleton").to(around.device)
+        data = context.data(self.source.settings)
+        module = self.net.build("skeleton").to(context.device)
         words, examples = (self.seed, self.key), data.held_out(self.settings.split)
         return Outcome(
             None,
-            evaluate_ticket(module, ticket, examples, self.settings, self.train, words, around.device, data.prepare),
+            evaluate_ticket(module, ticket, examples, self.settings, self.train, words, context.device, data.prepare),
         )

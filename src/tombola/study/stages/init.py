@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 from tombola.models.weights import fingerprint, load_weights
 from tombola.posterior.state import initial_state, layout_of
 from tombola.pruning.ticket import Ticket, ticket_of
-from tombola.settings import PosteriorSettings, PruneSettings, canonical
+from tombola.settings import PosteriorSettings, PruneSettings
+from tombola.settings.keys import canonical
 
-from .base import Net, Outcome, Stage, Surroundings
+from .base import Net, Outcome, RunContext, Stage
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,7 +32,7 @@ class Init(Stage):
     def _weights(self) -> str:
         return self.net.settings.weights if self.draw == "first" else ""  # re-drawn weights are not pre-trained
 
-    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+    def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
         module = self.net.build(self.seed, self.draw)
         if self._weights:
             load_weights(module, self._weights)

@@ -9,7 +9,7 @@ from tombola.pruning.iterate import prune_ticket, shuffled, transplanted
 from tombola.pruning.scores import SCORES
 from tombola.pruning.ticket import Ticket, with_mask
 
-from .base import Outcome, Stage, Surroundings
+from .base import Outcome, RunContext, Stage
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,7 +29,7 @@ class Prune(Stage):
         own |= {"sigma": self.sigma} if self.sigma != "trained" else {}
         return own | ({"source": source} if source else {})
 
-    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+    def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
         trained, start = tickets
         ticket = prune_ticket(
             trained,
@@ -56,7 +56,7 @@ class Redraw(Stage):
     def describe(self) -> dict[str, Any]:
         return {}
 
-    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+    def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
         pruned, start = tickets
         return Outcome(with_mask(pruned, pruned.mask, _start_of(start)))
 
@@ -72,7 +72,7 @@ class Shuffle(Stage):
     def describe(self) -> dict[str, Any]:
         return {"how": self.how, "seed": self.seed}
 
-    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+    def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
         pruned, start = tickets
         stream = streams.generator("shuffle", self.seed, self.key)
         return Outcome(shuffled(pruned, _start_of(start), self.how, stream))
@@ -87,7 +87,7 @@ class Transplant(Stage):
     def describe(self) -> dict[str, Any]:
         return {}
 
-    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+    def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
         pruned, bayesian = tickets
         return Outcome(transplanted(pruned, bayesian.rewind))
 

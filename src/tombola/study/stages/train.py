@@ -13,12 +13,13 @@ from tombola.inference.estimators.outputs import ESTIMATORS
 from tombola.posterior.state import State
 from tombola.pruning.rewind import step_of
 from tombola.pruning.ticket import Ticket
-from tombola.settings import TrainSettings, canonical
+from tombola.settings import TrainSettings
+from tombola.settings.keys import canonical
 from tombola.training.flops import flops_per_example
 from tombola.training.loop import Trained, train
 from tombola.training.optim import SCHEDULES
 
-from .base import Net, Outcome, Source, Stage, Surroundings
+from .base import Net, Outcome, RunContext, Source, Stage
 
 _COUNTED = 8  # examples of the step whose operations are counted: enough for batch norm
 _FLOPS: dict[str, float] = {}
@@ -44,6 +45,7 @@ class Train(Stage):
 
     @property
     def training(self) -> "Train":
+        """The training itself (`plan.training_of`)."""
         return self
 
     def describe(self) -> dict[str, Any]:
@@ -62,12 +64,12 @@ class Train(Stage):
         later = {"start": self.start, "stop": self.stop, "split": split, "replica": self.replica}
         return own | {name: v for name, v in later.items() if v}
 
-    def run(self, tickets: list[Ticket], around: Surroundings) -> Outcome:
+    def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
         (parent,) = tickets
-        data, batches = around.data(self.source.settings), self.batches(around)
+        data, batches = context.data(self.source.settings), self.batches(context)
         trained = train(
-            self.net.build("skeleton").to(around.device),
-            self.start_state(parent).to(around.device),
+            self.net.build("skeleton").to(context.device),
+            self.start_state(parent).to(context.device),
             batches,
             self.settings,
             words=self.words,
@@ -75,17 +77,17 @@ class Train(Stage):
             stop=step_of(self.stop, batches.steps),
             validation=data.held_out(self.split),
             prepare=data.prepare,
-            checkpoint=around.checkpoint,
-            on_step=around.on_step,
-            on_epoch=around.on_epoch,
-            on_state=around.on_state,
+            checkpoint=context.checkpoint,
+            on_step=context.on_step,
+            on_epoch=context.on_epoch,
+            on_state=context.on_state,
         )
-        return self.outcome(parent, trained, batches, around)
+        return self.outcome(parent, trained, batches, context)
 
-    def batches(self, around: Surroundings) -> TensorBatches:
-        data = around.data(self.source.settings)
+    def batches(self, context: RunContext) -> TensorBatches:
+        data = context.data(self.source.settings)
         order = f"{self.seed}, replica {self.replica}" if self.replica else self.seed
-        return training_batches(data, self.source.settings, self.settings.batch_size, order, around.device)
+        return training_batches(data, self.source.settings, self.settings.batch_size, order, context.device)
 
     def start_state(self, parent: Ticket) -> State:
         return parent.rewind.as_point() if method_of(self.settings.method).deterministic else parent.rewind
@@ -95,7 +97,7 @@ class Train(Stage):
         """Of its noise: a shorter run, or one watched elsewhere, draws the same."""
         return self.seed, replace(self, stop="", split="test").key
 
-    def outcome(self, parent: Ticket, trained: Trained, batches: TensorBatches, around: Surroundings) -> Outcome:
+    def outcome(self, parent: Ticket, trained: Trained, batches: TensorBatches, context: RunContext) -> Outcome:
         info = parent.info | {
             "data": self.source.info(),
             "history": trained.history,
@@ -110,23 +112,23 @@ class Train(Stage):
         examples = steps / batches.steps * batches.examples  # exact for whole epochs
         record = {
             "train_seconds": trained.seconds,
-            "train_flops": examples * self._flops(self.start_state(parent), around),
+            "train_flops": examples * self._flops(self.start_state(parent), context),
             "best_accuracy": max((row["accuracy"] for row in trained.history if "accuracy" in row), default=math.nan),
             "steps": steps,
         }
         return Outcome(ticket, record)
 
-    def _flops(self, state: State, around: Surroundings) -> float:
+    def _flops(self, state: State, context: RunContext) -> float:
         """Of one example of a step; NaN where torch cannot count what the module does. Counted once a process: it is
         the same for other seeds, masks and schedules."""
         layout = state.posterior.layout
         kind = json.dumps([self.net.describe(), canonical(self.settings), layout.random_numel, layout.numel], sort_keys=True)
         if kind not in _FLOPS:
-            data, module = around.data(self.source.settings), self.net.build("skeleton").to(around.device)
-            inputs, targets = (part[:_COUNTED].to(around.device) for part in data.train)
+            data, module = context.data(self.source.settings), self.net.build("skeleton").to(context.device)
+            inputs, targets = (part[:_COUNTED].to(context.device) for part in data.train)
             try:
                 batch = data.prepare(inputs), targets
-                _FLOPS[kind] = flops_per_example(module, state.to(around.device), self.settings, batch)
+                _FLOPS[kind] = flops_per_example(module, state.to(context.device), self.settings, batch)
             except Exception:  # the training itself has succeeded
                 _FLOPS[kind] = math.nan
         return _FLOPS[kind]
