@@ -160,7 +160,7 @@ def _by_streams(
 
 def _state(module: nn.Module, seed: int, method: str) -> State:
     state = initial_state(module, Layout.of(module), PosteriorSettings(), seed)
-    return state.as_point() if method == "map" else state
+    return state.as_family("point") if method == "map" else state
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def a_ticket(kind="gaussian", trained=True, density=0.5, module=None):
     layout = Layout.of(module)
     start = noisy(initial_state(module, layout, PosteriorSettings(), 0), 1)
     if kind == "point":
-        start = start.as_point()
+        start = start.as_family("point")
     mask = torch.rand(layout.numel, generator=torch.Generator().manual_seed(0)) < density
     mask |= ~layout.prunable
     end = noisy(start, 2)

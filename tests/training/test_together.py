@@ -66,7 +66,7 @@ def starts(module, method):
         state = initial_state(module, layout, PosteriorSettings(mean="kaiming_uniform"), r)
         keep = torch.rand(layout.numel, generator=generator("mask", r)) < density
         state = state.masked(keep | ~layout.prunable)
-        found.append(state.as_point() if method == "map" else state)
+        found.append(state.as_family("point") if method == "map" else state)
     return found
 
 
@@ -191,7 +191,7 @@ def test_dropout_and_other_layouts_are_refused():
     assert "Sequential has dropout" in obstacle(dropped, states, TrainSettings())
     other = starts(make("mlp"), "vi")
     assert "different layouts" in obstacle(make("mlp"), [*states[:1], *other], TrainSettings())
-    assert "of different kinds" in obstacle(make("mlp"), [other[0], other[1].as_point()], TrainSettings())
+    assert "of different kinds" in obstacle(make("mlp"), [other[0], other[1].as_family("point")], TrainSettings())
 
 
 # in a study

@@ -13,7 +13,7 @@ from typing import Any
 
 from tombola.data import Dataset
 from tombola.data.batches import steps_per_epoch
-from tombola.inference import method_of
+from tombola.inference import is_deterministic
 from tombola.pruning.rewind import step_of
 from tombola.settings import DataSettings, TrainSettings
 from tombola.study.analyses.connectivity import ALPHAS, EXAMPLES, Connectivity
@@ -164,7 +164,7 @@ class Forecast:
             steps = work_of(stage, self._data)
             return steps + steps / epoch_steps(trained, self._data) * self._passes(trained)
         if isinstance(stage, Evaluate):
-            samples = 1 if method_of(stage.train.method).deterministic else stage.settings.samples
+            samples = 1 if is_deterministic(stage.train.method) else stage.settings.samples
             return samples * stage.settings.repeats * self._passes(stage)
         if isinstance(stage, Connectivity):
             return self._line(stage)
@@ -172,7 +172,7 @@ class Forecast:
 
     def _line(self, stage: Connectivity) -> float:
         """At each point of the line the mean weights and the samples; each of the two with its batch-norm statistics."""
-        point = method_of(stage.train.method).deterministic
+        point = is_deterministic(stage.train.method)
         samples = 1 if point else stage.train.samples
         statistics = EXAMPLES / (3 * stage.train.batch_size * samples)
         passes = 1 if point else 1 + stage.samples
@@ -181,7 +181,7 @@ class Forecast:
     def _passes(self, stage: Train | Evaluate | Connectivity) -> float:
         """One forward pass over the held-out examples, in training steps."""
         settings = stage.settings if isinstance(stage, Train) else stage.train
-        samples = 1 if method_of(settings.method).deterministic else settings.samples
+        samples = 1 if is_deterministic(settings.method) else settings.samples
         split = stage.split if isinstance(stage, Train) else stage.settings.split
         held_out = self._data(stage.source.settings).held_out(split)
         return len(held_out[1]) / (3 * settings.batch_size * samples)
@@ -192,7 +192,7 @@ def _kinds(stage: Stage) -> list[Kind]:
     if isinstance(stage, Train):
         return list(_training_kinds(stage.net.words, stage.settings))
     if isinstance(stage, Evaluate):
-        what = "point" if method_of(stage.train.method).deterministic else "random"
+        what = "point" if is_deterministic(stage.train.method) else "random"
         own = (stage.kind, stage.net.words, what, str(stage.settings.samples), str(stage.settings.repeats))
         return [own, *_training_kinds(stage.net.words, stage.train)]
     if isinstance(stage, Connectivity):

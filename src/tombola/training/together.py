@@ -68,7 +68,7 @@ def train_together(
 
     def method(module: nn.Module, state: State, likelihood: nn.Module, *rest: Any) -> Learner:
         learner = method_of(settings.method)(module, state, likelihood, *rest)
-        if not learner.deterministic:
+        if learner.learns != "point":
             by_survivors = in_one_sweep(learner, settings)  # what it is for the stack, it is for each of them alone
             learner.sample.noise = _StackedNoise(states, words, settings, by_survivors)  # type: ignore[attr-defined]
         assert isinstance(likelihood, _Each)
@@ -275,7 +275,7 @@ def stacked(states: Sequence[State]) -> State:
     mask = _interleaved(layout, torch.stack([state.posterior.mask for state in states]))
     buffers = {_PREFIX + name: torch.stack([state.buffers[name] for state in states]) for name in states[0].buffers}
     kind = type(states[0].posterior)
-    return State(kind(layout=Layout(tuple(segments)), mask=mask, **tensors), buffers, {})
+    return State(kind.of_tensors(Layout(tuple(segments)), mask, tensors), buffers, {})
 
 
 def split(state: State, layout: Layout, copies: int) -> list[State]:
@@ -289,7 +289,7 @@ def split(state: State, layout: Layout, copies: int) -> list[State]:
     likelihood = {name.removeprefix("inner."): value for name, value in state.likelihood.items()}
     return [
         State(
-            kind(layout=layout, mask=mask[r].clone(), **{name: value[r].clone() for name, value in tensors.items()}),
+            kind.of_tensors(layout, mask[r].clone(), {name: value[r].clone() for name, value in tensors.items()}),
             {name.removeprefix(_PREFIX): value[r].clone() for name, value in state.buffers.items()},
             {name: value.clone() for name, value in likelihood.items()},
         )
