@@ -132,14 +132,16 @@ class Ticket:
         A tensor of the posterior whose first, or else last, dimension is P, and which is 0 at every masked weight, is
         stored for the surviving ones alone; the description says along which dimension (`surviving`).
         """
-        tensors, surviving = {"mask": files.pack(self.mask)}, {}
+        tensors = {"mask": files.pack(self.mask)}
+        surviving: dict[str, int] = {}
         kept, pruned = _indices(self.mask.cpu()), _indices(~self.mask.cpu())
         for when, state in (("rewind", self.rewind), ("trained", self.trained)):
             for name, value in state.tensors().items() if state else ():
                 value = value.cpu()
-                if name.startswith("posterior.") and (dim := _parameters_along(value, kept, pruned)) is not None:
-                    value, surviving[f"{when}.{name}"] = value.index_select(dim, kept), dim
-                tensors[f"{when}.{name}"] = value
+                dim = _parameters_along(value, kept, pruned) if name.startswith("posterior.") else None
+                surviving |= {} if dim is None else {f"{when}.{name}": dim}
+                # a copy in any case: one tensor may be part of both states, which safetensors refuses
+                tensors[f"{when}.{name}"] = value.clone() if dim is None else value.index_select(dim, kept)
         versions = {"tombola": _own_version(), "torch": torch.__version__, "python": sys.version.split()[0]}
         description = {
             "format": FORMAT,
