@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tombola import models
 from tombola.data import Dataset
 from tombola.engine.forecast import epoch_steps, work_of
-from tombola.inference import method_of
+from tombola.inference import is_deterministic
 from tombola.settings import DataSettings
 from tombola.study.plan import plan_study, training_of
 from tombola.study.spec import read, shipped, unfold
@@ -96,7 +96,7 @@ def cost_of(stage: Train) -> tuple[float, float]:
     A Bayesian one takes a forward and a backward pass for each weight sample; log E_q[p] a forward pass more for each.
     """
     settings, passes = stage.settings, passes_of(stage.net.words)
-    samples = 1 if method_of(settings.method).deterministic else settings.samples
+    samples = 1 if is_deterministic(settings.method) else settings.samples
     twice = samples > 1 and settings.objective == "log_expected"
     steps = work_of(stage, stand_in)
     examples = steps / epoch_steps(stage, stand_in) * len(CIFAR10.train[1])

@@ -74,7 +74,7 @@ def _predictions(make: Callable[[], nn.Module], inputs: Tensor, layouts: Sequenc
         found[f"{_FORWARD}, {layout}"] = _forward(module, channels_last(inputs) if last else inputs)
     module = make()
     state = _state(module)
-    found["mean only"] = _ours(module, state.as_point(), inputs)
+    found["mean only"] = _ours(module, state.as_family("point"), inputs)
     for precision in ("fp32", "bf16"):
         for layout in layouts:
             label = f"{_SAMPLES} samples" + ", bf16" * (precision == "bf16") + ", channels_last" * (layout != layouts[0])

@@ -94,7 +94,7 @@ def ours(settings: TrainSettings, density: float = 1.0) -> Make:
         if density < 1:
             kept = torch.rand(state.posterior.layout.numel, generator=torch.Generator().manual_seed(0)) < density
             state = state.masked(kept | ~state.posterior.layout.prunable)
-        start = state.as_point() if method.deterministic else state
+        start = state.as_family(method.learns)
         learner = method(module, start, likelihood, chosen, peers.EXAMPLES, ("benchmark",))
         optimiser, done = optimiser_of(learner, likelihood, chosen), 0
         learner.binding.__enter__()  # stays bound, as during a training

@@ -30,7 +30,7 @@ from tombola.data import load_data
 from tombola.engine.folder import StudyFolder
 from tombola.engine.forecast import work_of
 from tombola.engine.local import dataset
-from tombola.inference import method_of
+from tombola.inference import is_deterministic
 from tombola.models import build
 from tombola.study.stages import Train
 
@@ -157,7 +157,7 @@ def _work(folder: Path) -> dict[str, int]:
     """Training steps of a study: `vi` and `map`."""
     found = {"vi": 0, "map": 0}
     for stage in _trainings(folder):
-        found["map" if method_of(stage.settings.method).deterministic else "vi"] += work_of(stage, dataset)
+        found["map" if is_deterministic(stage.settings.method) else "vi"] += work_of(stage, dataset)
     return found
 
 

@@ -127,7 +127,7 @@ def _epoch_seconds(job: Job, net: str, recipe: Recipe, configuration: dict[str, 
 def _train(job: Job, net: str, recipe: Recipe, epochs: int | None = None, **how: Any) -> Any:
     module = job.module(net)
     state = job.state(module, recipe)
-    state = state.as_point() if method_of(recipe.train.method).deterministic else state
+    state = state.as_family(method_of(recipe.train.method).learns)
     batches = training_batches(job.data, recipe.data, recipe.train.batch_size, 0, job.device)
     stop = None if epochs is None else epochs * batches.steps
     test = job.data.test[0].to(job.device), job.data.test[1].to(job.device)

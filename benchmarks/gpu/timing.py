@@ -82,8 +82,7 @@ def trained_steps(
     module = job.module(net)
     state = job.state(module, recipe)
     settings = replace(recipe.train, epochs=1, schedule="constant")
-    if method_of(settings.method).deterministic:
-        state = state.as_point()
+    state = state.as_family(method_of(settings.method).learns)
     return timed(
         job.device,
         warm,

@@ -34,7 +34,7 @@ def trained(compile: bool, method: str) -> tuple[nn.Module, State]:
     start = start.masked(torch.rand(start.posterior.layout.numel, generator=generator("mask")) < 0.8)
     # the last batch has 8 examples; Adam would make a step of the rounding errors of a gradient that is 0
     settings = TrainSettings(method=method, epochs=3, batch_size=16, optimiser="sgd", lr=0.05, compile=compile)
-    start = start if method == "vi" else start.as_point()
+    start = start if method == "vi" else start.as_family("point")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, of its compiler
         batches = TensorBatches(*data(), 16, 0)

@@ -352,7 +352,7 @@ def test_settings_that_it_cannot_have_are_refused_in_a_study_and_in_python(chang
 def test_a_point_is_refused_by_the_methods_name():
     module = net()
     with pytest.raises(TombolaError, match="method ivon needs a Gaussian state"):
-        Ivon(module, started(module, settings()).as_point(), Categorical(), settings(), N, WORDS)
+        Ivon(module, started(module, settings()).as_family("point"), Categorical(), settings(), N, WORDS)
 
 
 def test_a_study_by_ivon_has_all_that_others_have(tmp_path, monkeypatch, study_file):

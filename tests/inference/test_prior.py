@@ -163,7 +163,7 @@ def test_a_training_with_a_prior_mean_resumes_with_the_same_bits(tmp_path: Path)
     with pytest.raises(KilledError):
         run(checkpoint=checkpoint, on_step=kill)
     whole, resumed = run(), run(checkpoint=checkpoint)
-    assert "posterior.prior_mean" in whole
+    assert "posterior.gaussian.prior_mean" in whole
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 

@@ -153,7 +153,7 @@ def test_gradients_with_everything_random_are_autograds():
 def test_the_sum_scale_is_n_times_the_mean(kind: type):
     module, likelihood = module_of(), GaussianNoise()
     state = state_of(module, Layout.of(module), 0.5)
-    state = state if kind is VI else state.as_point()
+    state = state if kind is VI else state.as_family("point")
     kinds = ("mean", "log_std") if kind is VI else ("mean",)
     found = []
     for scale in ("mean", "sum"):
@@ -170,7 +170,7 @@ def test_the_sum_scale_is_n_times_the_mean(kind: type):
 def test_map_gradients_are_autograds(density: float):
     module, likelihood, (x, y) = module_of(), GaussianNoise(0.6), batch_of()
     layout = Layout.of(module)
-    state = state_of(module, layout, density).as_point()
+    state = state_of(module, layout, density).as_family("point")
     learner = Map(module, state, likelihood, TrainSettings(method="map"), N, WORDS)
     with learner.binding:
         loss = learner.gradients((x, y), 0)
@@ -348,7 +348,7 @@ def test_the_learners_state_restores_it(kind: type):
     start = state_of(module, layout, 0.5)
     other = state_of(module, layout, 0.5, std=0.1)
     if kind is Map:
-        start, other = start.as_point(), other.as_point()
+        start, other = start.as_family("point"), other.as_family("point")
     learner = kind(module, start, likelihood, TrainSettings(), N, WORDS)
     with learner.binding:
         module.train()
@@ -365,7 +365,7 @@ def test_the_learners_state_restores_it(kind: type):
 def test_vi_refuses_a_point():
     module = module_of()
     with pytest.raises(TombolaError, match="needs a Gaussian state"):
-        VI(module, state_of(module, Layout.of(module)).as_point(), GaussianNoise(), TrainSettings(), N, WORDS)
+        VI(module, state_of(module, Layout.of(module)).as_family("point"), GaussianNoise(), TrainSettings(), N, WORDS)
 
 
 def test_learning_leaves_the_state_it_started_from():

@@ -77,7 +77,7 @@ def test_what_has_no_line_is_refused():
     with pytest.raises(TombolaError, match="different parameters"):
         interpolated(a, State(Gaussian(other, zeros, zeros, ones), {}, {}), 0.5)
     with pytest.raises(TombolaError, match="a point"):
-        interpolated(a, a.as_point(), 0.5)
+        interpolated(a, a.as_family("point"), 0.5)
     with pytest.raises(TombolaError, match=r"alpha is 1\.5"):
         interpolated(a, a, 1.5)
 
@@ -105,7 +105,7 @@ def test_statistics_are_the_averages_over_batches(point):
     net, state = module(), replace(random_state(3), buffers={})
     q = state.posterior
     drawn = [q.sample(streams.generator("batch_norm", "w", i)) for i in range(3)]
-    state = state.as_point() if point else state
+    state = state.as_family("point") if point else state
     found = reestimated(net, state, batches(), ("w",)).buffers
     for index, (mean, variance) in zip((1, 5), direct(net, [q.mean] * 3 if point else drawn), strict=True):
         torch.testing.assert_close(found[f"{index}.running_mean"], mean)

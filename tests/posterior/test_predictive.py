@@ -34,7 +34,7 @@ def test_the_same_words_give_the_same_samples_and_a_point_gives_one():
     a, b, c = (outputs(module, state, inputs, samples=2, words=(w,)) for w in ("a", "a", "b"))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
-    assert outputs(module, state.as_point(), inputs, samples=9, words=("a",)).shape == (1, 7, 3)
+    assert outputs(module, state.as_family("point"), inputs, samples=9, words=("a",)).shape == (1, 7, 3)
 
 
 def test_samples_differ_within_the_callers_autocast_which_has_the_modules_own_weights_after_it():
@@ -56,7 +56,7 @@ def test_the_states_running_statistics_are_used_and_not_moved():
     inputs = torch.randn(7, 4, generator=generator("x"))
     state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
     state.buffers["1.running_mean"].fill_(2.0)
-    out = outputs(module, state.as_point(), inputs, samples=1, words=())
+    out = outputs(module, state.as_family("point"), inputs, samples=1, words=())
     torch.testing.assert_close(out[0], (module[0](inputs) - 2) / (1 + 1e-5) ** 0.5)
     assert bool((state.buffers["1.running_mean"] == 2).all())
     assert bool((module[1].running_mean == 0).all())
@@ -116,7 +116,7 @@ def test_batch_statistics_are_those_of_each_batch_and_dropout_stays_off():
     module, inputs = normed(), torch.randn(7, 4, generator=generator("x"))
     nn.init.uniform_(module[1].weight, generator=generator("scale"))
     nn.init.uniform_(module[1].bias, generator=generator("shift"))
-    state = initial_state(module, Layout.of(module), PosteriorSettings(), 0).as_point()
+    state = initial_state(module, Layout.of(module), PosteriorSettings(), 0).as_family("point")
     before = {name: value.clone() for name, value in state.buffers.items()}
     found = outputs(module, state, inputs, samples=1, words=(), batch=4, batch_norm="batch")[0]
     torch.testing.assert_close(found, torch.cat([by_batch_statistics(module, part) for part in inputs.split(4)]))

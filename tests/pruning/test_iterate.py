@@ -40,8 +40,8 @@ def trained_ticket(state, seed=0, log_std=None):
     ticket = ticket_of(state)
     drawn = torch.randn(state.posterior.layout.numel, generator=torch.Generator().manual_seed(seed))
     q = state.posterior
-    tensors = {name: value.clone() for name, value in state.tensors().items()} | {"posterior.mean": drawn}
-    tensors |= {} if log_std is None else {"posterior.log_std": log_std}
+    tensors = {name: value.clone() for name, value in state.tensors().items()} | {f"posterior.{q.family}.mean": drawn}
+    tensors |= {} if log_std is None else {"posterior.gaussian.log_std": log_std}
     return Ticket(ticket.mask, state, type(state).of_tensors(q.layout, q.mask, tensors), {"seed": seed})
 
 
@@ -155,7 +155,7 @@ def test_shuffled_keeps_the_dense_start_under_the_new_mask(how, start):
 
 
 def test_transplanted_is_the_deterministic_start_with_the_bayesian_std(layout, start):
-    point = start.as_point()
+    point = start.as_family("point")
     ticket = prune_by(trained_ticket(point), point, SCORES["magnitude"])
     planted = transplanted(ticket, start)
     q, mask = planted.rewind.posterior, ticket.mask
@@ -169,7 +169,7 @@ def test_transplanted_is_the_deterministic_start_with_the_bayesian_std(layout, s
 
 def test_transplanting_takes_the_means_of_the_ticket_not_of_the_bayesian_net(layout, start, net):
     other = initial_state(net, layout, PosteriorSettings(mean="kaiming_uniform"), 7)
-    point = start.as_point()
+    point = start.as_family("point")
     planted = transplanted(prune_by(trained_ticket(point), point, SCORES["magnitude"]), other)
     random = planted.mask & layout.is_random
     assert torch.equal(planted.rewind.posterior.mean[random], start.posterior.mean[random])
@@ -177,9 +177,9 @@ def test_transplanting_takes_the_means_of_the_ticket_not_of_the_bayesian_net(lay
 
 
 def test_transplanting_into_a_point_or_another_model_is_an_error(start):
-    point = start.as_point()
+    point = start.as_family("point")
     ticket = prune_by(trained_ticket(point), point, SCORES["magnitude"])
-    with pytest.raises(TombolaError, match="needs a Gaussian state"):
+    with pytest.raises(TombolaError, match="needs a state to take std from"):
         transplanted(ticket, point)
     wider = nn.Linear(6, 4)
     with pytest.raises(TombolaError, match="no transplant"):

@@ -2,6 +2,7 @@
 
 import ast
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,15 @@ from torch import nn
 import tombola
 from tombola import files
 from tombola.errors import TombolaError
+from tombola.posterior.families import FAMILIES
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import GaussianNoise
+from tombola.posterior.point import Point
 from tombola.posterior.state import State, initial_state
 from tombola.pruning.ticket import Ticket, load
 from tombola.settings import PosteriorSettings
+
+DATA = Path(__file__).parent / "data"
 
 
 def net():
@@ -42,8 +47,7 @@ def a_ticket(kind="gaussian", trained=True, density=0.5, module=None):
     regression, module = module is None, module or net()
     layout = Layout.of(module)
     start = noisy(initial_state(module, layout, PosteriorSettings(), 0), 1)
-    if kind == "point":
-        start = start.as_point()
+    start = start.as_family(kind)
     mask = torch.rand(layout.numel, generator=torch.Generator().manual_seed(0)) < density
     mask |= ~layout.prunable
     end = noisy(start, 2)
@@ -96,6 +100,39 @@ def test_nothing_is_stored_of_masked_weights(kind, stored, tmp_path):
         ticket.save(tmp_path / "t")
         sizes.append((tmp_path / "t").stat().st_size + stored * int((~ticket.mask).sum()))
     assert max(sizes) - min(sizes) <= 64  # numbers in the header have fewer digits
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "point"])
+def test_a_file_of_format_1_which_names_no_family_is_read(kind):
+    """Written by tombola before there were families: 1, 2 and 3 of 18 parameters are pruned, the others randn of seed 2."""
+    ticket = load(DATA / f"format_1_{kind}.safetensors", nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 2)))
+    q = ticket.posterior
+    assert (q.family, ticket.rewind.posterior.family) == (kind, kind)
+    assert (~ticket.mask).nonzero().squeeze(1).tolist() == [1, 2, 3]
+    stream, names = torch.Generator().manual_seed(2), ["mean", "log_std", "prior_mean"] if kind == "gaussian" else ["mean"]
+    assert list(q.tensors()) == names
+    for name in names:
+        drawn = torch.randn(18, generator=stream)
+        torch.testing.assert_close(q.tensors()[name], drawn.masked_fill(~ticket.mask, 0.0))
+    assert [int(s.buffers["1.num_batches_tracked"]) for s in (ticket.rewind, ticket.trained)] == [1, 3]
+    assert ticket.info["level"] == 1
+
+
+def test_a_family_that_is_not_registered_is_refused(path, monkeypatch):
+    monkeypatch.setattr(Point, "family", "os:system")
+    monkeypatch.setitem(FAMILIES, "os:system", Point)
+    a_ticket("os:system").save(path)
+    monkeypatch.undo()
+    assert "no posterior family 'os:system' is registered, only gaussian, point" in one_sentence(path)
+
+
+def test_a_tensor_whose_pruned_part_is_not_zero_is_stored_whole(path):
+    """Pruned all the same when it is read."""
+    ticket = a_ticket()
+    whole = replace(ticket, rewind=noisy(ticket.rewind, 5))
+    whole.save(path)
+    assert len(files.read(path)[0]["rewind.posterior.gaussian.mean"]) == ticket.layout.numel
+    assert_same_state(load(path).rewind, whole.rewind.masked(ticket.mask))
 
 
 def one_sentence(path, module=None):

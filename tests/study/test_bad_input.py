@@ -64,7 +64,7 @@ def test_graphs_on_a_cpu_are_refused_before_anything_runs(more, refused, tiny, s
 def test_a_method_that_lacks_a_member_is_told_which(without, refused, tiny, study_file, user_module):
     members = ["start", "groups", "optimiser", "gradients", "show_mean", "state", "restore"]
     lines = [f"    def {name}(self, *args): ..." for name in members if name != without]
-    user_module("old_methods", "\n".join(["class Old:", "    deterministic = False", *lines]))
+    user_module("old_methods", "\n".join(["class Old:", "    learns = 'gaussian'", *lines]))
     said = refused("run", study_file(tiny), "--out", "out", "--set", "train.method=old_methods:Old")
     assert f"method 'old_methods:Old' is no method: it has no `{without}`" in said
 

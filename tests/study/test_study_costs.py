@@ -71,7 +71,7 @@ def test_operations_on_the_meta_device_are_those_of_a_real_step(name, args, sett
     passes = script.passes_of(json.dumps([name, args, shape, 10]))
     module = build(name, args, shape, 10, ("it",))
     state = initial_state(module, layout_of(module, PosteriorSettings(), PruneSettings()), PosteriorSettings(), 0)
-    state = state.as_point() if settings.get("method") == "map" else state
+    state = state.as_family("point") if settings.get("method") == "map" else state
     batch = torch.zeros(4, *shape), torch.arange(4)
     counted = flops_per_example(module, state, TrainSettings(**settings), batch)
     assert counted == sum(n * flops for n, flops in zip(times, passes.flops, strict=True))

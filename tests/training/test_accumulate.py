@@ -42,7 +42,7 @@ def gradients(changes: dict, accumulate: int, batch: int = 11) -> tuple[torch.Te
     data = torch.randn(batch, 6, generator=stream).double(), torch.randint(3, (batch,), generator=stream)
     state = initial_state(module, Layout.of(module), PosteriorSettings(std=0.3), 0)
     method = method_of(settings.method)
-    start = state.as_point() if method.deterministic else state
+    start = state.as_family(method.learns)
     learner = method(module, start, Categorical(), settings, 100, ("t",))
     with learner.binding:
         loss = learner.gradients(data, 5)

@@ -17,7 +17,7 @@ BATCH = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)), torch.ara
 def counted(batch=BATCH, **settings):
     module = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3))
     state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
-    state = state.as_point() if settings.get("method") == "map" else state
+    state = state.as_family("point") if settings.get("method") == "map" else state
     return flops_per_example(module, state, TrainSettings(**settings), batch)
 
 
@@ -105,7 +105,7 @@ def test_products_of_fused_attention_count():
             return self.out(nn.functional.scaled_dot_product_attention(q, k, v).mean(1))
 
     module, (b, n, d) = Attention(), (2, 5, 4)
-    state = initial_state(module, Layout.of(module), PosteriorSettings(), 0).as_point()
+    state = initial_state(module, Layout.of(module), PosteriorSettings(), 0).as_family("point")
     found = flops_per_example(module, state, TrainSettings(method="map"), (torch.randn(b, n, d), torch.arange(b)))
     linear = 2 * (n * d * 3 * d) * 2 + 2 * (d * 3) * 3  # no gradient to the data
     products = 2 * (n * n * d) * 2 * 3  # queries by keys, weights by values; forward, and backward to both factors

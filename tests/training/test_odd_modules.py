@@ -86,7 +86,7 @@ def test_steps_below_a_narrow_dtypes_resolution_are_not_lost(method: str):
     nn.init.ones_(module.weight)
     layout = Layout.of(module, classifier=True)
     state = initial_state(module, layout, PosteriorSettings(std=1e-6), 0)
-    state = state if method == "vi" else state.as_point()
+    state = state if method == "vi" else state.as_family("point")
     inputs, targets = torch.ones(4, 1, dtype=torch.bfloat16), torch.full((4, 1), 9.0)
     settings = TrainSettings(
         method=method, epochs=300, batch_size=4, lr=1e-4, optimiser="sgd", momentum=0.0, likelihood="gaussian", heat=0.0
@@ -147,7 +147,7 @@ def test_the_statistics_that_it_replaces_go_on_from_step_to_step(tmp_path):
     module = Moving()
     state = initial_state(module, Layout.of(module, classifier=True), PosteriorSettings(), 0)
     settings = TrainSettings(epochs=2, batch_size=8, lr=1e-9, likelihood="gaussian", method="map")
-    trained = train(module, state.as_point(), TensorBatches(x, y, 8, 0), settings, words=())
+    trained = train(module, state.as_family("point"), TensorBatches(x, y, 8, 0), settings, words=())
     mean = module(x).detach().mean(0)
     torch.testing.assert_close(trained.state.buffers["average"], 1.5 * mean)  # m, then m / 2 + m
     model = Bayesian(Moving(), likelihood=lambda out, b: -(out - b[1]).square().sum(1))
@@ -264,7 +264,7 @@ def test_narrow_copies_show_theta_as_it_is_when_the_binding_is_entered():
 def test_validation_of_a_narrow_module_sees_the_mean_it_has_reached(method: str):
     module, (x, y) = Mixed(torch.float32, torch.bfloat16), batch()
     state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
-    state = state if method == "vi" else state.as_point()
+    state = state if method == "vi" else state.as_family("point")
     settings = TrainSettings(method=method, epochs=1, batch_size=8, lr=0.1, likelihood="gaussian")  # one large step
     trained = train(module, state, TensorBatches(x, y, 8, 0), settings, words=("v",), validation=(x, y))
     plain = Mixed(torch.float32, torch.bfloat16)

@@ -38,7 +38,7 @@ def settings(**changes) -> TrainSettings:
 def run(changes: dict | None = None, **kwargs) -> Trained:
     module, chosen = net(), settings(**(changes or {}))
     state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
-    start = state.as_point() if chosen.method == "map" else state
+    start = state.as_family("point") if chosen.method == "map" else state
     batches = TensorBatches(*data(), chosen.batch_size, 0, flip_and_crop(flip=True, crop=1))
     return train(module, start, batches, chosen, words=("t",), validation=data(20), **kwargs)
 
@@ -146,7 +146,7 @@ def test_inputs_that_are_not_finite_stop_it_with_step_and_cause(method: str):
     state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
     inputs, targets = data()
     inputs[5] = math.nan
-    start = state if method == "vi" else state.as_point()
+    start = state if method == "vi" else state.as_family("point")
     with pytest.raises(TrainingError, match=r"step [0-3]: the loss is nan.*inputs of its batch are not finite"):
         train(module, start, TensorBatches(inputs, targets, 16, 0), settings(method=method), words=("t",))
 
@@ -199,7 +199,7 @@ def test_orders_differ_between_epochs_and_seeds_and_not_between_runs():
 def test_the_whole_gradient_is_clipped(method: str):
     module = net()
     start = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
-    start = start if method == "vi" else start.as_point()
+    start = start if method == "vi" else start.as_family("point")
     changes = {"method": method, "optimiser": "sgd", "momentum": 0.0, "lr": 1.0, "schedule": "constant"}
 
     def moved(clip_norm: float | None) -> float:  # with a rate of 1 the step is the gradient

@@ -54,7 +54,7 @@ def test_masked_weights_are_exactly_zero_after_1000_steps(method: str, samples: 
         batch_size=64,
         epochs=STEPS,
     )
-    start = state.as_point() if METHODS[method].deterministic else state
+    start = state.as_family(METHODS[method].learns)
     q = train(module, start, TensorBatches(*data(), 64, 0), settings, words=("zeros",)).state.posterior
 
     assert len(seen) == STEPS * samples

@@ -12,7 +12,7 @@ from typing import Any
 
 from tombola.data import Dataset
 from tombola.data.batches import steps_per_epoch
-from tombola.inference import method_of
+from tombola.inference import is_deterministic
 from tombola.pruning.rewind import step_of
 from tombola.settings import DataSettings, TrainSettings
 from tombola.settings.fields import priced
@@ -161,7 +161,7 @@ class Forecast:
     def _passes(self, stage: Train | Measurement) -> float:
         """One forward pass over the held-out examples, in training steps."""
         settings = stage.settings if isinstance(stage, Train) else stage.train
-        samples = 1 if method_of(settings.method).deterministic else settings.samples
+        samples = 1 if is_deterministic(settings.method) else settings.samples
         split = stage.split if isinstance(stage, Train) else stage.settings.split
         held_out = self._data(stage.source.settings).held_out(split)
         return len(held_out[1]) / (3 * settings.batch_size * samples)

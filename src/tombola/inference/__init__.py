@@ -9,7 +9,9 @@ from tombola import plugins, streams
 from tombola.errors import TombolaError
 from tombola.posterior.batch import Batch
 from tombola.posterior.binding import Binding
+from tombola.posterior.families import family_of
 from tombola.posterior.layout import Layout
+from tombola.posterior.point import Point
 from tombola.posterior.state import State
 from tombola.settings import PosteriorSettings, TrainSettings
 
@@ -22,8 +24,8 @@ from .vi import VI
 class Learner(Protocol):
     """A method at work on one module: the training loop needs no more."""
 
-    deterministic: ClassVar[bool]
-    """Whether what it learns is a point."""
+    learns: ClassVar[str]
+    """The family of the posterior that it learns, by its name in `FAMILIES`. What it is given is made one, or refused."""
     binding: Binding
     layout: Layout
     mask: Tensor
@@ -47,20 +49,27 @@ class Learner(Protocol):
     def restore(self, state: State) -> None: ...
 
 
-_MEMBERS = ("deterministic", "start", "groups", "optimiser", "gradients", "show_mean", "state", "restore")
+_MEMBERS = ("learns", "start", "groups", "optimiser", "gradients", "show_mean", "state", "restore")
 """Those of `Learner` that a class has."""
 
 METHODS: dict[str, type[Learner]] = {"vi": VI, "ivon": Ivon, "map": Map}
 
 
 def method_of(name: str) -> type[Learner]:
-    """The class of a method's name or import path. Raises TombolaError for an unknown one and for what is no method."""
+    """The class of a method's name or import path. Raises TombolaError for an unknown one, for what is no method, and for
+    one that learns a family that is not registered."""
     found = plugins.resolve(name, METHODS, "method")
     if missing := [member for member in _MEMBERS if not hasattr(found, member)]:
         raise TombolaError(
             f"method {name!r} is no method: it has no `{missing[0]}`; give a class such as {', '.join(METHODS)}"
         )
+    family_of(found.learns)
     return found
 
 
-__all__ = ["METHODS", "OBJECTIVES", "VI", "Batch", "Ivon", "Learner", "Map", "method_of"]
+def is_deterministic(method: str) -> bool:
+    """Return whether the method of that name or import path learns a point."""
+    return method_of(method).learns == Point.family
+
+
+__all__ = ["METHODS", "OBJECTIVES", "VI", "Batch", "Ivon", "Learner", "Map", "is_deterministic", "method_of"]

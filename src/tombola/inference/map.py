@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from tombola import streams
 from tombola.posterior.batch import Batch
 from tombola.posterior.binding import Binding, buffers_of, load_buffers
-from tombola.posterior.gaussian import Point
+from tombola.posterior.point import Point
 from tombola.posterior.state import State
 from tombola.settings import PosteriorSettings, TrainSettings
 
@@ -19,7 +19,7 @@ from .vi import copies
 class Map:
     """Minimises the mean negative log likelihood (or N times that); weight decay is its prior."""
 
-    deterministic: ClassVar[bool] = True
+    learns: ClassVar[str] = Point.family
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Map:
         examples: int,
         words: tuple[streams.Word, ...],
     ):
-        q = state.posterior
+        q = Point.of(state.posterior)
         self.likelihood = likelihood
         self.layout, self.mask = q.layout, q.mask
         self._keep = None if bool(q.mask.all()) else q.mask.to(q.mean.dtype)

@@ -26,7 +26,7 @@ from .survivors import Survivors, SurvivorSample
 class VI:
     """Minimises E_q[-log p(batch)] + heat * KL(q || prior) / N (or N times that), or another of `OBJECTIVES`."""
 
-    deterministic: ClassVar[bool] = False
+    learns: ClassVar[str] = Gaussian.family
 
     def __init__(
         self,
@@ -37,11 +37,11 @@ class VI:
         examples: int,
         words: tuple[streams.Word, ...],
     ):
-        q = state.posterior
-        if not isinstance(q, Gaussian):
+        if state.posterior.std is None:
             raise TombolaError(
                 f"method {settings.method} needs a Gaussian state, this one is a point: transplant it into a Bayesian one"
             )
+        q = Gaussian.of(state.posterior)
         self.settings, self.likelihood, self._examples = settings, likelihood, examples
         self.layout, self.mask = q.layout, q.mask
         self.mean, self.log_std, self._prior_mean = q.mean.clone(), q.log_std.clone(), q.prior_mean
@@ -124,8 +124,9 @@ class VI:
 
     def restore(self, state: State) -> None:
         """Goes on from `state`, in place."""
-        self.mean.copy_(state.posterior.mean)
-        self.log_std.copy_(state.posterior.tensors()["log_std"])
+        q = Gaussian.of(state.posterior)
+        self.mean.copy_(q.mean)
+        self.log_std.copy_(q.log_std)
         if self._held:
             self._held.reload()
         load_buffers(self.binding.module, state.buffers)

@@ -1,4 +1,4 @@
-"""Posteriors over the parameters of a layout: the mean-field Gaussian, and the point of deterministic training.
+"""The mean-field Gaussian over the parameters of a layout.
 
 Legend: P parameters of the layout.
 """
@@ -6,7 +6,7 @@ Legend: P parameters of the layout.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,47 +15,8 @@ from tombola.errors import TombolaError
 
 from .layout import Layout
 
-
-class Posterior(Protocol):
-    """What predictions, scores and tickets need of a distribution over a layout's parameters."""
-
-    layout: Layout
-    mask: Tensor
-
-    @property
-    def mean(self) -> Tensor: ...
-    @property
-    def std(self) -> Tensor: ...
-    def sample(self, generator: torch.Generator) -> Tensor: ...
-    def masked(self, mask: Tensor) -> Self: ...
-    def tensors(self) -> dict[str, Tensor]: ...
-
-
-@dataclass(frozen=True)
-class Point:
-    """One number for each parameter: what `map` learns."""
-
-    layout: Layout
-    mean: Tensor
-    """[P]; exactly 0 where masked."""
-    mask: Tensor
-    """Bool [P]; False is pruned."""
-
-    @property
-    def std(self) -> Tensor:
-        """[P] of zeros."""
-        return torch.zeros_like(self.mean)
-
-    def sample(self, generator: torch.Generator) -> Tensor:
-        """The mean, [P]."""
-        return self.mean
-
-    def masked(self, mask: Tensor) -> "Point":
-        """The same under `mask`, in fresh tensors."""
-        return replace(self, mean=self.mean.masked_fill(~mask, 0.0), mask=mask)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"mean": self.mean}
+if TYPE_CHECKING:
+    from .families import Posterior
 
 
 @dataclass(frozen=True)
@@ -66,6 +27,7 @@ class Gaussian:
     would turn optimiser states and reductions into NaN.
     """
 
+    family: ClassVar[str] = "gaussian"
     layout: Layout
     mean: Tensor
     """[P]; exactly 0 where masked."""
@@ -99,15 +61,40 @@ class Gaussian:
     def masked(self, mask: Tensor) -> "Gaussian":
         """The same under `mask`, in fresh tensors."""
         pruned = ~mask
-        tensors = {name: value.masked_fill(pruned, 0.0) for name, value in self.tensors().items()}
-        return Gaussian(self.layout, mask=mask, **tensors)
+        return self.of_tensors(self.layout, mask, {k: v.masked_fill(pruned, 0.0) for k, v in self.tensors().items()})
+
+    def with_mean(self, mean: Tensor) -> "Gaussian":
+        """The same log_std and prior about another mean."""
+        return replace(self, mean=mean.masked_fill(~self.mask, 0.0))
+
+    def between(self, other: "Gaussian", alpha: float) -> "Gaussian":
+        """Means and std (not its logarithm) at `alpha` on the line to `other`; the prior's mean is 0."""
+        mean, std = torch.lerp(self.mean, other.mean, alpha), torch.lerp(self.std, other.std, alpha)
+        return _with_std(self.layout, mean, std, self.mask | other.mask)
 
     def tensors(self) -> dict[str, Tensor]:
         prior = {} if self.prior_mean is None else {"prior_mean": self.prior_mean}
         return {"mean": self.mean, "log_std": self.log_std, **prior}
 
+    @classmethod
+    def of_tensors(cls, layout: Layout, mask: Tensor, tensors: dict[str, Tensor]) -> "Gaussian":
+        return cls(layout, mask=mask, **tensors)
 
-POSTERIORS: dict[str, Any] = {"point": Point, "gaussian": Gaussian}
+    @classmethod
+    def of(cls, other: "Posterior") -> "Gaussian":
+        """The mean and marginal std of `other`; a Gaussian itself. Raises TombolaError if `other` is a point."""
+        if isinstance(other, cls):
+            return other
+        if (std := other.std) is None:
+            raise TombolaError("a Gaussian needs a std, and this posterior is a point: transplant it into a Bayesian state")
+        return _with_std(other.layout, other.mean, std, other.mask)
+
+
+def _with_std(layout: Layout, mean: Tensor, std: Tensor, mask: Tensor) -> Gaussian:
+    """The Gaussian of that effective std [P]; its log_std is finite everywhere."""
+    q = Gaussian(layout, mean, mean, mask)
+    smallest = torch.finfo(mean.dtype).tiny
+    return replace(q, log_std=torch.where(q.random_kept, std.clamp(min=smallest), 1.0).log())
 
 
 def kl_gaussian(mean: Tensor, log_std: Tensor, keep: Tensor, prior_std: float, prior_mean: Tensor | None = None) -> Tensor:

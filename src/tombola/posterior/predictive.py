@@ -18,7 +18,6 @@ from .batch import channels_last as laid_out
 from .batch import length_of, logits_of, moved, parts, run
 from .batch_norm import has_batch_norm
 from .binding import Binding
-from .gaussian import Point
 from .state import State
 
 
@@ -77,7 +76,7 @@ def outputs(
         raise TombolaError(f"batch_norm is {batch_norm!r}; it must be running or batch")
     if precision not in ("fp32", "bf16"):
         raise TombolaError(f"precision is {precision!r}; it must be fp32 or bf16")
-    samples = 1 if isinstance(q, Point) else samples
+    samples = 1 if q.std is None else samples
     theta = q.mean.clone()
     length, drawn = length_of(inputs), []
     own_randomness = streams.global_stream("predict", *words, "module", device=theta.device)

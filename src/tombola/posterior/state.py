@@ -10,7 +10,8 @@ from tombola.errors import TombolaError
 from tombola.settings import PosteriorSettings, PruneSettings
 
 from .binding import buffers_of
-from .gaussian import POSTERIORS, Gaussian, Point, initial_log_std, initial_mean
+from .families import Posterior, family_of
+from .gaussian import Gaussian, initial_log_std, initial_mean
 from .layout import Layout
 
 
@@ -18,7 +19,7 @@ from .layout import Layout
 class State:
     """Posterior (deterministic parameters are its part without std), buffers, and what the likelihood learns."""
 
-    posterior: Gaussian | Point
+    posterior: Posterior
     buffers: dict[str, Tensor]
     likelihood: dict[str, Tensor]
     """The likelihood's state_dict; empty before a training gave it one."""
@@ -27,27 +28,40 @@ class State:
         """The same under `mask` (bool [P]): pruned weights are exactly 0 with std exactly 0."""
         return replace(self, posterior=self.posterior.masked(mask))
 
-    def as_point(self) -> "State":
-        """The same without std: where deterministic training starts from the same means."""
-        return replace(self, posterior=Point(self.posterior.layout, self.posterior.mean, self.posterior.mask))
+    def as_family(self, name: str) -> "State":
+        """The same with a posterior of that family: the start of a method that learns it. Raises TombolaError where the
+        posterior lacks what the family needs, as a point a std."""
+        return replace(self, posterior=family_of(name).of(self.posterior))
 
     def tensors(self) -> dict[str, Tensor]:
-        """name -> tensor, to be saved; `State.of_tensors` is the inverse."""
-        parts = {"posterior": self.posterior.tensors(), "buffer": self.buffers, "likelihood": self.likelihood}
+        """name -> tensor, to be saved, the posterior's with its family's name; `State.of_tensors` is the inverse."""
+        q = self.posterior
+        parts = {f"posterior.{q.family}": q.tensors(), "buffer": self.buffers, "likelihood": self.likelihood}
         return {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
 
     @classmethod
     def of_tensors(cls, layout: Layout, mask: Tensor, tensors: dict[str, Tensor]) -> "State":
+        """The state of `layout` and `mask`. Raises TombolaError for a posterior of no registered family or of several."""
         parts: dict[str, dict[str, Tensor]] = {"posterior": {}, "buffer": {}, "likelihood": {}}
         for name, value in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = value
-        kind = POSTERIORS["gaussian" if "log_std" in parts["posterior"] else "point"]
-        return cls(kind(layout=layout, mask=mask, **parts["posterior"]), parts["buffer"], parts["likelihood"])
+        name, own = _family_in(parts["posterior"])
+        return cls(family_of(name).of_tensors(layout, mask, own), parts["buffer"], parts["likelihood"])
 
     def to(self, device: torch.device | str) -> "State":
         moved = {name: value.to(device) for name, value in self.tensors().items()}
         return State.of_tensors(self.posterior.layout, self.posterior.mask.to(device), moved)
+
+
+def _family_in(tensors: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """Return the family that the names of a posterior's tensors begin with, and the tensors by the family's own names."""
+    if not any("." in name for name in tensors):  # of a file of format 1, which names no family
+        return ("gaussian" if "log_std" in tensors else "point"), tensors
+    families = sorted({name.partition(".")[0] for name in tensors})
+    if len(families) > 1:
+        raise TombolaError(f"a posterior is of one family, but its tensors name {', '.join(families)}; train it anew")
+    return families[0], {name.partition(".")[2]: value for name, value in tensors.items()}
 
 
 def layout_of(module: nn.Module, posterior: PosteriorSettings, prune: PruneSettings) -> Layout:
@@ -78,28 +92,19 @@ def interpolated(a: State, b: State, alpha: float) -> State:
     at 0 and 1.
 
     What either mask keeps is kept, so a weight that both prune stays exactly zero. Batch-norm statistics of an average are
-    no average of statistics: have them `reestimated`. Raises TombolaError for two layouts, for a point and a Gaussian, and
-    for an alpha outside 0 to 1.
+    no average of statistics: have them `reestimated`. Raises TombolaError for two layouts, for two families, and for an
+    alpha outside 0 to 1.
     """
     if not 0 <= alpha <= 1:
         raise TombolaError(f"alpha is {alpha}; it must be from 0 to 1")
     p, q = a.posterior, b.posterior
     if p.layout.segments != q.layout.segments:
         raise TombolaError("the two states have different parameters or roles: there is no line between them")
-    if type(p) is not type(q):
-        raise TombolaError("one state is a point and the other one is not: there is no line between them")
+    if p.family != q.family:
+        raise TombolaError(f"one state is a {p.family} and the other a {q.family}: there is no line between them")
     if alpha in (0, 1):
         return b if alpha else a
-    mask = p.mask | q.mask
-    mean = torch.lerp(p.mean, q.mean, alpha)
-    posterior: Gaussian | Point
-    if isinstance(p, Gaussian) and isinstance(q, Gaussian):
-        posterior = replace(p, mean=mean, mask=mask, log_std=mean, prior_mean=None)
-        std = torch.lerp(p.std, q.std, alpha).clamp(min=torch.finfo(mean.dtype).tiny)
-        posterior = replace(posterior, log_std=torch.where(posterior.random_kept, std, 1.0).log())  # finite everywhere
-    else:
-        posterior = replace(p, mean=mean, mask=mask)
-    return State(posterior, _between(a.buffers, b.buffers, alpha), _between(a.likelihood, b.likelihood, alpha))
+    return State(p.between(q, alpha), _between(a.buffers, b.buffers, alpha), _between(a.likelihood, b.likelihood, alpha))
 
 
 def _between(a: dict[str, Tensor], b: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:

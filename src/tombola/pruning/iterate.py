@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TombolaError
-from tombola.posterior.gaussian import Gaussian
 from tombola.posterior.state import State
 
 from .masks import SHUFFLES, emptied, prune
@@ -38,7 +37,7 @@ def prune_ticket(
     alive = (ticket.mask & layout.prunable).nonzero().squeeze(1)
     scores = torch.zeros(layout.numel, dtype=torch.float64)
     std = SIGMAS[sigma](ticket, generator)
-    scores[alive] = evaluate(name, score, q.mean[alive], std[alive], generator)
+    scores[alive] = evaluate(name, score, q.mean[alive], None if std is None else std[alive], generator)
     mask = prune(layout, ticket.mask, scores, fraction, scope)
     before = emptied(layout, ticket.mask)
     if new := [repr(layer) for layer in emptied(layout, mask) if layer not in before]:
@@ -47,29 +46,31 @@ def prune_ticket(
     return with_mask(ticket, mask, start)
 
 
-def _trained(ticket: Ticket, generator: torch.Generator) -> Tensor:
+def _trained(ticket: Ticket, generator: torch.Generator) -> Tensor | None:
     return ticket.posterior.std
 
 
-def _at_the_start(ticket: Ticket, generator: torch.Generator) -> Tensor:
+def _at_the_start(ticket: Ticket, generator: torch.Generator) -> Tensor | None:
     return ticket.rewind.posterior.std
 
 
-def _shuffled(ticket: Ticket, generator: torch.Generator) -> Tensor:
+def _shuffled(ticket: Ticket, generator: torch.Generator) -> Tensor | None:
     """Among the survivors of each layer."""
-    std = ticket.posterior.std.clone()
+    if (trained := ticket.posterior.std) is None:
+        return None
+    std = trained.clone()
     for segment in ticket.layout.prunable_segments():
         alive = segment.slice.start + ticket.mask[segment.slice].nonzero().squeeze(1)
         std[alive] = std[alive[torch.randperm(alive.numel(), generator=generator)]]
     return std
 
 
-SIGMAS: dict[str, Callable[[Ticket, torch.Generator], Tensor]] = {
+SIGMAS: dict[str, Callable[[Ticket, torch.Generator], Tensor | None]] = {
     "trained": _trained,
     "start": _at_the_start,
     "shuffled": _shuffled,
 }
-"""What a score sees as std [P]; all but the first are controls of whether the learned sigma counts."""
+"""What a score sees as std [P], None of a point; all but the first are controls of whether the learned sigma counts."""
 
 
 def shuffled(ticket: Ticket, start: State, how: str, generator: torch.Generator) -> Ticket:
@@ -83,9 +84,9 @@ def transplanted(ticket: Ticket, bayesian: State) -> Ticket:
     Raises TombolaError if the two have different layouts or `bayesian` has no std.
     """
     q = bayesian.posterior
-    if not isinstance(q, Gaussian):
-        raise TombolaError("transplanting needs a Gaussian state to take std from; this one is a point")
+    if q.std is None:
+        raise TombolaError("transplanting needs a state to take std from, as a Gaussian one; this one is a point")
     if q.layout.segments != ticket.layout.segments:
         raise TombolaError("the ticket and the Bayesian network have different parameters or roles: no transplant")
-    posterior = replace(q, mean=ticket.rewind.posterior.mean)
+    posterior = q.with_mean(ticket.rewind.posterior.mean)
     return with_mask(ticket, ticket.mask, replace(ticket.rewind, posterior=posterior))

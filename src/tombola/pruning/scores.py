@@ -87,8 +87,18 @@ WITHOUT_STD = frozenset({"magnitude", "mu", "random"})
 """The scores that make sense for a deterministic network."""
 
 
-def evaluate(name: str, score: Score, mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
-    """The score of each weight, float64 [n]. Raises TombolaError for another shape or for NaN, which cannot be ranked."""
+def evaluate(name: str, score: Score, mean: Tensor, std: Tensor | None, generator: torch.Generator) -> Tensor:
+    """The score of each weight, float64 [n].
+
+    std: None of a point, for which a user's score gets zeros. Raises TombolaError for one of `SCORES` that needs a std which
+    is not there, for another shape, and for NaN, which cannot be ranked.
+    """
+    if std is None:
+        if name in SCORES and name not in WITHOUT_STD:
+            raise TombolaError(
+                f"score {name!r} needs a std, and this posterior is a point; use one of {', '.join(sorted(WITHOUT_STD))}"
+            )
+        std = torch.zeros_like(mean)
     values = score(mean.double(), std.double(), generator)
     if values.shape != mean.shape:
         raise TombolaError(f"score {name!r} returned shape {tuple(values.shape)} for {tuple(mean.shape)} weights")

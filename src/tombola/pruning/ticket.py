@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from tombola import files, streams
 from tombola.errors import TombolaError
 from tombola.posterior.batch import logits_of
-from tombola.posterior.gaussian import Gaussian, Point
+from tombola.posterior.families import Posterior
 from tombola.posterior.layout import Layout
 from tombola.posterior.predictive import Prediction, classes_of, outputs
 from tombola.posterior.state import State
 
-FORMAT = 1
+FORMAT = 2
+"""Of files as written: 2 names the posterior's family. Files of format 1, which do not, are read as well."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Ticket:
         return self.rewind.posterior.layout
 
     @property
-    def posterior(self) -> Gaussian | Point:
+    def posterior(self) -> Posterior:
         """The trained posterior. Raises TombolaError if there is none."""
         return self._trained().posterior
 
@@ -126,15 +127,26 @@ class Ticket:
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes a safetensors file; of masked weights nothing is stored, so it shrinks with the density."""
+        """Writes a safetensors file; of masked weights nothing is stored, so it shrinks with the density.
+
+        A tensor of the posterior whose first, or else last, dimension is P, and which is 0 at every masked weight, is
+        stored for the surviving ones alone; the description says along which dimension (`surviving`).
+        """
         tensors = {"mask": files.pack(self.mask)}
+        surviving: dict[str, int] = {}
+        kept, pruned = _indices(self.mask.cpu()), _indices(~self.mask.cpu())
         for when, state in (("rewind", self.rewind), ("trained", self.trained)):
             for name, value in state.tensors().items() if state else ():
-                tensors[f"{when}.{name}"] = value[self.mask] if name.startswith("posterior.") else value
+                value = value.cpu()
+                dim = _parameters_along(value, kept, pruned) if name.startswith("posterior.") else None
+                surviving |= {} if dim is None else {f"{when}.{name}": dim}
+                # a copy in any case: one tensor may be part of both states, which safetensors refuses
+                tensors[f"{when}.{name}"] = value.clone() if dim is None else value.index_select(dim, kept)
         versions = {"tombola": _own_version(), "torch": torch.__version__, "python": sys.version.split()[0]}
         description = {
             "format": FORMAT,
             "layout": self.layout.to_json(),
+            "surviving": surviving,
             "info": {"versions": versions, **self.info},
         }
         files.write(Path(path), tensors, description)
@@ -151,9 +163,9 @@ def load(path: str | Path, module: nn.Module | None = None) -> Ticket:
     Raises TombolaError naming what does not fit: a missing, truncated or altered file, another format, another model.
     """
     tensors, description = files.read(Path(path))
-    if description.get("format") != FORMAT or "mask" not in tensors:
-        found = description.get("format")
-        raise TombolaError(f"{path} is no ticket of format {FORMAT} (found {found!r}); use the tombola that wrote it")
+    found = description.get("format")
+    if found not in (1, FORMAT) or "mask" not in tensors:
+        raise TombolaError(f"{path} is no ticket of format 1 or {FORMAT} (found {found!r}); use the tombola that wrote it")
     layout = Layout.from_json(description["layout"])
     if module is not None:
         try:
@@ -161,14 +173,36 @@ def load(path: str | Path, module: nn.Module | None = None) -> Ticket:
         except TombolaError as error:
             raise TombolaError(f"{path} does not fit the model: {error}") from None
     mask = files.unpack(tensors.pop("mask"), layout.numel)
+    flat = {name: 0 for name in tensors if name.partition(".")[2].startswith("posterior.")}
+    surviving = flat if found == 1 else description["surviving"]
     states: dict[str, dict[str, Tensor]] = {"rewind": {}, "trained": {}}
     for name, value in tensors.items():
         when, _, rest = name.partition(".")
-        if rest.startswith("posterior."):
-            value = torch.zeros(layout.numel, dtype=value.dtype).masked_scatter(mask, value)
-        states[when][rest] = value
-    trained = State.of_tensors(layout, mask, states["trained"]) if states["trained"] else None
-    return Ticket(mask, State.of_tensors(layout, mask, states["rewind"]), trained, description["info"])
+        states[when][rest] = _spread(value, mask, surviving[name]) if name in surviving else value
+    try:
+        rewind, trained = (State.of_tensors(layout, mask, own).masked(mask) if own else None for own in states.values())
+    except TombolaError as error:
+        raise TombolaError(f"cannot load {path}: {error}") from None
+    assert rewind is not None
+    return Ticket(mask, rewind, trained, description["info"])
+
+
+def _parameters_along(value: Tensor, kept: Tensor, pruned: Tensor) -> int | None:
+    """Return the first, or else the last, dimension of `value` that is P long and 0 at the indices `pruned`."""
+    for dim in (0, value.ndim - 1) if value.ndim else ():
+        if value.shape[dim] == len(kept) + len(pruned) and not bool(value.index_select(dim, pruned).any()):
+            return dim
+    return None
+
+
+def _spread(value: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """Return `value`, of the surviving weights along `dim`, with zeros for the others."""
+    whole = value.new_zeros([*value.shape[:dim], mask.numel(), *value.shape[dim + 1 :]])
+    return whole.index_copy_(dim, _indices(mask), value)
+
+
+def _indices(mask: Tensor) -> Tensor:
+    return mask.nonzero().squeeze(1)
 
 
 def ticket_of(state: State, info: dict[str, Any] | None = None) -> Ticket:

@@ -8,7 +8,7 @@ from tombola import plugins
 from tombola.data import Dataset
 from tombola.data.batches import steps_per_epoch
 from tombola.errors import TombolaError
-from tombola.inference import OBJECTIVES, method_of
+from tombola.inference import OBJECTIVES, is_deterministic
 from tombola.inference.compiled import check_compile
 from tombola.inference.estimators.outputs import ESTIMATORS
 from tombola.inference.graphs import check_graphs
@@ -155,7 +155,7 @@ def _check(study: Study, net: Net, dataset: Dataset) -> int:
                 "leave it out, or name it in an arm 'ticket'"
             )
         settings = arm_train(study, arm, deterministic=False)
-        if method_of(settings.method).deterministic:
+        if is_deterministic(settings.method):
             raise TombolaError(
                 f"train.method is {settings.method!r}; deterministic curves are the arm 'deterministic', so leave the "
                 "method out or name a Bayesian one"

@@ -74,7 +74,7 @@ class Bayesian(nn.Module):
         frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
         self._frozen = [s.slice for s in self.layout.segments if s.name in frozen]
         self.mean = nn.Parameter(q.mean.clone())
-        self.log_std = nn.Parameter(q.tensors()["log_std"].clone())
+        self.log_std = nn.Parameter(Gaussian.of(q).log_std.clone())
         self.register_buffer("mask", q.mask.clone())
         self.mask: Tensor
         self.prior_std, self._noise_refresh, self._seed = prior_std, noise_refresh, seed
@@ -129,7 +129,7 @@ class Bayesian(nn.Module):
         self.step, self._buffers_now, self._sample = saved["step"], dict(saved["buffers"]), None
 
     def _prior_mean(self) -> Tensor | None:
-        prior_mean = self._start.posterior.tensors().get("prior_mean")
+        prior_mean = Gaussian.of(self._start.posterior).prior_mean
         return None if prior_mean is None else prior_mean.to(self.mean.device)
 
     def _learned(self) -> dict[str, Tensor]:
@@ -176,7 +176,7 @@ class Bayesian(nn.Module):
         Raises TombolaError for a ticket of another model, or of another choice of random parameters.
         """
         ticket.layout.check(self._module[0])
-        if not isinstance(ticket.rewind.posterior, Gaussian):
+        if ticket.rewind.posterior.std is None:
             raise TombolaError("the ticket is deterministic; transplant it into a Bayesian state first")
         own = {s.name: s for s in self.layout.segments}
         for there in ticket.layout.segments:
@@ -186,12 +186,12 @@ class Bayesian(nn.Module):
                     f"parameter {there.name!r} is {_place(there)} of the ticket's order, {_place(here)} of the model's; "
                     "make both with the same posterior.random and posterior.decayed"
                 )
-        self._start = replace(ticket.rewind, likelihood=ticket.rewind.likelihood or self._start.likelihood)
+        likelihood = ticket.rewind.likelihood or self._start.likelihood
+        self._start = replace(ticket.rewind.as_family(Gaussian.family), likelihood=likelihood)
         self._restart(ticket)
 
     def _restart(self, ticket: Ticket) -> None:
-        q = ticket.rewind.posterior
-        assert isinstance(q, Gaussian)
+        q = Gaussian.of(ticket.rewind.posterior)
         with torch.no_grad():
             self.mean.copy_(q.mean)
             self.log_std.copy_(q.log_std)

@@ -10,7 +10,6 @@ from torch import nn
 from tombola import metrics, streams
 from tombola.data import Split
 from tombola.data.batches import Prepare
-from tombola.posterior.gaussian import Gaussian, Point
 from tombola.posterior.predictive import Prediction, outputs
 from tombola.pruning.ticket import Ticket
 from tombola.settings import EvaluateSettings, TrainSettings
@@ -66,7 +65,7 @@ def evaluate_ticket(
         "density": ticket.density,
         "density_all": ticket.density_all,
         "layer_density": json.dumps(ticket.layer_density()),
-        "samples": 1 if isinstance(q, Point) else settings.samples,
+        "samples": 1 if q.std is None else settings.samples,
         "repeats": settings.repeats,
         "examples": len(targets),
     }
@@ -75,6 +74,8 @@ def evaluate_ticket(
 def _drift(ticket: Ticket) -> dict[str, float]:
     """How log_std moved from the start of this training to its end, over the surviving random weights."""
     before, after = ticket.rewind.posterior, ticket.posterior
-    if not isinstance(before, Gaussian) or not isinstance(after, Gaussian):
+    if before.std is None or after.std is None:
         return {}
-    return metrics.log_std_drift(before.log_std, after.log_std, after.random_kept)
+    smallest = torch.finfo(after.mean.dtype).tiny
+    first, last = (std.clamp(min=smallest).double().log() for std in (before.std, after.std))
+    return metrics.log_std_drift(first, last, after.mask & after.layout.is_random.to(after.mask.device))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tombola import plugins
 from tombola.data.batches import Batches, LoaderBatches, TensorBatches
 from tombola.errors import TombolaError
-from tombola.inference import OBJECTIVES, method_of
+from tombola.inference import OBJECTIVES, is_deterministic, method_of
 from tombola.inference.estimators.outputs import ESTIMATORS
 from tombola.posterior.batch import Batch
 from tombola.posterior.layout import Layout
@@ -69,8 +69,7 @@ def find_tickets(
     if likelihood is not None:  # its code is not saved: whoever goes on training needs to know what to give
         own = likelihood if inspect.isfunction(likelihood) else type(likelihood)
         info["likelihood"] = f"{own.__module__}:{own.__qualname__}"
-    dense = initial_state(module, layout, posterior, seed).to("cpu")
-    dense = dense.as_point() if method_of(train.method).deterministic else dense
+    dense = initial_state(module, layout, posterior, seed).to("cpu").as_family(method_of(train.method).learns)
     ticket, tickets = with_mask(ticket_of(dense, info), layout.mask_of(mask or {}), dense), []
     with _bar(prune.levels + 1, train.epochs * batches.steps, progress) as show:
         for level in range(prune.levels + 1):
@@ -123,7 +122,7 @@ def _batches_of(data: Any, examples: int | None, size: int, seed: int, device: t
 
 def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, start: int, steps: int) -> None:
     """Raises TombolaError for what would fail after minutes of training."""
-    if method_of(train.method).deterministic and prune.score in SCORES and prune.score not in WITHOUT_STD:
+    if is_deterministic(train.method) and prune.score in SCORES and prune.score not in WITHOUT_STD:
         raise TombolaError(
             f"score {prune.score!r} needs a std; with method {train.method} use one of {', '.join(sorted(WITHOUT_STD))}"
         )

@@ -26,6 +26,7 @@ from .optim import Joined, load_optimiser_tensors, lr_factor, optimiser_of, opti
 from .out_of_memory import says_what_to_lower
 
 VALIDATED_AT_ONCE = 1024
+_LARGE_STD = 20.0
 _LOOK_EVERY = 50  # steps between looks at the loss on a GPU, where each look waits for it
 
 
@@ -248,15 +249,16 @@ def _cause(learner: Learner, batch: Batch) -> str:
     for what, value in (("inputs", inputs_of(batch)), ("targets", targets_of(batch))):
         if not _all_finite(value):
             return f"for the {what} of its batch are not finite (clean the data)"
-    for name, values in learner.state().posterior.tensors().items():
-        finite = values.isfinite()
-        if not bool(finite.all()):
-            where = int((~finite).nonzero()[0])
-            segment = next(s for s in learner.layout.segments if where < s.slice.stop)
-            return f"and {name} of {segment.name!r} is not finite any more"
-    if "log_std" in (tensors := learner.state().posterior.tensors()) and float(tensors["log_std"].max()) > 3:
-        return f"with finite weights, but their largest std has grown to {float(tensors['log_std'].max().exp()):g}"
-    return f"with finite weights, the largest of size {float(learner.state().posterior.mean.abs().max()):g}: it has run away"
+    q = learner.state().posterior
+    for name, values in q.tensors().items():
+        bad = (~values.isfinite()).nonzero()
+        if len(bad):
+            at = [int(i) for i, size in zip(bad[0], values.shape, strict=True) if size == q.layout.numel]
+            segments = [s.name for s in q.layout.segments if at and at[0] in range(s.start, s.slice.stop)]
+            return f"and {name}{f' of {segments[0]!r}' if segments else ''} is not finite any more"
+    if q.std is not None and float(q.std.max()) > _LARGE_STD:
+        return f"with finite weights, but their largest std has grown to {float(q.std.max()):g}"
+    return f"with finite weights, the largest of size {float(q.mean.abs().max()):g}: it has run away"
 
 
 def _all_finite(value: Any) -> bool:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tombola.data.batches import Batches, LoaderBatches, Prepare
 from tombola.errors import TombolaError
-from tombola.inference import method_of
+from tombola.inference import is_deterministic, method_of
 from tombola.posterior.batch import Batch, examples_of, inputs_of, logits_of, parts
 from tombola.posterior.likelihood import LogLikelihood
 from tombola.posterior.predictive import outputs
@@ -162,10 +162,9 @@ def training_needs(
             mask[:1] = False
             state = state.masked(mask)
         # the state itself stays: it is the ticket's
-        begin = state.as_point() if method_of(train.method).deterministic else state
         train_state(
             module,
-            begin,
+            state.as_family(method_of(train.method).learns),
             case.batches(examples),
             replace(short, batch_size=examples),
             words=("memory",),
@@ -190,7 +189,7 @@ def evaluation_needs(
     def run(examples: int, allocations: Allocations) -> None:
         allocations.ignore(*tree_leaves(case.given))
         module, state = case.start()
-        state = state.as_point() if method_of(train.method).deterministic else state
+        state = state.as_family(method_of(train.method).learns)
         ticket = Ticket(state.posterior.mask, state, state.masked(state.posterior.mask))
         measure = replace(short, batch_size=examples)
         few = case.inputs(examples), targets[:examples]
@@ -199,7 +198,7 @@ def evaluation_needs(
 
     peak = peak_of(run, case.sizes())
     _forward(case, numbers)
-    count, samples = len(targets), 1 if method_of(train.method).deterministic else evaluate.samples
+    count, samples = len(targets), 1 if is_deterministic(train.method) else evaluate.samples
     passes = peak.at(min(evaluate.batch_size, count)) + samples * count * numbers[0] * _OF_PASSES
     if device.type != "cpu":
         return passes

@@ -16,7 +16,7 @@ from tombola import metrics
 from tombola.data import training_batches
 from tombola.posterior.batch import channels_last
 from tombola.posterior.batch_norm import has_running_statistics, reestimated
-from tombola.posterior.gaussian import Gaussian
+from tombola.posterior.point import Point
 from tombola.posterior.predictive import classes_of, outputs
 from tombola.posterior.state import State, interpolated
 from tombola.pruning.ticket import Ticket
@@ -76,8 +76,8 @@ class Connectivity(Measurement):
 
     def _measured(self, state: State, context: RunContext) -> dict[str, float]:
         """Loss and error by name: of the mean weights, and where there are weight samples of their averaged prediction."""
-        found = _named("mean", self._metrics(state.as_point(), 1, context))
-        if isinstance(state.posterior, Gaussian):
+        found = _named("mean", self._metrics(state.as_family(Point.family), 1, context))
+        if state.posterior.std is not None:
             found |= _named("samples", self._metrics(state, self.samples, context))
         return found
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tombola import streams
-from tombola.inference import method_of
+from tombola.inference import is_deterministic
 from tombola.posterior.state import State
 from tombola.pruning.masks import prune
 from tombola.pruning.overlap import jaccard, mask_distance, overlap_by_chance
@@ -75,12 +75,13 @@ class EarlyBird(Stage):
     def _masks(self, state: State) -> Masks:
         """(score, density) -> mask [P]."""
         q = state.to("cpu").posterior
+        std = q.std
         where, dense = q.layout.prunable, torch.ones(q.layout.numel, dtype=torch.bool)
         found: Masks = {}
         for name in self.scores:
             values = torch.zeros(q.layout.numel, dtype=torch.float64)
             stream = streams.generator("early_bird", name)  # none of these draws
-            values[where] = evaluate(name, SCORES[name], q.mean[where], q.std[where], stream)
+            values[where] = evaluate(name, SCORES[name], q.mean[where], None if std is None else std[where], stream)
             for density in self.densities:
                 found[name, density] = prune(q.layout, dense, values, 1 - density, "global")
         return found
@@ -91,7 +92,7 @@ def early_bird(rows: list[Row]) -> Iterator[ViewRow]:
     dense = [row for row in own_masks(rows) if row.labels["level"] == 0]
     for row in once(dense, training_of):
         trained = training_of(row)
-        scores = _DETERMINISTIC if method_of(trained.settings.method).deterministic else _BAYESIAN
+        scores = _DETERMINISTIC if is_deterministic(trained.settings.method) else _BAYESIAN
         stage = EarlyBird(parents=(trained.parents[0], trained), scores=scores)
         yield view_row("early_bird", "epochs", stage, [row])
 

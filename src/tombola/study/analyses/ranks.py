@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tombola import plugins, streams
-from tombola.inference import method_of
+from tombola.inference import is_deterministic
 from tombola.metrics import spearman
 from tombola.pruning.scores import SCORES, WITHOUT_STD, evaluate
 from tombola.pruning.ticket import Ticket
@@ -35,10 +35,11 @@ class Ranks(Stage):
     def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
         (ticket,) = tickets
         q, layout = ticket.posterior, ticket.layout
+        std = q.std
         everything, layers = [], []
         for segment in layout.prunable_segments():
             alive = segment.slice.start + ticket.mask[segment.slice].nonzero().squeeze(1)
-            everything.append(self._values(q.mean[alive], q.std[alive], segment.name))
+            everything.append(self._values(q.mean[alive], None if std is None else std[alive], segment.name))
             layers.append(spearman(everything[-1]))
         whole, by_layer = spearman(torch.cat(everything, dim=1)), torch.stack(layers).nanmean(0)
         rows = []
@@ -48,7 +49,7 @@ class Ranks(Stage):
             rows.append(pair | {"quantity": "spearman_by_layer", "value": by_layer[i, j].item()})
         return Outcome(None, {"rows": rows})
 
-    def _values(self, mean: Tensor, std: Tensor, layer: str) -> Tensor:
+    def _values(self, mean: Tensor, std: Tensor | None, layer: str) -> Tensor:
         """[scores, weights]"""
         values = []
         for name in self.scores:
@@ -59,7 +60,7 @@ class Ranks(Stage):
 
 def ranks(rows: list[Row]) -> Iterator[ViewRow]:
     """A stage for each trained Bayesian ticket of a curve that prunes."""
-    known = [row for row in own_masks(rows) if not method_of(training_of(row).settings.method).deterministic]
+    known = [row for row in own_masks(rows) if not is_deterministic(training_of(row).settings.method)]
     own = [name for row in known if (name := row.labels["score"]) not in WITHOUT_STD]
     scores = tuple(dict.fromkeys([*RANKED, *own]))
     for row in known:  # of a dense training that curves share there is one stage, and a row for each

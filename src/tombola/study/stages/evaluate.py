@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tombola.inference import method_of
+from tombola.inference import is_deterministic
 from tombola.pruning.ticket import Ticket
 from tombola.settings import EvaluateSettings, TrainSettings
 from tombola.settings.keys import canonical
@@ -25,7 +25,7 @@ class Measurement(Stage):
     @property
     def is_random(self) -> bool:
         """Return whether the tickets have weights to draw."""
-        return not method_of(self.train.method).deterministic
+        return not is_deterministic(self.train.method)
 
     def work(self, one_pass: float) -> float:
         """Return its cost in training steps. one_pass: that of a forward pass over the held-out examples."""

@@ -90,7 +90,7 @@ class Train(Stage):
         return training_batches(data, self.source.settings, self.settings.batch_size, order, context.device)
 
     def start_state(self, parent: Ticket) -> State:
-        return parent.rewind.as_point() if method_of(self.settings.method).deterministic else parent.rewind
+        return parent.rewind.as_family(method_of(self.settings.method).learns)
 
     @property
     def words(self) -> tuple[streams.Word, ...]:
