@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from tombola import plugins
 from tombola.errors import TombolaError
 from tombola.inference import Learner
-from tombola.inference.fused import FusedUpdate
 from tombola.inference.groups import with_decay
 from tombola.inference.ivon import IvonUpdate
 from tombola.settings import TrainSettings
@@ -116,7 +115,7 @@ def _check(optimiser: "torch.optim.Optimizer | Joined", given: dict[int, dict[st
 
 def _kept(optimiser: torch.optim.Optimizer, p: Tensor) -> dict[str, torch.Size] | None:
     """Names and shapes of what an optimiser keeps for a parameter; None of a user's, which says nothing of it."""
-    if isinstance(optimiser, FusedUpdate | IvonUpdate):
+    if isinstance(optimiser, IvonUpdate):
         return {name: value.shape for name, value in optimiser.begin(p).items()}
     if isinstance(optimiser, torch.optim.Adam | torch.optim.AdamW):
         return {"step": torch.Size(), "exp_avg": p.shape, "exp_avg_sq": p.shape}
