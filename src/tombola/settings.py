@@ -150,7 +150,7 @@ class TrainSettings(Checked):
     )
     samples: int = setting(1, "Weight samples a step; the gradient is their average, the memory one sample's.", least=1)
     noise_refresh: float = setting(
-        0.0625, "Fraction of the weight noise drawn anew for each sample; 1 is everything.", above=0, most=1
+        1.0, "Fraction of the weight noise drawn anew for each sample; 1 is everything.", above=0, most=1
     )
     loss_scale: Literal["mean", "sum"] = setting(
         "mean",
