@@ -64,14 +64,14 @@ class VI:
 
     def groups(self) -> list[dict]:
         """Optimiser groups: tensors with `.grad` set, their learning-rate factor and whether they are decayed."""
-        groups, few = [], self._survivors
+        few = self._survivors
         sample, runs = (few.inner, few.runs) if few else (self.sample, self.layout.decay_groups())
-        for where, decayed in runs:
-            part = slice_with_grad(sample.mean, sample.mean_grad, where)
-            groups.append({"params": [part], "factor": 1.0, "decayed": decayed})
+        groups = [
+            {"params": [slice_with_grad(sample.mean, sample.mean_grad, where)], "factor": 1.0, "decayed": decayed}
+            for where, decayed in runs
+        ]
         log_std = slice_with_grad(sample.log_std, sample.log_std_grad, slice(0, sample.n))
-        groups.append({"params": [log_std], "factor": self.settings.log_std_lr_factor, "decayed": False})
-        return groups
+        return [*groups, {"params": [log_std], "factor": self.settings.log_std_lr_factor, "decayed": False}]
 
     def optimiser(self, settings: TrainSettings) -> torch.optim.Optimizer | None:
         """Return an optimiser of the method's own; None where the settings' one steps all of `groups`."""
