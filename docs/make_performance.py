@@ -24,9 +24,10 @@ SECTIONS = {
 The whole step, gradients and optimiser, over the fastest of the rows called deterministic: plain torch loops with fused
 Adam, with images contiguous or channels-last (or compiled), as far as a record has them. Of tombola and of each other
 library the faster layout is timed. `map` is tombola's own deterministic training, `vi` variational inference by weight
-samples, `ivon` the method of that name; the others are [estimators and objectives](estimators.md). On a CPU `vi` and `ivon`
-renew a sixteenth of their weight noise for a sample (`train.noise_refresh`), where other libraries draw all of it, as the
-rows *all noise new* do; [whether that costs accuracy](recipes.md#what-is-faster-and-is-it-as-good). With 10% left the
+samples, `ivon` the method of that name; the others are [estimators and objectives](estimators.md). Here tombola's
+methods renew a sixteenth of their weight noise for a sample (`noise_refresh: 0.0625`), where other libraries draw all of it,
+as tombola does by default and the rows *all noise new* do;
+[whether that costs accuracy](recipes.md#what-is-faster-and-is-it-as-good). With 10% left the
 mask is random. Memory that was freed is kept by the process, as `tombola run` does, but for a record whose command says
 `--return-memory`: glibc otherwise gives large blocks back and fetches them again page by page, which is what such a step
 takes in a program of one's own where nothing is done about it (`MALLOC_TRIM_THRESHOLD_`, or another allocator, does

@@ -183,7 +183,7 @@ QUESTIONS = {
     "depends on the rate",
     "objective-cpu": "log E_q[p], the objective of the paper's code (first), against E_q[log p], two samples each, at the "
     "four levels of the size; every net finds its own masks; 2,000 test images",
-    "noise-cpu": "Noise of which a step renews a sixteenth (the default on a CPU) against noise that is all new",
+    "noise-cpu": "Noise of which a step renews a sixteenth (as size cpu does) against noise that is all new",
     "precision-cpu": "Training in bf16 against fp32",
 }
 """Record -> what is asked."""

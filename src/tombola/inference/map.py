@@ -13,7 +13,7 @@ from tombola.posterior.state import State
 from tombola.settings import PosteriorSettings, TrainSettings
 
 from .graphs import term_of
-from .vi import copies
+from .vi import copies, slice_with_grad
 
 
 class Map:
@@ -51,12 +51,10 @@ class Map:
 
     def groups(self) -> list[dict]:
         """As `VI.groups`."""
-        groups = []
-        for where, decayed in self.layout.decay_groups():
-            part = self.mean[where]
-            part.grad = self._grad[where]
-            groups.append({"params": [part], "factor": 1.0, "decayed": decayed})
-        return groups
+        return [
+            {"params": [slice_with_grad(self.mean, self._grad, where)], "factor": 1.0, "decayed": decayed}
+            for where, decayed in self.layout.decay_groups()
+        ]
 
     def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
         """As `VI.gradients`; there is no KL."""

@@ -15,12 +15,10 @@ from tombola.settings import PosteriorSettings, TrainSettings
 
 from .estimators.noise import NoisePool
 from .estimators.outputs import ESTIMATORS
-from .fused import RULES, FusedUpdate
+from .estimators.sample import WeightSample
 from .graphs import term_of
-from .groups import with_decay
-from .held import HeldSample, can_hold
 from .objectives import OBJECTIVES
-from .survivors import Survivors, SurvivorSample
+from .survivors import DENSEST, SurvivorSample
 
 
 class VI:
@@ -49,8 +47,9 @@ class VI:
         self._estimator = plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
         self._objective = plugins.resolve(settings.objective, OBJECTIVES, "objective")
         self.sample = self._estimator(q.layout, self.mean, self.log_std, q.mask, noise, settings.samples > 1, q.prior_mean)
-        self._working = self.sample, q.layout.decay_groups()
-        self._held: HeldSample | SurvivorSample | None = None
+        self._survivors: SurvivorSample | None = None
+        if works_on_survivors(self):
+            self._survivors = SurvivorSample(self.sample, q.layout, q.mask, settings.samples > 1, q.prior_mean)
         self.binding = Binding(module, q.layout, self.sample.theta, state.buffers)
         self.sample.converted = self.binding.converted
         self._data_term = term_of(self.binding, likelihood, settings, self.sample)
@@ -65,40 +64,25 @@ class VI:
 
     def groups(self) -> list[dict]:
         """Optimiser groups: tensors with `.grad` set, their learning-rate factor and whether they are decayed."""
-        groups, (sample, runs) = [], self._working
-        for where, decayed in runs:
-            part = slice_with_grad(sample.mean, sample.mean_grad, where)
-            groups.append({"params": [part], "factor": 1.0, "decayed": decayed})
+        few = self._survivors
+        sample, runs = (few.inner, few.runs) if few else (self.sample, self.layout.decay_groups())
+        groups = [
+            {"params": [slice_with_grad(sample.mean, sample.mean_grad, where)], "factor": 1.0, "decayed": decayed}
+            for where, decayed in runs
+        ]
         log_std = slice_with_grad(sample.log_std, sample.log_std_grad, slice(0, sample.n))
-        groups.append({"params": [log_std], "factor": self.settings.log_std_lr_factor, "decayed": False})
-        return groups
+        return [*groups, {"params": [log_std], "factor": self.settings.log_std_lr_factor, "decayed": False}]
 
     def optimiser(self, settings: TrainSettings) -> torch.optim.Optimizer | None:
-        """One that goes over memory once for gradients, update and the next draw, of the surviving weights alone where
-        they are few. `gradients` then only notes what is due, and mean and log_std are up to date in `state()`.
-
-        None where `in_one_sweep` says so.
-        """
-        if self._held:  # of an optimiser before this one
-            self._held.publish()
-        self._held, self._working = None, (self.sample, self.layout.decay_groups())
-        if not in_one_sweep(self, settings):
-            return None
-        sample, runs = self._working
-        survivors = Survivors.of(self.layout, self.mask)
-        if survivors:
-            sample, runs = survivors.sample(sample, self.settings.samples > 1, self._prior_mean), survivors.runs
-        held = HeldSample(sample, [where.stop for where, _ in runs])
-        self._held = SurvivorSample(held, sample, self.sample, survivors, self.mask) if survivors else held
-        self._working = sample, runs
-        return FusedUpdate(held, with_decay(self.groups(), self.likelihood, settings), settings)
+        """Return an optimiser of the method's own; None where the settings' one steps all of `groups`."""
+        return None
 
     def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
         """Sets the gradients for `batch`; returns its mean negative log likelihood (nats per example), averaged over
         the samples, or that of their average. step: names the noise. kl_factor: scales the KL term (warm-up)."""
         return self._objective(
             self._data_term,
-            self._held or self.sample,
+            self._survivors or self.sample,
             batch,
             step,
             samples=self.settings.samples,
@@ -109,16 +93,15 @@ class VI:
 
     def show_mean(self) -> None:
         """The module's weights become the posterior's mean, until the next `gradients`."""
-        if self._held:
-            self._held.publish()
-            self._held.forget()
+        if self._survivors:
+            self._survivors.publish()
         self.sample.theta.copy_(self.mean)
         self.binding.wrote()
 
     def state(self) -> State:
         """A copy of the state as it now is. Call it while the binding is entered."""
-        if self._held:
-            self._held.publish()
+        if self._survivors:
+            self._survivors.publish()
         posterior = Gaussian(self.layout, self.mean, self.log_std, self.mask, self._prior_mean).masked(self.mask)
         return State(posterior, buffers_of(self.binding.module), copies(self.likelihood))
 
@@ -127,27 +110,28 @@ class VI:
         q = Gaussian.of(state.posterior)
         self.mean.copy_(q.mean)
         self.log_std.copy_(q.log_std)
-        if self._held:
-            self._held.reload()
+        if self._survivors:
+            self._survivors.reload()
         load_buffers(self.binding.module, state.buffers)
         self.likelihood.load_state_dict(state.likelihood)
 
 
-def in_one_sweep(learner: object, settings: TrainSettings) -> bool:
-    """Whether a network that is trained by such a learner, alone, is trained block by block.
+def works_on_survivors(learner: VI) -> bool:
+    """Return whether what is done with the weights themselves is done for the survivors alone.
 
-    Not where the whole gradient is wanted first (its norm), where the estimator has gradients of its own, and on a GPU,
-    where there is no cache to stay in. Nor where a method, an estimator or an objective is a user's: it may read or change
-    what a sweep keeps elsewhere or never makes, such as whole gradients.
+    Not on a GPU, where gathering costs more than it saves; not for an estimator that has gradients of its own; nor where a
+    method, an estimator or an objective is a user's, which may read or change gradients of all parameters. Trainings with
+    `clip_norm` keep the draws of all parameters that they have always had.
     """
+    own = type(learner.sample)
     return (
         type(learner) is VI
         and learner._estimator in ESTIMATORS.values()
         and learner._objective in OBJECTIVES.values()
-        and can_hold(learner.sample)
+        and all(getattr(own, name) is getattr(WeightSample, name) for name in ("draw", "accumulate", "finish"))
         and learner.mean.device.type == "cpu"
-        and settings.clip_norm is None
-        and settings.optimiser in RULES
+        and learner.settings.clip_norm is None
+        and 0 < learner.mask.double().mean().item() <= DENSEST
     )
 
 

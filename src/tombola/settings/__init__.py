@@ -126,7 +126,7 @@ class TrainSettings(Checked):
         1, "Weight samples a step; the gradient is their average, the memory one sample's.", BAYESIAN, least=1
     )
     noise_refresh: float = setting(
-        0.0625, "Fraction of the weight noise drawn anew for each sample; 1 is everything.", BAYESIAN, above=0, most=1
+        1.0, "Fraction of the weight noise drawn anew for each sample; 1 is everything.", BAYESIAN, above=0, most=1
     )
     loss_scale: Literal["mean", "sum"] = setting(
         "mean",

@@ -55,7 +55,6 @@ def train(
     likelihood: nn.Module | LogLikelihood | None = None,
     validation: Batch | None = None,
     prepare: Prepare | None = None,
-    method: Callable[..., Learner] | None = None,
     checkpoint: Checkpoint | None = None,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
@@ -65,7 +64,7 @@ def train(
 
     words: names of this training's own noise and dropout streams. likelihood: (output, batch) -> log likelihood of each
     example [B], in place of the settings' one; a copy of it is trained. prepare: applied to the inputs of `validation`, part
-    by part; `batches` give theirs prepared. method: makes the learner, in place of the settings' one. on_step: called with
+    by part; `batches` give theirs prepared. on_step: called with
     (steps done, steps to do). on_epoch: called with each new row of the history. on_state: called at each epoch's end with
     (epochs done, a copy of the state); nothing depends on it.
     Raises TrainingError naming step and cause if the loss is not finite or above `settings.divergence`, and
@@ -75,7 +74,7 @@ def train(
     total = settings.epochs * per_epoch
     stop = total if stop is None else min(stop, total)
     model = likelihood_of(settings, state, likelihood).to(device)
-    learner = (method or method_of(settings.method))(module, state, model, settings, batches.examples, words)
+    learner = method_of(settings.method)(module, state, model, settings, batches.examples, words)
     work = _Work(learner, model, optimiser_of(learner, model, settings), torch.zeros(per_epoch, device=device))
 
     with streams.global_stream(*words, device=device), learner.binding:

@@ -1,7 +1,7 @@
 """Optimisers and learning-rate schedules of the training loop."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from tombola import plugins
 from tombola.errors import TombolaError
 from tombola.inference import Learner
-from tombola.inference.fused import FusedUpdate
-from tombola.inference.groups import with_decay
 from tombola.inference.ivon import IvonUpdate
 from tombola.settings import TrainSettings
 
@@ -21,13 +19,30 @@ def optimiser_of(learner: Learner, likelihood: nn.Module, settings: TrainSetting
     optimiser of its own, joined with that, and of what that does not hold."""
     own = learner.optimiser(settings)
     held = {p.data_ptr() for group in own.param_groups for p in group["params"]} if own else set()
-    groups = with_decay(learner.groups(), likelihood, settings)
+    groups = _with_decay(learner.groups(), likelihood, settings)
     for group in groups:
         group["params"] = [p for p in group["params"] if p.data_ptr() not in held]
     groups = [group for group in groups if group["params"]]
     if own is None:
         return OPTIMISERS[settings.optimiser](groups, settings)
     return Joined(own, OPTIMISERS[settings.optimiser](groups, settings)) if groups else own
+
+
+def _with_decay(groups: Iterable[dict], likelihood: nn.Module, settings: TrainSettings) -> list[dict]:
+    """Optimiser groups of torch: a learner's flat `groups` that are not empty, and what the likelihood learns."""
+    found = [
+        {
+            "params": group["params"],
+            "factor": group["factor"],
+            "weight_decay": settings.weight_decay if group["decayed"] else 0.0,
+        }
+        for group in groups
+        if group["params"][0].numel()
+    ]
+    learned = [p for p in likelihood.parameters() if p.requires_grad]
+    if learned:
+        found.append({"params": learned, "factor": 1.0, "weight_decay": 0.0})
+    return found
 
 
 class Joined:
@@ -116,7 +131,7 @@ def _check(optimiser: "torch.optim.Optimizer | Joined", given: dict[int, dict[st
 
 def _kept(optimiser: torch.optim.Optimizer, p: Tensor) -> dict[str, torch.Size] | None:
     """Names and shapes of what an optimiser keeps for a parameter; None of a user's, which says nothing of it."""
-    if isinstance(optimiser, FusedUpdate | IvonUpdate):
+    if isinstance(optimiser, IvonUpdate):
         return {name: value.shape for name, value in optimiser.begin(p).items()}
     if isinstance(optimiser, torch.optim.Adam | torch.optim.AdamW):
         return {"step": torch.Size(), "exp_avg": p.shape, "exp_avg_sq": p.shape}

@@ -29,8 +29,6 @@ class NoisePool:
         self._size, self.words, self.refresh = size, words, refresh
         self._pool = torch.empty(self._block * self._blocks, dtype=like.dtype, device=like.device)
         self._tick: int | None = None
-        self.lent: list[Tensor] = []
-        """Parts of windows that are still read: `window` replaces those that it overwrites by copies."""
 
     def window(self, tick: int) -> Tensor:
         """The noise of that tick, [size]: a view that the next call overwrites. Ticks in any order; in sequence is cheap."""
@@ -40,17 +38,11 @@ class NoisePool:
         for t in range(known + 1, tick + 1):  # block t % blocks holds the draws of the latest tick t
             start = (t % self._blocks) * self._block
             stream = streams.generator(*self.words, t, device=self._pool.device)
-            block = self._pool[start : start + self._block]
-            self.lent[:] = [part.clone() if _overlap(part, block) else part for part in self.lent]
-            block.normal_(generator=stream)
+            self._pool[start : start + self._block].normal_(generator=stream)
         self._tick = tick
         room = len(self._pool) - self._size + 1
         offset = int.from_bytes(streams.digest(*self.words, "offset", tick)[:8], "little") % room
         return self._pool[offset : offset + self._size]
-
-
-def _overlap(a: Tensor, b: Tensor) -> bool:
-    return a.data_ptr() < b.data_ptr() + b.nbytes and b.data_ptr() < a.data_ptr() + a.nbytes
 
 
 _POOL = 1 << 20  # draws that are kept: 4 MB stay in a third-level cache
