@@ -14,7 +14,6 @@ from tombola.data import training_batches
 from tombola.errors import TombolaError
 from tombola.posterior.predictive import outputs
 from tombola.pruning.iterate import prune_ticket
-from tombola.pruning.scores import SCORES
 from tombola.pruning.ticket import Ticket, load, ticket_of
 from tombola.settings import canonical
 from tombola.training.loop import train
@@ -91,16 +90,8 @@ class Chain:
         return {name: value for name, value in found.items() if name not in canonical(recipe.train)}
 
     def pruned(self, ticket: Ticket, start: Ticket, recipe: Recipe, fraction: float, level: int) -> Ticket:
-        rule = recipe.prune
-        stream = streams.generator("score", self.seed, level)
-        return prune_ticket(
-            *(ticket, start.rewind),
-            name=rule.score,
-            score=SCORES[rule.score],
-            fraction=fraction,
-            scope=rule.scope,
-            generator=stream,
-        )
+        rule = replace(recipe.prune, fraction=fraction)
+        return prune_ticket(ticket, start.rewind, rule, streams.generator("score", self.seed, level))
 
 
 def recipe(job: Job, sitting: Sitting, steps: dict[str, Row]) -> bool:
