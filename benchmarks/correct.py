@@ -39,13 +39,13 @@ def _assert_equal(
     module: nn.Module, batch: tuple[Tensor, Tensor], outputs: Callable[..., Tensor], settings: TrainSettings
 ) -> None:
     """The gradients that are timed equal autograd's through plain reparameterisation with the same noise."""
-    state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
+    state = initial_state(module, Layout.of(module), PosteriorSettings(), 0).to(batch[0].device)
     learner = VI(module, state, Categorical(), settings, _EXAMPLES, ("benchmark",))
     with learner.binding:
         module.train()
         learner.gradients(batch, 0)
     mean, log_std = learner.mean.clone().requires_grad_(), learner.log_std.clone().requires_grad_()
-    kept = learner.layout.is_random
+    kept = learner.layout.is_random.to(mean.device)
     loss = F.cross_entropy(outputs(learner, module, batch[0], mean, log_std.exp() * kept), batch[1])
     kl = ((mean**2 + log_std.exp() ** 2) / (2 * settings.prior_std**2) - 0.5 - log_std)[kept].sum()
     expected = torch.autograd.grad(loss + settings.heat / _EXAMPLES * kl, (mean, log_std))

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("--images", type=int, default=_IMAGES, help="noise images; other numbers have no target (50,000)")
     arguments.add_argument("--path", help="Hugging Face data instead of noise, as path/of/cifar10/*.parquet")
     args = arguments.parse_args(argv)
-    data = huggingface(args.path) if args.path else _noise(args.images)
+    data = huggingface(args.path) if args.path else noise(args.images)
     _assert_correct(data)
     rows = []
     for threads in args.threads:
@@ -58,12 +58,13 @@ def _epoch(batches: TensorBatches, epoch: int) -> float:
     return time.perf_counter() - began
 
 
-def _noise(images: int) -> Dataset:
+def noise(train: int, test: int = 10) -> Dataset:
+    """Random images of CIFAR-10's shape, with labels."""
     stream = streams.generator("benchmark")
-    inputs = torch.randint(256, (images, 3, 32, 32), generator=stream, dtype=torch.uint8)
-    train = inputs, torch.arange(images) % 10
-    few = inputs[:10], train[1][:10]
-    return Dataset("noise", train, few, few, Normalise(*IMAGENET, 255.0))
+    inputs = torch.randint(256, (train + test, 3, 32, 32), generator=stream, dtype=torch.uint8)
+    targets = torch.arange(train + test) % 10
+    parts = (inputs[:train], targets[:train]), (inputs[:0], targets[:0]), (inputs[train:], targets[train:])
+    return Dataset("noise", *parts, Normalise(*IMAGENET, 255.0))
 
 
 def _assert_correct(data: Dataset) -> None:

@@ -3,7 +3,6 @@
 import statistics
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,29 +12,28 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu import timing
-from benchmarks.gpu.nets import Job, Recipe
-from benchmarks.gpu.sitting import Row, Sitting
+from benchmarks.gpu.job import Job
 from tombola import streams
+from tombola.settings import TrainSettings
 
 _WORD = 4  # bytes of a float32
 
 
-def floors(job: Job, sitting: Sitting) -> bool:
-    """Prints the device's ceilings, and for each net floor, measured steps, launches and kernels. There is no target."""
-    top = sitting.row("ceilings", lambda: ceilings(job))
-    sitting.say("  ".join(f"{name}: {value:.3g}" for name, value in top.items()))
-    for net in job.nets:
-        row = sitting.row(net, partial(_net, job, net, top), needs=0 if job.toy else 2)
-        sitting.say(f"{net}, batch {row['batch']}: {row['flop'] / 1e9:.3g} GFLOP a step")
-        for label, found in row["steps"].items():
-            floor, took = row["floor"][found["arm"]], found["seconds"]
-            sitting.say(
-                f"  {label}: {1e3 * took:.2f} ms, floor {1e3 * floor:.3f} ms, gap {took / floor:.1f}x, device busy "
-                f"{1e3 * found['busy']:.2f} ms, {found['launches']:.0f} launches of {found['kernels']:.0f} kernels"
-            )
-            for kernel in found["top"]:
-                sitting.say(f"    {1e6 * kernel['seconds']:9.1f} us  x{kernel['calls']:<5.0f} {kernel['name'][:90]}")
-    return False
+def floors(job: Job, net: str) -> dict[str, Any]:
+    """Prints the device's ceilings, and the net's floor, measured steps, launches and kernels. There is no target."""
+    top = ceilings(job)
+    print("  ".join(f"{name}: {value:.3g}" for name, value in top.items()))
+    row = _net(job, net, top)
+    print(f"{net}, batch {row['batch']}: {row['flop'] / 1e9:.3g} GFLOP a step")
+    for label, found in row["steps"].items():
+        floor, took = row["floor"][found["arm"]], found["seconds"]
+        print(
+            f"  {label}: {1e3 * took:.2f} ms, floor {1e3 * floor:.3f} ms, gap {took / floor:.1f}x, device busy "
+            f"{1e3 * found['busy']:.2f} ms, {found['launches']:.0f} launches of {found['kernels']:.0f} kernels"
+        )
+        for kernel in found["top"]:
+            print(f"    {1e6 * kernel['seconds']:9.1f} us  x{kernel['calls']:<5.0f} {kernel['name'][:90]}")
+    return {"ceilings": top, **row}
 
 
 def ceilings(job: Job) -> dict[str, float]:
@@ -71,13 +69,12 @@ def bytes_of(parameters: int, random: int) -> dict[str, int]:
     }
 
 
-def _net(job: Job, net: str, top: dict[str, float]) -> Row:
-    batch = timing.batch_for(job, job.batch_of(net))
-    module = job.module(net)
+def _net(job: Job, net: str, top: dict[str, float]) -> dict[str, Any]:
+    batch = job.batch(job.settings(net).batch_size)
+    module, state = job.start(net)
     with FlopCounterMode(display=False) as counter:
         F.cross_entropy(module(batch[0]), batch[1]).backward()
-    recipe = Recipe()
-    layout = job.state(module, recipe).posterior.layout
+    layout = state.posterior.layout
     moved = bytes_of(layout.numel, layout.random_numel)
     flop = counter.get_total_flops()
     compute = flop / max(value for name, value in top.items() if name != "bytes_per_s")
@@ -85,23 +82,23 @@ def _net(job: Job, net: str, top: dict[str, float]) -> Row:
         "map": compute + moved["adam_map"] / top["bytes_per_s"],
         "vi": compute + (moved["adam_vi"] + moved["weight_sample"]) / top["bytes_per_s"],
     }
-    warm, count = (1, 2) if job.toy else (11, 40)
+    warm, count = timing.counts(job)
     found = {}
-    for label, changes in timing.available(job.device, lambda line: None).items():
+    for label, changes in timing.available(job.device).items():
         for arm in ("map", "vi"):
-            one = recipe.with_train(method=arm, **changes)
+            one = job.settings(net, method=arm, **changes)
             timed = timing.trained_steps(job, net, one, batch, warm, count)
             found[f"{arm} | {label}"] = {"arm": arm, **timed, **_kernels(job, net, one, batch)}
     return {"batch": len(batch[1]), "flop": flop, "bytes": moved, "floor": floor, "steps": found}
 
 
-def _kernels(job: Job, net: str, recipe: Recipe, batch: tuple[Tensor, Tensor]) -> dict[str, Any]:
+def _kernels(job: Job, net: str, settings: TrainSettings, batch: tuple[Tensor, Tensor]) -> dict[str, Any]:
     """By a profile of a few steps of `train`: launches and kernels a step, busy seconds, the top ten."""
     warm, steps = (1, 2) if job.toy else (11, 20)
     gpu = job.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
     seen = profile(activities=activities)
-    timing.trained_steps(job, net, recipe, batch, warm, steps, seen)
+    timing.trained_steps(job, net, settings, batch, warm, steps, seen)
     spent: dict[str, list[float]] = {}
     launches = 0
     for event in seen.events() or ():

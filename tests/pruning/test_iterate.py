@@ -1,6 +1,7 @@
 """One level of pruning, shuffles and transplants, on tickets whose numbers are written down."""
 
 import warnings
+from unittest import mock
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from tombola.posterior.state import initial_state
 from tombola.pruning.iterate import prune_ticket, shuffled, transplanted
 from tombola.pruning.scores import SCORES
 from tombola.pruning.ticket import Ticket, ticket_of
-from tombola.settings import PosteriorSettings
+from tombola.settings import PosteriorSettings, PruneSettings
 
 
 @pytest.fixture
@@ -46,8 +47,9 @@ def trained_ticket(state, seed=0, log_std=None):
 
 
 def prune_by(ticket, start, score, name="mine", fraction=0.5, scope="global", sigma="trained"):
-    stream = torch.Generator().manual_seed(0)
-    return prune_ticket(ticket, start, name=name, score=score, fraction=fraction, scope=scope, generator=stream, sigma=sigma)
+    how = PruneSettings(score=name, sigma=sigma, fraction=fraction, scope=scope)
+    with mock.patch.dict(SCORES, {name: score}):
+        return prune_ticket(ticket, start, how, torch.Generator().manual_seed(0))
 
 
 def same_state(a, b):

@@ -148,6 +148,17 @@ def test_only_what_makes_the_layout_enters_the_start_of_pruning():
     assert same == {"score", "sigma", "fraction", "levels", "scope", "rewind"}
 
 
+def test_only_what_chooses_the_mask_enters_a_pruning():
+    """Where survivors restart is its second parent; how many levels follow changes nothing of it."""
+
+    def key(settings):
+        return Prune(parents=(a_train(), an_init()), settings=settings, seed=0).key
+
+    base = key(PruneSettings())
+    same = {name for name, settings in each_change(PruneSettings) if key(settings) == base}
+    assert same == {"levels", "rewind", "classifier", "include", "exclude"}
+
+
 @pytest.mark.parametrize(
     "stages",
     [
@@ -162,18 +173,18 @@ def test_only_what_makes_the_layout_enters_the_start_of_pruning():
         [a_train(stop="epoch:1"), a_train(stop="step:1"), a_train(source=source(crop=1)), a_train(start="epoch:2")],
         [an_evaluate(), an_evaluate(seed=1), an_evaluate(source=source("abd")), an_evaluate(a_train(seed=1))],
         [
-            Prune(parents=(a_train(), an_init()), score=score, fraction=fraction, scope=scope, seed=seed, sigma=sigma)
-            for score, fraction, scope, seed, sigma in [
-                ("snr", 0.2, "global", 0, "trained"),
-                ("mu", 0.2, "global", 0, "trained"),
-                ("snr", 0.3, "global", 0, "trained"),
-                ("snr", 0.2, "layerwise", 0, "trained"),
-                ("snr", 0.2, "global", 1, "trained"),
-                ("snr", 0.2, "global", 0, "start"),
+            Prune(parents=(a_train(), an_init()), settings=PruneSettings(**changes), seed=seed)
+            for seed, changes in [
+                (0, {}),
+                (0, {"score": "mu"}),
+                (0, {"fraction": 0.3}),
+                (0, {"scope": "layerwise"}),
+                (1, {}),
+                (0, {"sigma": "start"}),
             ]
         ],
         [
-            Prune(parents=parents, score="snr", fraction=0.2, scope="global", seed=0)
+            Prune(parents=parents, settings=PruneSettings(), seed=0)
             for parents in [(a_train(), an_init()), (a_train(), a_train()), (a_train(), an_init(seed=1))]
         ],
     ],

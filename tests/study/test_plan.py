@@ -150,7 +150,7 @@ def test_the_chains_of_another_sigma_differ_in_what_is_pruned_alone(tiny, plan_o
     curves = ["ticket (snr)", "ticket (snr), sigma as at the start", "ticket (snr), sigma shuffled"]
     found = [of_curve(plan, curve) for curve in curves]
     assert len({levels[0].key for levels in found}) == 1
-    assert [levels[1].parents[0].sigma for levels in found] == ["trained", "start", "shuffled"]
+    assert [levels[1].parents[0].settings.sigma for levels in found] == ["trained", "start", "shuffled"]
     whole = plan_of(tiny | {"prune": tiny["prune"] | {"sigma": "start"}, "arms": ["ticket", "deterministic"]})
     assert of_curve(whole, curves[1])[1].key == found[1][1].key
     labels = {row.labels["curve"]: row.labels["sigma"] for row in whole.rows}

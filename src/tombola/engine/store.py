@@ -96,13 +96,6 @@ class Store:
         self._tickets.pop(key, None)
         shutil.rmtree(self.root / key, ignore_errors=True)
 
-    def forget_tickets(self, keys: Iterable[str]) -> None:
-        """Deletes the tickets of these stages, for the room; their records stay. A stage that needs one later has it made
-        anew."""
-        for key in keys:
-            self._tickets.pop(key, None)
-            (self.root / key / "ticket.safetensors").unlink(missing_ok=True)
-
     def checkpoint(self, key: str, seconds: float, ends: float = math.inf) -> Checkpoint:
         return Checkpoint(self.checkpoint_path(key), seconds, ends)
 

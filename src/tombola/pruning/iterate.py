@@ -7,42 +7,35 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from tombola import plugins
 from tombola.errors import TombolaError
 from tombola.posterior.state import State
+from tombola.settings import PruneSettings
 
 from .masks import SHUFFLES, emptied, prune
-from .scores import Score, evaluate
+from .scores import SCORES, evaluate
 from .ticket import Ticket, with_mask
 
 
-def prune_ticket(
-    ticket: Ticket,
-    start: State,
-    *,
-    name: str,
-    score: Score,
-    fraction: float,
-    scope: str,
-    generator: torch.Generator,
-    sigma: str = "trained",
-) -> Ticket:
-    """The next level's ticket: the trained posterior of `ticket` is scored, `fraction` of what is left is pruned, and
-    the survivors restart at `start` (the whole of it: means, std, deterministic parameters, buffers).
+def prune_ticket(ticket: Ticket, start: State, settings: PruneSettings, generator: torch.Generator) -> Ticket:
+    """Return the next level's ticket: the trained posterior of `ticket` is scored, a fraction of what is left is pruned,
+    and the survivors restart at `start` (the whole of it: means, std, deterministic parameters, buffers).
 
-    sigma: which std the score sees, of `SIGMAS`.
+    settings: their `score`, `sigma`, `fraction` and `scope`. generator: for scores that draw, and a shuffled sigma.
 
-    Warns with the names of layers of which nothing is left any more.
+    Warns with the names of layers of which nothing is left any more. Raises TombolaError for an unknown name.
     """
+    score = plugins.resolve(settings.score, SCORES, "score")
     layout, q = ticket.layout, ticket.posterior
     alive = (ticket.mask & layout.prunable).nonzero().squeeze(1)
     scores = torch.zeros(layout.numel, dtype=torch.float64)
-    std = SIGMAS[sigma](ticket, generator)
-    scores[alive] = evaluate(name, score, q.mean[alive], None if std is None else std[alive], generator)
-    mask = prune(layout, ticket.mask, scores, fraction, scope)
+    std = SIGMAS[settings.sigma](ticket, generator)
+    scores[alive] = evaluate(settings.score, score, q.mean[alive], None if std is None else std[alive], generator)
+    mask = prune(layout, ticket.mask, scores, settings.fraction, settings.scope)
     before = emptied(layout, ticket.mask)
     if new := [repr(layer) for layer in emptied(layout, mask) if layer not in before]:
         layers = f"layer {new[0]}" if len(new) == 1 else f"{len(new)} layers ({', '.join(new)})"
-        warnings.warn(f"pruning by {name} has emptied {layers}: no weight is left there", stacklevel=2)
+        warnings.warn(f"pruning by {settings.score} has emptied {layers}: no weight is left there", stacklevel=2)
     return with_mask(ticket, mask, start)
 
 

@@ -47,6 +47,11 @@ class Ticket:
         return self._trained().posterior
 
     @property
+    def end(self) -> State:
+        """Where it ended: its trained state, or where it starts while it is untrained."""
+        return self.trained or self.rewind
+
+    @property
     def density(self) -> float:
         """Surviving fraction of the prunable weights."""
         prunable = self.layout.prunable

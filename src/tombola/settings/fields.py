@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from tombola.errors import TombolaError
 
@@ -48,7 +48,7 @@ def priced(settings: Any) -> list[str]:
 
 
 class Checked:
-    """Checks bounds when made. Types are checked where YAML is read (strictly, and unknown keys are errors).
+    """Checks bounds and choices when made. Types are checked where YAML is read (strictly, and unknown keys are errors).
 
     A whole number in the place of a real one becomes real: 1 and 1.0 are one setting, so they have one key.
     """
@@ -59,6 +59,8 @@ class Checked:
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
             value = _as_real(getattr(self, f.name), f.type)
             object.__setattr__(self, f.name, value)
+            if get_origin(f.type) is Literal and value not in get_args(f.type):
+                raise TombolaError(f"{f.name} is {value!r}; it must be one of {', '.join(get_args(f.type))}")
             for item in value if isinstance(value, list) else [value]:
                 if isinstance(item, int | float) and not isinstance(item, bool):
                     _check_bounds(f.name, item, f.metadata)

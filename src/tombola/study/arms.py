@@ -5,10 +5,10 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from tombola.inference import method_of
-from tombola.pruning.rewind import parse_rewind
+from tombola.pruning.chain import Level, walk_chain
 from tombola.settings import PosteriorSettings, TrainSettings
 from tombola.settings.fields import UNLABELLED, marked
 from tombola.settings.keys import canonical, deterministic_part
@@ -50,15 +50,26 @@ class SeedContext:
 
 @dataclass(frozen=True)
 class Chain:
-    """The levels of one pruning chain: what each is trained from, and trained."""
+    """The levels of one pruning chain, as stages."""
 
     context: SeedContext
     settings: TrainSettings
-    tickets: list[Stage]
-    trained: list[Train]
-    dense: Stage
-    """Where survivors restart, unmasked."""
-    start: str
+    levels: list[Level[Stage, Train]]
+
+    @property
+    def tickets(self) -> list[Stage]:
+        """What each level is trained from."""
+        return [level.ticket for level in self.levels]
+
+    @property
+    def dense(self) -> Stage:
+        """Where survivors restart, unmasked."""
+        return self.levels[0].dense
+
+    @property
+    def start(self) -> str:
+        """Where in the schedule they do."""
+        return self.levels[0].start
 
     @property
     def init(self) -> Init:
@@ -80,7 +91,7 @@ def trainings(context: SeedContext, arm: Arm) -> Iterator[tuple[int, Train]]:
     """(level, the training) of each ticket of an arm."""
     chain = _chain(context, arm)
     if arm.arm in ("ticket", "deterministic"):
-        yield from enumerate(chain.trained)
+        yield from ((level.level, level.trained) for level in chain.levels)
         return
     for level in levels_of(context.study, arm):
         yield level, HANGING[arm.arm](chain, arm, level)
@@ -100,24 +111,18 @@ def _chain(context: SeedContext, arm: Arm) -> Chain:
     settings = arm_train(study, arm, deterministic=point)
     # a deterministic chain is the same whatever sigma starts at, so that studies of sigma share it
     posterior = deterministic_part(study.posterior) if point else study.posterior
-    init = context.init(posterior, settings)
-    rewind = arm.rewind or study.prune.rewind
-    at = parse_rewind(rewind)
-    dense = context.train(init, settings, stop=at) if at else init
-    tickets: list[Stage] = [init]
-    trained = [context.train(init, settings)]
-    for _ in range(study.prune.levels):
-        pruned = Prune(
-            parents=(trained[-1], trained[-1] if rewind == "learning_rate" else dense),
-            score=arm_score(study, arm),
-            sigma=arm_sigma(study, arm),
-            fraction=study.prune.fraction,
-            scope=study.prune.scope,
-            seed=context.seed,
-        )
-        tickets.append(pruned)
-        trained.append(context.train(pruned, settings, start=at))
-    return Chain(context, settings, tickets, trained, dense, at)
+    rule = replace(
+        study.prune, score=arm_score(study, arm), sigma=arm_sigma(study, arm), rewind=arm.rewind or study.prune.rewind
+    )
+
+    def train(ticket: Stage, level: int, start: str, stop: str) -> Train:
+        return context.train(ticket, settings, start=start, stop=stop)
+
+    def prune(trained: Stage, restart: Stage, level: int) -> Stage:
+        return Prune(parents=(trained, restart), settings=rule, seed=context.seed)
+
+    init: Stage = context.init(posterior, settings)
+    return Chain(context, settings, list(walk_chain(init, rule, train, prune)))
 
 
 def _reinit(chain: Chain, arm: Arm, level: int) -> Train:
@@ -176,7 +181,7 @@ def arm_score(study: Study, arm: Arm) -> str:
     return "magnitude" if chain_is_deterministic(arm) else study.prune.score
 
 
-def arm_sigma(study: Study, arm: Arm) -> str:
+def arm_sigma(study: Study, arm: Arm) -> Literal["trained", "start", "shuffled"]:
     """The std that the score of that chain sees; a deterministic network has none to choose."""
     return "trained" if chain_is_deterministic(arm) else arm.sigma or study.prune.sigma
 

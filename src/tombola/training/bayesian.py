@@ -25,7 +25,6 @@ from tombola.posterior.likelihood import Categorical, GaussianNoise, LogLikeliho
 from tombola.posterior.predictive import Prediction, classes_of, outputs
 from tombola.posterior.state import State, initial_state, layout_of
 from tombola.pruning.iterate import prune_ticket
-from tombola.pruning.scores import SCORES
 from tombola.pruning.ticket import Ticket
 from tombola.settings import PosteriorSettings, PruneSettings, check_samples
 from tombola.streams import generator, global_stream
@@ -157,16 +156,20 @@ class Bayesian(nn.Module):
         out = outputs(module, state, inputs, samples=samples, words=words, batch=batch, batch_norm=batch_norm, select=select)
         return classes_of(out)
 
-    def prune(self, score: str = "snr", fraction: float = 0.2, scope: str = "global", seed: int = 0) -> Ticket:
+    def prune(
+        self,
+        score: str = "snr",
+        fraction: float = 0.2,
+        scope: Literal["global", "layerwise"] = "global",
+        seed: int = 0,
+        sigma: Literal["trained", "start", "shuffled"] = "trained",
+    ) -> Ticket:
         """Prunes by the present posterior and rewinds the survivors to the start; returns the new, untrained ticket.
 
-        The parameters change in place: go on with a new optimiser.
+        score, fraction, scope, sigma: as in `PruneSettings`. The parameters change in place: go on with a new optimiser.
         """
-        rule = plugins.resolve(score, SCORES, "score")
-        stream = generator("score", seed, self.step)
-        ticket = prune_ticket(
-            self.ticket(), self._start.to("cpu"), name=score, score=rule, fraction=fraction, scope=scope, generator=stream
-        )
+        how = PruneSettings(score=score, sigma=sigma, fraction=fraction, scope=scope)
+        ticket = prune_ticket(self.ticket(), self._start.to("cpu"), how, generator("score", seed, self.step))
         self._restart(ticket)
         return ticket
 

@@ -17,7 +17,8 @@ from tombola.inference.estimators.outputs import ESTIMATORS
 from tombola.posterior.batch import Batch
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import LogLikelihood
-from tombola.posterior.state import State, initial_state, layout_of
+from tombola.posterior.state import initial_state, layout_of
+from tombola.pruning.chain import walk_chain
 from tombola.pruning.iterate import prune_ticket
 from tombola.pruning.rewind import parse_rewind, step_of
 from tombola.pruning.scores import SCORES, WITHOUT_STD
@@ -54,12 +55,11 @@ def find_tickets(
     The module is left as it was; it starts from its present values. Raises TombolaError for settings that do not fit.
     """
     train, prune, posterior = train or TrainSettings(), prune or PruneSettings(), posterior or PosteriorSettings()
-    at, score = parse_rewind(prune.rewind), plugins.resolve(prune.score, SCORES, "score")
+    plugins.resolve(prune.score, SCORES, "score")
     batches = _batches_of(data, examples, train.batch_size, seed, device)
     posterior = method_of(train.method).start(posterior, train, batches.examples)
     layout = layout_of(module, posterior, prune)
-    start = step_of(at, batches.steps) or 0
-    _check_fits(layout, train, prune, start, train.epochs * batches.steps)
+    _check_fits(layout, train, prune, batches.steps)
     if isinstance(batches, TensorBatches) and likelihood is None:
         _check_targets(batches.targets, train)
     info = {
@@ -69,43 +69,28 @@ def find_tickets(
     if likelihood is not None:  # its code is not saved: whoever goes on training needs to know what to give
         own = likelihood if inspect.isfunction(likelihood) else type(likelihood)
         info["likelihood"] = f"{own.__module__}:{own.__qualname__}"
-    dense = initial_state(module, layout, posterior, seed).to("cpu").as_family(method_of(train.method).learns)
-    ticket, tickets = with_mask(ticket_of(dense, info), layout.mask_of(mask or {}), dense), []
+    state = initial_state(module, layout, posterior, seed).to("cpu").as_family(method_of(train.method).learns)
+    dense = with_mask(ticket_of(state, info), layout.mask_of(mask or {}), state)
     with _bar(prune.levels + 1, train.epochs * batches.steps, progress) as show:
-        for level in range(prune.levels + 1):
 
-            def run(state: State, begin: int, stop: int | None, level: int = level) -> Any:
-                return train_state(
-                    module,
-                    state.to(device),
-                    batches,
-                    train,
-                    words=(seed, "find_tickets", level),
-                    likelihood=likelihood,
-                    start=begin,
-                    stop=stop,
-                    on_step=lambda done, _: show(level, done),
-                )
-
-            if level == 0 and start:
-                dense = run(ticket.rewind, 0, start).state.to("cpu")
-            trained = run(ticket.rewind, 0 if level == 0 else start, None)
-            tickets.append(
-                replace(ticket, trained=trained.state.to("cpu"), info=info | {"level": level, "history": trained.history})
+        def trained(ticket: Ticket, level: int, start: str, stop: str) -> Ticket:
+            done = train_state(
+                module,
+                ticket.rewind.to(device),
+                batches,
+                train,
+                words=(seed, "find_tickets", level),
+                likelihood=likelihood,
+                start=step_of(start, batches.steps) or 0,
+                stop=step_of(stop, batches.steps),
+                on_step=lambda done, _: show(level, done),
             )
-            if level < prune.levels:
-                restart = tickets[-1].trained if prune.rewind == "learning_rate" else dense
-                assert restart is not None
-                ticket = prune_ticket(
-                    tickets[-1],
-                    restart,
-                    name=prune.score,
-                    score=score,
-                    fraction=prune.fraction,
-                    scope=prune.scope,
-                    generator=generator("score", seed, level),
-                )
-    return tickets
+            return replace(ticket, trained=done.state.to("cpu"), info=info | {"level": level, "history": done.history})
+
+        def pruned(ticket: Ticket, restart: Ticket, level: int) -> Ticket:
+            return prune_ticket(ticket, restart.end, prune, generator("score", seed, level))
+
+        return [level.trained for level in walk_chain(dense, prune, trained, pruned)]
 
 
 def _batches_of(data: Any, examples: int | None, size: int, seed: int, device: torch.device | str) -> Batches:
@@ -120,8 +105,8 @@ def _batches_of(data: Any, examples: int | None, size: int, seed: int, device: t
     return LoaderBatches(data, examples, device)
 
 
-def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, start: int, steps: int) -> None:
-    """Raises TombolaError for what would fail after minutes of training."""
+def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, steps: int) -> None:
+    """Raises TombolaError for what would fail after minutes of training. steps: of an epoch."""
     if is_deterministic(train.method) and prune.score in SCORES and prune.score not in WITHOUT_STD:
         raise TombolaError(
             f"score {prune.score!r} needs a std; with method {train.method} use one of {', '.join(sorted(WITHOUT_STD))}"
@@ -131,9 +116,10 @@ def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, star
     plugins.resolve(train.objective, OBJECTIVES, "objective")
     if prune.levels and not layout.prunable_segments():
         raise TombolaError("nothing is prunable: every weight is excluded; set classifier=True or include a pattern")
-    if start >= steps:
+    start, end = step_of(parse_rewind(prune.rewind), steps) or 0, train.epochs * steps
+    if start >= end:
         raise TombolaError(
-            f"rewind {prune.rewind!r} is at step {start}, but the training has {steps}: nothing would be trained"
+            f"rewind {prune.rewind!r} is at step {start}, but the training has {end}: nothing would be trained"
         )
 
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from tombola import plugins, streams
-from tombola.posterior.state import State
 from tombola.pruning.iterate import prune_ticket, shuffled, transplanted
 from tombola.pruning.scores import SCORES
 from tombola.pruning.ticket import Ticket, with_mask
+from tombola.settings import PruneSettings
 
 from .base import Outcome, RunContext, Stage
 
@@ -17,34 +17,22 @@ class Prune(Stage):
     """The next level. Parents: the trained ticket, and where survivors restart (the same one: learning-rate rewinding)."""
 
     kind: ClassVar[str] = "prune"
-    score: str
-    fraction: float
-    scope: str
+    settings: PruneSettings
     seed: int
-    sigma: str = "trained"
 
     def describe(self) -> dict[str, Any]:
-        source = plugins.source_digest(self.score, SCORES)
-        own = {"score": self.score, "fraction": self.fraction, "scope": self.scope, "seed": self.seed}
-        own |= {"sigma": self.sigma} if self.sigma != "trained" else {}
+        how, source = self.settings, plugins.source_digest(self.settings.score, SCORES)
+        own = {"score": how.score, "fraction": how.fraction, "scope": how.scope, "seed": self.seed}
+        own |= {"sigma": how.sigma} if how.sigma != "trained" else {}
         return own | ({"source": source} if source else {})
 
     def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
         trained, start = tickets
-        ticket = prune_ticket(
-            trained,
-            _start_of(start),
-            name=self.score,
-            score=plugins.resolve(self.score, SCORES, "score"),
-            fraction=self.fraction,
-            scope=self.scope,
-            sigma=self.sigma,
-            generator=streams.generator("score", self.seed, self.key),
-        )
+        stream = streams.generator("score", self.seed, self.key)
+        ticket = prune_ticket(trained, start.end, self.settings, stream)
         info = {k: v for k, v in trained.info.items() if k != "history"}
-        return Outcome(
-            replace(ticket, info=info | {"level": trained.info["level"] + 1, "score": self.score, "stage": self.key})
-        )
+        info |= {"level": trained.info["level"] + 1, "score": self.settings.score, "stage": self.key}
+        return Outcome(replace(ticket, info=info))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,7 +46,7 @@ class Redraw(Stage):
 
     def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
         pruned, start = tickets
-        return Outcome(with_mask(pruned, pruned.mask, _start_of(start)))
+        return Outcome(with_mask(pruned, pruned.mask, start.end))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,7 +63,7 @@ class Shuffle(Stage):
     def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
         pruned, start = tickets
         stream = streams.generator("shuffle", self.seed, self.key)
-        return Outcome(shuffled(pruned, _start_of(start), self.how, stream))
+        return Outcome(shuffled(pruned, start.end, self.how, stream))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,8 +78,3 @@ class Transplant(Stage):
     def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
         pruned, bayesian = tickets
         return Outcome(transplanted(pruned, bayesian.rewind))
-
-
-def _start_of(ticket: Ticket) -> State:
-    """Where to restart: a dense start, or what a shortened training reached."""
-    return ticket.trained or ticket.rewind
