@@ -15,8 +15,7 @@ from tombola.settings import DataSettings, EvaluateSettings, ModelSettings, Post
 from tombola.streams import generator
 from tombola.study.stages import Evaluate, Init, Surroundings, Train
 from tombola.study.stages.base import Net, Source
-from tombola.training.allocations import Allocations, Peak, peak_of
-from tombola.training.memory import in_words
+from tombola.training.memory import Allocations, in_words, peak_of
 
 CPU = torch.device("cpu")
 
@@ -127,28 +126,18 @@ def test_what_is_of_a_gpu_or_a_compiler_is_forecast_without_it(changes, monkeypa
     assert same == plain
 
 
-def test_processes_and_trainings_at_once_multiply_what_each_has_of_its_own():
+def test_each_process_has_the_need_of_its_stage():
     data = images()
-    made = [stages("mlp", {"estimator": estimator}) for estimator in ("weight_sample", "local")]
-    one = made[0]
-    others = [replace(one[1], seed=seed) for seed in (1, 2)]
-    fused, alone = [one[1], *others], [made[1][1]]
-    budget = Budget([*fused, *alone], CPU, lambda _: data)
-    needs = budget.of(one[1])
-    for some, jobs, together, whom, times in (
-        (fused, 1, 1, "", 1),
-        (fused, 2, 1, " for 2 processes", 2),
-        (fused[:1], 2, 1, "", 1),  # there is but one stage
-        (fused, 1, 8, " for 3 trainings at once", 3),
-        (fused, 2, 2, " for 2 processes with 2 trainings at once", 4),
-    ):
-        (line, *_) = budget.lines(some, jobs, together)
-        total = in_words(times * needs.total)
-        assert line.startswith(f"memory: about {total} of ")
+    _, one, _ = stages("mlp", {})
+    budget = Budget([one], CPU, lambda _: data)
+    needs = budget.of(one)
+    for count, jobs, whom, times in ((3, 1, "", 1), (3, 2, " for 2 processes", 2), (1, 2, "", 1)):
+        (line, *_) = budget.lines([replace(one, seed=seed) for seed in range(count)], jobs)
+        assert line.startswith(f"memory: about {in_words(times * needs.total)} of ")
         assert f" free on cpu{whom} (" in line
-    assert " at once" not in budget.lines(alone * 2, 1, 8)[0]  # never trained together
-    both = replace(needs, data=10.0, evaluation=7.0).times(2, 3)
-    assert (both.weights, both.data, both.evaluation) == (6 * needs.weights, 20, 14)
+    both = replace(needs, data=10.0, evaluation=7.0).times(2)
+    assert (both.weights, both.activations) == (2 * needs.weights, 2 * needs.activations)
+    assert (both.data, both.evaluation) == (20, 14)
 
 
 def test_a_mapping_can_be_forecast():
@@ -169,16 +158,14 @@ def test_moments_are_extrapolated_one_by_one():
         del kept
         torch.empty(10_240, dtype=torch.uint8)
 
-    assert peak_of(run, (2, 4)).at(100) == 100 * 1024
-    assert peak_of(run, (2, 4)).at(3) == 10_240
-    assert peak_of(run, (8, 8)).at(8) == 10_240
-    assert Peak(((5.0, 1.0), (0.0, 2.0))).of_examples(3) == 6
+    assert peak_of(run, (2, 4))(100) == 100 * 1024
+    assert peak_of(run, (2, 4))(3) == 10_240
+    assert peak_of(run, (8, 8))(8) == 10_240
 
 
 def test_allocations_count_each_storage_once_and_forget_the_freed():
     there = torch.ones(100)
-    with Allocations() as found:
-        found.ignore(there)
+    with Allocations([there]) as found:
         view = there[:50]
         own = torch.zeros(10, 10)
         again = own.view(100)[3:]

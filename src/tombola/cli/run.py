@@ -181,5 +181,5 @@ def choose_device(name: str) -> torch.device:
 
 
 def _say_memory(folder: StudyFolder, budget: Budget, todo: list[Stage], under: Conditions) -> None:
-    for sentence in budget.lines(todo, under.jobs, folder.variants[0].study.together):
+    for sentence in budget.lines(todo, under.jobs):
         under.console.print(Text(sentence), soft_wrap=True)

@@ -1,8 +1,7 @@
-"""What the stages of a plan will need of the memory that is free, said before the first one runs."""
+"""The memory forecast of a plan, printed before its first stage."""
 
 import time
 import warnings
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields, replace
 
@@ -14,13 +13,10 @@ from tombola.data.placement import fits, free_memory
 from tombola.posterior.state import State, initial_state, layout_of
 from tombola.settings import DataSettings
 from tombola.study.stages import Evaluate, Init, Stage, Train
-from tombola.training.loop import VALIDATED_AT_ONCE
 from tombola.training.memory import Case, MemoryForecast, evaluation_needs, in_words, training_needs
 from tombola.training.out_of_memory import what_to_lower
-from tombola.training.together import unfit_settings
 
 from .forecast import Data
-from .joint import kind_of
 
 _ALTOGETHER = 10.0  # seconds; kinds that are left then have no forecast
 
@@ -44,45 +40,29 @@ class Budget:
                 self._found[kind] = _forecast(stage, device, data)
 
     def of(self, stage: Stage) -> MemoryForecast | None:
-        """What a training or an evaluation needs; None where it is not known."""
+        """Return what a training or an evaluation needs; None where it is not known."""
         return self._found.get(_kind(stage))
 
-    def lines(self, stages: Iterable[Stage], jobs: int = 1, together: int = 1) -> list[str]:
-        """What to say before these are run: the largest counts, and a warning if it is more than is free.
+    def lines(self, stages: Iterable[Stage], jobs: int = 1) -> list[str]:
+        """Return what to print before these are run: the largest counts, and a warning if it is more than is free.
 
-        jobs: processes, each with one stage or so many trainings of one kind at once (`joint`) as `together` says.
+        jobs: processes, each with one stage at a time.
         """
         stages = list(stages)
-        sizes, processes = _groups(stages, together), min(jobs, len(stages))
-        known = [(f.times(processes, sizes[s.key]), s) for s in stages if (f := self.of(s)) is not None]
+        known = [(found, s) for s in stages if isinstance(s, Train | Evaluate) and (found := self.of(s)) is not None]
         if not known:
             return []
         largest, stage = max(known, key=lambda pair: pair[0].total)
+        processes = min(jobs, len(stages))
+        largest = largest.times(processes)
+        whom = f" for {processes} processes" if processes > 1 else ""
         total, free = in_words(largest.total), in_words(self.free)
-        each = f"{sizes[stage.key]} trainings at once" if sizes[stage.key] > 1 else ""
-        several = f"{processes} processes" if processes > 1 else ""
-        whom = f" for {' with '.join(part for part in (several, each) if part)}" if several or each else ""
         said = [f"memory: about {total} of {free} free on {self.device}{whom} ({largest.inner})"]
         if largest.total > self.free:
-            said.append(f"this may be more memory than there is; if it fails, {advice(stage, largest)}")
+            train, evaluate = (stage.train, stage.settings) if isinstance(stage, Evaluate) else (stage.settings, None)
+            advice = what_to_lower(train, evaluate, largest)
+            said.append(f"this may be more memory than there is; if it fails, {advice}")
         return said
-
-
-def _groups(stages: Iterable[Stage], together: int) -> dict[str, int]:
-    """Key -> the most trainings that are run at once where the stage is one of them."""
-    stages = list(stages)
-    kinds = {s.key: kind_of(s) for s in stages if isinstance(s, Train) and unfit_settings(s.settings) is None}
-    counts = Counter(kinds.values())
-    return {s.key: min(together, counts[kinds[s.key]]) if s.key in kinds else 1 for s in stages}
-
-
-def advice(stage: Stage, forecast: MemoryForecast | None) -> str:
-    """What to lower for a training or an evaluation."""
-    parts = forecast.parts if forecast else None
-    if isinstance(stage, Evaluate):
-        return what_to_lower(stage.train, stage.settings, parts)
-    assert isinstance(stage, Train)
-    return what_to_lower(stage.settings, None, parts)
 
 
 def _kind(stage: Stage) -> Kind:
@@ -108,11 +88,9 @@ def _forecast(stage: Stage, device: torch.device, data: Data) -> MemoryForecast 
             there = data(stage.source.settings)
             case = _case(stage, there)
             if isinstance(stage, Evaluate):
-                needs = evaluation_needs(case, there.held_out(stage.settings.split)[1], stage.settings, stage.train, device)
-                return MemoryForecast(0.0, 0.0, evaluation=needs)
+                return evaluation_needs(case, stage.settings, stage.train, device)
             size = min(stage.settings.batch_size, len(there.train[1]))
-            validated = min(VALIDATED_AT_ONCE, len(there.held_out(stage.split)[1]))
-            needed = training_needs(case, stage.settings, size, masked=_masked(stage), validated=validated)
+            needed = training_needs(case, stage.settings, size, masked=_masked(stage))
             return replace(needed, data=_placed(there, stage.source.settings, device))
         except Exception:  # said when the stage runs
             return None
@@ -122,7 +100,7 @@ def _case(stage: Train | Evaluate, data: Dataset) -> Case:
     init: Stage = stage
     while not isinstance(init, Init):
         init = init.parents[0]
-    first, (inputs, targets) = init, data.held_out(stage.settings.split if isinstance(stage, Evaluate) else stage.split)
+    first, held_out = init, data.held_out(stage.settings.split if isinstance(stage, Evaluate) else stage.split)
 
     def start() -> tuple[torch.nn.Module, State]:
         module = first.net.build("skeleton")
@@ -133,14 +111,8 @@ def _case(stage: Train | Evaluate, data: Dataset) -> Case:
         few = replace(data, train=(data.train[0][: 2 * examples], data.train[1][: 2 * examples]), digest="known")
         return training_batches(few, replace(stage.source.settings, resident=True), examples, 0, torch.device("cpu"))
 
-    return Case(
-        start=start,
-        batches=batches,
-        inputs=lambda examples: inputs[:examples],
-        given=(data.train, data.validation, data.test),
-        examples=min(len(data.train[1]) // 2, len(targets)),
-        prepare=data.prepare,
-    )
+    given, examples = (data.train, data.validation, data.test), min(len(data.train[1]) // 2, len(held_out[1]))
+    return Case(start, batches, given, examples, held_out, data.prepare)
 
 
 def _placed(data: Dataset, settings: DataSettings, device: torch.device) -> float:
