@@ -16,7 +16,7 @@ from tombola.study.stages import Evaluate, Init, Stage, Train
 from tombola.training.memory import Case, MemoryForecast, evaluation_needs, in_words, training_needs
 from tombola.training.out_of_memory import what_to_lower
 
-from .forecast import Data
+from .forecast import Data, dense_start
 
 _ALTOGETHER = 10.0  # seconds; kinds that are left then have no forecast
 
@@ -97,10 +97,7 @@ def _forecast(stage: Stage, device: torch.device, data: Data) -> MemoryForecast 
 
 
 def _case(stage: Train | Evaluate, data: Dataset) -> Case:
-    init: Stage = stage
-    while not isinstance(init, Init):
-        init = init.parents[0]
-    first, held_out = init, data.held_out(stage.settings.split if isinstance(stage, Evaluate) else stage.split)
+    first, held_out = dense_start(stage), data.held_out(stage.settings.split if isinstance(stage, Evaluate) else stage.split)
 
     def start() -> tuple[torch.nn.Module, State]:
         module = first.net.build("skeleton")
