@@ -75,6 +75,13 @@ def test_a_stopped_stage_says_where_and_what_to_do():
     assert "running for" not in shown
 
 
+def test_words_on_the_left_are_whole_in_a_narrow_terminal():
+    running = [Running(progress("x" * 150), "stopped", (5, 10))]
+    assert re.search(
+        "^stopped x.*\n {8}.* 43%  epoch 5/10.*\ndone    evaluate", printed(picture(running=running), 40), re.MULTILINE
+    )
+
+
 def test_a_silent_stage_says_since_when():
     assert "no word for 30 s" in printed(picture(running=[Running(progress(), "silent", (5, 10))]))
 

@@ -52,7 +52,7 @@ class Conditions:
         self.console.print(Text(sentence, style=style), soft_wrap=True)
 
     def set_threads(self, folder: StudyFolder) -> None:
-        """What the study wants; said once for each, since several are run in one process."""
+        """Set what the study wants; for each study, since several are run in one process."""
         wanted = folder.variants[0].study.threads or max(1, self.threads // self.jobs)
         if wanted != torch.get_num_threads():
             torch.set_num_threads(wanted)
@@ -69,7 +69,7 @@ def run_studies(
     jobs: int = 1,
     minutes: float | None = None,
 ) -> int:
-    """The worst of the studies' exit codes: 0, 1 if a stage failed, 3 if the time is up, 130 if interrupted.
+    """Return the worst of the studies' exit codes: 0, 1 if a stage failed, 3 if the time is up, 130 if interrupted.
 
     studies: names of shipped ones, of folders of them, or paths. out: of one study its folder, of several the folder of
     theirs. Raises TombolaError for a mistake in any of them before anything was run.
@@ -96,7 +96,7 @@ def spread(names: Sequence[str]) -> list[str]:
 
 
 def _folders(names: list[str], out: Path | None, changes: Sequence[str], store: Path | None) -> list[StudyFolder]:
-    """Of each study, with its plan."""
+    """Return the folder of each study, with its plan."""
     found: dict[str, StudyFolder] = {}
     several = len(names) > 1
     for name in names:

@@ -30,7 +30,7 @@ class Budget:
     """The memory forecasts of a plan's stages, one for all of a kind."""
 
     def __init__(self, stages: Iterable[Stage], device: torch.device, data: Data):
-        """Takes two small steps of each kind of training on the CPU; a kind that cannot be trained has no forecast."""
+        """Take two small steps of each kind of training on the CPU; a kind that cannot be trained has no forecast."""
         self.device, self.free = device, free_memory(device)
         self._found: dict[Kind, MemoryForecast | None] = {}
         began = time.monotonic()
@@ -66,7 +66,7 @@ class Budget:
 
 
 def _kind(stage: Stage) -> Kind:
-    """Stages of one kind need the same memory; empty for stages that need next to none."""
+    """Return the kind, whose stages all need the same memory; empty for a stage that needs next to none."""
     if isinstance(stage, Evaluate):
         point = stage.parents[0].settings.method if isinstance(stage.parents[0], Train) else ""
         return (stage.kind, stage.net.words, str(stage.source.settings), str(stage.settings), point)

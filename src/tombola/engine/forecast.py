@@ -1,4 +1,4 @@
-"""How long the rest of a plan will take: the work of each stage times the measured pace of its kind.
+"""Forecast of the time that the rest of a plan takes: the work of each stage times the measured pace of its kind.
 
 Work is counted in training steps. A forward pass counts as a third of a step (forward, and backward to weights and to
 activations, are three products of about one size), which prices the measurement at an epoch's end, and evaluations until
@@ -306,7 +306,7 @@ def step_seconds(stage: Train, device: torch.device, data: Data) -> float | None
 
 
 class _Enough(BaseException):
-    """Ends a training that was only begun for its pace."""
+    """End of a training that was only begun for its pace."""
 
 
 def dense_start(stage: Stage) -> Init:

@@ -1,4 +1,4 @@
-"""How much memory a training needs, forecast before it runs.
+"""Forecast of the memory that a training or an evaluation needs, made before it runs.
 
 Two small batches are trained on for two steps on the CPU with the real learner, estimator, precision and optimiser, and the
 tensors that are alive are counted, so what another method or setting needs is in it without a formula.

@@ -22,7 +22,7 @@ _SHOWN = 6  # of the stages that have ended
 
 
 class Follower:
-    """Looks again and again; each time it reads only what is new."""
+    """Observer of a study: each look reads only what is new, and gives the picture of the moment."""
 
     def __init__(self, plan: Plan, store: Store, timings: Path):
         self._plan, self._store, self._timings = plan, store, timings
@@ -71,7 +71,7 @@ class Follower:
 
     @property
     def runs_now(self) -> bool:
-        """Whether a process was at work at the last look, as far as can be told."""
+        """Return whether a process was at work at the last look, as far as can be told."""
         return any(one.state != "stopped" for one in self.runs)
 
     def _read_what_ended(self, where: tuple[str, int] | None) -> Forecast:
