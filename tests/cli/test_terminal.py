@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tombola.cli.terminal import Board, ConsoleWatcher, Finished, Follower, Picture, Running, draw, duration, until
-from tombola.engine.forecast import Forecast
-from tombola.engine.local import LocalEngine, dataset
+from tombola.cli.terminal import ConsoleWatcher, Finished, Follower, Picture, Running, draw, duration, shown, until
+from tombola.engine.local import LocalEngine
 from tombola.engine.progress import Progress
 from tombola.engine.store import Store
 
@@ -74,6 +73,13 @@ def test_a_stopped_stage_says_where_and_what_to_do():
     assert re.search(r"stopped +train vi", shown)
     assert "43%  epoch 5/10 · the same command goes on" in shown
     assert "running for" not in shown
+
+
+def test_words_on_the_left_are_whole_in_a_narrow_terminal():
+    running = [Running(progress("x" * 150), "stopped", (5, 10))]
+    assert re.search(
+        "^stopped x.*\n {8}.* 43%  epoch 5/10.*\ndone    evaluate", printed(picture(running=running), 40), re.MULTILINE
+    )
 
 
 def test_a_silent_stage_says_since_when():
@@ -142,12 +148,11 @@ def run_watched(plan, root, **console):
     """Runs a plan with the watcher of a console; returns what was shown, without colours."""
     console = Console(file=io.StringIO(), **console)
     store = Store(root)
-    board = Board(plan, store, Forecast(plan, store, dataset))
-    with ConsoleWatcher(console, board) as watcher:
-        engine = LocalEngine(store, torch.device("cpu"), watcher)
+    follower = Follower(plan, store, root / "forecast.json")
+    with shown(console, follower.look) as turn:
+        engine = LocalEngine(store, torch.device("cpu"), ConsoleWatcher(console, follower, turn))
         engine.run(plan)
-        last = watcher._picture()
-    return engine, last, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
+    return engine, follower.look(), re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
 
 
 def test_a_run_in_a_terminal_is_drawn_and_counted(tiny, plan_of, tmp_path, monkeypatch):

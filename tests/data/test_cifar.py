@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tombola import load
-from tombola.cli.series import run_studies
+from tombola.cli.run import run_studies
 from tombola.data import huggingface, training_batches
 from tombola.settings import DataSettings
 

@@ -9,8 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tombola.engine.calibrate import Guesses, calibrate, step_seconds
-from tombola.engine.forecast import Forecast, work_of
+from tombola.engine.forecast import Forecast, Guesses, calibrate, step_seconds, work_of
 from tombola.engine.local import dataset
 from tombola.engine.progress import Progress
 from tombola.engine.store import Store
@@ -104,7 +103,7 @@ def test_a_guess_serves_until_a_stage_was_timed(tiny, plan_of):
     forecast = Forecast(plan, Records({}), dataset)
     ((kind, example),) = forecast.untimed().items()
     assert example in trainings(plan)
-    forecast.guess(kind, 2.0)
+    forecast.guesses[kind] = 2.0
     assert forecast.untimed() == {}
     pass_ = 1500 / 192
     assert forecast.left() == pytest.approx(2.0 * (2 * (10 + 2 * pass_) + 2 * 2 * pass_))
@@ -117,7 +116,7 @@ def test_several_processes_divide_what_is_left_but_end_no_sooner_than_what_they_
     plan = plan_of(tiny | {"train": {"epochs": 20, "batch_size": 64}, "seeds": [0, 1]})
     forecast = Forecast(plan, Records({}), dataset)
     ((kind, _),) = forecast.untimed().items()
-    forecast.guess(kind, 2.0)
+    forecast.guesses[kind] = 2.0
     assert forecast.left(processes=2) == pytest.approx(forecast.left() / 2)
     running = at_work(trainings(plan)[0], 1, 100, 0.0)
     assert forecast.left([running], processes=1000) == pytest.approx(forecast.stage_left(running))

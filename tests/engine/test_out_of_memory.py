@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -78,7 +79,7 @@ def test_training_in_python_says_what_to_lower(kind: str):
 
 def test_what_takes_most_is_to_be_lowered_first():
     local = TrainSettings(estimator="local", batch_size=64)
-    activations = {"activations": 9.0, "weights and optimiser": 2.0, "data": 1.0}
+    activations = MemoryForecast(weights=2.0, activations=9.0, data=1.0)
     said = what_to_lower(local, None, activations)
     order = [
         "train.accumulate (now 1)",
@@ -90,7 +91,7 @@ def test_what_takes_most_is_to_be_lowered_first():
     ]
     places = [said.index(name) for name in order]
     assert places == sorted(places)
-    assert what_to_lower(local, None, activations | {"data": 99.0}).startswith(
+    assert what_to_lower(local, None, replace(activations, data=99.0)).startswith(
         "use, what helps most first: data.resident false"
     )
     spare = what_to_lower(TrainSettings(precision="bf16", optimiser="sgd"))

@@ -29,7 +29,7 @@ STUDY = {
 DRIVER = """
 import json, os, random, signal, sys, time
 from pathlib import Path
-import pandas, pyarrow.parquet, sklearn.datasets, torch, tombola.cli.series, tombola.report.page
+import pandas, pyarrow.parquet, sklearn.datasets, torch, tombola.cli.run, tombola.report.page
 from tombola.cli.app import main
 
 torch.optim.Adam([torch.zeros(1)])  # imports a thousand modules

@@ -13,7 +13,7 @@ import yaml
 
 import tombola
 from tombola.cli.app import app
-from tombola.cli.series import run_studies
+from tombola.cli.run import run_studies
 from tombola.engine.local import _dataset, dataset
 from tombola.engine.records import VIEW_COLUMNS
 from tombola.pruning.scores import SCORES

@@ -356,7 +356,7 @@ def test_a_point_is_refused_by_the_methods_name():
 
 
 def test_a_study_by_ivon_has_all_that_others_have(tmp_path, monkeypatch, study_file):
-    from tombola.cli.series import run_studies
+    from tombola.cli.run import run_studies
 
     monkeypatch.chdir(tmp_path)
     study = {

@@ -14,7 +14,7 @@ from tombola.posterior.likelihood import Categorical
 from tombola.posterior.state import initial_state
 from tombola.settings.keys import canonical, restored
 from tombola.streams import generator, global_stream
-from tombola.training.allocations import Allocations
+from tombola.training.memory import Allocations
 
 CASES = [
     {},

@@ -15,8 +15,7 @@ from tombola.settings import DataSettings, EvaluateSettings, ModelSettings, Post
 from tombola.streams import generator
 from tombola.study.stages import Evaluate, Init, RunContext, Train
 from tombola.study.stages.base import Net, Source
-from tombola.training.allocations import Allocations, Peak, peak_of
-from tombola.training.memory import in_words
+from tombola.training.memory import Allocations, in_words, peak_of
 
 CPU = torch.device("cpu")
 
@@ -127,23 +126,18 @@ def test_what_is_of_a_gpu_or_a_compiler_is_forecast_without_it(changes, monkeypa
     assert same == plain
 
 
-def test_processes_multiply_what_each_has_of_its_own():
+def test_each_process_has_the_need_of_its_stage():
     data = images()
-    one = stages("mlp", {})[1]
-    others = [replace(one, seed=seed) for seed in (1, 2)]
-    budget = Budget([one, *others], CPU, lambda _: data)
+    _, one, _ = stages("mlp", {})
+    budget = Budget([one], CPU, lambda _: data)
     needs = budget.of(one)
-    for some, jobs, whom, times in (
-        ([one, *others], 1, "", 1),
-        ([one, *others], 2, " for 2 processes", 2),
-        ([one], 2, "", 1),  # there is but one stage
-    ):
-        (line, *_) = budget.lines(some, jobs)
-        total = in_words(times * needs.total)
-        assert line.startswith(f"memory: about {total} of ")
+    for count, jobs, whom, times in ((3, 1, "", 1), (3, 2, " for 2 processes", 2), (1, 2, "", 1)):
+        (line, *_) = budget.lines([replace(one, seed=seed) for seed in range(count)], jobs)
+        assert line.startswith(f"memory: about {in_words(times * needs.total)} of ")
         assert f" free on cpu{whom} (" in line
     both = replace(needs, data=10.0, evaluation=7.0).times(2)
-    assert (both.weights, both.data, both.evaluation) == (2 * needs.weights, 20, 14)
+    assert (both.weights, both.activations) == (2 * needs.weights, 2 * needs.activations)
+    assert (both.data, both.evaluation) == (20, 14)
 
 
 def test_a_mapping_can_be_forecast():
@@ -164,16 +158,14 @@ def test_moments_are_extrapolated_one_by_one():
         del kept
         torch.empty(10_240, dtype=torch.uint8)
 
-    assert peak_of(run, (2, 4)).at(100) == 100 * 1024
-    assert peak_of(run, (2, 4)).at(3) == 10_240
-    assert peak_of(run, (8, 8)).at(8) == 10_240
-    assert Peak(((5.0, 1.0), (0.0, 2.0))).of_examples(3) == 6
+    assert peak_of(run, (2, 4))(100) == 100 * 1024
+    assert peak_of(run, (2, 4))(3) == 10_240
+    assert peak_of(run, (8, 8))(8) == 10_240
 
 
 def test_allocations_count_each_storage_once_and_forget_the_freed():
     there = torch.ones(100)
-    with Allocations() as found:
-        found.ignore(there)
+    with Allocations([there]) as found:
         view = there[:50]
         own = torch.zeros(10, 10)
         again = own.view(100)[3:]

@@ -69,7 +69,7 @@ def run(
     ] = None,
 ) -> int:
     """Run studies: train, prune, evaluate, and write records and a report. The same command resumes a killed run."""
-    from .series import run_studies
+    from .run import run_studies
 
     return run_studies(
         studies, out=out, changes=set_ or [], device=device, dry_run=dry_run, store=store, jobs=jobs, minutes=minutes

@@ -1,30 +1,34 @@
-"""Running one study: what is said before, the stages in this process or in several, and what is written of them."""
+"""Running studies, one after another on one store: all are checked before the first one runs."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.text import Text
 
-from tombola.engine import Engine
+from tombola.claims import judge
+from tombola.claims.table import printed
+from tombola.engine import Engine, records
 from tombola.engine.budget import Budget
-from tombola.engine.calibrate import Guesses, calibrate, here
 from tombola.engine.folder import StudyFolder
-from tombola.engine.forecast import Forecast
+from tombola.engine.forecast import Forecast, Guesses, calibrate, here
 from tombola.engine.local import LocalEngine, dataset
 from tombola.engine.progress import Watcher
 from tombola.engine.store import missing
 from tombola.engine.workers import TIME_UP, Workers, interrupted_by_sigterm
 from tombola.errors import TombolaError
 from tombola.inference.graphs import check_device
+from tombola.study.plan import Plan
+from tombola.study.spec import read, shipped
 from tombola.study.stages import Stage, Train
 from tombola.training.checkpoint import TimeUp
 from tombola.training.out_of_memory import keep_freed_memory
 
-from .terminal import Board, ConsoleWatcher, Follower, display_for, duration, graph_table, results_table, until
+from .terminal import ConsoleWatcher, Follower, duration, graph_table, results_table, shown, until
 
 INTERRUPTED = 130
 STOPPED = {TIME_UP: "the time is up", INTERRUPTED: "interrupted"}
@@ -48,7 +52,7 @@ def local_engine(folder: StudyFolder, under: "Conditions", watcher: Watcher, bud
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """Where studies are run and how long: the same for all of one command."""
+    """The place and time of a command's runs: the same for all of its studies."""
 
     console: Console
     device: torch.device
@@ -60,62 +64,174 @@ class Conditions:
     engine: Callable[[StudyFolder, "Conditions", Watcher, Budget], Engine] = local_engine
     """Makes what runs the stages where there is one process."""
 
+    def say(self, sentence: str, style: str = "") -> None:
+        self.console.print(Text(sentence, style=style), soft_wrap=True)
+
     def set_threads(self, folder: StudyFolder) -> None:
-        """What the study wants; said once for each, since several are run in one process."""
+        """Set what the study wants; for each study, since several are run in one process."""
         wanted = folder.variants[0].study.threads or max(1, self.threads // self.jobs)
         if wanted != torch.get_num_threads():
             torch.set_num_threads(wanted)
 
 
-def check(folder: StudyFolder, device: torch.device) -> None:
-    """Raises TombolaError for whatever can be known to be wrong before anything runs."""
-    if any(isinstance(stage, Train) and stage.settings.cuda_graphs for stage in missing(folder.plan, folder.store)):
-        check_device(device)
+def run_studies(
+    studies: Sequence[str],
+    *,
+    out: Path | None = None,
+    changes: Sequence[str] = (),
+    device: str = "auto",
+    dry_run: bool = False,
+    store: Path | None = None,
+    jobs: int = 1,
+    minutes: float | None = None,
+) -> int:
+    """Return the worst of the studies' exit codes: 0, 1 if a stage failed, 3 if the time is up, 130 if interrupted.
+
+    studies: names of shipped ones, of folders of them, or paths. out: of one study its folder, of several the folder of
+    theirs. Raises TombolaError for a mistake in any of them before anything was run.
+    """
+    if minutes is not None and not minutes > 0:
+        raise TombolaError(f"--minutes is {minutes:g}; give a number above 0, as --minutes 9.5")
+    ends = math.inf if minutes is None else time.time() + 60 * minutes
+    under = Conditions(
+        console=Console(), device=choose_device(device), jobs=jobs, threads=torch.get_num_threads(), ends=ends
+    )
+    names = spread(studies)
+    folders = _folders(names, out, changes, store)
+    for folder in folders:
+        if any(isinstance(stage, Train) and stage.settings.cuda_graphs for stage in missing(folder.plan, folder.store)):
+            check_device(under.device)
+    return _foresee_all(names, folders, under) if dry_run else _run_all(names, folders, under)
 
 
-def foresee(folder: StudyFolder, under: Conditions, before: Guesses) -> Guesses:
-    """Prints the graph and a forecast, and writes nothing. Returns the times of steps, those of `before` with new ones."""
+def spread(names: Sequence[str]) -> list[str]:
+    """Return the studies that the names stand for, each once: the name of a folder of shipped ones stands for all in it."""
+    known = shipped()
+    inside = {name: [study for study in known if study.startswith(f"{name.rstrip('/')}/")] for name in names}
+    return list(dict.fromkeys(study for name in names for study in inside[name] or [name]))
+
+
+def _folders(names: list[str], out: Path | None, changes: Sequence[str], store: Path | None) -> list[StudyFolder]:
+    """Return the folder of each study, with its plan."""
+    found: dict[str, StudyFolder] = {}
+    several = len(names) > 1
+    for name in names:
+        raw = read(name, list(changes))
+        called = str(raw["name"])
+        if called in found:
+            raise TombolaError(f"{name} is called {called!r} like another of these studies; give one of them another name")
+        path = (out or Path("runs")) / called if several or not out else out
+        found[called] = StudyFolder.of(raw, path, store, Path(name).parent)
+        try:
+            _ = found[called].plan
+        except TombolaError as error:
+            raise TombolaError(f"{name}: {error}" if several else str(error)) from None
+    return list(found.values())
+
+
+def _foresee_all(names: list[str], folders: list[StudyFolder], under: Conditions) -> int:
+    """Print each study's graph and forecast; last the forecast of all, in which what several of them need counts once."""
+    guesses = Guesses()
+    for number, folder in enumerate(folders, start=1):
+        _say_which(under, number, names)
+        guesses = _foresee(folder, under, guesses)
+    if len(folders) > 1:
+        plans, store = [folder.plan for folder in folders], folders[0].store
+        plan = Plan("", [row for one in plans for row in one.rows], [view for one in plans for view in one.views])
+        todo, forecast = missing(plan, store), Forecast(plan, store, dataset)
+        guesses.give(forecast, None)
+        words = f", {_in_words(forecast, under.jobs)}" if todo else ""
+        under.say(f"all {len(folders)} studies together: {_counts(plan, todo)}{words}")
+    return 0
+
+
+def _run_all(names: list[str], folders: list[StudyFolder], under: Conditions) -> int:
+    """Several end with the claims that they have data for, and with where things are."""
+    several, worst, before, ran = len(folders) > 1, 0, Guesses(), False
+    for folder in folders:
+        folder.store.prepare()  # what cannot be written to is said before the first runs
+    for number, folder in enumerate(folders, start=1):
+        _say_which(under, number, names)
+        if several and folder.settled:
+            under.say(f"all {len(folder.plan.stages)} stages are done, and the page was written of them")
+            continue
+        if ran and time.time() >= under.ends:  # a command with nothing run gets somewhere, however short its time
+            under.say(f"{STOPPED[TIME_UP]} before its first stage; the same command goes on from there")
+            return TIME_UP
+        code, ran = _run(folder, under, before), True
+        if code in STOPPED:
+            return code
+        worst, before = max(worst, code), before.joined(Guesses.read(folder.timings))
+    if several:
+        _say_claims(folders, under.console)
+        for name, folder in zip(names, folders, strict=True):
+            under.say(f"{name}: {folder.path / 'records.parquet'}, {folder.path / 'report.html'}")
+    return worst
+
+
+def _say_which(under: Conditions, number: int, names: list[str]) -> None:
+    if len(names) > 1:
+        under.say(f"\n{names[number - 1]}, {number} of {len(names)} studies", style="bold")
+
+
+def _say_claims(folders: list[StudyFolder], console: Console) -> None:
+    """Print the verdicts over all records, where there is data for any."""
+    table = records.read([folder.path for folder in folders])
+    rows = judge(table) if len(table) else []
+    if any(row.joint for row in rows):
+        console.print(printed(rows))
+
+
+def _forecasts(folder: StudyFolder, under: Conditions, before: Guesses) -> tuple[list[Stage], Budget, Forecast, Guesses]:
+    """Return the stages to do, what they need of memory and of time, and times of steps: those of `before` with new ones."""
     under.set_threads(folder)
-    console, plan, todo = under.console, folder.plan, missing(folder.plan, folder.store)
-    forecast = Forecast(plan, folder.store, dataset, here(under.device))
-    budget = Budget(todo, under.device, dataset)
+    todo = missing(folder.plan, folder.store)
+    budget = Budget(todo, under.device, dataset)  # first: what is free is seen before anything was run
+    forecast = Forecast(folder.plan, folder.store, dataset, here(under.device))
     guesses = calibrate(forecast, under.device, dataset, before.joined(Guesses.read(folder.timings)))
-    console.print(graph_table(plan, folder.store))
-    console.print(f"{len(plan.stages) - len(todo)} of {len(plan.stages)} stages done, {len(todo)} to run")
+    return todo, budget, forecast, guesses
+
+
+def _foresee(folder: StudyFolder, under: Conditions, before: Guesses) -> Guesses:
+    """Print the graph and a forecast, and write nothing. Return the times of steps, those of `before` with new ones."""
+    todo, budget, forecast, guesses = _forecasts(folder, under, before)
+    under.console.print(graph_table(folder.plan, folder.store))
+    under.say(_counts(folder.plan, todo))
     if todo:
-        console.print(in_words(forecast, under.jobs))
-    _say_memory(folder, budget, todo, under)
+        under.say(_in_words(forecast, under.jobs))
+    for sentence in budget.lines(todo, under.jobs):
+        under.say(sentence)
     return guesses
 
 
-def in_words(forecast: Forecast, jobs: int) -> str:
-    """How long what is to do will take."""
+def _counts(plan: Plan, todo: list[Stage]) -> str:
+    return f"{len(plan.stages) - len(todo)} of {len(plan.stages)} stages done, {len(todo)} to run"
+
+
+def _in_words(forecast: Forecast, jobs: int) -> str:
+    """Return how long what is to do will take."""
     seconds = forecast.left(processes=jobs)
     if seconds is None:
         return "no time forecast: the first steps of a training could not be timed; the run will say why"
     return f"about {duration(seconds)} to go, at the pace of a few steps and of the stages that are done"
 
 
-def run(folder: StudyFolder, under: Conditions, before: Guesses) -> int:
-    """0, 1 if a stage failed or was left, 3 if the time is up and 130 if interrupted (then the same command goes on).
+def _run(folder: StudyFolder, under: Conditions, before: Guesses) -> int:
+    """Return 0, 1 if a stage failed or was left, 3 if the time is up and 130 if interrupted (then the same command goes on).
 
     before: times of steps that were taken earlier, for the forecast.
     """
-    under.set_threads(folder)
-    console, plan, todo = under.console, folder.plan, missing(folder.plan, folder.store)
-    forecast = Forecast(plan, folder.store, dataset, here(under.device))
-    budget = Budget(todo, under.device, dataset)  # first: what is free is seen before anything was run
+    console, plan = under.console, folder.plan
+    to_run = f"{len(missing(plan, folder.store))} of {len(plan.stages)} stages to run"
     folder.prepare()
-    console.print(
-        f"{plan.name}: {len(plan.rows)} tickets to evaluate, {len(todo)} of {len(plan.stages)} stages to run, "
-        f"on {under.device}"
-    )
+    under.say(f"{plan.name}: {len(plan.rows)} tickets to evaluate, {to_run}, on {under.device}")
     with console.status("timing a few steps of each kind of training"):
-        known = before.joined(Guesses.read(folder.timings))
-        calibrate(forecast, under.device, dataset, known).write(folder.timings)
+        todo, budget, forecast, guesses = _forecasts(folder, under, before)
+    guesses.write(folder.timings)
     if (seconds := forecast.left(processes=under.jobs)) is not None and todo:
         console.print(f"{until(seconds, time.time())}, at the pace of a few steps and of what is done")
-    _say_memory(folder, budget, todo, under)
+    for sentence in budget.lines(todo, under.jobs):
+        under.say(sentence)
     written = time.monotonic()
 
     def keep_records() -> None:
@@ -126,7 +242,7 @@ def run(folder: StudyFolder, under: Conditions, before: Guesses) -> int:
 
     try:
         if under.jobs == 1:
-            failed = _run_here(folder, under, forecast, budget, keep_records)
+            failed = _run_here(folder, under, budget, keep_records)
         else:
             failed = _run_in_workers(folder, under, keep_records)
     except (KeyboardInterrupt, TimeUp) as stopped:
@@ -138,39 +254,34 @@ def run(folder: StudyFolder, under: Conditions, before: Guesses) -> int:
     table = folder.write_records()
     if len(table):
         console.print(results_table(table, console.width))
-    console.print(f"records: {folder.path / 'records.parquet'}", soft_wrap=True)
-    console.print(f"report:  {page}", soft_wrap=True)
+    under.say(f"records: {folder.path / 'records.parquet'}")
+    under.say(f"report:  {page}")
     for sentence in failed:
-        console.print(Text(f"failed: {sentence}", style="red"), soft_wrap=True)
+        under.say(f"failed: {sentence}", style="red")
     return 1 if failed else 0
 
 
-def _run_here(
-    folder: StudyFolder, under: Conditions, forecast: Forecast, budget: Budget, after_each: Callable[[], None]
-) -> list[str]:
-    """A sentence for each failure."""
+def _run_here(folder: StudyFolder, under: Conditions, budget: Budget, after_each: Callable[[], None]) -> list[str]:
+    """Return a sentence for each failure."""
     keep_freed_memory()
-    with ConsoleWatcher(under.console, Board(folder.plan, folder.store, forecast)) as watcher:
-        engine = under.engine(folder, under, watcher, budget)
+    follower = Follower(folder.plan, folder.store, folder.timings)
+    with shown(under.console, follower.look) as turn:
+        engine = under.engine(folder, under, ConsoleWatcher(under.console, follower, turn), budget)
         engine.run(folder.plan, after_each)
     return [sentence for sentence in engine.failures.values() if sentence]
 
 
 def _run_in_workers(folder: StudyFolder, under: Conditions, now_and_then: Callable[[], None]) -> list[str]:
-    """As `_run_here`; stages that are left because all workers have died are one more."""
+    """Do as `_run_here`; stages that are left because all workers have died are one more failure."""
     store, follower = folder.store, Follower(folder.plan, folder.store, folder.timings)
     store.forget_failures(stage.key for stage in missing(folder.plan, store))
-
-    def say(sentence: str) -> None:
-        under.console.print(Text(sentence), soft_wrap=True)
-
     with (
         interrupted_by_sigterm(),
-        display_for(under.console, follower.look) as display,
-        Workers(folder.path, under.device, under.jobs, torch.get_num_threads(), say, under.ends) as workers,
+        shown(under.console, follower.look) as turn,
+        Workers(folder.path, under.device, under.jobs, torch.get_num_threads(), under.say, under.ends) as workers,
     ):
         while workers.at_work():
-            display.turn()
+            turn()
             now_and_then()
             time.sleep(_LOOK_AT_WORKERS)
     failed, left = follower.look().failed, missing(folder.plan, store)
@@ -186,8 +297,3 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise TombolaError("--device cuda, but torch sees no GPU; use --device cpu or install a CUDA build of torch")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _say_memory(folder: StudyFolder, budget: Budget, todo: list[Stage], under: Conditions) -> None:
-    for sentence in budget.lines(todo, under.jobs):
-        under.console.print(Text(sentence), soft_wrap=True)

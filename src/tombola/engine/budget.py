@@ -1,4 +1,4 @@
-"""What the stages of a plan will need of the memory that is free, said before the first one runs."""
+"""The memory forecast of a plan, printed before its first stage."""
 
 import time
 import warnings
@@ -14,7 +14,6 @@ from tombola.posterior.state import State, initial_state, layout_of
 from tombola.settings import DataSettings
 from tombola.settings.fields import priced
 from tombola.study.stages import Evaluate, Init, Stage, Train, ancestors
-from tombola.training.loop import VALIDATED_AT_ONCE
 from tombola.training.memory import Case, MemoryForecast, evaluation_needs, in_words, training_needs
 from tombola.training.out_of_memory import what_to_lower
 
@@ -29,7 +28,7 @@ class Budget:
     """The memory forecasts of a plan's stages, one for all of a kind."""
 
     def __init__(self, stages: Iterable[Stage], device: torch.device, data: Data):
-        """Takes two small steps of each kind of training on the CPU; a kind that cannot be trained has no forecast."""
+        """Take two small steps of each kind of training on the CPU; a kind that cannot be trained has no forecast."""
         self.device, self.free = device, free_memory(device)
         self._found: dict[Kind, MemoryForecast | None] = {}
         began = time.monotonic()
@@ -39,39 +38,33 @@ class Budget:
                 self._found[kind] = _forecast(stage, device, data)
 
     def of(self, stage: Stage) -> MemoryForecast | None:
-        """What a training or an evaluation needs; None where it is not known."""
+        """Return what a training or an evaluation needs; None where it is not known."""
         return self._found.get(_kind(stage))
 
     def lines(self, stages: Iterable[Stage], jobs: int = 1) -> list[str]:
-        """What to say before these are run: the largest counts, and a warning if it is more than is free.
+        """Return what to print before these are run: the largest counts, and a warning if it is more than is free.
 
         jobs: processes, each with one stage at a time.
         """
         stages = list(stages)
-        processes = min(jobs, len(stages))
-        known = [(f.times(processes), s) for s in stages if (f := self.of(s)) is not None]
+        known = [(found, s) for s in stages if isinstance(s, Train | Evaluate) and (found := self.of(s)) is not None]
         if not known:
             return []
         largest, stage = max(known, key=lambda pair: pair[0].total)
-        total, free = in_words(largest.total), in_words(self.free)
+        processes = min(jobs, len(stages))
+        largest = largest.times(processes)
         whom = f" for {processes} processes" if processes > 1 else ""
+        total, free = in_words(largest.total), in_words(self.free)
         said = [f"memory: about {total} of {free} free on {self.device}{whom} ({largest.inner})"]
         if largest.total > self.free:
-            said.append(f"this may be more memory than there is; if it fails, {advice(stage, largest)}")
+            train, evaluate = (stage.train, stage.settings) if isinstance(stage, Evaluate) else (stage.settings, None)
+            advice = what_to_lower(train, evaluate, largest)
+            said.append(f"this may be more memory than there is; if it fails, {advice}")
         return said
 
 
-def advice(stage: Stage, forecast: MemoryForecast | None) -> str:
-    """What to lower for a training or an evaluation."""
-    parts = forecast.parts if forecast else None
-    if isinstance(stage, Evaluate):
-        return what_to_lower(stage.train, stage.settings, parts)
-    assert isinstance(stage, Train)
-    return what_to_lower(stage.settings, None, parts)
-
-
 def _kind(stage: Stage) -> Kind:
-    """Stages of one kind need the same memory; empty for stages that need next to none."""
+    """Return the kind, whose stages all need the same memory; empty for a stage that needs next to none."""
     if isinstance(stage, Evaluate):
         point = stage.parents[0].settings.method if isinstance(stage.parents[0], Train) else ""
         return (stage.kind, stage.net.words, str(stage.source.settings), str(stage.settings), point)
@@ -92,11 +85,9 @@ def _forecast(stage: Stage, device: torch.device, data: Data) -> MemoryForecast 
             there = data(stage.source.settings)
             case = _case(stage, there)
             if isinstance(stage, Evaluate):
-                needs = evaluation_needs(case, there.held_out(stage.settings.split)[1], stage.settings, stage.train, device)
-                return MemoryForecast(0.0, 0.0, evaluation=needs)
+                return evaluation_needs(case, stage.settings, stage.train, device)
             size = min(stage.settings.batch_size, len(there.train[1]))
-            validated = min(VALIDATED_AT_ONCE, len(there.held_out(stage.split)[1]))
-            needed = training_needs(case, stage.settings, size, masked=_masked(stage), validated=validated)
+            needed = training_needs(case, stage.settings, size, masked=_masked(stage))
             return replace(needed, data=_placed(there, stage.source.settings, device))
         except Exception:  # said when the stage runs
             return None
@@ -105,7 +96,7 @@ def _forecast(stage: Stage, device: torch.device, data: Data) -> MemoryForecast 
 def _case(stage: Train | Evaluate, data: Dataset) -> Case:
     first = ancestors(stage)[0]
     assert isinstance(first, Init)
-    inputs, targets = data.held_out(stage.settings.split if isinstance(stage, Evaluate) else stage.split)
+    held_out = data.held_out(stage.settings.split if isinstance(stage, Evaluate) else stage.split)
 
     def start() -> tuple[torch.nn.Module, State]:
         module = first.net.build("skeleton")
@@ -116,14 +107,8 @@ def _case(stage: Train | Evaluate, data: Dataset) -> Case:
         few = replace(data, train=(data.train[0][: 2 * examples], data.train[1][: 2 * examples]), digest="known")
         return training_batches(few, replace(stage.source.settings, resident=True), examples, 0, torch.device("cpu"))
 
-    return Case(
-        start=start,
-        batches=batches,
-        inputs=lambda examples: inputs[:examples],
-        given=(data.train, data.validation, data.test),
-        examples=min(len(data.train[1]) // 2, len(targets)),
-        prepare=data.prepare,
-    )
+    given, examples = (data.train, data.validation, data.test), min(len(data.train[1]) // 2, len(held_out[1]))
+    return Case(start, batches, given, examples, held_out, data.prepare)
 
 
 def _placed(data: Dataset, settings: DataSettings, device: torch.device) -> float:

@@ -1,29 +1,46 @@
-"""How long the rest of a plan will take: the work of each stage times the measured pace of its kind.
+"""Forecast of the time that the rest of a plan takes: the work of each stage times the measured pace of its kind.
 
 Work is counted in training steps. A forward pass counts as a third of a step (forward, and backward to weights and to
 activations, are three products of about one size), which prices the measurement at an epoch's end, and evaluations until
 one was timed.
+
+Before anything of a kind of training has run, a few of its steps are timed: in memory, from the dense start, in streams of
+their own. Nothing is kept of them but the time.
 """
 
+import itertools
+import json
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import torch
 
 from tombola.data import Dataset
 from tombola.data.batches import steps_per_epoch
+from tombola.files import written_aside
 from tombola.inference import is_deterministic
 from tombola.pruning.rewind import step_of
 from tombola.settings import DataSettings, TrainSettings
 from tombola.settings.fields import priced
 from tombola.study.plan import Plan, training_of
-from tombola.study.stages import Measurement, Stage, Train
+from tombola.study.stages import Measurement, RunContext, Stage, Train, ancestors
+from tombola.training.checkpoint import arithmetic
 
 from .progress import Progress
 from .store import Store
 
 Data = Callable[[DataSettings], Dataset]
 Kind = tuple[str, ...]
+
+
+_STEPS, _SECONDS = 5, 3.0  # for each kind: so many steps after the first, or those of so many seconds
+_ALTOGETHER = 20.0  # seconds; kinds that are left then wait for their own steps
 
 
 def work_of(stage: Stage, data: Data) -> int:
@@ -44,7 +61,7 @@ class Forecast:
     """Paces of a plan's stages, and the work that is still to do.
 
     A stage's pace is taken from the finished stages of its kind (model, method, and what else a step's cost depends on),
-    else from steps that were timed for it beforehand (`guess`), else from other trainings of the model.
+    else from steps that were timed for it beforehand (`guesses`), else from other trainings of the model.
 
     where: (device, threads) of the run; stages that were run elsewhere then count for nothing.
     """
@@ -52,10 +69,12 @@ class Forecast:
     def __init__(self, plan: Plan, store: Store, data: Data, where: tuple[str, int] | None = None):
         self._data = data
         self._spent: dict[Kind, tuple[float, float]] = {}
-        self._guesses: dict[Kind, float] = {}
+        self.guesses: dict[Kind, float] = {}
+        """Seconds of a training step by kind, used until a whole stage was timed."""
         self._work: dict[str, float] = {}
         self._kinds: dict[str, list[Kind]] = {}
-        self._todo: dict[str, Stage] = {}
+        self.todo: dict[str, Stage] = {}
+        """Key -> stage that has not ended."""
         self._rest: defaultdict[tuple[Kind, ...], float] = defaultdict(float)
         for stage in plan.stages:
             self._work[stage.key] = self._full_work(stage)
@@ -63,31 +82,28 @@ class Forecast:
             if store.done(stage.key):
                 record = store.record(stage.key)
                 if where is None or where == (record["run"].get("device"), record["run"].get("threads")):
-                    self._learn(stage, _seconds(record))
+                    # a training's seconds over all sittings, where it was killed between
+                    self._learn(stage, record["record"].get("train_seconds", record["run"]["seconds"]))
             else:
-                self._todo[stage.key] = stage
+                self.todo[stage.key] = stage
                 self._rest[tuple(self._kinds[stage.key])] += self._work[stage.key]
 
     def drop(self, stage: Stage, seconds: float | None = None) -> None:
-        """The stage has ended after `seconds`, or will not be run."""
-        if self._todo.pop(stage.key, None) is not None:
+        """Count the stage as ended after `seconds`, or as one that will not be run."""
+        if self.todo.pop(stage.key, None) is not None:
             self._rest[tuple(self._kinds[stage.key])] -= self._work[stage.key]
-        if seconds is not None:
-            self._learn(stage, seconds)
-
-    def guess(self, kind: Kind, seconds: float) -> None:
-        """Training steps of that kind take so long, until a whole stage was timed."""
-        self._guesses[kind] = seconds
+            if seconds is not None:
+                self._learn(stage, seconds)
 
     def untimed(self) -> dict[Kind, Train]:
         """The kinds of trainings to do of which none was timed, with an example each."""
-        trainings = (stage for stage in self._todo.values() if isinstance(stage, Train))
+        trainings = (stage for stage in self.todo.values() if isinstance(stage, Train))
         found = {self._kinds[stage.key][0]: stage for stage in trainings}
-        return {kind: stage for kind, stage in found.items() if kind not in self._spent and kind not in self._guesses}
+        return {kind: stage for kind, stage in found.items() if kind not in self._spent and kind not in self.guesses}
 
     def stage_left(self, progress: Progress) -> float | None:
         """Seconds that a running stage will still take: at its own pace as soon as there is one, else at its kind's."""
-        if progress.key not in self._todo:
+        if progress.key not in self.todo:
             return None
         done, pace = self._own(progress)
         if pace is None:
@@ -101,7 +117,7 @@ class Forecast:
 
         It takes the work to divide evenly over the processes, but no sooner than each running stage ends.
         """
-        known = [progress for progress in running if progress.key in self._todo]
+        known = [progress for progress in running if progress.key in self.todo]
         fresh: dict[Kind, float] = {}
         rest, total, longest = self._rest.copy(), 0.0, 0.0
         for progress in known:
@@ -124,7 +140,7 @@ class Forecast:
 
     def _own(self, progress: Progress) -> tuple[float, float | None]:
         """(work done, seconds a unit of it in this process) of a running stage."""
-        stage = self._todo[progress.key]
+        stage = self.todo[progress.key]
         if (trained := training_of(stage)) is None or not progress.total:
             return 0.0, None
         per_step = self._work[progress.key] / progress.total
@@ -136,13 +152,9 @@ class Forecast:
     def _pace(self, kinds: list[Kind], fresh: dict[Kind, float]) -> float | None:
         """Seconds a unit of work. fresh: paces of what runs now, by kind."""
         for kind in kinds:
-            if kind in self._spent:
-                seconds, work = self._spent[kind]
+            seconds, work = self._spent.get(kind, (fresh.get(kind, self.guesses.get(kind)), 1.0))
+            if seconds is not None:
                 return seconds / work
-            if kind in fresh:
-                return fresh[kind]
-            if kind in self._guesses:
-                return self._guesses[kind]
         return None
 
     def _learn(self, stage: Stage, seconds: float) -> None:
@@ -168,18 +180,18 @@ class Forecast:
 
 
 def _kinds(stage: Stage) -> list[Kind]:
-    """What a stage's pace is taken from: the most alike first."""
+    """Return what a stage's pace is taken from, the most alike first."""
     if isinstance(stage, Train):
         return list(_training_kinds(stage.net.words, stage.settings))
+    own: Kind
     if isinstance(stage, Measurement):
-        own = (stage.kind, stage.net.words, "random" if stage.is_random else "point", *priced(stage.settings))
-        return [own, *_training_kinds(stage.net.words, stage.train)]
-    if (trained := training_of(stage)) is not None:
-        return [
-            (stage.kind, trained.net.words, trained.settings.method),
-            *_training_kinds(trained.net.words, trained.settings),
-        ]
-    return [(stage.kind,)]
+        words, train = stage.net.words, stage.train
+        own = ("random" if stage.is_random else "point", *priced(stage.settings))
+    elif (trained := training_of(stage)) is not None:
+        words, train, own = trained.net.words, trained.settings, (trained.settings.method,)
+    else:
+        return [(stage.kind,)]
+    return [(stage.kind, words, *own), *_training_kinds(words, train)]
 
 
 def _training_kinds(words: str, settings: TrainSettings) -> Iterator[Kind]:
@@ -188,6 +200,86 @@ def _training_kinds(words: str, settings: TrainSettings) -> Iterator[Kind]:
     yield (Train.kind, words, f"batch_size={settings.batch_size}")
 
 
-def _seconds(record: dict[str, Any]) -> float:
-    """A training's over all sittings, where it was killed between; any other stage's of its one."""
-    return record["record"].get("train_seconds", record["run"]["seconds"])
+@dataclass
+class Guesses:
+    """Seconds a step by kind of training, and (device, threads) of where they were timed."""
+
+    where: tuple[str, int] = ("", 0)
+    seconds: dict[Kind, float] = field(default_factory=dict)
+
+    def give(self, forecast: Forecast, where: tuple[str, int] | None) -> None:
+        """Give them to the forecast of a run at `where`; None: wherever it will be."""
+        if where is None or where == self.where:
+            forecast.guesses.update(self.seconds)
+
+    def joined(self, later: "Guesses") -> "Guesses":
+        """Return them with what was timed later; alone that, where it was timed elsewhere."""
+        if not later.seconds:
+            return self
+        return Guesses(later.where, (self.seconds if self.where == later.where else {}) | later.seconds)
+
+    def write(self, path: Path) -> None:
+        """Write them to a file; a full disk stops others, to whom it matters more."""
+        text = json.dumps({"where": self.where, "seconds": [[list(k), s] for k, s in self.seconds.items()]}, indent=1)
+        with suppress(OSError), written_aside(path) as aside:
+            aside.write_text(text)
+
+    @classmethod
+    def read(cls, path: Path) -> "Guesses":
+        """Return what is there; nothing where the file is missing or damaged."""
+        try:
+            given = json.loads(path.read_text())
+            device, threads = given["where"]
+            return cls((str(device), int(threads)), {tuple(kind): float(seconds) for kind, seconds in given["seconds"]})
+        except (OSError, ValueError, KeyError, TypeError):
+            return cls()
+
+
+def calibrate(forecast: Forecast, device: torch.device, data: Data, before: Guesses) -> Guesses:
+    """Give the forecast a pace for each kind of training that it has none for; kinds that cannot be trained get none.
+
+    before: what was timed earlier and need not be again. Return it with what is new.
+    """
+    where, began = here(device), time.monotonic()
+    guesses = Guesses(where, dict(before.seconds) if before.where == where else {})
+    guesses.give(forecast, where)
+    for kind, stage in forecast.untimed().items():
+        if time.monotonic() - began > _ALTOGETHER:
+            break
+        if (seconds := step_seconds(stage, device, data)) is not None:
+            guesses.seconds[kind] = forecast.guesses[kind] = seconds
+    return guesses
+
+
+def here(device: torch.device) -> tuple[str, int]:
+    """Return what a pace depends on beside the stage: the device's name, and torch's threads."""
+    there = arithmetic(device)
+    return there["device"], there["threads"]
+
+
+def step_seconds(stage: Train, device: torch.device, data: Data) -> float | None:
+    """Median seconds of the first few steps after the first; None if there is only one, or if training fails."""
+    marks: list[float] = []
+
+    def on_step(done: int, total: int) -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        marks.append(time.monotonic())
+        if len(marks) > _STEPS or (len(marks) > 1 and marks[-1] - marks[0] > _SECONDS):
+            raise _Enough
+
+    context = RunContext(device, data, on_step=on_step)
+    with warnings.catch_warnings(), suppress(_Enough):
+        warnings.simplefilter("ignore")  # said when the stage runs
+        try:
+            start = ancestors(stage)[0].run([], context)
+            assert start.ticket is not None
+            stage.run([start.ticket], context)
+        except Exception:  # said when the stage runs
+            return None
+    steps = [after - before for before, after in itertools.pairwise(marks)]
+    return median(steps) if steps else None
+
+
+class _Enough(BaseException):
+    """End of a training that was only begun for its pace."""

@@ -183,7 +183,7 @@ def _what(stage: Stage, error: Exception, needs: MemoryForecast | None) -> str:
         return f"{type(error).__name__}: {error}"
     first = error.__cause__ if isinstance(error, MemoryShortError) and error.__cause__ else error
     train, measure = (stage.settings, None) if isinstance(stage, Train) else (stage.train, stage.settings)
-    return str(short_of_memory(first, train, measure, needs.parts if needs else None, str(needs or "")))
+    return str(short_of_memory(first, train, measure, needs))
 
 
 @lru_cache(maxsize=4)

@@ -1,30 +1,37 @@
-"""How much memory a training will need, before it runs.
+"""Forecast of the memory that a training or an evaluation needs, made before it runs.
 
-Found by training two small batches for two steps on the CPU with the real learner, estimator, precision and optimiser, and
-counting what is alive (`allocations`), so what another method or setting needs is in it without a formula.
+Two small batches are trained on for two steps on the CPU with the real learner, estimator, precision and optimiser, and the
+tensors that are alive are counted, so what another method or setting needs is in it without a formula.
+
+Memory is linear in the number of examples at every moment, but its peak is not: with few it lies where gradients and
+optimiser meet, with many where all activations wait for the backward pass. So the moments are extrapolated one by one.
 """
 
 import copy
+import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tombola.data.batches import Batches, LoaderBatches, Prepare
 from tombola.errors import TombolaError
 from tombola.inference import is_deterministic, method_of
-from tombola.posterior.batch import Batch, examples_of, inputs_of, logits_of, parts
+from tombola.posterior.batch import Batch, examples_of, logits_of, parts
 from tombola.posterior.likelihood import LogLikelihood
 from tombola.posterior.predictive import outputs
 from tombola.posterior.state import State, initial_state, layout_of
 from tombola.pruning.ticket import Ticket
 from tombola.settings import EvaluateSettings, PosteriorSettings, PruneSettings, TrainSettings
 
-from .allocations import Allocations, Peak, peak_of
 from .evaluate import evaluate_ticket
+from .loop import VALIDATED_AT_ONCE
 from .loop import train as train_state
 
 OVERHEAD = 0.1
@@ -47,20 +54,18 @@ class MemoryForecast:
     @property
     def total(self) -> float:
         """The larger of training and evaluation, with `OVERHEAD`."""
-        return (1 + OVERHEAD) * max(self.weights + self.activations + self.data, self.evaluation)
+        return (1 + OVERHEAD) * sum(self.parts.values())
 
     @property
     def parts(self) -> dict[str, float]:
-        """What the total is made of, by name, the largest first."""
+        """The parts of the total by name, the largest first."""
         trains = {"activations": self.activations, "weights and optimiser": self.weights, "data": self.data}
         found = {"evaluation": self.evaluation} if self.evaluation > sum(trains.values()) else trains
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
     def times(self, processes: int) -> "MemoryForecast":
-        """Return the forecast of that number of processes."""
-        return MemoryForecast(
-            processes * self.weights, processes * self.activations, processes * self.data, processes * self.evaluation
-        )
+        """Return the need of several processes that each do the same."""
+        return MemoryForecast(*(processes * size for size in astuple(self)))
 
     @property
     def inner(self) -> str:
@@ -72,7 +77,7 @@ class MemoryForecast:
 
 
 def in_words(size: float) -> str:
-    """Bytes as people say them: 1.2 GB."""
+    """Return bytes as people write them: 1.2 GB."""
     for unit, bytes_ in (("GB", 1e9), ("MB", 1e6)):
         if size >= bytes_:
             return f"{size / bytes_:.{1 if size < 10 * bytes_ else 0}f} {unit}"
@@ -88,7 +93,7 @@ def forecast_memory(
     prune: PruneSettings | None = None,
     posterior: PosteriorSettings | None = None,
 ) -> MemoryForecast:
-    """What `find_tickets` with the same arguments needs at its peak, in bytes; found on the CPU, also for a GPU.
+    """Return what `find_tickets` with the same arguments needs at its peak, in bytes; found on the CPU, also for a GPU.
 
     A pair of tensors counts as `data`, since it is put on the device; a loader does not. The module is left as it was.
     """
@@ -99,44 +104,44 @@ def forecast_memory(
         raise TombolaError("the data have no batch; give at least one")
     here = examples_of(batch)
 
-    def few(examples: int) -> Any:
-        return tree_map_only(Tensor, lambda t: t.cpu().clone(), next(parts(batch, here, examples)))
+    def start() -> tuple[nn.Module, State]:
+        own = copy.deepcopy(module).to("cpu")
+        return own, initial_state(own, layout_of(own, posterior, prune), posterior, 0)
 
-    case = Case(
-        start=lambda: _own(module, posterior, prune),
-        batches=lambda examples: LoaderBatches([few(examples)] * 2, examples=2 * examples),
-        inputs=lambda examples: inputs_of(few(examples)),
-        given=batch,
-        examples=here,
+    def batches(examples: int) -> Batches:
+        few = tree_map_only(Tensor, lambda t: t.cpu().clone(), next(parts(batch, here, examples)))
+        return LoaderBatches([few] * 2, examples=2 * examples)
+
+    found = training_needs(
+        Case(start, batches, given=batch, examples=here),
+        train,
+        min(train.batch_size, here),
+        likelihood=likelihood,
+        masked=prune.levels > 0,
     )
-    found = training_needs(case, train, min(train.batch_size, here), likelihood=likelihood, masked=prune.levels > 0)
     return replace(found, data=float(sum(part.nbytes for part in batch))) if pair else found
-
-
-def _own(module: nn.Module, posterior: PosteriorSettings, prune: PruneSettings) -> tuple[nn.Module, State]:
-    own = copy.deepcopy(module).to("cpu")
-    return own, initial_state(own, layout_of(own, posterior, prune), posterior, 0)
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained on what."""
+    """A model and its data, to be tried with few examples on the CPU."""
 
     start: Callable[[], tuple[nn.Module, State]]
     batches: Callable[[int], Batches]
-    """Two batches of so many examples, on the CPU."""
-    inputs: Callable[[int], Any]
-    """Inputs of so many examples, as `outputs` takes them."""
+    """Two batches of the given number of examples."""
     given: Any
-    """The tensors that were there before: they do not count."""
+    """Tensors that were there before: they do not count."""
     examples: int
-    """At most so many can be asked for in one batch."""
+    """The most that can be asked for in one batch."""
+    held_out: tuple[Any, Tensor] | None = None
+    """Inputs and targets that the training is validated on, or that are evaluated."""
     prepare: Prepare | None = None
 
-    def sizes(self, parts: int = 1) -> tuple[int, int]:
-        """Of the two runs: the fewest examples that batch norm can do with in each of `parts`."""
+    def peak(self, run: "Callable[[int, Allocations], None]", parts: int = 1) -> "Callable[[int], float]":
+        """Return the peak of `run`, found with the fewest examples that batch norm can do with in each of `parts`."""
         few, many = 2 * parts, 4 * parts
-        return (few, many) if many <= self.examples else (self.examples, self.examples)
+        sizes = (few, many) if many <= self.examples else (self.examples, self.examples)
+        return peak_of(run, sizes, tree_leaves(self.given))
 
 
 def training_needs(
@@ -146,16 +151,14 @@ def training_needs(
     *,
     likelihood: nn.Module | LogLikelihood | None = None,
     masked: bool,
-    validated: int = 0,
 ) -> MemoryForecast:
-    """Of training alone. masked: whether weights are pruned; validated: examples that are measured at once."""
+    """Return the need of training alone. masked: whether weights are pruned."""
     kept: list[int] = []
     # a third sample needs no more than a second: each has the memory of the one before; here is a CPU, and a graph or a
     # compiled network would not be worth its making
     short = replace(train, epochs=1, samples=min(train.samples, 2), cuda_graphs=False, compile=False)
 
     def run(examples: int, allocations: Allocations) -> None:
-        allocations.ignore(*tree_leaves(case.given))
         module, state = case.start()
         if masked:
             mask = state.posterior.mask.clone()
@@ -172,37 +175,36 @@ def training_needs(
             on_step=lambda done, _: kept.append(allocations.now),
         )
 
-    peak = peak_of(run, case.sizes(train.accumulate))
-    weights = float(kept[1])
-    validation = _forward(case, []).of_examples(validated) if validated else 0.0
-    return MemoryForecast(weights, max(peak.at(batch_size) - weights, validation))
+    peak = case.peak(run, train.accumulate)
+    weights, validation = float(kept[1]), 0.0
+    if case.held_out:
+        forward, _ = _forward(case, case.held_out[0])
+        validation = forward(min(VALIDATED_AT_ONCE, len(case.held_out[1]))) - forward(0)
+    return MemoryForecast(weights, max(peak(batch_size) - weights, validation))
 
 
-def evaluation_needs(
-    case: Case, targets: Tensor, evaluate: EvaluateSettings, train: TrainSettings, device: torch.device
-) -> float:
-    """Of all that `evaluate_ticket` does, for the examples of `targets`."""
-    numbers: list[int] = []
+def evaluation_needs(case: Case, evaluate: EvaluateSettings, train: TrainSettings, device: torch.device) -> MemoryForecast:
+    """Return the need of all that `evaluate_ticket` does with the held-out examples."""
+    assert case.held_out is not None
+    (inputs, targets), point = case.held_out, is_deterministic(train.method)
     kept: list[int] = []
     short = replace(evaluate, samples=1, repeats=1)
 
     def run(examples: int, allocations: Allocations) -> None:
-        allocations.ignore(*tree_leaves(case.given))
         module, state = case.start()
         state = state.as_family(method_of(train.method).learns)
         ticket = Ticket(state.posterior.mask, state, state.masked(state.posterior.mask))
-        measure = replace(short, batch_size=examples)
-        few = case.inputs(examples), targets[:examples]
+        few, measure = (inputs[:examples], targets[:examples]), replace(short, batch_size=examples)
         kept.append(allocations.now)
         evaluate_ticket(module, ticket, few, measure, train, ("memory",), torch.device("cpu"), case.prepare)
 
-    peak = peak_of(run, case.sizes())
-    _forward(case, numbers)
-    count, samples = len(targets), 1 if is_deterministic(train.method) else evaluate.samples
-    passes = peak.at(min(evaluate.batch_size, count)) + samples * count * numbers[0] * _OF_PASSES
-    if device.type != "cpu":
-        return passes
-    return max(passes, kept[0] + samples * count * numbers[0] * _OF_METRICS + count * evaluate.redraws * _OF_REDRAWS)
+    peak = case.peak(run)
+    _, width = _forward(case, inputs)
+    count, numbers = len(targets), (1 if point else evaluate.samples) * len(targets) * width
+    needs = peak(min(evaluate.batch_size, count)) + numbers * _OF_PASSES
+    if device.type == "cpu":
+        needs = max(needs, kept[0] + numbers * _OF_METRICS + count * evaluate.redraws * _OF_REDRAWS)
+    return MemoryForecast(0.0, 0.0, evaluation=needs)
 
 
 _OF_PASSES = 8  # bytes an output: the parts, and all of them put together
@@ -210,14 +212,81 @@ _OF_METRICS = 32  # bytes an output: itself, and in float64 its probability, p l
 _OF_REDRAWS = 40  # bytes a redrawn label: int64 labels, bins, hits and their sums
 
 
-def _forward(case: Case, numbers: list[int]) -> Peak:
-    """Of a forward pass without a graph. numbers: gets how many numbers an example has for output."""
+def _forward(case: Case, inputs: Any) -> "tuple[Callable[[int], float], int]":
+    """Return the peak of a forward pass without a graph, and how many numbers an example has for output."""
+    numbers: list[int] = []
 
-    def run(examples: int, allocations: Allocations) -> None:
-        allocations.ignore(*tree_leaves(case.given))
+    def run(examples: int, _: Allocations) -> None:
         module, state = case.start()
-        given = case.inputs(examples)
-        out = outputs(module, state, given, samples=1, words=("memory",), select=logits_of, prepare=case.prepare)
+        few = inputs[:examples]
+        out = outputs(module, state, few, samples=1, words=("memory",), select=logits_of, prepare=case.prepare)
         numbers.append(out[0, 0].numel())
 
-    return peak_of(run, case.sizes())
+    return case.peak(run), numbers[0]
+
+
+class Allocations(TorchDispatchMode):
+    """Count of the bytes that are alive of those allocated within it; scratch space inside an operation is not seen."""
+
+    def __init__(self, ignored: Iterable[Any] = ()) -> None:
+        """ignored: tensors that count nothing."""
+        super().__init__()
+        self.now = 0
+        """Bytes that are alive."""
+        self.peaks = [0]
+        """The most bytes between each two marks."""
+        self._alive: dict[int, Any] = {}
+        for tensor in ignored:
+            self._count(tensor, 0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            self._count(tensor)
+        self.peaks[-1] = max(self.peaks[-1], self.now)
+        return out
+
+    def _count(self, tensor: Any, bytes_: int | None = None) -> None:
+        if not isinstance(tensor, Tensor) or (key := (storage := tensor.untyped_storage())._cdata) in self._alive:
+            return
+        size = storage.nbytes() if bytes_ is None else bytes_
+
+        def freed(_: Any) -> None:
+            self.now -= size
+            self._alive.pop(key, None)
+
+        self.now += size
+        self._alive[key] = weakref.ref(storage, freed)
+
+    def mark(self, it: Any = None) -> Any:
+        """Begin another moment; return what was given."""
+        self.peaks.append(self.now)
+        return it
+
+
+def peak_of(
+    run: Callable[[int, Allocations], None], sizes: tuple[int, int], ignored: Iterable[Any] = ()
+) -> Callable[[int], float]:
+    """Run `run(examples, allocations)` at two sizes, and return the function from examples to the most bytes at any moment.
+
+    Every run has the same moments: the end of each module, and where a tensor is saved for the backward pass or used by it.
+    Where the two differ in them, the whole peaks make the line.
+    """
+    found = []
+    for size in sizes:
+        allocations = Allocations(ignored)
+        hook = register_module_forward_hook(lambda *_, marking=allocations: marking.mark())
+        try:
+            with saved_tensors_hooks(allocations.mark, allocations.mark), allocations:
+                run(size, allocations)
+        finally:
+            hook.remove()
+        found.append(allocations.peaks)
+    small, large = found
+    if len(small) != len(large):
+        small, large = [max(small)], [max(large)]
+    (few, many), lines = sizes, set()
+    for low, high in zip(small, large, strict=True):
+        each = max(0.0, (high - low) / (many - few)) if many > few else 0.0
+        lines.add((high - each * many, each))
+    return lambda examples: max(fixed + each * examples for fixed, each in lines)

@@ -1,75 +1,136 @@
-"""A study as another process sees it: from the store, the progress files and the logs of what failed."""
+"""A study as it gets on, in this process or in others: from the store, the progress files and the logs of what failed."""
 
+import math
+import time
+from collections import Counter
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from tombola.engine.calibrate import Guesses
-from tombola.engine.forecast import Forecast
+from tombola.engine.forecast import Forecast, Guesses, epoch_steps, work_of
 from tombola.engine.local import dataset
-from tombola.engine.progress import Seen, seen
+from tombola.engine.progress import Progress, Seen, seen
 from tombola.engine.store import Store
-from tombola.study.plan import Plan
+from tombola.pruning.rewind import step_of
+from tombola.study.plan import Plan, curve_of, names_of, training_of
+from tombola.study.stages import Stage
 
-from .board import Board, result_of, worth_showing
-from .picture import Finished, Picture
+from .picture import Finished, Picture, Running
 
-_SHOWN = 6
+_SHOWN = 6  # of the stages that have ended
 
 
 class Follower:
-    """Looks again and again; each time it reads only what is new."""
+    """Observer of a study: each look reads only what is new, and gives the picture of the moment."""
 
     def __init__(self, plan: Plan, store: Store, timings: Path):
         self._plan, self._store, self._timings = plan, store, timings
-        self._board: Board | None = None
+        self._names = names_of(plan)
+        self._stages = {stage.key: stage for stage in plan.stages}
+        self._work = {key: work_of(stage, dataset) for key, stage in self._stages.items()}
+        several = [column for column in ("model", "data") if len({row.labels[column] for row in plan.rows}) > 1]
+        self._tickets = [(curve_of(row, several), row.stage.key) for row in plan.rows]
+        self._done: set[str] = set()
+        self._finished: list[Finished] = []
+        self._forecast: Forecast | None = None
         self._where: tuple[str, int] | None = None
         self.runs: list[Seen] = []
         """Processes that are at this study or at one of its stages, stopped ones too; of the last look."""
+        self.own: Progress | None = None
+        """Of the run in this process, where there is one: newer than its file."""
+        self.failures: dict[str, str] = {}
+        """Key -> sentence, of what failed in this process: it may say more than the log does."""
 
     def look(self) -> Picture:
-        keys = {stage.key for stage in self._plan.stages}
-        study = self._plan.name
-        self.runs = [s for s in seen(self._store.unfinished) if s.progress.study == study or s.progress.key in keys]
-        alive = [s.progress for s in self.runs if s.state != "stopped"]
-        board = self._up_to_date((alive[0].device, alive[0].threads) if alive else None)
-        at_work = {s.progress.key for s in self.runs if s.state != "stopped"}
-        since = min((progress.since for progress in alive), default=None)
-        board.failed = {}
-        for key, stage in board.stages.items():
-            failed_at, said = self._store.failure(key)
-            if said and not board.done(key) and key not in at_work:
-                if since is not None and failed_at >= since:  # what builds on it will not come in this run
-                    board.fell_out(stage, "")
-                board.failed[key] = f"{board.names[key]} failed: {said} (details in {self._store.error_path(key)})"
-        running = {}  # by stage: one that stopped and is run again is running
-        for state in ("stopped", "silent", "running"):
-            for one in self.runs:
-                if one.state == state and one.progress.key in keys and not board.done(one.progress.key):
-                    running[one.progress.key] = board.running(one.progress, state)
-        return board.picture(running.values(), since, processes=len(alive))
+        own = copy(self.own)  # the engine's thread changes it while this one draws
+        found = [replace(s, progress=own) if own and s.progress.of_this_process else s for s in seen(self._store.unfinished)]
+        self.runs = [s for s in found if s.progress.study == self._plan.name or s.progress.key in self._stages]
+        alive = [one.progress for one in self.runs if one.state != "stopped"]
+        forecast = self._read_what_ended((alive[0].device, alive[0].threads) if alive else None)
+        since = self.own.since if self.own else min((progress.since for progress in alive), default=None)
+        failed = self._failed(forecast, {progress.key for progress in alive}, since)
+        running: dict[str, Running] = {}  # by stage: one that stopped and is run again is running
+        for one in sorted(self.runs, key=lambda one: ("stopped", "silent", "running").index(one.state)):
+            if one.progress.key in self._stages and one.progress.key not in self._done:
+                running[one.progress.key] = self._running(one, forecast)
+        under_way = sum(one.progress.done for one in running.values())
+        done, total = Counter(c for c, key in self._tickets if key in self._done), Counter(c for c, _ in self._tickets)
+        return Picture(
+            study=self._plan.name,
+            stages=(len(self._done), len(self._stages)),
+            steps=(sum(self._work[key] for key in self._done) + under_way, sum(self._work.values())),
+            now=time.time(),
+            since=since,
+            left=forecast.left([progress for progress in alive if progress.key in running], len(alive)),
+            running=list(running.values()),
+            finished=self._finished,
+            failed=failed,
+            curves={curve: (done[curve], count) for curve, count in total.items()},
+        )
 
     @property
     def runs_now(self) -> bool:
-        """Whether a process was at work at the last look, as far as can be told."""
+        """Return whether a process was at work at the last look, as far as can be told."""
         return any(one.state != "stopped" for one in self.runs)
 
-    def _up_to_date(self, where: tuple[str, int] | None) -> Board:
-        if self._board is None or (where is not None and where != self._where):
-            self._where = where
-            forecast = Forecast(self._plan, self._store, dataset, where)
-            Guesses.read(self._timings).give(forecast, where)
-            self._board = Board(self._plan, self._store, forecast)
-            self._board.show_finished(self._last_finished(self._board))
-        else:
-            for key, stage in self._board.stages.items():
-                if not self._board.done(key) and self._store.done(key):
-                    self._board.ended(stage)
-        return self._board
+    def _read_what_ended(self, where: tuple[str, int] | None) -> Forecast:
+        """Return the forecast with what has ended since the last look; made anew where the run is seen to be elsewhere."""
+        there = {path.name for path in self._store.root.glob("*")}  # one look at the disk rather than one for each stage
+        ended = [key for key in there & self._stages.keys() - self._done if self._store.done(key)]
+        ended.sort(key=self._store.finished, reverse=True)
+        if self._forecast is None or (where is not None and where != self._where):
+            self._where, self._forecast = where, Forecast(self._plan, self._store, dataset, where)
+            Guesses.read(self._timings).give(self._forecast, where)
+        newest: list[Finished] = []
+        for key in ended:
+            if key in self._forecast.todo or len(newest) < _SHOWN:
+                record = self._store.record(key)
+                seconds, result = record["run"]["seconds"], result_of(record)
+                self._forecast.drop(self._stages[key], seconds)
+                if result or seconds >= 1:  # the prunings and shufflings of a moment would hide what was trained
+                    newest.append(Finished(self._names[key], seconds, result))
+        self._done.update(ended)
+        self._finished = [*newest, *self._finished][:_SHOWN]
+        return self._forecast
 
-    def _last_finished(self, board: Board) -> list[Finished]:
-        times = {}
-        for key in board.stages:
-            if board.done(key):
-                times[key] = (self._store.root / key / "record.json").stat().st_mtime
-        newest = sorted(times, key=lambda key: times[key], reverse=True)[: 3 * _SHOWN]
-        records = {key: record for key in newest if worth_showing(record := self._store.record(key))}
-        return [Finished(board.names[k], r["run"]["seconds"], result_of(r)) for k, r in records.items()]
+    def _failed(self, forecast: Forecast, at_work: set[str], since: float | None) -> list[str]:
+        """Return a sentence for each failure. What builds on one of this run is no longer waited for."""
+        failed: list[str] = []
+        there = {path.stem for path in self._store.unfinished.glob("*.error")} - self._done - at_work
+        for key in [key for key in self._stages if key in there]:
+            failed_at, said = self._store.failure(key)
+            if not said:  # it is tried again
+                continue
+            log = f"{self._names[key]} failed: {said} (details in {self._store.error_path(key)})"
+            failed.append(self.failures.get(key, log))
+            if since is not None and failed_at >= since:
+                lost = {key}
+                for stage in self._stages.values():  # parents first
+                    if lost & {stage.key, *(parent.key for parent in stage.parents)}:
+                        lost.add(stage.key)
+                        forecast.drop(stage)
+        return failed
+
+    def _running(self, one: Seen, forecast: Forecast) -> Running:
+        progress = one.progress
+        epoch, left = _epoch(self._stages[progress.key], progress.done), forecast.stage_left(progress)
+        return Running(progress, one.state, epoch, left, own=self.own is not None and progress.of_this_process)
+
+
+def _epoch(stage: Stage, done: int) -> tuple[int, int] | None:
+    """Return the epoch that follows `done` steps of the stage, and how many its schedule has."""
+    if (trained := training_of(stage)) is None:
+        return None
+    steps, epochs = epoch_steps(trained, dataset), trained.settings.epochs
+    return min(((step_of(trained.start, steps) or 0) + done) // steps + 1, epochs), epochs
+
+
+def result_of(record: dict[str, Any]) -> str:
+    """Return the main number of a stage's record in words, if it has one."""
+    found = record["record"]
+    for name, words in (("accuracy", "accuracy {:.1%}"), ("rmse", "RMSE {:.4g}"), ("best_accuracy", "best {:.1%}")):
+        value = found.get(name)
+        if isinstance(value, int | float) and math.isfinite(value):
+            return words.format(value)
+    return ""

@@ -1,4 +1,4 @@
-"""A study at one moment, and how it is drawn: what runs, what has just ended, what failed, the time left."""
+"""The picture of a study at one moment: what runs, what has just ended, what failed, the time left."""
 
 import time
 from dataclasses import dataclass, field
@@ -11,6 +11,9 @@ from rich.text import Text
 from tombola.engine.progress import Progress
 
 _LEAST_HEIGHT = 8  # lines: the study, what runs, what failed
+_DONE = 6  # lines for what has ended
+
+Lines = list[RenderableType]
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Running:
     left: float | None = None
     """Seconds."""
     own: bool = False
-    """Whether it runs in this process, so that nobody needs to be told where."""
+    """True in this process: then nobody needs to be told where."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Finished:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """All that is drawn. Times are in seconds since 1970."""
+    """The facts that are drawn. Times are in seconds since 1970."""
 
     study: str
     stages: tuple[int, int]
@@ -59,41 +62,53 @@ class Picture:
 
 
 def draw(picture: Picture, width: int, height: int) -> RenderableType:
-    """The picture in at most `width` columns and `height` lines; the least of it takes 8 lines where much failed."""
-    room = max(_LEAST_HEIGHT, height)
-    parts: list[list[RenderableType]] = [_whole(picture, width)]
-    room -= len(parts[0])
+    """Return the picture in at most `width` columns and `height` lines; the least of it takes 8 lines where much failed."""
+    title, words = _study(picture, width)
+    room = max(_LEAST_HEIGHT, height) - 1 - len(words)
     running = [line for one in picture.running for line in _running(one, width, picture.now)]
     if len(running) > max(2, room - 1):
         running = running[: max(2, room - 2) // 2 * 2]
     room -= len(running)
-    failed = _listed("failed", [Text(_cut(name, width - 8), style="red") for name in picture.failed], room)
+    failed: Lines = [Text(sentence, style="red") for sentence in picture.failed]
+    if len(failed) > room:
+        failed = [*failed[: room - 1], Text(f"and {len(failed) - room + 1} more")]
     room -= len(failed)
     curves = _curves(picture.curves, width)
-    finished = _listed("done", [_finished(one, width) for one in picture.finished], max(0, min(6, room - len(curves))))
-    room -= len(finished)
-    return Group(*parts[0], *running, *finished, *failed, *(curves if len(curves) <= room else []))
+    finished = [_finished(one, width) for one in picture.finished[: max(0, min(_DONE, room - len(curves)))]]
+    grid = Table.grid(padding=(0, 1), expand=True)
+    grid.add_column(width=7, style="dim")
+    grid.add_column(no_wrap=True, ratio=1)
+    states = [word for one in picture.running for word in (_STATES[one.state], "")]
+    for line in words:
+        grid.add_row("", line)
+    for word, line in zip(states, running, strict=False):
+        grid.add_row(word, line)
+    for word, lines in (("done", finished), ("failed", failed), ("tickets", curves)):
+        if word != "tickets" or len(curves) <= room - len(finished):
+            for i, line in enumerate(lines):
+                grid.add_row("" if i else word, line)
+    return Group(title, grid)
 
 
-def _whole(picture: Picture, width: int) -> list[RenderableType]:
+_STATES = {"running": "now", "stopped": "stopped", "silent": "silent"}
+
+
+def _study(picture: Picture, width: int) -> tuple[RenderableType, Lines]:
+    """Return the line of the whole study, and the line of its time, if there is something to say."""
     (done, stages), (steps_done, steps) = picture.stages, picture.steps
     part = steps_done / steps if steps else 1.0
-    said = f"{_percent(part)}  {done}/{stages} stages"
-    title = _cut(picture.study, width // 3)
-    bar = ProgressBar(total=1.0, completed=part, width=max(4, width - len(title) - len(said) - 4))
+    name = Text(_cut(picture.study, width // 3), style="bold")
+    line = _row(name, ProgressBar(total=1.0, completed=part), Text(f"{_percent(part)}  {done}/{stages} stages"), fill=1)
     words = [] if picture.since is None else [f"running for {duration(picture.now - picture.since)}"]
-    if done < stages:
-        words.append(until(picture.left, picture.now) if picture.since or picture.left is None else _to_go(picture.left))
-    lines: list[RenderableType] = [_row(Text(title, style="bold"), bar, Text(said))]
-    return [*lines, _line("", Text(" · ".join(words)))] if words else lines
-
-
-def _to_go(seconds: float) -> str:
-    return f"about {duration(seconds)} to go once it runs"
+    if done < stages and picture.left is not None and picture.since is None:
+        words.append(f"about {duration(picture.left)} to go once it runs")
+    elif done < stages:
+        words.append(until(picture.left, picture.now))
+    return line, [Text(" · ".join(words))] if words else []
 
 
 def until(left: float | None, now: float) -> str:
-    """The time left, and when that is."""
+    """Return the time left in words, and when that is."""
     if left is None:
         return "no forecast of the time left yet"
     end = time.localtime(now + left)
@@ -103,55 +118,41 @@ def until(left: float | None, now: float) -> str:
     return f"about {duration(left)} left, until {day}{time.strftime('%H:%M', end)}"
 
 
-def _running(one: Running, width: int, now: float) -> list[RenderableType]:
-    """Two lines: which stage, how far it is."""
+def _running(one: Running, width: int, now: float) -> Lines:
+    """Return two lines: which stage, how far it is."""
     progress, words = one.progress, []
-    part = progress.done / progress.total if progress.total else None
     if one.epoch:
         words.append(f"epoch {one.epoch[0]}/{one.epoch[1]}")
-    if progress.loss is not None:
-        words.append(f"loss {progress.loss:.4g}")
     if one.state == "stopped":
-        words = [*words[:1], "the same command goes on"]
-    elif one.state == "silent":
+        words.append("the same command goes on")
+    elif progress.loss is not None:
+        words.append(f"loss {progress.loss:.4g}")
+    if one.state == "silent":
         words.append(f"no word for {duration(now - progress.updated)}")
-    else:
+    elif one.state == "running":
         pace = progress.steps_per_second
         words += [f"{pace:.3g} steps/s"] if pace else []
         words.append(f"{duration(now - progress.stage_since)} so far" if one.left is None else f"{duration(one.left)} left")
-    said = " · ".join(words)
-    if part is not None:
-        said = f"{_percent(part)}  {said}"
-    bar = ProgressBar(
-        total=1.0,
-        completed=part or 0.0,
-        width=max(4, min(30, width - 7 - len(said) - 3)),
-        complete_style="yellow" if one.state != "running" else "bar.complete",
-    )
-    state = {"running": "now", "stopped": "stopped", "silent": "silent"}[one.state]
-    style = "bold cyan" if one.state == "running" else "yellow"
+    style, bar_style = ("bold cyan", "bar.complete") if one.state == "running" else ("yellow", "yellow")
     where = "" if one.own else f"   pid {progress.pid} on {progress.host}"
     name = Text.assemble((_shortened(progress.name, max(20, width - 8 - len(where))), style), (where, "dim"))
-    return [_line(state, name), _row(Text(" " * 7), bar, Text(said)) if part is not None else _line("", Text(said))]
+    said = " · ".join(words)
+    if not progress.total:
+        return [name, Text(said)]
+    part = progress.done / progress.total
+    said = f"{_percent(part)}  {said}"
+    bar_width = max(4, min(30, width - 10 - len(said)))
+    return [name, _row(ProgressBar(total=1.0, completed=part, width=bar_width, complete_style=bar_style), Text(said))]
 
 
 def _finished(one: Finished, width: int) -> RenderableType:
     took = f"{one.result}  {duration(one.seconds):>6}"
-    return Text(_shortened(one.name, width - 8 - len(took) - 1).ljust(max(0, width - 8 - len(took))) + took, style="green")
+    room = max(0, width - 8 - len(took))
+    return Text(_shortened(one.name, room - 1).ljust(room) + took, style="green")
 
 
-def _listed(word: str, lines: list[RenderableType], room: int) -> list[RenderableType]:
-    """As many as there is room for; the last of them then says how many there are more."""
-    room = max(0, room)
-    if len(lines) > room and word == "done":
-        lines = lines[:room]
-    elif len(lines) > room:
-        lines = [*lines[: max(0, room - 1)], Text(f"and {len(lines) - max(0, room - 1)} more")]
-    return [_line(word if i == 0 else "", line) for i, line in enumerate(lines)]
-
-
-def _curves(curves: dict[str, tuple[int, int]], width: int) -> list[RenderableType]:
-    """Tickets evaluated by curve, as many beside each other as fit."""
+def _curves(curves: dict[str, tuple[int, int]], width: int) -> Lines:
+    """Return the tickets evaluated by curve, as many beside each other as fit."""
     if not curves:
         return []
     count = max(len(f"{done}/{total}") for done, total in curves.values())
@@ -161,23 +162,15 @@ def _curves(curves: dict[str, tuple[int, int]], width: int) -> list[RenderableTy
         style = "green" if done == total else "" if done else "dim"
         cells.append(Text(f"{_cut(curve, name).ljust(name)} {f'{done}/{total}'.rjust(count)}   ", style=style))
     across = max(1, (width - 8) // (name + count + 4))
-    rows = [Text.assemble(*cells[i : i + across]) for i in range(0, len(cells), across)]
-    return [_line("tickets" if i == 0 else "", row) for i, row in enumerate(rows)]
+    return [Text.assemble(*cells[i : i + across]) for i in range(0, len(cells), across)]
 
 
-def _row(*cells: RenderableType) -> RenderableType:
-    grid = Table.grid(padding=(0, 1))
-    for _ in cells:
-        grid.add_column(no_wrap=True)
+def _row(*cells: RenderableType, fill: int | None = None) -> RenderableType:
+    """Return the cells beside each other; the one of the number `fill` takes what room the others leave."""
+    grid = Table.grid(padding=(0, 1), expand=fill is not None)
+    for i, _ in enumerate(cells):
+        grid.add_column(no_wrap=True, ratio=1 if i == fill else None)
     grid.add_row(*cells)
-    return grid
-
-
-def _line(word: str, said: RenderableType) -> RenderableType:
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=7, no_wrap=True, style="dim")
-    grid.add_column(no_wrap=True, overflow="ellipsis")
-    grid.add_row(word, said)
     return grid
 
 
@@ -190,7 +183,7 @@ def _cut(text: str, length: int) -> str:
 
 
 def _shortened(name: str, length: int) -> str:
-    """A stage's name, at the cost of its longest part: mostly the curve's, rather than level and seed."""
+    """Return a stage's name cut in its longest part: mostly the curve's, rather than level and seed."""
     parts = name.split(" · ")
     longest = max(range(len(parts)), key=lambda i: len(parts[i]))
     parts[longest] = _cut(parts[longest], max(8, len(parts[longest]) - max(0, len(name) - length)))
@@ -198,7 +191,7 @@ def _shortened(name: str, length: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in words."""
+    """Return a time in words."""
     seconds = max(0.0, seconds)
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 1 or seconds < 0.05 else f"{seconds:.1f} s"

@@ -1,9 +1,8 @@
 """Tables that commands print: results, and the graph of stages."""
 
 from collections import defaultdict
-from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def results_table(records: "DataFrame", width: int) -> Table:
-    """Mean and standard deviation over seeds of accuracy (or RMSE) by curve and weights left; as many levels as fit."""
+    """Return mean and deviation over seeds of accuracy (or RMSE) by curve and weights left; as many levels as fit."""
     metric = "accuracy" if records["accuracy"].notna().any() else "rmse"
     columns = ["curve", *(c for c in ("model", "data", "variant") if records[c].nunique() > 1)]
     groups = {" · ".join(str(part) for part in name if part): rows for name, rows in records.groupby(columns, sort=False)}
@@ -41,46 +40,37 @@ def results_table(records: "DataFrame", width: int) -> Table:
 
 
 def graph_table(plan: Plan, store: Store) -> Table:
-    """The graph: for each curve and level what has to be done, with how many seeds have it."""
+    """Return the graph: for each curve and level what has to be done, with how many seeds have it."""
     table = Table(title=f"{plan.name}: stages, done of all seeds", title_justify="left")
     for column in ("curve", "level", "stages of a level, parents first"):
         table.add_column(column, no_wrap=column != "curve")
-    chains: dict[tuple[str, int], list[list[Stage]]] = defaultdict(list)
+    # (name, level) -> (place in the chain, kind) -> the stages' keys: one a seed
+    groups: dict[tuple[str, int], dict[tuple[int, str], set[str]]] = defaultdict(lambda: defaultdict(set))
     for row in plan.rows:
-        name = " · ".join(part for part in (row.labels["curve"], row.labels["variant"]) if part)
-        chains[name, row.labels["level"]].append(_new_stages(row.stage))
+        for place, stage in enumerate(_new_stages(row.stage)):
+            groups[_name(row.labels, row.labels["curve"]), row.labels["level"]][place, stage.kind].add(stage.key)
+    known = {stage.key for stage in ancestors(*(row.stage for row in plan.rows))}
+    for view in plan.views:  # of their stages those that no row of the records needs
+        name = _name(view.labels, f"{view.labels['view']} between {view.labels['between']}")
+        for stage in (*view.stage.parents, view.stage):
+            if stage.key not in known:
+                groups[name, view.labels["level"]][0, stage.kind].add(stage.key)
     lines = [
-        (name, level, " → ".join(_done(alike, store) for alike in zip(*those, strict=True)))
-        for (name, level), those in chains.items()
+        (name, level, " → ".join(f"{kind} {sum(map(store.done, keys))}/{len(keys)}" for (_, kind), keys in kinds.items()))
+        for (name, level), kinds in groups.items()
     ]
-    lines += [(name, level, " → ".join(_done(alike, store) for alike in those)) for name, level, those in _of_views(plan)]
     for (name, what), alike in groupby(lines, key=lambda line: (line[0], line[2])):
         levels = [level for _, level, _ in alike]
         table.add_row(Text(name), f"{levels[0]}-{levels[-1]}" if len(levels) > 1 else str(levels[0]), Text(what))
     return table
 
 
-def _of_views(plan: Plan) -> list[tuple[str, int, list[list[Stage]]]]:
-    """Name, level and the stages, by kind, of each view: those that no row of the records needs."""
-    known = {stage.key for stage in ancestors(*(row.stage for row in plan.rows))}
-    found: dict[tuple[str, int], dict[str, dict[str, Stage]]] = {}
-    for view in plan.views:
-        what = f"{view.labels['view']} between {view.labels['between']}"
-        name = " · ".join(part for part in (what, view.labels["variant"]) if part)
-        kinds = found.setdefault((name, view.labels["level"]), {})
-        for stage in (*view.stage.parents, view.stage):
-            if stage.key not in known:
-                kinds.setdefault(stage.kind, {})[stage.key] = stage
-    return [(name, level, [list(those.values()) for those in kinds.values()]) for (name, level), kinds in found.items()]
-
-
-def _done(stages: Sequence[Stage], store: Store) -> str:
-    """The kind of these stages, and how many of them are done."""
-    return f"{stages[0].kind} {sum(store.done(stage.key) for stage in stages)}/{len(stages)}"
+def _name(labels: dict[str, Any], what: str) -> str:
+    return " · ".join(part for part in (what, labels["variant"]) if part)
 
 
 def _new_stages(stage: Stage) -> list[Stage]:
-    """The stages of one level: from the last pruning (or the start) to the evaluation."""
+    """Return the stages of one level: from the last pruning (or the start) to the evaluation."""
     chain = [stage]
     while chain[0].parents and chain[0].kind != "prune":
         chain.insert(0, chain[0].parents[0])

@@ -6,7 +6,7 @@ import torch
 
 from tombola.claims import judge
 from tombola.claims.table import named
-from tombola.cli.series import spread
+from tombola.cli.run import spread
 from tombola.engine.folder import StudyFolder
 from tombola.engine.records import ENVIRONMENT, TIMING, read
 from tombola.pruning.ticket import load
