@@ -23,12 +23,13 @@ from tombola.data import IMAGENET, Dataset, Normalise
 from tombola.engine import records
 from tombola.engine.store import Store
 from tombola.errors import TombolaError
+from tombola.metrics.columns import names
 from tombola.study.plan import plan_study
 from tombola.study.spec import read, shipped, unfold
 from tombola.study.stages import Train
 
 ROOT = Path(__file__).parents[2]
-TIMES = [*records.TIMING, *records.ENVIRONMENT]
+TIMES = names("timing", "environment")
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ from torch import nn
 from tombola import Layout, PosteriorSettings, TrainSettings, train
 from tombola.data.augment import flip_and_crop
 from tombola.data.batches import TensorBatches
-from tombola.engine.records import TIMING, collect
+from tombola.engine.records import collect
 from tombola.engine.store import Store
 from tombola.errors import TombolaError
+from tombola.metrics.columns import names
 from tombola.models import build
 from tombola.posterior.state import initial_state
 from tombola.streams import generator
@@ -243,7 +244,7 @@ def test_what_cannot_be_trained_together_is_trained_one_by_one_and_that_is_said_
     assert not engine.failures
     (said,) = watcher.sentences
     assert "are trained one by one: train.clip_norm is a norm of one network's gradient" in said
-    one, other = (collect(plan, store).drop(columns=list(TIMING)) for store in (alone, together))
+    one, other = (collect(plan, store).drop(columns=names("timing")) for store in (alone, together))
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import yaml
 
 from tombola.errors import TombolaError
+from tombola.metrics.column import NONE
 
 from . import text
 from .figures import COLOURS, DASHES, MARKERS, Style
@@ -16,7 +17,7 @@ from .images import SETTINGS, Picture
 from .page import Closing, Section, as_yaml, data_of, fill, show
 from .panels import Panel, main_quantity, ordered_curves
 from .plates import plates_of_measurements
-from .quantities import NONE, left, listed
+from .quantities import left, listed
 from .statistics import by_seed, common_level, density_at, levels, paired_gap
 from .tables import Table
 
@@ -89,17 +90,17 @@ def gap_table(panel: Panel, pairs: list[Pair], *, every_level: bool) -> Table:
     """The first study minus the second for each curve of both, at the sparsest shared density or at every one."""
     quantity, rows = panel.main, []
     for pair in pairs:
-        last = common_level(panel.records, pair.first, pair.second, quantity.column)
-        shown = levels(panel.records, pair.first, quantity.column) if every_level else [] if last is None else [last]
+        last = common_level(panel.records, pair.first, pair.second, quantity.name)
+        shown = levels(panel.records, pair.first, quantity.name) if every_level else [] if last is None else [last]
         for level in shown:
-            gap = paired_gap(panel.records, pair.first, pair.second, level, quantity.column)
+            gap = paired_gap(panel.records, pair.first, pair.second, level, quantity.name)
             if gap.n:
-                means = [by_seed(panel.records, curve, level, quantity.column).mean() for curve in (pair.first, pair.second)]
+                means = [by_seed(panel.records, curve, level, quantity.name).mean() for curve in (pair.first, pair.second)]
                 gap_words = [quantity.signed(gap.mean), text.interval(gap, quantity), str(gap.n)]
                 rows.append([pair.own, left(density_at(panel.records, level)), *map(quantity.show, means), *gap_words])
     which = "at every density that both have" if every_level else "at the sparsest density that both have"
     return Table(
-        title=f"{quantity.name} of both studies and their gap ({quantity.gap_unit}), {which}",
+        title=f"{quantity.label} of both studies and their gap ({quantity.gap_unit}), {which}",
         head=["curve", "left", "first", "second", "gap", "95% interval", "seeds"],
         rows=rows,
         note="The first study minus the second, paired over seeds.",
@@ -197,7 +198,7 @@ def look_of(panel: Panel) -> dict[str, Style]:
 
 def finding(panel: Panel, pair: Pair) -> str:
     """The first study's curve against the second's, at the sparsest density that both have."""
-    level = common_level(panel.records, pair.first, pair.second, panel.main.column)
+    level = common_level(panel.records, pair.first, pair.second, panel.main.name)
     if level is None:
         return f"{pair.first} and {pair.second} share no density and seed."
     at = panel.records[panel.records["level"] == level]
@@ -205,7 +206,7 @@ def finding(panel: Panel, pair: Pair) -> str:
     where = f"at {left(density_at(panel.records, level))} of weights left"
     if keys[0] == keys[1]:
         return f"{pair.own} {where} is one and the same in both studies: nothing that it depends on differs."
-    gap = paired_gap(panel.records, pair.first, pair.second, level, panel.main.column)
+    gap = paired_gap(panel.records, pair.first, pair.second, level, panel.main.name)
     return text.gap_sentence(pair.first, pair.second, gap, panel.main, where)
 
 
