@@ -254,11 +254,11 @@ def test_records_have_a_row_for_each_ticket_and_these_columns(done):
     table = collect(plan, store)
     assert " ".join(table.columns) == (
         "study stage key ticket arm curve variant model data method score sigma rewind seed level density density_all "
-        "accuracy best_accuracy nll brier ece ece_null mace mace_null samples train_seconds train_flops total_seconds total_flops "
-        "device torch threads repeats examples layer_density accuracy_sd rmse predictive_entropy mutual_information "
-        "drift_mean drift_spread drift_rank parameters chain lr warmup_epochs settings changes ece_null_low ece_null_high "
-        "ece_excess ece_empty_bins mace_null_low mace_null_high mace_excess mace_empty_bins mace_coded mace_coded_null "
-        "mace_coded_null_low mace_coded_null_high mace_coded_excess mace_coded_empty_bins"
+        "accuracy best_accuracy nll brier ece ece_null mace mace_null samples train_seconds train_flops total_seconds "
+        "total_flops device torch threads repeats examples layer_density accuracy_sd rmse predictive_entropy "
+        "mutual_information drift_mean drift_spread drift_rank parameters chain lr warmup_epochs settings changes "
+        "ece_null_low ece_null_high ece_excess ece_empty_bins mace_null_low mace_null_high mace_excess mace_empty_bins "
+        "mace_coded mace_coded_null mace_coded_null_low mace_coded_null_high mace_coded_excess mace_coded_empty_bins"
     )
     assert len(table) == 4
     for column in ("seed", "level", "samples", "examples", "threads"):
