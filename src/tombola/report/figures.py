@@ -52,7 +52,8 @@ def over_density(records: pd.DataFrame, quantity: Column, look: dict[str, Style]
     found = plotted(records, quantity)
     _draw_curves(axes, found, quantity, look)
     density_axis(axes, found["weights_left_percent"])
-    if quantity.name == "nll" and _wide_range(found["mean"]):
+    low, high = found["mean"].min(), found["mean"].max()
+    if quantity.name == "nll" and low > 0 and high / low > LOG_FACTOR:
         _log_value_axis(axes)
     return Drawing(with_legend(figure), found)
 
@@ -163,10 +164,6 @@ def density_axis(axes: Axes, percent: pd.Series) -> None:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(LogLocator(subs=()))
     axes.set_xlabel("weights left (% of prunable, log scale)")
-
-
-def _wide_range(values: pd.Series) -> bool:
-    return bool(values.min() > 0 and values.max() / values.min() > LOG_FACTOR)
 
 
 def _log_value_axis(axes: Axes) -> None:

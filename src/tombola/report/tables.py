@@ -13,7 +13,7 @@ from tombola.metrics.column import MINUS, NONE, Column
 
 from .panels import MAIN, OWN_MASK, Panel, values, written
 from .quantities import duration, left, listed, number
-from .statistics import Gap, by_seed, common_level, density_at, levels, paired_gap, summary
+from .statistics import by_seed, density_at, gaps, levels, summary
 from .text import interval
 
 
@@ -62,14 +62,10 @@ def gap_table(panel: Panel, *, every_level: bool) -> Table:
     """The reference minus each other curve, at the last level they share or at every one."""
     quantity, rows = panel.main, []
     for curve in panel.curves:
-        if curve == panel.reference:
-            continue
-        last = common_level(panel.records, panel.reference, curve, quantity.name)
-        shown = levels(panel.records, curve, quantity.name) if every_level else [] if last is None else [last]
-        for level in shown:
-            gap = paired_gap(panel.records, panel.reference, curve, level, quantity.name)
-            if gap.n:
-                rows.append(_gap_row(panel, curve, level, gap))
+        if curve != panel.reference:
+            for level, gap in gaps(panel.records, panel.reference, curve, quantity.name, every_level=every_level):
+                where = [str(level), left(density_at(panel.records, level))]
+                rows.append([curve, *where, quantity.signed(gap.mean), interval(gap, quantity), str(gap.n)])
     which = "at every level" if every_level else "at the sparsest level that both have"
     return Table(
         title=f"Gap of {panel.reference} to each other curve in {quantity.label} ({quantity.gap_unit}), {which}",
@@ -119,18 +115,6 @@ def _spread(point: pd.Series | None, quantity: Column, seeds: int) -> str:
         return NONE
     fewer = f" (n={int(point['n'])})" if point["n"] < seeds else ""
     return f"{quantity.spread(point['mean'], point['sd'])}{fewer}"
-
-
-def _gap_row(panel: Panel, curve: str, level: int, gap: Gap) -> list[str]:
-    mean = panel.main.signed(gap.mean)
-    return [
-        curve,
-        str(level),
-        left(density_at(panel.records, level)),
-        mean,
-        interval(gap, panel.main),
-        str(gap.n),
-    ]
 
 
 SHOWN = (*OWN_MASK, "transplant")
