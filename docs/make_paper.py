@@ -27,11 +27,12 @@ from tombola.claims.contrasts import left, level_near
 from tombola.claims.curves import Missing
 from tombola.claims.nets import FAMILIES, family_of
 from tombola.claims.table import NOTE, SIGNS, effect, named, parts, region, remark, verdict_text
+from tombola.metrics.column import MINUS, NONE
 from tombola.report.analyses import seen
 from tombola.report.figures import styles
 from tombola.report.images import SETTINGS
 from tombola.report.panels import panels
-from tombola.report.quantities import ACCURACY, MINUS, NONE, duration
+from tombola.report.quantities import ACCURACY, duration
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "results" / "paper-cpu"

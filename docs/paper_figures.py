@@ -27,12 +27,14 @@ from paper_views import overlap_rows
 
 from tombola.claims.curves import DETERMINISTIC, SNR, control
 from tombola.claims.nets import family_of
+from tombola.metrics.column import Column
+from tombola.metrics.columns import RECORDS
 from tombola.report import text
 from tombola.report.analyses import over_seeds
 from tombola.report.figures import COLOURS, Cell, Drawing, Style, grid, styles
 from tombola.report.overview import PLACE, Spot, layer_cells, measured_cells
 from tombola.report.panels import Panel, panels
-from tombola.report.quantities import ACCURACY, KNOWN, MACE, Quantity, left
+from tombola.report.quantities import ACCURACY, MACE, left
 from tombola.report.statistics import by_seed, density_at, levels, shared_level
 
 
@@ -50,12 +52,12 @@ class Plot:
 class Row:
     """A row of small plots: what they show, of which curves, and a word for their titles."""
 
-    quantity: Quantity
+    quantity: Column
     picks: Sequence[Pick]
     words: str = ""
 
 
-CODED = KNOWN["mace_coded"]
+CODED = RECORDS["mace_coded"]
 ARMS = {"reinit": "re-init", "shuffle_layerwise": "layer-wise", "shuffle_even": "even", "shuffle_global": "global"}
 
 
@@ -93,7 +95,7 @@ def plots(pool: Pool, views: pd.DataFrame) -> list[Plot]:
     return [plot for plot in found if plot]
 
 
-def _spots(pool: Pool, rows: Sequence[Row]) -> list[tuple[Quantity, Spot]]:
+def _spots(pool: Pool, rows: Sequence[Row]) -> list[tuple[Column, Spot]]:
     spots = []
     for i, row in enumerate(rows):
         for j, model in enumerate(pool.models):
@@ -103,7 +105,7 @@ def _spots(pool: Pool, rows: Sequence[Row]) -> list[tuple[Quantity, Spot]]:
     return spots
 
 
-def _spot(row: int, column: int, title: str, parts: list[pd.DataFrame], quantity: Quantity) -> list[tuple[Quantity, Spot]]:
+def _spot(row: int, column: int, title: str, parts: list[pd.DataFrame], quantity: Column) -> list[tuple[Column, Spot]]:
     records = pd.concat(parts, ignore_index=True)
     if records.empty:
         return []
@@ -111,7 +113,7 @@ def _spot(row: int, column: int, title: str, parts: list[pd.DataFrame], quantity
     return [(quantity, Spot(row, column, title, panel, list(records["curve"].unique())))]
 
 
-def _plot(section: str, name: str, what: str, spots: list[tuple[Quantity, Spot]], rows: Sequence[Row] = ()) -> Plot | None:
+def _plot(section: str, name: str, what: str, spots: list[tuple[Column, Spot]], rows: Sequence[Row] = ()) -> Plot | None:
     cells = [cell for quantity, spot in spots for cell in measured_cells([spot], quantity)]
     if not cells:
         return None
@@ -122,23 +124,21 @@ def _plot(section: str, name: str, what: str, spots: list[tuple[Quantity, Spot]]
         first = list(look.values())
         look = {curve: first[same[curve]] for curve in look}
     seen = " ".join(f"{spot.name}: {_ranked(spot.panel, quantity)}" for quantity, spot in spots)
-    grey = (
-        " Grey: what a perfectly calibrated model would show." if any(q.column.startswith("mace") for q, _ in spots) else ""
-    )
+    grey = " Grey: what a perfectly calibrated model would show." if any(q.name.startswith("mace") for q, _ in spots) else ""
     seeds = text.seeds(spots[0][1].panel, spots[0][0])
     return Plot(section, name, grid(cells, look, "density"), f"{what}. {text.MARKS} {seeds[:-1]}.{grey} {seen}")
 
 
-def _ranked(panel: Panel, quantity: Quantity) -> str:
+def _ranked(panel: Panel, quantity: Column) -> str:
     """The curves' means at the sparsest level that all have, best first."""
-    known = [curve for curve in panel.curves if levels(panel.records, curve, quantity.column)]
-    level = shared_level(panel.records, known, quantity.column)
+    known = [curve for curve in panel.curves if levels(panel.records, curve, quantity.name)]
+    level = shared_level(panel.records, known, quantity.name)
     if level is None:
         return "no level in common."
-    means = [(float(by_seed(panel.records, curve, level, quantity.column).mean()), curve) for curve in known]
+    means = [(float(by_seed(panel.records, curve, level, quantity.name).mean()), curve) for curve in known]
     ranked = sorted(means, reverse=quantity.higher_is_better)
     shown = ", ".join(f"{quantity.show(mean)} ({curve})" for mean, curve in ranked)
-    return f"{quantity.name} at {left(density_at(panel.records, level))} left {shown}."
+    return f"{quantity.label} at {left(density_at(panel.records, level))} left {shown}."
 
 
 def _layers(pool: Pool) -> Plot | None:

@@ -8,7 +8,8 @@ from tombola.claims import judge
 from tombola.claims.table import named
 from tombola.cli.run import spread
 from tombola.engine.folder import StudyFolder
-from tombola.engine.records import ENVIRONMENT, TIMING, read
+from tombola.engine.records import read
+from tombola.metrics.columns import names
 from tombola.pruning.ticket import load
 from tombola.study.spec import read as read_study
 
@@ -113,7 +114,7 @@ def test_studies_stopped_at_every_step_end_with_the_bits_of_uninterrupted_ones(c
     assert in_training == 4  # two trainings of three steps
     assert cli("run", *two, "--out", "whole", *changes).exit_code == 0
 
-    differing = [*TIMING, *ENVIRONMENT]
+    differing = names("timing", "environment")
     for name in ("first", "second"):
         tables = [pd.read_parquet(tmp_path / out / name / "records.parquet") for out in ("whole", "cut")]
         pd.testing.assert_frame_equal(*(table.drop(columns=differing) for table in tables), check_exact=True)

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 import torch
 from pandas.testing import assert_frame_equal
 from rich.console import Console
+from tombola.engine.calibrate import Guesses
 
 from tombola.cli.run import Conditions, run
-from tombola.engine.calibrate import Guesses
 from tombola.engine.folder import StudyFolder
 from tombola.engine.local import dataset
-from tombola.engine.records import TIMING, collect, collect_views
+from tombola.engine.records import collect, collect_views
 from tombola.engine.store import Store, missing
+from tombola.metrics.columns import names
 from tombola.study.stages import RunContext
 from tombola.training.checkpoint import arithmetic
 
@@ -41,7 +42,7 @@ def test_it_gives_the_records_of_the_local_engine(tiny, plan_of, run_plan, tmp_p
     InOrder(other := Store(tmp_path / "other")).run(plan)
     assert missing(plan, other) == []
     for table in (collect, collect_views):
-        ours, theirs = (table(plan, there).drop(columns=list(TIMING), errors="ignore") for there in (store, other))
+        ours, theirs = (table(plan, there).drop(columns=list(names("timing")), errors="ignore") for there in (store, other))
         assert len(ours)
         assert_frame_equal(ours, theirs, check_exact=True)
 

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 import yaml
 
-from tombola.engine.records import ENVIRONMENT, TIMING
+from tombola.metrics.columns import names
 from tombola.pruning.ticket import load
 
 STUDY = {
@@ -80,7 +80,7 @@ def test_a_run_killed_at_five_instants_ends_with_the_same_bits(tmp_path: Path):
         [sys.executable, "-c", main, "run", study, "--out", cut, "--device", "cpu"], check=True, stdout=subprocess.DEVNULL
     )
 
-    differing = [*TIMING, *ENVIRONMENT]
+    differing = names("timing", "environment")
     tables = [pd.read_parquet(folder / "records.parquet").drop(columns=differing) for folder in (whole, cut)]
     pd.testing.assert_frame_equal(*tables, check_exact=True)
 

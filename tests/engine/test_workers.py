@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from tombola.engine.progress import seen
-from tombola.engine.records import ENVIRONMENT, TIMING, collect
+from tombola.engine.records import collect
 from tombola.engine.store import Store, missing
+from tombola.metrics.columns import names
 
 STUDY = {
     "name": "small",
@@ -95,7 +96,7 @@ def keys_in(path):
 
 
 def same_records(plan, *stores):
-    one, other = (collect(plan, store).drop(columns=list(TIMING)) for store in stores)
+    one, other = (collect(plan, store).drop(columns=names("timing")) for store in stores)
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
@@ -161,10 +162,10 @@ def test_jobs_give_the_records_of_one_process_and_report_failures_and_warnings(c
         assert "lower train.lr (1e+20)" in result.output
         assert "has died" not in result.output
         assert "seed 0: this is a guess" in result.output
-    one, two = (pd.read_parquet(f"{jobs}/small/records.parquet").drop(columns=list(TIMING)) for jobs in (1, 2))
+    one, two = (pd.read_parquet(f"{jobs}/small/records.parquet").drop(columns=names("timing")) for jobs in (1, 2))
     assert len(two) == 4
     pd.testing.assert_frame_equal(one, two, check_exact=True)
-    assert set(ENVIRONMENT) <= set(two.columns)
+    assert set(names("environment")) <= set(two.columns)
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])

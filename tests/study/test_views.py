@@ -11,9 +11,10 @@ import torch
 from tombola.data import training_batches
 from tombola.engine.forecast import Forecast, work_of
 from tombola.engine.local import dataset
-from tombola.engine.records import VIEW_COLUMNS, collect_views, stage_times
+from tombola.engine.records import collect_views, stage_times
 from tombola.engine.store import missing
 from tombola.errors import TombolaError
+from tombola.metrics import columns
 from tombola.posterior.batch_norm import reestimated
 from tombola.posterior.predictive import classes_of, outputs
 from tombola.posterior.state import interpolated
@@ -141,7 +142,7 @@ def test_nothing_is_missing_afterwards_and_a_lost_view_alone_is_run_again(ran):
 
 def test_the_table_names_every_number(ran, table):
     plan, store = ran
-    assert list(table.columns) == VIEW_COLUMNS
+    assert list(table.columns) == list(columns.VIEWS)
     assert set(table["view"]) == set(VIEWS)
     assert table["value"].notna().mean() > 0.9
     assert set(stage_times(plan, store)["kind"]) >= {"overlap", "ranks", "connectivity", "early_bird"}

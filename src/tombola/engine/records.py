@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tombola.errors import TombolaError
 from tombola.files import written_aside
+from tombola.metrics.columns import RECORDS, VIEWS
 from tombola.study.plan import Plan
 from tombola.study.rows import Row, ViewRow
 from tombola.study.stages import Train, ancestors
@@ -16,98 +17,27 @@ from .store import Store
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-TIMING = ("train_seconds", "total_seconds")
-"""Columns that differ between two runs of the same study."""
-ENVIRONMENT = ("device", "torch", "threads")
-"""Columns that tell where a row was made."""
-
-COLUMNS = [
-    "study",
-    "stage",
-    "key",
-    "ticket",
-    "arm",
-    "curve",
-    "variant",
-    "model",
-    "data",
-    "method",
-    "score",
-    "sigma",
-    "rewind",
-    "seed",
-    "level",
-    "density",
-    "density_all",
-    "accuracy",
-    "best_accuracy",
-    "nll",
-    "brier",
-    "ece",
-    "ece_null",
-    "mace",
-    "mace_null",
-    "samples",
-    "train_seconds",
-    "train_flops",
-    "total_seconds",
-    "total_flops",
-    "device",
-    "torch",
-    "threads",
-    "repeats",
-    "examples",
-    "layer_density",
-    "accuracy_sd",
-    "rmse",
-    "predictive_entropy",
-    "mutual_information",
-    "drift_mean",
-    "drift_spread",
-    "drift_rank",
-    "parameters",
-    "chain",
-    "lr",
-    "warmup_epochs",
-    "settings",
-    "changes",
-]
-"""The columns that every table has, first; NaN where the data or the method lacks them."""
-
-
-VIEW_COLUMNS = [
-    *("study", "view", "between", "key", "model", "data", "variant"),
-    *("curve_a", "curve_b", "seed_a", "seed_b", "level_a", "level_b", "score_a", "score_b"),
-    *("density", "x", "quantity", "value", "chance"),
-]
-"""The columns of the table of views."""
-
 
 def collect(plan: Plan, store: Store) -> "DataFrame":
-    """The rows that are finished, in the plan's order: `COLUMNS`, then the calibration metrics with their nulls."""
+    """The rows that are finished, in the plan's order, as `table_of` arranges them."""
     return table_of([row_of(row, store) for row in plan.rows if store.done(row.stage.key)])
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> "DataFrame":
-    """What `row_of` gave, as a table: `COLUMNS`, then the other columns in the rows' order."""
+    """Return what `row_of` gave as a table: first the columns that are not optional, then others in the rows' order."""
     import pandas as pd
 
-    table = pd.DataFrame(rows)
-    if not len(table):
-        return pd.DataFrame(columns=COLUMNS)
-    for column in COLUMNS:
-        if column not in table:
-            table[column] = float("nan")
-    return table[[*COLUMNS, *(c for c in table.columns if c not in COLUMNS)]]
+    first = [column.name for column in RECORDS.values() if not column.optional]
+    return pd.DataFrame(rows, columns=list(dict.fromkeys([*first, *(name for row in rows for name in row)])))
 
 
 def collect_views(plan: Plan, store: Store) -> "DataFrame":
-    """The numbers of the views that are finished, one a row, in the plan's order: `VIEW_COLUMNS`."""
+    """The numbers of the views that are finished, one a row, in the plan's order: columns as `VIEWS`."""
     import pandas as pd
 
     done = [view for view in plan.views if store.done(view.stage.key)]
     rows = [row for view in done for row in _numbers(view, store)]
-    return pd.DataFrame(rows, columns=VIEW_COLUMNS).astype(dict.fromkeys(("density", "x", "value", "chance"), float))
+    return pd.DataFrame(rows, columns=list(VIEWS)).astype(dict.fromkeys(("density", "x", "value", "chance"), float))
 
 
 def stage_times(plan: Plan, store: Store) -> "DataFrame":

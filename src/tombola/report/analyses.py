@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
 from .figures import NARROW, Drawing, Style, density_axis, start, styles, with_legend
 from .panels import Panel
@@ -134,7 +133,7 @@ def _connectivity(panel: Panel, rows: pd.DataFrame, look: dict[str, Style]) -> S
         path = path.assign(line=[_path_name(c, q) for c, q in zip(path["curve_a"], path["quantity"], strict=True)])
         drawings[f"{name}-path"] = lines(over_seeds(path, "line", "x"), _path_look(path, look), what, ALONG)
         seen_here = [
-            f"{curve} {_signed(at['value'].mean())}{unit} at {left(at['density'].mean())} left"
+            f"{curve} {at['value'].mean():.2f}{unit} at {left(at['density'].mean())} left"
             for curve, at in _last(barriers, "curve_a", look)
         ]
         said.append(f"Barrier of the mean weights between {ends}, at each curve's last level: {listed(seen_here)}.")
@@ -222,10 +221,6 @@ def _where(rows: pd.DataFrame) -> str:
     return "dense" if rows["level_a"].max() == 0 else f"at {left(rows['density'].mean())} of weights left"
 
 
-def _signed(value: float) -> str:
-    return f"{value:.2f}"
-
-
 SHOWN: dict[str, Show] = {"overlap": _overlap, "ranks": _ranks, "connectivity": _connectivity, "early_bird": _early_bird}
 """What the page shows of each view."""
 
@@ -265,7 +260,10 @@ def lines(found: pd.DataFrame, look: dict[str, Style], quantity: str, axis: str)
             axes.plot(rows["x"], rows["chance"], color=look[name]["color"], linestyle=":", linewidth=1)
     if by_chance:
         axes.plot([], [], color="0.4", linestyle=":", linewidth=1, label=CHANCE)
-    _across(axes, shown["x"], axis)
+    if axis == "density":
+        density_axis(axes, shown["x"])
+    else:
+        axes.set_xlabel(axis)
     axes.set_ylabel(quantity)
     numbers = shown.rename(columns={"x": "weights_left_percent" if axis == "density" else "x", "line": "curve"})
     return Drawing(with_legend(figure), numbers.assign(quantity=quantity))
@@ -297,10 +295,3 @@ def matrix(table: pd.DataFrame, names: Sequence[str], label: str) -> Drawing:
     bar.set_label(label)
     bar.outline.set_visible(False)
     return Drawing(figure, table.assign(quantity=label))
-
-
-def _across(axes: Axes, places: pd.Series, axis: str) -> None:
-    if axis == "density":
-        density_axis(axes, places)
-    else:
-        axes.set_xlabel(axis)

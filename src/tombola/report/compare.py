@@ -9,15 +9,16 @@ import pandas as pd
 import yaml
 
 from tombola.errors import TombolaError
+from tombola.metrics.column import NONE
 
 from . import text
 from .figures import COLOURS, DASHES, MARKERS, Style
 from .images import SETTINGS, Picture
-from .page import Closing, Section, as_yaml, data_of, fill, show
+from .page import Closing, Section, as_yaml, data_of, fill, pictures_of, show
 from .panels import Panel, main_quantity, ordered_curves
 from .plates import plates_of_measurements
-from .quantities import NONE, left, listed
-from .statistics import by_seed, common_level, density_at, levels, paired_gap
+from .quantities import left, listed
+from .statistics import by_seed, common_level, density_at, gaps, paired_gap
 from .tables import Table
 
 SAME_DENSITY = 0.99  # counts are rounded layer by layer, so that equal fractions leave nearly equal densities
@@ -50,25 +51,24 @@ class Pair:
 
 def render(first: Side, second: Side, folder: str) -> tuple[str, list[Picture]]:
     """The page as HTML, and its pictures, which it looks for in `folder`. Raises TombolaError for nothing in common."""
-    sections, pictures, panels = [], [], []
+    sections, panels = [], []
     look: dict[str, Style] = {}
     with matplotlib.rc_context(SETTINGS):
         for number, (model, data) in enumerate(_shared(first, second), start=1):
             panel, pairs, alone = common_panel(number, model, data, first, second)
             look |= look_of(panel)
-            shown, own = show(plates_of_measurements(panel, look))
             sections.append(
                 Section(
                     number=number,
                     title=panel.title,
                     findings=[*(finding(panel, pair) for pair in pairs), *alone],
-                    plates=shown,
+                    plates=show(plates_of_measurements(panel, look)),
                     tables=[table for table in (gap_table(panel, pairs, every_level=False),) if table.rows],
                     all_gaps=gap_table(panel, pairs, every_level=True),
                 )
             )
-            pictures += own
             panels.append(panel)
+    texts = {f"{side.label}, as resolved": as_yaml(side.study) for side in (first, second)}
     html = fill(
         name=f"{first.label} and {second.label}",
         description="",
@@ -78,28 +78,24 @@ def render(first: Side, second: Side, folder: str) -> tuple[str, list[Picture]]:
         unfinished="",
         sections=sections,
         notes=[text.INTERVALS, PAIRING],
-        closing=_closing(first, second),
+        closing=[Closing(title="Settings", tables=[settings_that_differ(first, second)], texts=texts)],
         folder=folder,
         data=data_of(panels, look),
     )
-    return html, pictures
+    return html, pictures_of(sections)
 
 
 def gap_table(panel: Panel, pairs: list[Pair], *, every_level: bool) -> Table:
     """The first study minus the second for each curve of both, at the sparsest shared density or at every one."""
     quantity, rows = panel.main, []
     for pair in pairs:
-        last = common_level(panel.records, pair.first, pair.second, quantity.column)
-        shown = levels(panel.records, pair.first, quantity.column) if every_level else [] if last is None else [last]
-        for level in shown:
-            gap = paired_gap(panel.records, pair.first, pair.second, level, quantity.column)
-            if gap.n:
-                means = [by_seed(panel.records, curve, level, quantity.column).mean() for curve in (pair.first, pair.second)]
-                gap_words = [quantity.signed(gap.mean), text.interval(gap, quantity), str(gap.n)]
-                rows.append([pair.own, left(density_at(panel.records, level)), *map(quantity.show, means), *gap_words])
+        for level, gap in gaps(panel.records, pair.first, pair.second, quantity.name, every_level=every_level):
+            means = [by_seed(panel.records, curve, level, quantity.name).mean() for curve in (pair.first, pair.second)]
+            gap_words = [quantity.signed(gap.mean), text.interval(gap, quantity), str(gap.n)]
+            rows.append([pair.own, left(density_at(panel.records, level)), *map(quantity.show, means), *gap_words])
     which = "at every density that both have" if every_level else "at the sparsest density that both have"
     return Table(
-        title=f"{quantity.name} of both studies and their gap ({quantity.gap_unit}), {which}",
+        title=f"{quantity.label} of both studies and their gap ({quantity.gap_unit}), {which}",
         head=["curve", "left", "first", "second", "gap", "95% interval", "seeds"],
         rows=rows,
         note="The first study minus the second, paired over seeds.",
@@ -197,7 +193,7 @@ def look_of(panel: Panel) -> dict[str, Style]:
 
 def finding(panel: Panel, pair: Pair) -> str:
     """The first study's curve against the second's, at the sparsest density that both have."""
-    level = common_level(panel.records, pair.first, pair.second, panel.main.column)
+    level = common_level(panel.records, pair.first, pair.second, panel.main.name)
     if level is None:
         return f"{pair.first} and {pair.second} share no density and seed."
     at = panel.records[panel.records["level"] == level]
@@ -205,13 +201,8 @@ def finding(panel: Panel, pair: Pair) -> str:
     where = f"at {left(density_at(panel.records, level))} of weights left"
     if keys[0] == keys[1]:
         return f"{pair.own} {where} is one and the same in both studies: nothing that it depends on differs."
-    gap = paired_gap(panel.records, pair.first, pair.second, level, panel.main.column)
+    gap = paired_gap(panel.records, pair.first, pair.second, level, panel.main.name)
     return text.gap_sentence(pair.first, pair.second, gap, panel.main, where)
-
-
-def _closing(first: Side, second: Side) -> list[Closing]:
-    texts = {f"{side.label}, as resolved": as_yaml(side.study) for side in (first, second)}
-    return [Closing(title="Settings", tables=[settings_that_differ(first, second)], texts=texts)]
 
 
 def _flat(node: Any, path: str = "") -> dict[str, str]:

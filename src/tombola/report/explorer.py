@@ -13,11 +13,14 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from tombola.metrics.column import KINDS
+from tombola.metrics.columns import RECORDS
+
 from . import text
 from .figures import Style
 from .layers import layer_table
 from .panels import CONTROLS, Panel
-from .quantities import ACCURACY, KNOWN, RMSE, quantity_of
+from .quantities import quantity_of
 from .statistics import by_curve_and_seed
 
 SYMBOLS = {
@@ -33,10 +36,6 @@ SYMBOLS = {
     "*": "star",
 }
 LINES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
-NO_METRIC = {
-    *("side", "seed", "level", "density", "samples", "repeats", "examples", "threads"),
-    *("parameters", "lr", "warmup_epochs"),
-}
 NULL_ENDS = ("_null", "_null_low", "_null_high")
 DIGITS = 6
 
@@ -68,29 +67,22 @@ def panel_data(panel: Panel, look: dict[str, Style]) -> dict[str, Any]:
 
 
 def metrics_of(panel: Panel) -> list[str]:
-    """The numeric columns that have values, the panel's main quantity first, unknown ones last; no null of another one."""
-    records = panel.records
-    found = [
-        str(column)
-        for column in records.columns
-        if column not in NO_METRIC and pd.api.types.is_numeric_dtype(records[column]) and records[column].notna().any()
-    ]
-    nulls = {f"{column}{end}" for column in found for end in NULL_ENDS}
-    known = [column for column in KNOWN if column in found]
-    first = [quantity.column for quantity in (ACCURACY, RMSE) if quantity is panel.main and quantity.column in found]
-    ordered = [*first, *(c for c in known if c not in first), *(c for c in found if c not in KNOWN and c not in nulls)]
-    return [column for column in ordered if not column.endswith("_empty_bins")]
+    """The numeric columns that have values and a label: the panel's main quantity first, unknown ones last."""
+    records = panel.records.drop(columns="side", errors="ignore")
+    found = [str(column) for column in records if pd.api.types.is_numeric_dtype(records[column])]
+    offered = [name for name in found if quantity_of(name).label and records[name].notna().any()]
+    return sorted(offered, key=lambda n: (n != panel.main.name, n not in RECORDS, KINDS.index(quantity_of(n).kind)))
 
 
 def _metric(panel: Panel, column: str) -> dict[str, Any]:
     quantity = quantity_of(column)
     return {
         "column": column,
-        "name": quantity.name,
-        "axis": quantity.axis,
+        "name": quantity.label,
+        "axis": quantity.axis_label,
         "scale": quantity.scale,
-        "unit": quantity.unit,
-        "decimals": quantity.decimals if column in KNOWN else None,
+        "unit": quantity.suffix,
+        "decimals": quantity.decimals if column in RECORDS else None,
         "caption": text.explored(panel, quantity),
     }
 

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from .quantities import Quantity
+from tombola.metrics.column import Column
+
 from .statistics import summary
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; without yellow, too pale on white
@@ -45,18 +46,19 @@ def styles(curves: list[str]) -> dict[str, Style]:
     }
 
 
-def over_density(records: pd.DataFrame, quantity: Quantity, look: dict[str, Style], *, width: float = WIDE) -> Drawing:
+def over_density(records: pd.DataFrame, quantity: Column, look: dict[str, Style], *, width: float = WIDE) -> Drawing:
     """The quantity over weights left: per curve the mean over seeds, and a band from the smallest to the largest."""
     figure, axes = start(width, 1.6 + 0.3 * width, look)
     found = plotted(records, quantity)
     _draw_curves(axes, found, quantity, look)
     density_axis(axes, found["weights_left_percent"])
-    if quantity.column == "nll" and _wide_range(found["mean"]):
+    low, high = found["mean"].min(), found["mean"].max()
+    if quantity.name == "nll" and low > 0 and high / low > LOG_FACTOR:
         _log_value_axis(axes)
     return Drawing(with_legend(figure), found)
 
 
-def calibration(records: pd.DataFrame, quantity: Quantity, look: dict[str, Style]) -> Drawing:
+def calibration(records: pd.DataFrame, quantity: Column, look: dict[str, Style]) -> Drawing:
     """The same for a calibration error, over the grey band of what perfect calibration would show."""
     figure, axes = start(NARROW, 1.6 + 0.3 * NARROW, [*look, PERFECT])
     null = null_of(records, quantity)
@@ -73,12 +75,12 @@ def calibration(records: pd.DataFrame, quantity: Quantity, look: dict[str, Style
 PERFECT = "perfect calibration"
 
 
-def plotted(records: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
+def plotted(records: pd.DataFrame, quantity: Column) -> pd.DataFrame:
     """The numbers of the curves: quantity, curve, level, weights_left_percent, mean, low, high, seeds."""
-    found = summary(records, quantity.column)
+    found = summary(records, quantity.name)
     return pd.DataFrame(
         {
-            "quantity": quantity.axis,
+            "quantity": quantity.axis_label,
             "curve": found["curve"],
             "level": found["level"],
             "weights_left_percent": 100 * found["density"],
@@ -88,12 +90,12 @@ def plotted(records: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
     )
 
 
-def null_of(records: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
+def null_of(records: pd.DataFrame, quantity: Column) -> pd.DataFrame:
     """The null as one more curve: means over the curves, by level; low and high are those of its 95% range."""
-    columns = {f"{quantity.column}_null{end}": name for end, name in (("", "mean"), ("_low", "low"), ("_high", "high"))}
+    columns = {f"{quantity.name}_null{end}": name for end, name in (("", "mean"), ("_low", "low"), ("_high", "high"))}
     null = records.groupby("level")[["density", *columns]].mean().reset_index().rename(columns=columns)
     null["weights_left_percent"] = 100 * null.pop("density")
-    return null.assign(quantity=quantity.axis, curve=PERFECT)
+    return null.assign(quantity=quantity.axis_label, curve=PERFECT)
 
 
 def start(width: float, height: float, labels: Iterable[str]) -> tuple[Figure, Axes]:
@@ -138,7 +140,7 @@ def _legend_size(width: float) -> float:
     return 7.5 if width < WIDE else 8.5
 
 
-def _draw_curves(axes: Axes, found: pd.DataFrame, quantity: Quantity, look: dict[str, Style]) -> None:
+def _draw_curves(axes: Axes, found: pd.DataFrame, quantity: Column, look: dict[str, Style]) -> None:
     present = [curve for curve in look if (found["curve"] == curve).any()]
     for i, curve in enumerate(present):
         rows = found[found["curve"] == curve]
@@ -147,7 +149,7 @@ def _draw_curves(axes: Axes, found: pd.DataFrame, quantity: Quantity, look: dict
             axes.fill_between(x, rows["low"], rows["high"], color=look[curve]["color"], alpha=0.16, linewidth=0)
         order = 3 + 1 / (1 + i)  # the first curve, the reference, lies on top
         axes.plot(x, rows["mean"], label=curve, zorder=order, **look[curve])
-    axes.set_ylabel(quantity.axis)
+    axes.set_ylabel(quantity.axis_label)
 
 
 def density_axis(axes: Axes, percent: pd.Series) -> None:
@@ -162,10 +164,6 @@ def density_axis(axes: Axes, percent: pd.Series) -> None:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(LogLocator(subs=()))
     axes.set_xlabel("weights left (% of prunable, log scale)")
-
-
-def _wide_range(values: pd.Series) -> bool:
-    return bool(values.min() > 0 and values.max() / values.min() > LOG_FACTOR)
 
 
 def _log_value_axis(axes: Axes) -> None:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tombola.claims.nets import family_of
+from tombola.metrics.column import Column
 
 from . import layers, text
 from .figures import Cell, Style, grid, null_of, plotted, styles
 from .panels import CONTROLS, Panel, panels
 from .plates import Plate
-from .quantities import MACE, Quantity, left
+from .quantities import MACE, left
 from .statistics import density_at, shared_level
 
 FEW = 5
@@ -46,17 +47,17 @@ def overview(found: Sequence[Panel], look: dict[str, Style]) -> list[Plate]:
     return [*plates, *_layers(merged, look)]
 
 
-def measured_cells(spots: Sequence[Spot], quantity: Quantity) -> list[Cell]:
+def measured_cells(spots: Sequence[Spot], quantity: Column) -> list[Cell]:
     """What is drawn of a quantity; of a calibration error, with its null."""
     cells = []
     for spot in spots:
         records = spot.panel.records[spot.panel.records["curve"].isin(spot.curves)]
         points = plotted(records, quantity).drop(columns="quantity")
-        if f"{quantity.column}_null" in records and len(points):
+        if f"{quantity.name}_null" in records and len(points):
             points = pd.concat([points, null_of(records, quantity).drop(columns="quantity")], ignore_index=True)
         if len(points):
             points = points.rename(columns={"weights_left_percent": "x"})
-            cells.append(Cell(row=spot.row, column=spot.column, title=spot.name, axis=quantity.axis, points=points))
+            cells.append(Cell(row=spot.row, column=spot.column, title=spot.name, axis=quantity.axis_label, points=points))
     return cells
 
 
@@ -78,15 +79,15 @@ def layer_cells(spots: Sequence[Spot]) -> list[Cell]:
     return cells
 
 
-def _measured(spots: list[Spot], quantity: Quantity, look: dict[str, Style]) -> Plate:
+def _measured(spots: list[Spot], quantity: Column, look: dict[str, Style]) -> Plate:
     drawing = grid(measured_cells(spots, quantity), look, "density")
     seen = {spot.panel.title: text.leader(spot.panel, quantity) for spot in spots}
     null = " Grey: mean and 95% range of what a perfectly calibrated model would show." if quantity is MACE else ""
     caption = (
-        f"{text.sentence(quantity.name)} over weights left, net by net. {text.MARKS} "
+        f"{text.sentence(quantity.label)} over weights left, net by net. {text.MARKS} "
         f"{text.seeds(spots[0].panel, quantity)}{null} " + " ".join(f"{title}: {text}" for title, text in seen.items())
     )
-    return Plate(drawings={f"nets-{quantity.column}": drawing}, caption=caption)
+    return Plate(drawings={f"nets-{quantity.name}": drawing}, caption=caption)
 
 
 def _layers(merged: list[Panel], look: dict[str, Style]) -> list[Plate]:
@@ -146,9 +147,9 @@ def _repeats(panel: Panel, curve: str) -> bool:
     return curve != panel.reference and keys[curve] == keys[panel.reference]
 
 
-def _quantities(found: Sequence[Panel]) -> Iterator[Quantity]:
+def _quantities(found: Sequence[Panel]) -> Iterator[Column]:
     yield found[0].main
-    if any(panel.records[MACE.column].notna().any() for panel in found):
+    if any(panel.records[MACE.name].notna().any() for panel in found):
         yield MACE
 
 

@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from . import explorer, figures, tables, text
-from .analyses import Seen, seen
+from .analyses import seen
 from .explorer import embedded, scripts
 from .figures import Style
 from .images import SETTINGS, Picture
@@ -25,16 +25,12 @@ FIGURES = "figures"
 """The folder of a report's figures, beside the page."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Shown:
-    """A plate as the template shows it."""
+    """A plate with its pictures, as the template shows it."""
 
-    drawings: list[Markup]
-    caption: str
-    names: list[str]
-    """Of its files, without their endings."""
-    explorer: str
-    metric: str
+    plate: Plate
+    pictures: list[Picture]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,20 +69,17 @@ def render(
     look = figures.styles(ordered_curves(records))
     found = panels(records)
     sections: list[Section] = []
-    pictures: list[Picture] = []
     with matplotlib.rc_context(SETTINGS):
         if side_by_side := overview(found, look):
-            shown, pictures = show(side_by_side)
-            sections.append(Section(number=0, title="The nets side by side", findings=[], plates=shown, wide=True))
+            sections.append(
+                Section(number=0, title="The nets side by side", findings=[], plates=show(side_by_side), wide=True)
+            )
         for panel in found:
             own = None if stages is None else panel.stages(stages)
-            shown, own_pictures = show(plates(panel, look, own))
-            sections.append(_section(panel, shown, own))
-            pictures += own_pictures
+            sections.append(_section(panel, show(plates(panel, look, own)), own))
             for view in seen(panel, views, look):
-                shown, own_pictures = show(view.plates)
-                sections.append(_view_section(panel, view, shown))
-                pictures += own_pictures
+                title = f"{panel.title}: {view.title}"
+                sections.append(Section(number=panel.number, title=title, findings=view.findings, plates=show(view.plates)))
     closing = [
         Closing(
             title="Settings",
@@ -109,25 +102,17 @@ def render(
         folder=FIGURES,
         data=data_of(found, look),
     )
-    return html, pictures
+    return html, pictures_of(sections)
 
 
-def show(plates: list[Plate]) -> tuple[list[Shown], list[Picture]]:
-    """The plates as the template shows them, and their pictures."""
-    shown, pictures = [], []
-    for plate in plates:
-        own = [Picture.of(name, drawing) for name, drawing in plate.drawings.items()]
-        pictures += own
-        shown.append(
-            Shown(
-                drawings=[picture.inline(plate.caption) for picture in own],
-                caption=plate.caption,
-                names=list(plate.drawings),
-                explorer=plate.explorer,
-                metric=plate.metric,
-            )
-        )
-    return shown, pictures
+def show(plates: list[Plate]) -> list[Shown]:
+    """Return the plates with their pictures laid out. Within matplotlib.rc_context(SETTINGS)."""
+    return [Shown(plate, [Picture.of(name, each) for name, each in plate.drawings.items()]) for plate in plates]
+
+
+def pictures_of(sections: list[Section]) -> list[Picture]:
+    """Return all pictures of the page."""
+    return [picture for section in sections for shown in section.plates for picture in shown.pictures]
 
 
 def data_of(panels: list[Panel], look: dict[str, Style]) -> dict[str, Any]:
@@ -161,13 +146,4 @@ def _section(panel: Panel, shown: list[Shown], stages: pd.DataFrame | None) -> S
         plates=shown,
         tables=[table for table in found if table.rows],
         all_gaps=tables.gap_table(panel, every_level=True),
-    )
-
-
-def _view_section(panel: Panel, view: Seen, shown: list[Shown]) -> Section:
-    return Section(
-        number=panel.number,
-        title=f"{panel.title}: {view.title}",
-        findings=view.findings,
-        plates=shown,
     )

@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from .quantities import ACCURACY, RMSE, Quantity, listed
+from tombola.metrics.column import Column
+
+from .quantities import ACCURACY, RMSE, listed
 
 CONTROLS = (
     *("transplant_shuffle", "transplant_reinit"),
@@ -27,7 +29,7 @@ class Panel:
     records: pd.DataFrame
     curves: list[str]  # in the order of legends and tables
     reference: str  # the curve that the others are compared with
-    main: Quantity  # accuracy, or RMSE for regression
+    main: Column  # accuracy, or RMSE for regression
 
     def arm(self, curve: str) -> str:
         """The arm that the curve shows."""
@@ -69,7 +71,7 @@ def ordered_curves(records: pd.DataFrame) -> list[str]:
     return [str(curve) for _, _, curve in sorted(names, key=lambda name: (_rank(name[0]), name[1] != "snr"))]
 
 
-def main_quantity(records: pd.DataFrame) -> Quantity:
+def main_quantity(records: pd.DataFrame) -> Column:
     """Accuracy, or RMSE for regression."""
     return ACCURACY if records["accuracy"].notna().any() else RMSE
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
+from tombola.metrics.column import Column
+
 from . import figures, layers, text
 from .figures import WIDE, Drawing, Style
 from .panels import Panel
-from .quantities import DRIFT, ECE, MACE, NLL, Quantity, duration, listed
+from .quantities import DRIFT, ECE, MACE, NLL, duration, listed
 from .statistics import shared_level
 from .tables import Table
 
@@ -43,22 +45,22 @@ def plates_of_measurements(panel: Panel, look: dict[str, Style]) -> list[Plate]:
 def _measured(panel: Panel, look: dict[str, Style]) -> list[Plate]:
     found = []
     for quantity in (panel.main, NLL):
-        if panel.records[quantity.column].notna().any():
+        if panel.records[quantity.name].notna().any():
             found.append(_curves(panel, quantity, look))
-    shown = [quantity for quantity in (ECE, MACE) if panel.records[quantity.column].notna().any()]
+    shown = [quantity for quantity in (ECE, MACE) if panel.records[quantity.name].notna().any()]
     if shown:
-        drawings = {f"{panel.number}-{each.column}": figures.calibration(panel.records, each, look) for each in shown}
-        found.append(Plate(drawings=drawings, caption=text.calibration(panel, shown), metric=shown[0].column))
+        drawings = {f"{panel.number}-{each.name}": figures.calibration(panel.records, each, look) for each in shown}
+        found.append(Plate(drawings=drawings, caption=text.calibration(panel, shown), metric=shown[0].name))
     return found
 
 
-def _curves(panel: Panel, quantity: Quantity, look: dict[str, Style]) -> Plate:
-    name, closer = f"{panel.number}-{quantity.column}", panel.uncontrolled()
+def _curves(panel: Panel, quantity: Column, look: dict[str, Style]) -> Plate:
+    name, closer = f"{panel.number}-{quantity.name}", panel.uncontrolled()
     explorer = "curves" if quantity is panel.main else ""
     if len(closer) < 2 or len(closer) == len(panel.curves):
         drawings = {name: figures.over_density(panel.records, quantity, look)}
         caption = text.over_density(panel, quantity)
-        return Plate(drawings=drawings, caption=caption, explorer=explorer, metric=quantity.column)
+        return Plate(drawings=drawings, caption=caption, explorer=explorer, metric=quantity.name)
     # shuffles fall so far that they hide how the tickets differ
     records = panel.records[panel.records["curve"].isin(closer)]
     few = {curve: look[curve] for curve in closer}
@@ -67,7 +69,7 @@ def _curves(panel: Panel, quantity: Quantity, look: dict[str, Style]) -> Plate:
         f"{name}-without-controls": figures.over_density(records, quantity, few, width=figures.NARROW),
     }
     caption = text.over_density(panel, quantity, twice=True)
-    return Plate(drawings=drawings, caption=caption, explorer=explorer, metric=quantity.column)
+    return Plate(drawings=drawings, caption=caption, explorer=explorer, metric=quantity.name)
 
 
 def _layers(panel: Panel, look: dict[str, Style]) -> list[Plate]:
@@ -93,13 +95,13 @@ def _layers(panel: Panel, look: dict[str, Style]) -> list[Plate]:
 def _drift(panel: Panel, look: dict[str, Style]) -> list[Plate]:
     drawings = {}
     for quantity in DRIFT:
-        known = panel.records[panel.records[quantity.column].notna()]
+        known = panel.records[panel.records[quantity.name].notna()]
         few = {curve: look[curve] for curve in panel.curves if (known["curve"] == curve).any()}
         if few:
-            drawings[f"{panel.number}-{quantity.column.replace('_', '-')}"] = figures.over_density(
+            drawings[f"{panel.number}-{quantity.name.replace('_', '-')}"] = figures.over_density(
                 known, quantity, few, width=figures.NARROW
             )
-    return [Plate(drawings=drawings, caption=text.drift(panel), metric=DRIFT[0].column)] if drawings else []
+    return [Plate(drawings=drawings, caption=text.drift(panel), metric=DRIFT[0].name)] if drawings else []
 
 
 def _times(panel: Panel, stages: pd.DataFrame | None) -> list[Plate]:

@@ -1,7 +1,7 @@
 """Statistics over seeds. Every function takes the records of one panel: one model, one data set, one variant."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +59,15 @@ def common_level(records: pd.DataFrame, curve_a: str, curve_b: str, metric: str)
         if seeds == 1 and lone is None:
             lone = level
     return lone
+
+
+def gaps(records: pd.DataFrame, a: str, b: str, metric: str, *, every_level: bool) -> Iterator[tuple[int, Gap]]:
+    """Yield level and gap of curve a minus curve b, at the sparsest level that both have or at every one."""
+    last = common_level(records, a, b, metric)
+    for level in levels(records, a, metric) if every_level else [] if last is None else [last]:
+        gap = paired_gap(records, a, b, level, metric)
+        if gap.n:
+            yield level, gap
 
 
 def levels(records: pd.DataFrame, curve: str, metric: str) -> list[int]:

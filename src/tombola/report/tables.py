@@ -9,10 +9,11 @@ import pandas as pd
 
 from tombola.claims import Row, judge
 from tombola.claims.table import BESIDE_NOTE, NOTE, effect, named, parts, region, remark, row_keys, verdict_text
+from tombola.metrics.column import MINUS, NONE, Column
 
 from .panels import MAIN, OWN_MASK, Panel, values, written
-from .quantities import MINUS, NONE, Quantity, duration, left, listed, number
-from .statistics import Gap, by_seed, common_level, density_at, levels, paired_gap, summary
+from .quantities import duration, left, listed, number
+from .statistics import by_seed, density_at, gaps, levels, summary
 from .text import interval
 
 
@@ -30,7 +31,7 @@ class Table:
 def main_table(panel: Panel) -> Table:
     """Accuracy by weights left with the best epoch's beside it, or RMSE for regression."""
     quantity = panel.main
-    found = summary(panel.records, quantity.column).set_index(["curve", "level"])
+    found = summary(panel.records, quantity.name).set_index(["curve", "level"])
     best = panel.records.groupby(["curve", "level"])["best_accuracy"].mean()
     seeds = int(found["n"].max()) if len(found) else 0
     rows = []
@@ -43,8 +44,8 @@ def main_table(panel: Panel) -> Table:
                 row.append(quantity.spread(best.get((curve, level), math.nan), math.nan))
         rows.append(row)
     spread = "Mean ± standard deviation over seeds" if seeds > 1 else "One seed: no spread shown"
-    unit = "in percent" if quantity.unit == "%" else f"in {quantity.gap_unit}"
-    title = f"Test {quantity.name}, {unit}, by weights left"
+    unit = "in percent" if quantity.suffix == "%" else f"in {quantity.gap_unit}"
+    title = f"Test {quantity.label}, {unit}, by weights left"
     if not quantity.higher_is_better:
         return Table(title=title, head=["left", *panel.curves], rows=rows, note=f"{spread}.")
     return Table(
@@ -61,17 +62,13 @@ def gap_table(panel: Panel, *, every_level: bool) -> Table:
     """The reference minus each other curve, at the last level they share or at every one."""
     quantity, rows = panel.main, []
     for curve in panel.curves:
-        if curve == panel.reference:
-            continue
-        last = common_level(panel.records, panel.reference, curve, quantity.column)
-        shown = levels(panel.records, curve, quantity.column) if every_level else [] if last is None else [last]
-        for level in shown:
-            gap = paired_gap(panel.records, panel.reference, curve, level, quantity.column)
-            if gap.n:
-                rows.append(_gap_row(panel, curve, level, gap))
+        if curve != panel.reference:
+            for level, gap in gaps(panel.records, panel.reference, curve, quantity.name, every_level=every_level):
+                where = [str(level), left(density_at(panel.records, level))]
+                rows.append([curve, *where, quantity.signed(gap.mean), interval(gap, quantity), str(gap.n)])
     which = "at every level" if every_level else "at the sparsest level that both have"
     return Table(
-        title=f"Gap of {panel.reference} to each other curve in {quantity.name} ({quantity.gap_unit}), {which}",
+        title=f"Gap of {panel.reference} to each other curve in {quantity.label} ({quantity.gap_unit}), {which}",
         head=["curve", "level", "left", "gap", "95% interval", "seeds"],
         rows=rows,
         note=f"{panel.reference} minus the curve, paired over seeds.",
@@ -113,23 +110,11 @@ def environment_table(records: pd.DataFrame) -> Table:
     return Table(title="Environment", head=["device", "torch", "test examples", "tickets"], rows=rows)
 
 
-def _spread(point: pd.Series | None, quantity: Quantity, seeds: int) -> str:
+def _spread(point: pd.Series | None, quantity: Column, seeds: int) -> str:
     if point is None:
         return NONE
     fewer = f" (n={int(point['n'])})" if point["n"] < seeds else ""
     return f"{quantity.spread(point['mean'], point['sd'])}{fewer}"
-
-
-def _gap_row(panel: Panel, curve: str, level: int, gap: Gap) -> list[str]:
-    mean = panel.main.signed(gap.mean)
-    return [
-        curve,
-        str(level),
-        left(density_at(panel.records, level)),
-        mean,
-        interval(gap, panel.main),
-        str(gap.n),
-    ]
 
 
 SHOWN = (*OWN_MASK, "transplant")

@@ -6,8 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from tombola.metrics.column import NONE, Column
+
 from .panels import Panel, values, written
-from .quantities import DRIFT, NONE, Quantity, left, listed, number, shortened
+from .quantities import DRIFT, left, listed, number, shortened
 from .statistics import (
     Gap,
     by_seed,
@@ -33,21 +35,21 @@ def findings(panel: Panel) -> list[str]:
     for curve in panel.curves:
         if curve == panel.reference:
             continue
-        level = common_level(panel.records, panel.reference, curve, panel.main.column)
+        level = common_level(panel.records, panel.reference, curve, panel.main.name)
         if level is None:
             sentences.append(f"{panel.reference} and {curve} share no level and seed yet.")
             continue
-        gap = paired_gap(panel.records, panel.reference, curve, level, panel.main.column)
+        gap = paired_gap(panel.records, panel.reference, curve, level, panel.main.name)
         where = f"at {left(density_at(panel.records, level))} of weights left (level {level})"
         sentences.append(gap_sentence(panel.reference, curve, gap, panel.main, where))
     return [*sentences, *calibration_sentences(panel), *drift_sentences(panel), *diverged_sentences(panel)]
 
 
-def gap_sentence(a: str, b: str, gap: Gap, quantity: Quantity, where: str) -> str:
+def gap_sentence(a: str, b: str, gap: Gap, quantity: Column, where: str) -> str:
     """Whether a is above b, below it, or neither, with the mean gap, its interval and the number of seeds."""
     mean = f"{quantity.signed(gap.mean)} {quantity.gap_unit}"
     if gap.n < 2:
-        return f"{a} minus {b} is {mean} in {quantity.name} {where}: n = 1 seed, so no interval and no verdict."
+        return f"{a} minus {b} is {mean} in {quantity.label} {where}: n = 1 seed, so no interval and no verdict."
     seeds = f"n = {gap.n} seeds"
     numbers = f"mean gap {mean}, 95% interval {interval(gap, quantity)}, {seeds}"
     if gap.low > 0:
@@ -57,10 +59,10 @@ def gap_sentence(a: str, b: str, gap: Gap, quantity: Quantity, where: str) -> st
     else:
         verdict = f"cannot be told apart from {b} with {gap.n} seeds"
     better = "" if quantity.higher_is_better else " (lower is better)"
-    return f"{a} {verdict} in {quantity.name}{better} {where}: {numbers}."
+    return f"{a} {verdict} in {quantity.label}{better} {where}: {numbers}."
 
 
-def interval(gap: Gap, quantity: Quantity) -> str:
+def interval(gap: Gap, quantity: Column) -> str:
     """ "+1.20 to +3.40"; a dash where there is no interval."""
     return NONE if math.isnan(gap.low) else f"{quantity.signed(gap.low)} to {quantity.signed(gap.high)}"
 
@@ -68,21 +70,21 @@ def interval(gap: Gap, quantity: Quantity) -> str:
 def dense_sentence(panel: Panel) -> str:
     """The reference at its last level, and against its own dense network."""
     curve, quantity, records = panel.reference, panel.main, panel.records
-    reached = levels(records, curve, quantity.column)
+    reached = levels(records, curve, quantity.name)
     if not reached:
         return f"{curve}: no level is finished."
-    last = common_level(records, curve, curve, quantity.column) or reached[-1]  # with two seeds, if a sparse level has
-    value = quantity.show(by_seed(records, curve, last, quantity.column).mean())
+    last = common_level(records, curve, curve, quantity.name) or reached[-1]  # with two seeds, if a sparse level has
+    value = quantity.show(by_seed(records, curve, last, quantity.name).mean())
     if reached[0] != 0:
-        return f"{curve} has a {quantity.name} of {value} at level {last}; its dense network is not finished."
-    dense = quantity.show(by_seed(records, curve, 0, quantity.column).mean())
+        return f"{curve} has a {quantity.label} of {value} at level {last}; its dense network is not finished."
+    dense = quantity.show(by_seed(records, curve, 0, quantity.name).mean())
     if last == 0:
-        return f"{curve}: only the dense network is finished, with a {quantity.name} of {dense}."
+        return f"{curve}: only the dense network is finished, with a {quantity.label} of {dense}."
     where = f"at {left(density_at(records, last))} of weights left (level {last})"
-    gap = level_gap(records, curve, last, 0, quantity.column)
+    gap = level_gap(records, curve, last, 0, quantity.name)
     if gap.n == 0:
-        return f"{curve}: {quantity.name} {dense} dense, {value} {where}; no seed has both."
-    lead = f"{curve}: {quantity.name} {dense} dense, {value} at level {last}. "
+        return f"{curve}: {quantity.label} {dense} dense, {value} {where}; no seed has both."
+    lead = f"{curve}: {quantity.label} {dense} dense, {value} at level {last}. "
     return lead + gap_sentence(f"Level {last}", "the dense network", gap, quantity, where)
 
 
@@ -121,11 +123,11 @@ def drift_sentences(panel: Panel) -> list[str]:
 
 def diverged_sentences(panel: Panel) -> list[str]:
     """How many tickets have no finite result; none if all have one."""
-    missing = int(panel.records[[panel.main.column, "nll"]].isna().any(axis=1).sum())
+    missing = int(panel.records[[panel.main.name, "nll"]].isna().any(axis=1).sum())
     if not missing:
         return []
     return [
-        f"{missing} of {len(panel.records)} tickets have no finite {panel.main.name} or NLL, as after a diverged "
+        f"{missing} of {len(panel.records)} tickets have no finite {panel.main.label} or NLL, as after a diverged "
         "training; figures, tables and gaps leave these values out."
     ]
 
@@ -165,16 +167,16 @@ def lead(panels: list[Panel]) -> str:
 MARKS = "Mark: mean over seeds; bar: from the smallest to the largest; moved aside a little, that none hides another."
 
 
-def over_density(panel: Panel, quantity: Quantity, *, twice: bool = False) -> str:
+def over_density(panel: Panel, quantity: Column, *, twice: bool = False) -> str:
     """How to read the curves, and which one leads at the last level that all have. `twice`: also without controls."""
     drawn = ": all curves, then a closer look without re-init and shuffles" if twice else ""
     seen = f"{_spread(panel, quantity)} {leader(panel, quantity)}"
-    return f"{sentence(quantity.name)} over weights left{drawn}. {seen}"
+    return f"{sentence(quantity.label)} over weights left{drawn}. {seen}"
 
 
-def calibration(panel: Panel, quantities: list[Quantity]) -> str:
+def calibration(panel: Panel, quantities: list[Column]) -> str:
     """What the grey band is, and which curves leave their own range at their last level."""
-    names = listed([quantity.name for quantity in quantities])
+    names = listed([quantity.label for quantity in quantities])
     seen = " ".join(_exceeding(panel, quantity) for quantity in quantities)
     return (
         f"Calibration: {names} over weights left; lower is better. {_spread(panel, quantities[0])} Grey: what a "
@@ -183,9 +185,9 @@ def calibration(panel: Panel, quantities: list[Quantity]) -> str:
     )
 
 
-def explored(panel: Panel, quantity: Quantity) -> str:
+def explored(panel: Panel, quantity: Column) -> str:
     """The caption of the interactive chart when it shows that quantity."""
-    null = f"{quantity.column}_null"
+    null = f"{quantity.name}_null"
     grey = " Grey: mean and 95% range under perfect calibration." if null in panel.records else ""
     return over_density(panel, quantity) + grey
 
@@ -239,26 +241,26 @@ def heat(table: pd.DataFrame, curves: list[str]) -> str:
     )
 
 
-def _spread(panel: Panel, quantity: Quantity) -> str:
-    counts = summary(panel.records, quantity.column)["n"]
+def _spread(panel: Panel, quantity: Column) -> str:
+    counts = summary(panel.records, quantity.name)["n"]
     if counts.max() == 1:
         return "One seed: no spread shown."
     some = "" if counts.min() == counts.max() else f" (some points have only {counts.min()})"
     return f"Line: mean over {counts.max()} seeds{some}; band: smallest to largest."
 
 
-def seeds(panel: Panel, quantity: Quantity) -> str:
+def seeds(panel: Panel, quantity: Column) -> str:
     """Of how many seeds a mean is."""
-    counts = summary(panel.records, quantity.column)["n"]
+    counts = summary(panel.records, quantity.name)["n"]
     least, most = int(counts.min()), int(counts.max())
     return f"{most} seed{'s' if most > 1 else ''}{'' if least == most else f' (some points have only {least})'}."
 
 
-def leader(panel: Panel, quantity: Quantity) -> str:
+def leader(panel: Panel, quantity: Column) -> str:
     """Which curve is ahead at the sparsest level that all have, by how much, and which is last."""
-    found = summary(panel.records, quantity.column)
+    found = summary(panel.records, quantity.name)
     curves = [curve for curve in panel.curves if (found["curve"] == curve).any()]
-    level = shared_level(panel.records, curves, quantity.column)
+    level = shared_level(panel.records, curves, quantity.name)
     if level is None:
         return "The curves have no level in common yet."
     means = found[found["level"] == level].set_index("curve")["mean"]
@@ -275,20 +277,20 @@ def leader(panel: Panel, quantity: Quantity) -> str:
     )
 
 
-def _exceeding(panel: Panel, quantity: Quantity) -> str:
+def _exceeding(panel: Panel, quantity: Column) -> str:
     always, sometimes = [], []
     for curve in panel.curves:
-        reached = levels(panel.records, curve, f"{quantity.column}_null_high")
+        reached = levels(panel.records, curve, f"{quantity.name}_null_high")
         if not reached:
             continue
-        above, n = exceeding(panel.records, curve, reached[-1], quantity.column)
+        above, n = exceeding(panel.records, curve, reached[-1], quantity.name)
         if 0 < above == n:
             always.append(curve)
         elif above:
             sometimes.append(curve)
     names = "every curve" if len(always) == len(panel.curves) else listed(always)
     some = f"; in some seeds for {listed(sometimes)}" if sometimes else ""
-    return f"At a curve's last level, {quantity.name} is above that curve's own range in every seed for {names}{some}."
+    return f"At a curve's last level, {quantity.label} is above that curve's own range in every seed for {names}{some}."
 
 
 def sentence(name: str) -> str:

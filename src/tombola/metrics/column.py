@@ -1,0 +1,82 @@
+"""A column of the records, with its meaning, and how its numbers are written."""
+
+import math
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal, get_args
+
+Kind = Literal["label", "metric", "calibration", "null", "drift", "size", "cost", "timing", "setting", "environment"]
+"""Kinds in the order of the report's menu. `timing` differs between two runs of one study, `environment` tells where a row
+was made: records are compared without both."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+MINUS = "\N{MINUS SIGN}"
+NONE = "\N{EN DASH}"
+"""Stands where there is no number."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column, and how its numbers are written."""
+
+    name: str
+    kind: Kind
+    unit: str
+    sentence: str
+    """Its meaning, as the documentation has it: Markdown."""
+    _: KW_ONLY
+    optional: bool = False
+    """True: absent from a table whose rows all lack it; False: there, with NaN."""
+
+    label: str = ""
+    """Its name within a sentence of the report; a column without one is not offered as a curve."""
+    axis: str = ""
+    """The axis label; empty: the label with the unit."""
+    scale: float = 1.0  # shown number = scale * recorded number
+    decimals: int = 3
+    suffix: str = ""  # follows a value
+    gap_unit: str = ""  # follows a difference
+    higher_is_better: bool = False
+
+    @property
+    def axis_label(self) -> str:
+        return self.axis or (f"{self.label} ({self.unit})" if self.unit else self.label)
+
+    def show(self, value: float) -> str:
+        """Return the value with its unit, such as "94.2%"; a dash for NaN."""
+        return NONE if math.isnan(value) else self._written(value) + self.suffix
+
+    def spread(self, mean: float, sd: float) -> str:
+        """Return "94.2 ± 0.3" without unit; the mean alone where there is no standard deviation."""
+        if math.isnan(mean):
+            return NONE
+        return self._written(mean) + ("" if math.isnan(sd) else f" ± {self.scale * sd:.{self.decimals}f}")
+
+    def signed(self, gap: float) -> str:
+        """Return a difference with its sign and one more decimal than a value has, without unit."""
+        return NONE if math.isnan(gap) else f"{self.scale * gap:+.{self.decimals + 1}f}".replace("-", MINUS)
+
+    def _written(self, value: float) -> str:
+        return f"{self.scale * value:.{self.decimals}f}".replace("-", MINUS)
+
+
+def with_null(metric: Column) -> list[Column]:
+    """Return a calibration metric and its companions; only classifications have those at the ends of the null."""
+    name, optional = metric.name, metric.optional
+    null = "the [null](concepts.md#metrics-and-their-nulls): mean of the metric if the model were perfectly calibrated"
+    axis = metric.axis_label.replace(" (", " minus its null (")
+    return [
+        metric,
+        Column(f"{name}_null", "null", "fraction", null, optional=optional),
+        Column(f"{name}_null_low", "null", "fraction", "2.5% quantile of the null", optional=True),
+        Column(f"{name}_null_high", "null", "fraction", "97.5% quantile of the null", optional=True),
+        Column(
+            f"{name}_excess",
+            "null",
+            "fraction",
+            "the metric minus the mean of its null",
+            optional=True,
+            label=f"{metric.label} above its null",
+            axis=axis,
+        ),
+        Column(f"{name}_empty_bins", "null", "bins", "bins without a point (a mean over repeats)", optional=True),
+    ]
