@@ -199,6 +199,7 @@ def test_tickets_that_no_other_part_stands_on_are_deleted(prepared, whole):
 
 def test_the_table_is_that_of_an_ordinary_run_and_claims_read_it(prepared, whole, tmp_path):
     from tombola.claims import judge
+    from tombola.claims.paper import CLAIMS
 
     shutil.copy(whole / "paper.json", tmp_path)
     found = records.read([collect(tmp_path)])
@@ -208,7 +209,7 @@ def test_the_table_is_that_of_an_ordinary_run_and_claims_read_it(prepared, whole
     here = found[found["study"] == "paper-scores"].reset_index(drop=True)
     assert [*here.columns] == [*expected.columns]
     pd.testing.assert_frame_equal(here, expected, check_dtype=False, check_exact=True)
-    judged = judge(found)
+    judged = judge(found, CLAIMS)
     assert {row.net for row in judged if row.joint is not None} == {"resnet20/toy"}
 
 
