@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
 from support.claim_records import rows_of
@@ -116,6 +117,12 @@ def test_holm_is_its_definition():
     p_values = np.random.default_rng(1).uniform(0, 0.2, 30)
     expected = [max(min(1.0, (30 - i) * p) for i, p in enumerate(sorted(p_values)) if p <= own) for own in p_values]
     assert holm(list(p_values)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n", [2, 7, 40])
+def test_holm_is_that_of_statsmodels(n):
+    p_values = np.random.default_rng(n).uniform(0, 0.3, n).round(2)  # with ties
+    assert holm(p_values.tolist()) == pytest.approx(multipletests(p_values, method="holm")[1])
 
 
 def test_under_no_difference_a_directed_claim_is_supported_in_five_of_a_hundred_studies():

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tombola.claims import judge
+from tombola.claims.paper import CLAIMS
 from tombola.claims.table import named
 from tombola.cli.run import spread
 from tombola.engine.folder import StudyFolder
@@ -54,7 +55,7 @@ def test_what_studies_share_runs_once_and_what_is_settled_is_left(cli, two, tmp_
     assert len(list(tmp_path.glob("out/tombola-stages/*/record.json"))) == len(first | second)
     curves = [set(pd.read_parquet(tmp_path / "out" / name / "records.parquet")["curve"]) for name in ("first", "second")]
     assert curves == [{"ticket (snr)", "deterministic (magnitude)"}, {"ticket (snr)", "re-init (snr)"}]
-    rows = judge(read([tmp_path / "out" / name for name in ("first", "second")]))
+    rows = judge(read([tmp_path / "out" / name for name in ("first", "second")]), CLAIMS)
     assert all((named(row) in result.output) == any(r.joint for r in rows) for row in rows)
     assert "out/second/report.html" in result.output.splitlines()[-1]
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 import torch
 from pandas.testing import assert_frame_equal
 from rich.console import Console
-from tombola.engine.calibrate import Guesses
 
 from tombola.cli.run import Conditions, run
 from tombola.engine.folder import StudyFolder
+from tombola.engine.forecast import Guesses
 from tombola.engine.local import dataset
 from tombola.engine.records import collect, collect_views
 from tombola.engine.store import Store, missing

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from tombola.claims import CLAIMS, judge
+from tombola.claims import judge
+from tombola.claims.paper import CLAIMS
 from tombola.engine.local import LocalEngine, dataset
 from tombola.engine.records import collect, collect_views
 from tombola.engine.store import Store

@@ -1,10 +1,10 @@
-"""Claims of the study as code: each a small function over the records, judged over seeds.
+"""Claims about nets as code: each a small function over the records, judged over seeds.
 
-`judge` takes records, of one study or of several, and gives a row for each claim and net.
+`judge` takes records, of one study or of several, and claims, and gives a row for each claim and net. The claims of
+arXiv 2602.18825 are `tombola.claims.paper.CLAIMS`.
 """
 
 from .judge import Row, judge
-from .paper.claims import CLAIMS
 from .verdict import Claim
 
-__all__ = ["CLAIMS", "Claim", "Row", "judge"]
+__all__ = ["Claim", "Row", "judge"]

@@ -11,7 +11,6 @@ from tombola.errors import TombolaError
 
 from .curves import Missing
 from .nets import BESIDE, Net, nets_of
-from .paper.claims import CLAIMS
 from .verdict import ALPHA, CONTRADICTED, INCONCLUSIVE, NO_DATA, SUPPORTED, Claim, Joint, holm, outcome
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class Row:
         return SUPPORTED if self.p_supported < ALPHA else INCONCLUSIVE
 
 
-def judge(records: pd.DataFrame, claims: Mapping[str, Claim] = CLAIMS) -> list[Row]:
+def judge(records: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Row]:
     """Rows in the claims' order, at least one for each; `records` may be of several studies.
 
     Of a family of nets that has data for a claim, the nets that lack it have no row. Raises TombolaError for records
@@ -70,7 +69,7 @@ def judge(records: pd.DataFrame, claims: Mapping[str, Claim] = CLAIMS) -> list[R
             f"the records have no column {absent[0]!r}: an earlier version wrote them; 'tombola report DIR' writes them anew"
         )
     records = records.replace([math.inf, -math.inf], math.nan)
-    nets = {claim.varied: nets_of(records, claim.varied) for claim in claims.values()}
+    nets = {varied: nets_of(records, varied) for varied in {claim.varied for claim in claims.values()}}
     rows = [row for claim in claims.values() for row in _rows(claim, nets[claim.varied])]
     return _corrected(rows)
 

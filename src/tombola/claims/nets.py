@@ -33,6 +33,8 @@ class Net:
     metric: str = "accuracy"
     relatives: list[Net] = field(default_factory=list, repr=False)
     """All nets of the records on the same data, of the same family or the same name, this one too."""
+    cache: dict[tuple[Curve, str], Grid | None] = field(default_factory=dict, repr=False, compare=False)
+    """Grids of `rows` by curve and column, shared by copies that differ in label, metric or relatives."""
 
     @property
     def family(self) -> str:
@@ -49,7 +51,10 @@ class Net:
     def grids(self, *curves: Curve, column: str = "") -> list[Grid]:
         """The values of each curve. Raises Missing naming all the curves that are not recorded."""
         name = column or self.metric
-        found = {curve: grid(curve, self.rows, name) for curve in curves}
+        for curve in curves:
+            if (curve, name) not in self.cache:
+                self.cache[curve, name] = grid(curve, self.rows, name)
+        found = {curve: self.cache[curve, name] for curve in curves}
         absent = [curve for curve, values in found.items() if values is None]
         if absent:
             what = "" if name == "accuracy" else f"{name.replace('_', ' ')} of "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from .contrasts import POINTS, TIMES
+from .contrasts import RANK, TIMES
 from .judge import Row
 from .verdict import CONTRADICTED, INCONCLUSIVE, NO_DATA, SUPPORTED, Outcome
 
@@ -43,7 +43,7 @@ def effect(found: Outcome) -> str:
     """The mean and its interval, as "+0.31 [-0.10, +0.72] points"."""
     unit = found.part.contrast.unit
     interval = "" if math.isnan(found.low) else f" [{_shown(found.low, unit)}, {_shown(found.high, unit)}]"
-    return f"{_shown(found.mean, unit)}{interval}{' times' if unit == TIMES else f' {unit}' if unit == POINTS else ''}"
+    return f"{_shown(found.mean, unit)}{interval}{'' if unit == RANK else f' {unit}'}"
 
 
 def region(found: Outcome) -> str:

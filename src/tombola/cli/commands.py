@@ -91,9 +91,10 @@ def compare_studies(first: Path, second: Path, out: Path) -> int:
 def judge_claims(paths: list[Path], csv: Path | None, json: Path | None) -> int:
     """Always 0. Raises TombolaError for a folder without records, and where a file cannot be written."""
     from tombola.claims import judge
+    from tombola.claims.paper import CLAIMS
     from tombola.claims.table import as_json, frame, printed
 
-    rows = judge(records.read(paths))
+    rows = judge(records.read(paths), CLAIMS)
     Console().print(printed(rows))
     for out, text in ((csv, lambda: frame(rows).to_csv(index=False)), (json, lambda: as_json(rows))):
         if out is not None:

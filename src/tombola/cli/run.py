@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tombola.claims import judge
+from tombola.claims.paper import CLAIMS
 from tombola.claims.table import printed
 from tombola.engine import Engine, records
 from tombola.engine.budget import Budget
@@ -177,7 +178,7 @@ def _say_which(under: Conditions, number: int, names: list[str]) -> None:
 def _say_claims(folders: list[StudyFolder], console: Console) -> None:
     """Print the verdicts over all records, where there is data for any."""
     table = records.read([folder.path for folder in folders])
-    rows = judge(table) if len(table) else []
+    rows = judge(table, CLAIMS) if len(table) else []
     if any(row.joint for row in rows):
         console.print(printed(rows))
 

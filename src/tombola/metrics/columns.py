@@ -242,8 +242,9 @@ _RECORDS = [
         "settings",
         "setting",
         "JSON text",
-        "the study's settings that differ from their [defaults in keys](concepts.md#keys-stages-and-the-same-bits), by path, with the data's fingerprint; without what"
-        " has a column. Rows with equal texts are of one experiment, whatever study they are in",
+        "the study's settings that differ from their [defaults in keys](concepts.md#keys-stages-and-the-same-bits), by"
+        " path, with the data's fingerprint; without what has a column. Rows with equal texts are of one experiment,"
+        " whatever study they are in",
     ),
     Column("changes", "setting", "JSON text", "what the arm does otherwise than its study, by path; mostly `{}`"),
 ]

@@ -52,7 +52,7 @@ def _overlap(panel: Panel, rows: pd.DataFrame, look: dict[str, Style]) -> Seen:
             _by_level(seeds, "curve_a"), look, "Jaccard index of two seeds' masks", "density"
         )
         said += [_shared(at, f"The masks of two seeds of {curve}") for curve, at in _last(seeds, "curve_a", look)]
-    curves = _against(rows[rows["between"] == "curves"], panel.reference)
+    curves = against(rows[rows["between"] == "curves"], panel.reference)
     if len(curves):
         drawings[f"{panel.number}-overlap-curves"] = lines(
             _by_level(curves, "other"), look, f"Jaccard index with {panel.reference}", "density"
@@ -211,7 +211,7 @@ def _last(rows: pd.DataFrame, line: str, look: dict[str, Style]) -> list[tuple[s
     return found
 
 
-def _against(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
+def against(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
     """The pairs that the reference is one of, with the `other` one."""
     first, second = rows[rows["curve_a"] == reference], rows[rows["curve_b"] == reference]
     return pd.concat([first.assign(other=first["curve_b"]), second.assign(other=second["curve_a"])], ignore_index=True)

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tombola.claims import Row, judge
+from tombola.claims.paper import CLAIMS
 from tombola.claims.table import BESIDE_NOTE, NOTE, effect, named, parts, region, remark, row_keys, verdict_text
 from tombola.metrics.column import MINUS, NONE, Column
 
@@ -200,13 +201,13 @@ class Claims:
 
 def claims_of(records: pd.DataFrame) -> Claims:
     """Every claim of arXiv 2602.18825 judged by the records."""
-    rows = judge(records) if len(records) else []
-    judged = [_judged(row) for row in rows if row.joint]
+    rows = judge(records, CLAIMS) if len(records) else []
     without = [(named(row), row.claim.sentence, row.net, row.needs) for row in rows if not row.joint]
-    return Claims(judged=judged, without=without)
+    return Claims(judged=[judged(row) for row in rows if row.joint], without=without)
 
 
-def _judged(row: Row) -> Judged:
+def judged(row: Row) -> Judged:
+    """The texts of a row that has data."""
     assert row.joint is not None
     found = row.joint.deciding
     words = [found.part.contrast.words, *filter(None, (parts(row), remark(row))), f"{len(row_keys(row))} rows"]

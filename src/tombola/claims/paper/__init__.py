@@ -1,0 +1,5 @@
+"""The claims of arXiv 2602.18825, "Bayesian Lottery Ticket Hypothesis"."""
+
+from .claims import CLAIMS
+
+__all__ = ["CLAIMS"]

@@ -1,10 +1,9 @@
-"""All studies of the paper at one size: python -m benchmarks.paper --path FILES [--size cpu] [--jobs 2] [--seeds N].
+"""All studies of the paper at one size, and what each cost.
 
 Each by `tombola run paper/NAME`, as a user would, one after another on one store, so that what they share runs once. Writes
-records.parquet and views.parquet of all, and record.json with what each study cost, where and with what; from these
-docs/make_paper.py makes docs/paper.md. It resumes where it was stopped. A study's `wall_seconds` are by the clock, with the
-start of Python and its page (a sitting that was killed counts for nothing); its `alone_seconds` are those of all its
-stages, the shared ones too, over the processes.
+records.parquet and views.parquet of all, and record.json with what each study cost, where and with what. It resumes where it
+was stopped. A study's `wall_seconds` are by the clock, with the start of Python and its page (a sitting that was killed
+counts for nothing); its `alone_seconds` are those of all its stages, the shared ones too, over the processes.
 """
 
 import argparse
@@ -21,7 +20,6 @@ from tombola.engine import records
 from tombola.engine.folder import StudyFolder
 from tombola.engine.records import stage_times
 from tombola.engine.store import missing
-from tombola.study.recipes import cifar10
 from tombola.study.spec import read, shipped
 from tombola.study.stages import Train
 
@@ -29,15 +27,8 @@ ORDER = ("scores", "layers", "randomise", "transplant", "rewind", "rate", "calib
 """What a stage is shared by comes after the study that it counts for."""
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--path", required=True, help="CIFAR-10: files on this machine, or its name on the hub")
-    parser.add_argument("--size", choices=cifar10()["sizes"], default="cpu", help="which recipe (cpu)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes that share the work (1)")
-    parser.add_argument("--seeds", type=int, help="how many (those of the studies)")
-    parser.add_argument("--runs", type=Path, help="folder of the studies' folders (runs/paper-SIZE)")
-    parser.add_argument("--out", type=Path, help="folder of what is kept (results/paper-SIZE)")
-    args = parser.parse_args()
+def run(args: argparse.Namespace) -> int:
+    """Run what is lacking and write what is kept; return the exit code."""
     runs = args.runs or Path("runs") / f"paper-{args.size}"
     out = args.out or Path("results") / f"paper-{args.size}"
     changes = [f"size={args.size}", f"data.args.path={args.path}"]
@@ -96,7 +87,3 @@ def _write(out: Path, runs: Path, args: argparse.Namespace) -> None:
         )
     found = record_of("paper", [], size=args.size, jobs=args.jobs, seeds=args.seeds, studies=rows)
     (out / "record.json").write_text(json.dumps(found, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Curves of the paper's records, by the names that they have on the page."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from tombola.claims import curves as c
+from tombola.claims.curves import Curve, Grid, Missing, control, grid, rewound
+from tombola.claims.nets import family_of
+
+
+@dataclass(frozen=True)
+class Pool:
+    """All records. A model is at home in the settings that most of its rows of unchanged arms have."""
+
+    records: pd.DataFrame
+
+    @cached_property
+    def models(self) -> list[str]:
+        """The first of each family, in the records' order."""
+        return list({family_of(model): model for model in reversed(self.records["model"].unique())}.values())[::-1]
+
+    def rows(self, model: str, changes: Mapping[str, Any] = {}, settings: Mapping[str, Any] = {}) -> pd.DataFrame:
+        """Return the rows of arms with these changes, at home but for these settings: values by path."""
+        own = self.records[self.records["model"] == model]
+        own = own[own["changes"] == json.dumps(changes, sort_keys=True)]
+        home = json.loads(self.home(model)) | settings
+        return own[own["settings"] == json.dumps(home, sort_keys=True)]
+
+    def home(self, model: str) -> str:
+        """Return the settings that most rows of the model's unchanged arms have."""
+        plain = (self.records["model"] == model) & (self.records["changes"] == "{}")
+        return str(self.records.loc[plain, "settings"].mode().iloc[0])
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A curve by the name that it has on the page; `changes` and `settings` as `Pool.rows` takes them."""
+
+    words: str
+    curve: Curve
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def of(self, pool: Pool, model: str) -> pd.DataFrame:
+        """Return its rows, each seed and level once."""
+        rows = self.curve.of(pool.rows(model, self.changes, self.settings))
+        return rows.drop_duplicates(["seed", "level"]).assign(curve=self.words)
+
+    def grid(self, pool: Pool, model: str, column: str) -> Grid:
+        """Return its values. Raises Missing without any."""
+        found = grid(self.curve, self.of(pool, model), column)
+        if found is None:
+            raise Missing(self.words)
+        return replace(found, words=self.words)
+
+
+BY_BATCH = {"evaluate.batch_norm": "batch"}
+
+SNR, MU, SQUARE = Pick("snr tickets", c.SNR), Pick("mu tickets", c.MU), Pick("square tickets", c.SQUARE)
+DET = Pick("deterministic tickets", c.DETERMINISTIC)
+SNR_CODED = Pick("snr as coded", c.tickets("snr_coded"))
+SQUARE_CODED = Pick("square as coded", c.SQUARE_CODED)
+START = Pick("snr, sigma as at its start", c.SNR, {"sigma": "start"})
+SHUFFLED = Pick("snr, sigma shuffled within layers", c.SNR, {"sigma": "shuffled"})
+SLOW = Pick("snr, log sigma at the rate of mu", c.SNR, {"train.log_std_lr_factor": 1})
+MOVED = Pick("transplants", c.TRANSPLANT)
+MOVED_SHUFFLED = Pick("transplants, mask shuffled within layers", control("transplant_shuffle", c.TRANSPLANT))
+MOVED_REDRAWN = Pick("transplants, weights drawn anew", control("transplant_reinit", c.TRANSPLANT))
+BATCH = Pick("snr tickets, statistics of the batch", c.SNR, settings=BY_BATCH)
+BATCH_DET = Pick("deterministic tickets, statistics of the batch", c.DETERMINISTIC, settings=BY_BATCH)
+REWOUND = {
+    "Bayesian": (
+        SNR,
+        Pick("snr, learning-rate rewinding", rewound(c.SNR)),
+        Pick("snr at equal budget", control("equal_budget", c.SNR)),
+    ),
+    "deterministic": (
+        DET,
+        Pick("deterministic, learning-rate rewinding", rewound(c.DETERMINISTIC)),
+        Pick("deterministic at equal budget", control("equal_budget", c.DETERMINISTIC)),
+    ),
+}
+"""Tickets by weight rewinding, by learning-rate rewinding, and by the former in as many epochs."""
+
+CURVES = {
+    "ticket (snr)": SNR,
+    "deterministic (magnitude)": DET,
+    "ticket (mu)": MU,
+    "ticket (snr), sigma as at the start": START,
+}
+"""Name in the table of views -> curve."""
