@@ -86,7 +86,7 @@ def plots(pool: Pool, views: pd.DataFrame) -> list[Plot]:
     return [plot for plot in found if plot]
 
 
-Measured = list[tuple[Quantity, Spot]]
+Measured = list[tuple[Column, Spot]]
 
 
 def _spots(pool: Pool, rows: Sequence[Row]) -> Measured:
