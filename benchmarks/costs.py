@@ -74,7 +74,7 @@ class _Launches(TorchDispatchMode):
 
 @cache
 def passes_of(words: str) -> Passes:
-    """Of a net (`Net.words`), counted without arithmetic."""
+    """Of a net (`Net.stream`), counted without arithmetic."""
     name, args, input_shape, outputs = json.loads(words)
     module = models.build(name, args, input_shape, outputs, ("skeleton",)).to("meta").train()
     inputs = torch.empty(_EXAMPLES, *input_shape, device="meta")
@@ -95,7 +95,7 @@ def cost_of(stage: Train) -> tuple[float, float]:
 
     A Bayesian one takes a forward and a backward pass for each weight sample; log E_q[p] a forward pass more for each.
     """
-    settings, passes = stage.settings, passes_of(stage.net.words)
+    settings, passes = stage.settings, passes_of(stage.net.identity)
     samples = 1 if is_deterministic(settings.method) else settings.samples
     twice = samples > 1 and settings.objective == "log_expected"
     steps = work_of(stage, stand_in)

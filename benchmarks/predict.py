@@ -90,7 +90,7 @@ def _forward(module: nn.Module, inputs: Tensor) -> Callable[[], Tensor]:
 
 
 def _ours(module: nn.Module, state: State, inputs: Tensor, **how: Any) -> Callable[[], Tensor]:
-    return lambda: outputs(module, state, inputs, samples=_SAMPLES, words=_WORDS, **how)
+    return lambda: outputs(module, state, inputs, samples=_SAMPLES, stream=_WORDS, **how)
 
 
 def _state(module: nn.Module) -> State:
@@ -99,14 +99,14 @@ def _state(module: nn.Module) -> State:
 
 def _assert_correct(module: nn.Module, inputs: Tensor) -> None:
     state = _state(module)
-    found = outputs(module, state, inputs, samples=2, words=_WORDS)
+    found = outputs(module, state, inputs, samples=2, stream=_WORDS)
     module.eval()
     with torch.no_grad():
         for s, sample in enumerate(found):
             theta = state.posterior.sample(streams.generator("predict", *_WORDS, s))
             expected = torch.func.functional_call(module, state.posterior.layout.views(theta), (inputs,))
             torch.testing.assert_close(sample, expected)
-    low = outputs(module, state, inputs, samples=2, words=_WORDS, precision="bf16", channels_last=True)
+    low = outputs(module, state, inputs, samples=2, stream=_WORDS, precision="bf16", channels_last=True)
     torch.testing.assert_close(low.softmax(-1), found.softmax(-1), rtol=0.1, atol=0.05)
     for package in PEERS:
         if installed(package) is not None:

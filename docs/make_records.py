@@ -96,7 +96,7 @@ Leave these out when comparing records. To record another number: [add a column]
 
 ## The table of views
 
-A study with [views](views.md) has `views.parquet` beside it, with a number a row. a and b are the tickets that are compared;
+A study with [views](analyses.md) has `views.parquet` beside it, with a number a row. a and b are the tickets that are compared;
 where one is looked at, they are the same.
 """
 

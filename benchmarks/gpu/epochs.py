@@ -88,5 +88,7 @@ def _train(job: Job, net: str, settings: TrainSettings, epochs: int | None = Non
     batches = job.batches(net, settings.batch_size)
     stop = None if epochs is None else epochs * batches.steps
     test = job.data.test[0].to(job.device), job.data.test[1].to(job.device)
-    words = ("benchmark", net)
-    return train(module, state, batches, settings, words=words, stop=stop, validation=test, prepare=job.data.prepare, **how)
+    stream = ("benchmark", net)
+    return train(
+        module, state, batches, settings, stream=stream, stop=stop, validation=test, prepare=job.data.prepare, **how
+    )

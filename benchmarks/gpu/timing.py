@@ -73,7 +73,7 @@ def trained_steps(
 
     def steps(tick: Callable[[int], None]) -> None:
         batches = Repeated(batch, warm + count)
-        train(module, state, batches, settings, words=("benchmark",), on_step=lambda done, _: tick(done))
+        train(module, state, batches, settings, stream=("benchmark",), on_step=lambda done, _: tick(done))
 
     return timed(job.device, warm, count, steps, seen)
 

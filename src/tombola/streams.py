@@ -1,7 +1,7 @@
-"""Named random streams: every draw of the project comes from a generator that is named by words.
+"""Named random streams: every draw of the project comes from a generator that is named.
 
 `generator("order", seed, epoch)` is the same stream on every machine. Streams that arms of one seed share (`init`, `split`,
-`order`, `augment`) leave the arm out of their words; `noise` has the stage in it.
+`order`, `augment`) leave the arm out of their names; `noise` has the stage in it.
 """
 
 import hashlib
@@ -14,17 +14,19 @@ import torch
 from torch import Tensor
 
 Word = str | int
+Name = tuple[Word, ...]
+"""The name of a stream, by parts."""
 
 _MT_WORDS = 624  # the words of the Mersenne Twister's state
 _MT_OFFSET = 24  # where they start in torch's generator state: after seed (8 bytes), left (4), seeded (4), next (8)
 
 
-def digest(*words: Word) -> bytes:
-    """SHA-256 of the words, 32 bytes. Their JSON is hashed, so that ("a", "b") and ("ab",) differ, as do 1 and "1"."""
-    return hashlib.sha256(json.dumps(words, separators=(",", ":")).encode()).digest()
+def digest(*name: Word) -> bytes:
+    """SHA-256 of the name, 32 bytes. Their JSON is hashed, so that ("a", "b") and ("ab",) differ, as do 1 and "1"."""
+    return hashlib.sha256(json.dumps(name, separators=(",", ":")).encode()).digest()
 
 
-def generator(*words: Word, device: torch.device | str = "cpu") -> torch.Generator:
+def generator(*name: Word, device: torch.device | str = "cpu") -> torch.Generator:
     """The stream of that name, at its beginning.
 
     A CPU generator keeps only 32 bits of `manual_seed`, so its whole state is filled from the digest; a CUDA generator
@@ -33,13 +35,13 @@ def generator(*words: Word, device: torch.device | str = "cpu") -> torch.Generat
     device = torch.device(device)
     if device.type == "cpu":
         stream = torch.Generator()
-        stream.set_state(_cpu_state(words))
+        stream.set_state(_cpu_state(name))
         return stream
-    return torch.Generator(device).manual_seed(_seed64(words))
+    return torch.Generator(device).manual_seed(_seed64(name))
 
 
 @contextmanager
-def global_stream(*words: Word, device: torch.device | str = "cpu") -> Iterator[None]:
+def global_stream(*name: Word, device: torch.device | str = "cpu") -> Iterator[None]:
     """Within it, torch's *global* randomness is the named stream; after it, what it was before.
 
     For code that takes no generator: a module's own initialisation, dropout.
@@ -47,21 +49,21 @@ def global_stream(*words: Word, device: torch.device | str = "cpu") -> Iterator[
     device = torch.device(device)
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
-        reseed_global(*words, device=device)
+        reseed_global(*name, device=device)
         yield
 
 
-def reseed_global(*words: Word, device: torch.device | str = "cpu") -> None:
+def reseed_global(*name: Word, device: torch.device | str = "cpu") -> None:
     """Puts torch's global randomness at the beginning of the named stream. Only within `global_stream`, which undoes it."""
-    torch.default_generator.set_state(_cpu_state(words))
+    torch.default_generator.set_state(_cpu_state(name))
     if torch.device(device).type == "cuda":
         with torch.cuda.device(device):  # seeds the current one
-            torch.cuda.manual_seed(_seed64(words))
+            torch.cuda.manual_seed(_seed64(name))
 
 
-def _cpu_state(words: tuple[Word, ...]) -> Tensor:
+def _cpu_state(name: Name) -> Tensor:
     state = _template().clone()
-    random = hashlib.shake_256(digest(*words)).digest(4 * _MT_WORDS)
+    random = hashlib.shake_256(digest(*name)).digest(4 * _MT_WORDS)
     low = torch.frombuffer(bytearray(random), dtype=torch.uint8).view(_MT_WORDS, 4)
     words_at = state[_MT_OFFSET : _MT_OFFSET + 8 * _MT_WORDS].view(_MT_WORDS, 8)
     words_at[:, :4] = low  # 32 bits are used of each 64-bit word
@@ -73,5 +75,5 @@ def _template() -> Tensor:
     return torch.Generator().manual_seed(0).get_state()  # uint8: header, 624 words of 8 bytes, cached normals
 
 
-def _seed64(words: tuple[Word, ...]) -> int:
-    return int.from_bytes(digest(*words)[:8], "little") >> 1  # torch takes a signed 64-bit seed
+def _seed64(name: Name) -> int:
+    return int.from_bytes(digest(*name)[:8], "little") >> 1  # torch takes a signed 64-bit seed

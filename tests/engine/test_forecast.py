@@ -56,12 +56,12 @@ def plan():
 def seconds_of(stage):
     """A world of constant paces: what a stage takes. 297 examples in batches of 64, 1,500 held out."""
     if isinstance(stage, Train):
-        pace = {"vi": 0.5, "map": 0.25}[stage.settings.method] * (1 if "16" in stage.net.words else 3)
+        pace = {"vi": 0.5, "map": 0.25}[stage.settings.method] * (1 if "16" in stage.net.identity else 3)
         start, stop = (5 if at == "epoch:1" else 0 for at in (stage.start, stage.stop))
         steps = (stop or 10) - start
         return pace * (steps + steps / 5 * 1500 / 64 / 3)  # an epoch ends with a third of a step for each held-out batch
     if isinstance(stage, Evaluate):
-        return 7.0 if "16" in stage.net.words else 9.0
+        return 7.0 if "16" in stage.net.identity else 9.0
     return 0.125
 
 
@@ -71,7 +71,7 @@ def test_a_forecast_is_exact_where_paces_are_constant(plan, data):
     kinds = {}
     for stage in plan.stages:
         method = getattr(stage, "train", getattr(stage, "settings", None))
-        kind = (stage.kind, stage.net.words, method.method) if isinstance(stage, Train | Evaluate) else stage.kind
+        kind = (stage.kind, stage.net.identity, method.method) if isinstance(stage, Train | Evaluate) else stage.kind
         kinds.setdefault(kind, []).append(stage)
     done = {data.draw(st.sampled_from(stages)).key for stages in kinds.values()}
     done |= data.draw(st.sets(st.sampled_from([stage.key for stage in plan.stages])))

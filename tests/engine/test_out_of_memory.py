@@ -68,7 +68,7 @@ def test_training_in_python_says_what_to_lower(kind: str):
     settings, dense = TrainSettings(epochs=1, batch_size=4), tombola.PruneSettings(levels=0)
     state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
     with pytest.raises(tombola.TombolaError, match=r"out of memory.*smaller train\.batch_size \(now 4\)") as caught:
-        tombola.train(module, state, TensorBatches(*data, 4, 0), settings, words=("t",))
+        tombola.train(module, state, TensorBatches(*data, 4, 0), settings, stream=("t",))
     assert isinstance(caught.value, MemoryShortError)
     with pytest.raises(MemoryShortError, match=r"train\.batch_size"):
         tombola.find_tickets(module, data, train=settings, prune=dense, progress=False)

@@ -38,7 +38,7 @@ def trained(compile: bool, method: str) -> tuple[nn.Module, State]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, of its compiler
         batches = TensorBatches(*data(), 16, 0)
-        return module, train(module, start, batches, settings, words=("c",), validation=data()).state
+        return module, train(module, start, batches, settings, stream=("c",), validation=data()).state
 
 
 @needs_compiler

@@ -52,7 +52,7 @@ def test_masked_weights_stay_exactly_zero_over_200_steps(name: str, optimiser: s
     settings = TrainSettings(
         estimator=name, samples=2, optimiser=optimiser, lr=0.01, weight_decay=0.1, batch_size=32, epochs=200
     )
-    q = train(module, state, TensorBatches(*data(), 32, 0), settings, words=("zeros",)).state.posterior
+    q = train(module, state, TensorBatches(*data(), 32, 0), settings, stream=("zeros",)).state.posterior
     assert len(seen) == 400
     assert all(bool((shown == 0).all()) for shown in seen)
     assert bool((q.mean[~mask] == 0).all())

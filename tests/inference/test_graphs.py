@@ -21,7 +21,7 @@ def test_they_are_refused_on_a_cpu(method: str):
     start = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
     batches = TensorBatches(torch.zeros(8, 3), torch.zeros(8, dtype=torch.long), 4, 0)
     with pytest.raises(TombolaError, match=r"train.cuda_graphs needs a CUDA device; this training is on cpu"):
-        train(module, start if method == "vi" else start.as_family("point"), batches, settings, words=("g",))
+        train(module, start if method == "vi" else start.as_family("point"), batches, settings, stream=("g",))
 
 
 def test_a_smaller_last_batch_another_dtype_and_another_layout_are_captured_apart():

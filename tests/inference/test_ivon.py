@@ -320,7 +320,7 @@ def test_it_learns(changes: dict):
     chosen = TrainSettings(method="ivon", epochs=40, batch_size=16, **changes)
     module = net(torch.float32)
     state = started(module, chosen, PosteriorSettings())
-    history = train(module, state, TensorBatches(*data(torch.float32), 16, 0), chosen, words=WORDS).history
+    history = train(module, state, TensorBatches(*data(torch.float32), 16, 0), chosen, stream=WORDS).history
     assert history[-1]["loss"] < 0.6 * history[0]["loss"]
 
 
@@ -342,7 +342,7 @@ def test_settings_that_it_cannot_have_are_refused_in_a_study_and_in_python(chang
         lambda: plan_of(tiny | {"train": tiny["train"] | whole}),
         lambda: plan_of(tiny | {"arms": ["deterministic", {"arm": "transplant", "train": whole}]}),
         lambda: find_tickets(module, inputs, train=TrainSettings(**whole), progress=False),
-        lambda: train(module, point, TensorBatches(*inputs, 16, 0), TrainSettings(**whole), words=WORDS),
+        lambda: train(module, point, TensorBatches(*inputs, 16, 0), TrainSettings(**whole), stream=WORDS),
     ):
         with pytest.raises(TombolaError) as caught:
             refused()

@@ -153,7 +153,7 @@ def test_a_training_with_a_prior_mean_resumes_with_the_same_bits(tmp_path: Path)
     settings = TrainSettings(epochs=2, batch_size=8, lr=0.01, heat=5.0)
 
     def run(**options) -> dict[str, Tensor]:
-        return train(module, start, TensorBatches(*data(), 8, 0), settings, words=("t",), **options).state.tensors()
+        return train(module, start, TensorBatches(*data(), 8, 0), settings, stream=("t",), **options).state.tensors()
 
     def kill(done: int, total: int) -> None:
         if done == 6:

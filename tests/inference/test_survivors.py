@@ -61,7 +61,7 @@ def trained(settings: TrainSettings, density: float, prior_mean: str = "zero", s
 def _noise_of_survivors(learner: VI, settings: TrainSettings) -> None:
     """Gives a dense computation the draws that the one of survivors has."""
     where = learner.mask[: learner.layout.random_numel]
-    few = NoisePool(int(where.sum()), learner.sample.noise.words, settings.noise_refresh, like=learner.mean)
+    few = NoisePool(int(where.sum()), learner.sample.noise.stream, settings.noise_refresh, like=learner.mean)
 
     def window(tick: int) -> Tensor:
         eps = torch.full_like(where, 100.0, dtype=learner.mean.dtype)  # a pruned weight would show it
@@ -134,7 +134,7 @@ def test_a_resumed_training_has_the_same_bits_after_any_step(tmp_path, density: 
             start(module, density),
             batches,
             settings,
-            words=("r",),
+            stream=("r",),
             checkpoint=checkpoint,
             on_step=on_step,
             validation=(x, y),
@@ -202,7 +202,7 @@ def test_a_checkpoint_of_another_optimiser_is_named(tmp_path):
             start(module, 0.5),
             TensorBatches(x, y, 16, 0),
             settings,
-            words=("r",),
+            stream=("r",),
             checkpoint=Checkpoint(path, seconds),
         )
 
@@ -242,7 +242,7 @@ def taught(density: float = 0.4, **changes) -> tuple[State, State]:
     first = start(module, density)
     x, y = (t.float() for t in data())
     settings = TrainSettings(epochs=2, batch_size=16, lr=0.01, likelihood="gaussian", **changes)
-    return first, train(module, first, TensorBatches(x, y, 16, 0), settings, words=("u",)).state
+    return first, train(module, first, TensorBatches(x, y, 16, 0), settings, stream=("u",)).state
 
 
 HERE = "user_parts"

@@ -22,8 +22,8 @@ def small(name):
     return NEEDED.get(name, {}) | ({"depth": 1} if family == "vit" else {"width": 2} if family else {})
 
 
-def made(name, input_shape, outputs=10, words=("here",), **args):
-    return build(name, args, input_shape, outputs, words)
+def made(name, input_shape, outputs=10, stream=("here",), **args):
+    return build(name, args, input_shape, outputs, stream)
 
 
 def weights(module):
@@ -77,14 +77,14 @@ def test_lenet_on_mnist_has_the_parameters_of_lenet_5():
 @pytest.mark.parametrize("name", MODELS)
 def test_initialisation_is_a_function_of_the_stream(name):
     torch.manual_seed(1)
-    first = weights(made(name, SHAPE, words=(0, "first"), **small(name)))
+    first = weights(made(name, SHAPE, stream=(0, "first"), **small(name)))
     torch.manual_seed(2)
     before = torch.random.get_rng_state()
-    again = weights(made(name, SHAPE, words=(0, "first"), **small(name)))
+    again = weights(made(name, SHAPE, stream=(0, "first"), **small(name)))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(first, again)
     for words in [(1, "first"), (0, "redrawn"), (2**32, "first")]:
-        assert not torch.equal(first, weights(made(name, SHAPE, words=words, **small(name))))
+        assert not torch.equal(first, weights(made(name, SHAPE, stream=words, **small(name))))
 
 
 @pytest.mark.parametrize("name", ["lenet", "conv"])
@@ -178,9 +178,9 @@ def test_a_module_that_breaks_when_imported_is_refused(source, user_module):
 
 def test_a_users_initialisation_is_paired_too(user_module):
     user_module("my_nets", MINE)
-    first = weights(made("my_nets:plain", (6,), 2, words=(0,)))
-    assert torch.equal(first, weights(made("my_nets:plain", (6,), 2, words=(0,))))
-    assert not torch.equal(first, weights(made("my_nets:plain", (6,), 2, words=(1,))))
+    first = weights(made("my_nets:plain", (6,), 2, stream=(0,)))
+    assert torch.equal(first, weights(made("my_nets:plain", (6,), 2, stream=(0,))))
+    assert not torch.equal(first, weights(made("my_nets:plain", (6,), 2, stream=(1,))))
 
 
 def test_the_source_of_a_user_is_digested_and_ours_is_not(user_module, tmp_path):

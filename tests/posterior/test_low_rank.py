@@ -227,7 +227,7 @@ def test_a_training_resumes_from_its_checkpoint(tmp_path):
     def run(checkpoint=None, on_step=None):
         settings = TrainSettings(method="means", epochs=2, batch_size=20, lr=0.01)
         batches = TensorBatches(*data(), 20, 0)
-        return train(net(), start(), batches, settings, words=("c",), checkpoint=checkpoint, on_step=on_step).state
+        return train(net(), start(), batches, settings, stream=("c",), checkpoint=checkpoint, on_step=on_step).state
 
     def stop(done, _):
         if done == 5:

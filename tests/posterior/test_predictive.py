@@ -20,7 +20,7 @@ def setting() -> tuple[nn.Module, Layout, torch.Tensor]:
 def test_each_sample_is_the_module_at_a_draw_of_the_posterior():
     module, layout, inputs = setting()
     state = initial_state(module, layout, PosteriorSettings(std=0.3), 0)
-    out = outputs(module, state, inputs, samples=3, words=("a",), batch=2)
+    out = outputs(module, state, inputs, samples=3, stream=("a",), batch=2)
     module.eval()
     for s in range(3):
         theta = state.posterior.sample(generator("predict", "a", s))
@@ -31,10 +31,10 @@ def test_each_sample_is_the_module_at_a_draw_of_the_posterior():
 def test_the_same_words_give_the_same_samples_and_a_point_gives_one():
     module, layout, inputs = setting()
     state = initial_state(module, layout, PosteriorSettings(), 0)
-    a, b, c = (outputs(module, state, inputs, samples=2, words=(w,)) for w in ("a", "a", "b"))
+    a, b, c = (outputs(module, state, inputs, samples=2, stream=(w,)) for w in ("a", "a", "b"))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
-    assert outputs(module, state.as_family("point"), inputs, samples=9, words=("a",)).shape == (1, 7, 3)
+    assert outputs(module, state.as_family("point"), inputs, samples=9, stream=("a",)).shape == (1, 7, 3)
 
 
 def test_samples_differ_within_the_callers_autocast_which_has_the_modules_own_weights_after_it():
@@ -42,10 +42,10 @@ def test_samples_differ_within_the_callers_autocast_which_has_the_modules_own_we
     module, layout, inputs = setting()
     module.eval()
     state = initial_state(module, layout, PosteriorSettings(std=0.3), 0)
-    plain = outputs(module, state, inputs, samples=3, words=("a",))
+    plain = outputs(module, state, inputs, samples=3, stream=("a",))
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         before = module(inputs)
-        out = outputs(module, state, inputs, samples=3, words=("a",))
+        out = outputs(module, state, inputs, samples=3, stream=("a",))
         assert torch.equal(module(inputs), before)
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.float(), plain, rtol=0.05, atol=0.05)
@@ -56,7 +56,7 @@ def test_the_states_running_statistics_are_used_and_not_moved():
     inputs = torch.randn(7, 4, generator=generator("x"))
     state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
     state.buffers["1.running_mean"].fill_(2.0)
-    out = outputs(module, state.as_family("point"), inputs, samples=1, words=())
+    out = outputs(module, state.as_family("point"), inputs, samples=1, stream=())
     torch.testing.assert_close(out[0], (module[0](inputs) - 2) / (1 + 1e-5) ** 0.5)
     assert bool((state.buffers["1.running_mean"] == 2).all())
     assert bool((module[1].running_mean == 0).all())
@@ -77,7 +77,7 @@ def test_what_a_module_draws_itself_comes_from_the_streams_and_not_from_the_glob
     module, inputs = StaysRandom(), torch.randn(7, 4, generator=generator("x"))
     state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
     before = torch.get_rng_state()
-    a, b, c = (outputs(module, state, inputs, samples=2, words=(w,), batch=2) for w in ("a", "a", "b"))
+    a, b, c = (outputs(module, state, inputs, samples=2, stream=(w,), batch=2) for w in ("a", "a", "b"))
     assert torch.equal(a, b)
     assert not torch.equal(a == 0, c == 0)
     assert not torch.equal(a[0] == 0, a[1] == 0)
@@ -97,7 +97,7 @@ def test_nonsense_is_said(given: dict, said: str):
     module, layout, inputs = setting()
     state = initial_state(module, layout, PosteriorSettings(), 0)
     with pytest.raises(TombolaError, match=said):
-        outputs(module, state, inputs, samples=1, words=("a",), **given)
+        outputs(module, state, inputs, samples=1, stream=("a",), **given)
 
 
 def normed() -> nn.Module:
@@ -118,12 +118,12 @@ def test_batch_statistics_are_those_of_each_batch_and_dropout_stays_off():
     nn.init.uniform_(module[1].bias, generator=generator("shift"))
     state = initial_state(module, Layout.of(module), PosteriorSettings(), 0).as_family("point")
     before = {name: value.clone() for name, value in state.buffers.items()}
-    found = outputs(module, state, inputs, samples=1, words=(), batch=4, batch_norm="batch")[0]
+    found = outputs(module, state, inputs, samples=1, stream=(), batch=4, batch_norm="batch")[0]
     torch.testing.assert_close(found, torch.cat([by_batch_statistics(module, part) for part in inputs.split(4)]))
-    whole = outputs(module, state, inputs, samples=1, words=(), batch_norm="batch")[0]
+    whole = outputs(module, state, inputs, samples=1, stream=(), batch_norm="batch")[0]
     torch.testing.assert_close(whole, by_batch_statistics(module, inputs))
     assert not torch.allclose(found, whole)  # the batch's size matters
-    running = outputs(module, state, inputs, samples=1, words=())[0]
+    running = outputs(module, state, inputs, samples=1, stream=())[0]
     torch.testing.assert_close(running, module.eval()(inputs))  # dropout off, statistics of the start
     for buffers in (state.buffers, dict(module.named_buffers())):
         assert all(torch.equal(buffers[name], value) for name, value in before.items())
@@ -134,7 +134,7 @@ def test_the_modules_mode_comes_back_after_batch_statistics():
     module.eval()
     module[2].train()
     state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
-    outputs(module, state, torch.ones(4, 4), samples=2, words=(), batch_norm="batch")
+    outputs(module, state, torch.ones(4, 4), samples=2, stream=(), batch_norm="batch")
     assert [m.training for m in module.modules()] == [False, False, False, True, False]
 
 
@@ -143,10 +143,10 @@ def test_a_batch_of_one_example_has_no_statistics(examples, batch):
     module, inputs = normed(), torch.ones(examples, 4)
     state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
     with pytest.raises(TombolaError, match=f"{examples} examples in batches of {batch} leave one alone"):
-        outputs(module, state, inputs, samples=1, words=(), batch=batch, batch_norm="batch")
+        outputs(module, state, inputs, samples=1, stream=(), batch=batch, batch_norm="batch")
     plain = setting()[0]  # without batch norm there is nothing to refuse
     state = initial_state(plain, Layout.of(plain), PosteriorSettings(), 0)
-    assert outputs(plain, state, inputs, samples=1, words=(), batch=batch, batch_norm="batch").shape == (1, examples, 3)
+    assert outputs(plain, state, inputs, samples=1, stream=(), batch=batch, batch_norm="batch").shape == (1, examples, 3)
 
 
 def test_a_ticket_and_its_evaluation_use_the_statistics_that_are_asked_for():
@@ -198,10 +198,10 @@ def test_bf16_and_channels_last_change_a_prediction_by_rounding_alone(
 ):
     module, inputs = Watched(), torch.randn(6, 3, 8, 8, generator=generator("x"))
     state = initial_state(module, Layout.of(module), PosteriorSettings(std=0.3), 0)
-    plain = outputs(module, state, inputs, samples=3, words=("a",), batch=4)
+    plain = outputs(module, state, inputs, samples=3, stream=("a",), batch=4)
     module.seen.clear()
     found = outputs(
-        module, state, inputs, samples=3, words=("a",), batch=4, precision=precision, channels_last=channels_last
+        module, state, inputs, samples=3, stream=("a",), batch=4, precision=precision, channels_last=channels_last
     )
     assert module.seen == {(channels_last, dtype)}
     assert found.dtype == torch.float32

@@ -197,7 +197,7 @@ def test_a_line_is_measured_as_by_hand(ran, table):
     batches = training_batches(data, stage.source.settings, 64, stage.seed, torch.device("cpu")).epoch(0)
     words = ("connectivity", stage.seed)
     state = reestimated(module, state.as_family("point"), islice(batches, EXAMPLES // 64), words)
-    probs = classes_of(outputs(module, state, data.test[0], samples=1, words=words, prepare=data.prepare)).probs
+    probs = classes_of(outputs(module, state, data.test[0], samples=1, stream=words, prepare=data.prepare)).probs
     error = (probs.argmax(1) != data.test[1]).double().mean().item()
     found = rows[rows["quantity"] == "error_mean"].set_index("x")["value"]
     assert tuple(found.index) == ALPHAS

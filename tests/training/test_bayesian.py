@@ -208,7 +208,7 @@ def test_survivors_restart_where_the_dense_training_was(method: str, rewind: str
     dense = initial_state(module, tickets[0].layout, PosteriorSettings(), 1)
     dense = dense if method == "vi" else dense.as_family("point")
     words = (1, "find_tickets", 0)
-    there = train(module, dense, TensorBatches(inputs, targets, 8, 1), train_settings, words=words, stop=step).state
+    there = train(module, dense, TensorBatches(inputs, targets, 8, 1), train_settings, stream=words, stop=step).state
     for ticket in tickets[1:]:
         for name, value in there.masked(ticket.mask).posterior.tensors().items():
             assert torch.equal(ticket.rewind.posterior.tensors()[name], value), name

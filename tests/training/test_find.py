@@ -43,7 +43,7 @@ def by_hand(prune: PruneSettings, posterior: PosteriorSettings) -> list:
     start = step_of(at, batches.steps) or 0
 
     def trained(state, level, begin, stop=None):
-        return train(module, state, batches, SETTINGS, words=(0, "find_tickets", level), start=begin, stop=stop).state
+        return train(module, state, batches, SETTINGS, stream=(0, "find_tickets", level), start=begin, stop=stop).state
 
     restart = trained(dense, 0, 0, start) if start else dense
     ticket, found = ticket_of(dense), []
@@ -94,7 +94,7 @@ def test_a_deterministic_chain_is_that_of_a_study(rewind: str):
 
     digits = load_data("digits", {})
     inputs, targets = digits.prepare(digits.train[0]), digits.train[1]
-    module = build("mlp", {"hidden": [8]}, tuple(inputs.shape[1:]), 10, (3, "first", chain[0].net.words))
+    module = build("mlp", {"hidden": [8]}, tuple(inputs.shape[1:]), 10, (3, "first", chain[0].net.identity))
     found = find_tickets(
         *(module, (inputs, targets)),
         train=TrainSettings(method="map", **given),

@@ -64,7 +64,7 @@ def learned(x: Tensor, y: Tensor, **changes) -> tuple[Tensor, Tensor, State]:
             **changes,
         }
     )
-    state = train(module, State(start, {}, {}), TensorBatches(x, y, len(x), 0), settings, words=(0,)).state
+    state = train(module, State(start, {}, {}), TensorBatches(x, y, len(x), 0), settings, stream=(0,)).state
     return *(value.view(-1, D) for value in (state.posterior.mean, state.posterior.std)), state
 
 

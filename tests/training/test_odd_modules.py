@@ -91,7 +91,7 @@ def test_steps_below_a_narrow_dtypes_resolution_are_not_lost(method: str):
     settings = TrainSettings(
         method=method, epochs=300, batch_size=4, lr=1e-4, optimiser="sgd", momentum=0.0, likelihood="gaussian", heat=0.0
     )
-    trained = train(module, state, TensorBatches(inputs, targets, 4, 0), settings, words=("narrow",))
+    trained = train(module, state, TensorBatches(inputs, targets, 4, 0), settings, stream=("narrow",))
     expected = 9 - 8 * (1 - 1e-4) ** 300  # gradient descent on (w - 9)^2 / 2
     assert trained.state.posterior.mean.item() == pytest.approx(expected, rel=0.01)
     assert module.weight.item() == 1
@@ -147,7 +147,7 @@ def test_the_statistics_that_it_replaces_go_on_from_step_to_step(tmp_path):
     module = Moving()
     state = initial_state(module, Layout.of(module, classifier=True), PosteriorSettings(), 0)
     settings = TrainSettings(epochs=2, batch_size=8, lr=1e-9, likelihood="gaussian", method="map")
-    trained = train(module, state.as_family("point"), TensorBatches(x, y, 8, 0), settings, words=())
+    trained = train(module, state.as_family("point"), TensorBatches(x, y, 8, 0), settings, stream=())
     mean = module(x).detach().mean(0)
     torch.testing.assert_close(trained.state.buffers["average"], 1.5 * mean)  # m, then m / 2 + m
     model = Bayesian(Moving(), likelihood=lambda out, b: -(out - b[1]).square().sum(1))
@@ -266,7 +266,7 @@ def test_validation_of_a_narrow_module_sees_the_mean_it_has_reached(method: str)
     state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
     state = state if method == "vi" else state.as_family("point")
     settings = TrainSettings(method=method, epochs=1, batch_size=8, lr=0.1, likelihood="gaussian")  # one large step
-    trained = train(module, state, TensorBatches(x, y, 8, 0), settings, words=("v",), validation=(x, y))
+    trained = train(module, state, TensorBatches(x, y, 8, 0), settings, stream=("v",), validation=(x, y))
     plain = Mixed(torch.float32, torch.bfloat16)
     plain.load_state_dict(replace(ticket_of(state), trained=trained.state).state_dict(plain))
     nll = -Normal(plain(x), 1.0).log_prob(y).sum(1).mean()

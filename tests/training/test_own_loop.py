@@ -238,7 +238,7 @@ def test_a_training_from_a_shuffling_loader_resumes_with_the_same_bits(tmp_path:
         module, orders = net(), DataLoader(TensorDataset(*data()), batch_size=8, shuffle=True)  # by global randomness
         state = initial_state(module, layout_of(module, PosteriorSettings(), PruneSettings()), PosteriorSettings(), 0)
         settings = TrainSettings(epochs=3, lr=0.02)
-        return train(module, state, LoaderBatches(orders), settings, words=("t",), **options).state.tensors()
+        return train(module, state, LoaderBatches(orders), settings, stream=("t",), **options).state.tensors()
 
     def kill(done: int, total: int) -> None:
         if done == 7:  # in the middle of the second epoch
@@ -257,8 +257,8 @@ def test_a_state_goes_on_with_the_likelihood_that_it_was_trained_with():
     (ticket,) = find_tickets(net(), data(), likelihood=Noisy(), train=settings, prune=prune, progress=False)
     assert ticket.info["likelihood"].endswith("test_own_loop:Noisy")
     with pytest.raises(TombolaError, match="learns log_temperature, Categorical learns nothing; give the likelihood"):
-        train(net(), ticket.trained, LoaderBatches(loader()), settings, words=("t",))
-    train(net(), ticket.trained, LoaderBatches(loader()), settings, words=("t",), likelihood=Noisy())
+        train(net(), ticket.trained, LoaderBatches(loader()), settings, stream=("t",))
+    train(net(), ticket.trained, LoaderBatches(loader()), settings, stream=("t",), likelihood=Noisy())
 
 
 class Two(nn.Module):
@@ -283,7 +283,7 @@ def test_predictions_of_any_inputs_in_any_pieces(batch: int):
         - F.linear(right, weights["right.weight"], weights["right.bias"])
     )
     for given in ((left, right, scale), [left, right, scale], {"right": right, "scale": scale, "left": left}):
-        out = outputs(module, state, given, samples=2, words=("w",), batch=batch)
+        out = outputs(module, state, given, samples=2, stream=("w",), batch=batch)
         torch.testing.assert_close(out[1], expected)
 
 
@@ -300,7 +300,7 @@ def test_validation_takes_any_batch_and_a_likelihood_of_ones_own():
         state,
         LoaderBatches(batches, examples=32),
         TrainSettings(epochs=1, lr=1e-12),
-        words=("v",),
+        stream=("v",),
         likelihood=log_likelihood,
         validation=batches[0],
     )
@@ -328,7 +328,7 @@ def test_validation_of_a_language_model_looks_at_the_next_token():
     state = initial_state(module, layout_of(module, PosteriorSettings(), PruneSettings()), PosteriorSettings(), 0)
     settings = TrainSettings(epochs=1, lr=1e-12)
     batches = LoaderBatches([batch], examples=6)
-    trained = train(module, state, batches, settings, words=("v",), likelihood=NextToken(), validation=batch)
+    trained = train(module, state, batches, settings, stream=("v",), likelihood=NextToken(), validation=batch)
     assert trained.history[0]["accuracy"] == pytest.approx(15 / 16)
 
 
@@ -348,7 +348,7 @@ def test_validation_of_an_output_that_only_its_likelihood_can_read_has_no_accura
         state,
         LoaderBatches(loader()),
         TrainSettings(epochs=1),
-        words=("v",),
+        stream=("v",),
         likelihood=lambda out, batch: -F.cross_entropy(out["scores"], batch[1], reduction="none"),
         validation=data(),
     )

@@ -40,7 +40,7 @@ def run(changes: dict | None = None, **kwargs) -> Trained:
     state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
     start = state.as_family("point") if chosen.method == "map" else state
     batches = TensorBatches(*data(), chosen.batch_size, 0, flip_and_crop(flip=True, crop=1))
-    return train(module, start, batches, chosen, words=("t",), validation=data(20), **kwargs)
+    return train(module, start, batches, chosen, stream=("t",), validation=data(20), **kwargs)
 
 
 def assert_equal(a: State, b: State) -> None:
@@ -128,7 +128,7 @@ def test_the_module_is_left_as_it_was():
     before = {name: value.clone() for name, value in module.state_dict().items()}
     module.eval()
     state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
-    train(module, state, TensorBatches(*data(), 16, 0), settings(), words=("t",))
+    train(module, state, TensorBatches(*data(), 16, 0), settings(), stream=("t",))
     assert not module.training
     for name, value in module.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -148,7 +148,7 @@ def test_inputs_that_are_not_finite_stop_it_with_step_and_cause(method: str):
     inputs[5] = math.nan
     start = state if method == "vi" else state.as_family("point")
     with pytest.raises(TrainingError, match=r"step [0-3]: the loss is nan.*inputs of its batch are not finite"):
-        train(module, start, TensorBatches(inputs, targets, 16, 0), settings(method=method), words=("t",))
+        train(module, start, TensorBatches(inputs, targets, 16, 0), settings(method=method), stream=("t",))
 
 
 def test_a_loss_that_runs_away_stops_it_and_names_the_rate():
@@ -223,7 +223,7 @@ def test_a_resumed_training_meets_the_noise_that_it_had_kept(tmp_path: Path):
     start = initial_state(module, Layout.of(module), PosteriorSettings(std=0.3), 0)
 
     def run(**kwargs) -> Trained:
-        return train(module, start, TensorBatches(*data(), 16, 0), settings(), words=("t",), **kwargs)
+        return train(module, start, TensorBatches(*data(), 16, 0), settings(), stream=("t",), **kwargs)
 
     def kill(done: int, total: int) -> None:
         if done == 7:
@@ -252,7 +252,7 @@ def test_a_learned_noise_is_resumed(method: str, tmp_path: Path):
 
     def run(**kwargs) -> Trained:
         chosen = settings(method=method, likelihood="gaussian", learn_noise=True)
-        return train(module, start, TensorBatches(inputs, labels.float(), 16, 0), chosen, words=("t",), **kwargs)
+        return train(module, start, TensorBatches(inputs, labels.float(), 16, 0), chosen, stream=("t",), **kwargs)
 
     def kill(done: int, total: int) -> None:
         if done == 7:
@@ -272,7 +272,7 @@ def test_a_failed_training_leaves_the_module_and_the_global_randomness():
     inputs, targets = data()
     state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
     with pytest.raises(TrainingError):
-        train(module, state, TensorBatches(inputs * math.nan, targets, 16, 0), settings(), words=("t",))
+        train(module, state, TensorBatches(inputs * math.nan, targets, 16, 0), settings(), stream=("t",))
     assert not module.training
     assert torch.equal(random, torch.get_rng_state())
     for name, value in module.state_dict().items():
@@ -293,6 +293,6 @@ def test_a_loader_of_ones_own_trains():
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, targets), batch_size=16)
     module = net()
     state = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
-    trained = train(module, state, LoaderBatches(loader, examples=64), settings(epochs=1), words=("t",))
+    trained = train(module, state, LoaderBatches(loader, examples=64), settings(epochs=1), stream=("t",))
     assert len(trained.history) == 1
     assert not torch.equal(trained.state.posterior.mean, state.posterior.mean)

@@ -55,7 +55,7 @@ def test_masked_weights_are_exactly_zero_after_1000_steps(method: str, samples: 
         epochs=STEPS,
     )
     start = state.as_family(METHODS[method].learns)
-    q = train(module, start, TensorBatches(*data(), 64, 0), settings, words=("zeros",)).state.posterior
+    q = train(module, start, TensorBatches(*data(), 64, 0), settings, stream=("zeros",)).state.posterior
 
     assert len(seen) == STEPS * samples
     assert max(seen) == 0.0  # in every sample that the network saw

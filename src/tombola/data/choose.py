@@ -27,9 +27,9 @@ def apportion(counts: list[int], n: int) -> list[int]:
     return shares
 
 
-def draw(targets: Tensor, n: int, *words: streams.Word) -> Tensor:
+def draw(targets: Tensor, n: int, *stream: streams.Word) -> Tensor:
     """[n] sorted rows of `targets` [N], drawn without repeats from the named stream; classes in proportion."""
-    order = torch.randperm(len(targets), generator=streams.generator(*words))
+    order = torch.randperm(len(targets), generator=streams.generator(*stream))
     if targets.is_floating_point():
         return order[:n].sort().values
     shares = apportion(targets.bincount().tolist(), n)
@@ -46,7 +46,7 @@ def without(rows: Tensor, drawn: Tensor) -> Tensor:
 
 
 def hold_out(targets: Tensor, rows: Tensor, n: int, part: str, name: str) -> tuple[Tensor, Tensor]:
-    """(rows that stay, n rows held out as `part`) of `rows`, drawn by the words (part, name)."""
+    """(rows that stay, n rows held out as `part`) of `rows`, drawn by the stream (part, name)."""
     if not 0 <= n < len(rows):
         raise TombolaError(f"data {name!r}: {part} is {n}, of {len(rows)} training examples; leave some to train on")
     drawn = draw(targets[rows], n, "split", name, part)

@@ -67,10 +67,10 @@ def _kind(stage: Stage) -> Kind:
     """Return the kind, whose stages all need the same memory; empty for a stage that needs next to none."""
     if isinstance(stage, Evaluate):
         point = stage.parents[0].settings.method if isinstance(stage.parents[0], Train) else ""
-        return (stage.kind, stage.net.words, str(stage.source.settings), str(stage.settings), point)
+        return (stage.kind, stage.net.identity, str(stage.source.settings), str(stage.settings), point)
     if not isinstance(stage, Train):
         return ()
-    return (stage.kind, stage.net.words, str(stage.source.settings), str(_masked(stage)), *priced(stage.settings))
+    return (stage.kind, stage.net.identity, str(stage.source.settings), str(_masked(stage)), *priced(stage.settings))
 
 
 def _masked(stage: Train) -> bool:

@@ -182,22 +182,22 @@ class Forecast:
 def _kinds(stage: Stage) -> list[Kind]:
     """Return what a stage's pace is taken from, the most alike first."""
     if isinstance(stage, Train):
-        return list(_training_kinds(stage.net.words, stage.settings))
+        return list(_training_kinds(stage.net.identity, stage.settings))
     own: Kind
     if isinstance(stage, Measurement):
-        words, train = stage.net.words, stage.train
+        net, train = stage.net.identity, stage.train
         own = ("random" if stage.is_random else "point", *priced(stage.settings))
     elif (trained := training_of(stage)) is not None:
-        words, train, own = trained.net.words, trained.settings, (trained.settings.method,)
+        net, train, own = trained.net.identity, trained.settings, (trained.settings.method,)
     else:
         return [(stage.kind,)]
-    return [(stage.kind, words, *own), *_training_kinds(words, train)]
+    return [(stage.kind, net, *own), *_training_kinds(net, train)]
 
 
-def _training_kinds(words: str, settings: TrainSettings) -> Iterator[Kind]:
-    yield (Train.kind, words, *priced(settings))
-    yield (Train.kind, words, f"batch_size={settings.batch_size}", settings.method)
-    yield (Train.kind, words, f"batch_size={settings.batch_size}")
+def _training_kinds(net: str, settings: TrainSettings) -> Iterator[Kind]:
+    yield (Train.kind, net, *priced(settings))
+    yield (Train.kind, net, f"batch_size={settings.batch_size}", settings.method)
+    yield (Train.kind, net, f"batch_size={settings.batch_size}")
 
 
 @dataclass

@@ -37,7 +37,7 @@ class Learner(Protocol):
         likelihood: nn.Module,
         settings: TrainSettings,
         examples: int,
-        words: tuple[streams.Word, ...],
+        stream: streams.Name,
     ): ...
     @classmethod
     def start(cls, posterior: PosteriorSettings, settings: TrainSettings, examples: int) -> PosteriorSettings: ...

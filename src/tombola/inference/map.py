@@ -28,7 +28,7 @@ class Map:
         likelihood: nn.Module,
         settings: TrainSettings,
         examples: int,
-        words: tuple[streams.Word, ...],
+        stream: streams.Name,
     ):
         q = Point.of(state.posterior)
         self.likelihood = likelihood

@@ -40,7 +40,7 @@ class SurvivorSample:
         """`Layout.decay_groups` among the survivors."""
         counts = _Counts(before[layout.random_numel])
         mean, log_std = shown.mean[self._index], shown.log_std[self._index]
-        noise = NoisePool(counts.random_numel, shown.noise.words, shown.noise.refresh, like=mean)
+        noise = NoisePool(counts.random_numel, shown.noise.stream, shown.noise.refresh, like=mean)
         prior = None if prior_mean is None else prior_mean[self._index]
         all_kept = torch.ones(len(mean), dtype=torch.bool)
         self.inner = type(shown)(counts, mean, log_std, all_kept, noise, several, prior)

@@ -33,7 +33,7 @@ class VI:
         likelihood: nn.Module,
         settings: TrainSettings,
         examples: int,
-        words: tuple[streams.Word, ...],
+        stream: streams.Name,
     ):
         if state.posterior.std is None:
             raise TombolaError(
@@ -43,7 +43,7 @@ class VI:
         self.settings, self.likelihood, self._examples = settings, likelihood, examples
         self.layout, self.mask = q.layout, q.mask
         self.mean, self.log_std, self._prior_mean = q.mean.clone(), q.log_std.clone(), q.prior_mean
-        noise = NoisePool(q.layout.random_numel, ("noise", *words), settings.noise_refresh, like=self.mean)
+        noise = NoisePool(q.layout.random_numel, ("noise", *stream), settings.noise_refresh, like=self.mean)
         self._estimator = plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
         self._objective = plugins.resolve(settings.objective, OBJECTIVES, "objective")
         self.sample = self._estimator(q.layout, self.mean, self.log_std, q.mask, noise, settings.samples > 1, q.prior_mean)

@@ -33,12 +33,10 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 """name -> factory. The sizes of all are in docs/models.md."""
 
 
-def build(
-    name: str, args: Mapping[str, Any], input_shape: Sequence[int], outputs: int, words: tuple[streams.Word, ...]
-) -> nn.Module:
+def build(name: str, args: Mapping[str, Any], input_shape: Sequence[int], outputs: int, stream: streams.Name) -> nn.Module:
     """The model, initialised from the named stream. Raises TombolaError for an unknown name or arguments that do not fit."""
     factory = plugins.resolve(name, MODELS, "model")
-    with streams.global_stream("init", *words):
+    with streams.global_stream("init", *stream):
         module = plugins.call(factory, {"input_shape": tuple(input_shape), "outputs": outputs}, args, f"model {name}")
     if not isinstance(module, nn.Module):
         raise TombolaError(f"model {name!r} returned {type(module).__name__}, not a torch nn.Module")

@@ -24,11 +24,11 @@ def has_running_statistics(module: nn.Module) -> bool:
     return any(_tracks(layer) for layer in module.modules())
 
 
-def reestimated(module: nn.Module, state: State, batches: Iterable[Batch], words: tuple[streams.Word, ...]) -> State:
+def reestimated(module: nn.Module, state: State, batches: Iterable[Batch], stream: streams.Name) -> State:
     """The state with the running statistics that `batches` give it: of each layer the mean over the batches of their means
     and unbiased variances, with a weight sample for each batch, as in training (a point: itself).
 
-    Everything but batch norm is in evaluation mode (no dropout). words: name the noise. The module is as it was afterwards,
+    Everything but batch norm is in evaluation mode (no dropout). stream: name the noise. The module is as it was afterwards,
     and a module without running statistics gives the state back. Izmailov et al. 2018, section 3.1.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and _tracks(layer)]
@@ -44,7 +44,7 @@ def reestimated(module: nn.Module, state: State, batches: Iterable[Batch], words
                 layer.momentum = None  # the average of all batches, not of the last ones
                 layer.training = True
             for i, batch in enumerate(batches):
-                theta.copy_(q.sample(streams.generator("batch_norm", *words, i, device=theta.device)))
+                theta.copy_(q.sample(streams.generator("batch_norm", *stream, i, device=theta.device)))
                 binding.wrote()
                 run(module, inputs_of(batch))
             return replace(state, buffers=buffers_of(module))

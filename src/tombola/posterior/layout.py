@@ -35,7 +35,7 @@ class Segment:
     fan_in: int
     """Inputs that one output sums over; the Kaiming scale is 1/sqrt(fan_in)."""
     why: str
-    """Where the roles come from, in words."""
+    """Where the roles come from, in stream."""
 
     @property
     def numel(self) -> int:

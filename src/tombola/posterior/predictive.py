@@ -50,7 +50,7 @@ def outputs(
     inputs: Any,
     *,
     samples: int,
-    words: tuple[streams.Word, ...],
+    stream: streams.Name,
     batch: int = 1024,
     batch_norm: str = "running",
     precision: str = "fp32",
@@ -60,7 +60,7 @@ def outputs(
 ) -> Tensor:
     """What the module gives for `inputs` of B examples at `samples` weight samples: [S, B, ...], on the state's device.
 
-    Evaluation mode. A point gives one sample. inputs: a tensor, a tuple or a mapping, as in `batch.run`. words: name the
+    Evaluation mode. A point gives one sample. inputs: a tensor, a tuple or a mapping, as in `batch.run`. stream: name the
     noise, one stream a sample. batch: examples a forward pass. batch_norm: `running` statistics, or those of each `batch`,
     on which the result then depends: by its size, and by which examples share one. Neither changes the running ones.
     precision: `fp32`, the module's own, or `bf16` by autocast (the result is float32 all the same). channels_last: how
@@ -79,7 +79,7 @@ def outputs(
     samples = 1 if q.std is None else samples
     theta = q.mean.clone()
     length, drawn = length_of(inputs), []
-    own_randomness = streams.global_stream("predict", *words, "module", device=theta.device)
+    own_randomness = streams.global_stream("predict", *stream, "module", device=theta.device)
 
     def one_pass(part: Any) -> Tensor:
         part = laid_out(part) if channels_last else part
@@ -93,10 +93,10 @@ def outputs(
         if batch_norm == "batch":
             _use_batch_statistics(module, length, batch)
         for s in range(samples):
-            theta.copy_(q.sample(streams.generator("predict", *words, s, device=theta.device)))
+            theta.copy_(q.sample(streams.generator("predict", *stream, s, device=theta.device)))
             binding.wrote()
             # of a module that is random in evaluation too (dropout that stays on)
-            streams.reseed_global("predict", *words, s, "module", device=theta.device)
+            streams.reseed_global("predict", *stream, s, "module", device=theta.device)
             # pass by pass to the device: a memory map need not fit there
             passes = (moved(part, theta.device) for part in parts(inputs, length, batch))
             drawn.append(torch.cat([one_pass(prepare(part) if prepare else part) for part in passes]))

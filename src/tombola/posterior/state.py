@@ -76,11 +76,11 @@ def layout_of(module: nn.Module, posterior: PosteriorSettings, prune: PruneSetti
     )
 
 
-def initial_state(module: nn.Module, layout: Layout, settings: PosteriorSettings, *words: streams.Word) -> State:
-    """A dense Gaussian state of `module` as it now is; what is drawn comes from the streams (init, *words, ...)."""
-    mean = initial_mean(layout, module, settings.mean, streams.generator("init", *words, "mean"))
-    stream = streams.generator("init", *words, "std")
-    log_std = initial_log_std(layout, mean, settings.std, settings.std_scale, settings.std_jitter, stream)
+def initial_state(module: nn.Module, layout: Layout, settings: PosteriorSettings, *stream: streams.Word) -> State:
+    """A dense Gaussian state of `module` as it now is; what is drawn comes from the streams (init, *stream, ...)."""
+    mean = initial_mean(layout, module, settings.mean, streams.generator("init", *stream, "mean"))
+    generator = streams.generator("init", *stream, "std")
+    log_std = initial_log_std(layout, mean, settings.std, settings.std_scale, settings.std_jitter, generator)
     dense = torch.ones(layout.numel, dtype=torch.bool, device=mean.device)
     prior_mean = mean.clone() if settings.prior_mean == "start" else None
     posterior = Gaussian(layout, mean, log_std.to(mean), dense, prior_mean)

@@ -126,9 +126,9 @@ class Ticket:
         batch_norm: by running statistics, or by those of each `batch` at hand: the result then depends on its size and on
         which examples share one. select: the tensor of an output [B, ...]; by default itself, its `logits`, or the first of
         a tuple."""
-        state, words = self._trained().to(next(module.parameters()).device), (seed,)
+        state, stream = self._trained().to(next(module.parameters()).device), (seed,)
         return outputs(
-            module, state, inputs, samples=samples, words=words, batch=batch, batch_norm=batch_norm, select=select
+            module, state, inputs, samples=samples, stream=stream, batch=batch, batch_norm=batch_norm, select=select
         )
 
     def save(self, path: str | Path) -> None:

@@ -152,9 +152,12 @@ class Bayesian(nn.Module):
         """Class probabilities with their uncertainty from the present posterior, as `Ticket.predict`."""
         if isinstance(self.likelihood, GaussianNoise):
             raise TombolaError("a regression has no class probabilities; use ticket().outputs")
-        module, state, words = self._module[0], self.state(), (seed,)
-        out = outputs(module, state, inputs, samples=samples, words=words, batch=batch, batch_norm=batch_norm, select=select)
-        return classes_of(out)
+        module, state = self._module[0], self.state()
+        return classes_of(
+            outputs(
+                module, state, inputs, samples=samples, stream=(seed,), batch=batch, batch_norm=batch_norm, select=select
+            )
+        )
 
     def prune(
         self,

@@ -23,7 +23,7 @@ def evaluate_ticket(
     test: Split,
     settings: EvaluateSettings,
     train: TrainSettings,
-    words: tuple[streams.Word, ...],
+    stream: streams.Name,
     device: torch.device,
     prepare: Prepare | None = None,
 ) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def evaluate_ticket(
             state_there,
             inputs,
             samples=settings.samples,
-            words=(*words, repeat),
+            stream=(*stream, repeat),
             batch=settings.batch_size,
             batch_norm=settings.batch_norm,
             precision=settings.precision,
@@ -55,9 +55,9 @@ def evaluate_ticket(
             rows.append(metrics.regression(out.view(len(out), *targets.shape), noise_std, targets))
         else:
             probs = Prediction(out.double().softmax(-1)).probs_SBC
-            stream = streams.generator("null", *words, repeat)
+            generator = streams.generator("null", *stream, repeat)
             rows.append(
-                metrics.classification(probs, targets, bins=settings.bins, redraws=settings.redraws, generator=stream)
+                metrics.classification(probs, targets, bins=settings.bins, redraws=settings.redraws, generator=generator)
             )
     return {
         **metrics.mean_over_repeats(rows),

@@ -79,7 +79,7 @@ def find_tickets(
                 ticket.rewind.to(device),
                 batches,
                 train,
-                words=(seed, "find_tickets", level),
+                stream=(seed, "find_tickets", level),
                 likelihood=likelihood,
                 start=step_of(start, batches.steps) or 0,
                 stop=step_of(stop, batches.steps),

@@ -22,12 +22,12 @@ from .loop import likelihood_of
 def flops_per_example(module: nn.Module, state: State, settings: TrainSettings, batch: Batch) -> float:
     """Operations (a multiplication and an addition are two) that the gradients of one step take for each example of
     `batch`: all weight samples, forward and backward. The module's buffers are changed."""
-    device, words = state.posterior.mean.device, ("flops",)
+    device, stream = state.posterior.mean.device, ("flops",)
     settings = replace(settings, cuda_graphs=False, compile=False)  # a capture has passes of its own, and hides the others'
     likelihood = likelihood_of(settings, state).to(device)
-    learner = method_of(settings.method)(module, state, likelihood, settings, examples_of(batch), words)
+    learner = method_of(settings.method)(module, state, likelihood, settings, examples_of(batch), stream)
     counter = FlopCounterMode(display=False)
-    with streams.global_stream(*words, device=device), learner.binding:
+    with streams.global_stream(*stream, device=device), learner.binding:
         module.train()
         with counter, sdpa_kernel(SDPBackend.MATH):  # the counter does not know every fused attention, such as the CPU's
             learner.gradients(batch, 0)

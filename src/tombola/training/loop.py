@@ -49,7 +49,7 @@ def train(
     batches: Batches,
     settings: TrainSettings,
     *,
-    words: tuple[streams.Word, ...],
+    stream: streams.Name,
     start: int = 0,
     stop: int | None = None,
     likelihood: nn.Module | LogLikelihood | None = None,
@@ -62,7 +62,7 @@ def train(
 ) -> Trained:
     """Trains `state` of `module` on its device from step `start` of the schedule to `stop` (by default its end).
 
-    words: names of this training's own noise and dropout streams. likelihood: (output, batch) -> log likelihood of each
+    stream: names of this training's own noise and dropout streams. likelihood: (output, batch) -> log likelihood of each
     example [B], in place of the settings' one; a copy of it is trained. prepare: applied to the inputs of `validation`, part
     by part; `batches` give theirs prepared. on_step: called with
     (steps done, steps to do). on_epoch: called with each new row of the history. on_state: called at each epoch's end with
@@ -74,10 +74,10 @@ def train(
     total = settings.epochs * per_epoch
     stop = total if stop is None else min(stop, total)
     model = likelihood_of(settings, state, likelihood).to(device)
-    learner = method_of(settings.method)(module, state, model, settings, batches.examples, words)
+    learner = method_of(settings.method)(module, state, model, settings, batches.examples, stream)
     work = _Work(learner, model, optimiser_of(learner, model, settings), torch.zeros(per_epoch, device=device))
 
-    with streams.global_stream(*words, device=device), learner.binding:
+    with streams.global_stream(*stream, device=device), learner.binding:
         step, spent = work.resume(checkpoint, device) or (start, 0.0)
         began = time.monotonic() - spent
         while step < stop:
@@ -85,9 +85,9 @@ def train(
             first, last = max(start, epoch * per_epoch), min(stop, (epoch + 1) * per_epoch)
             module.train()
             # a loader that shuffles by torch's global randomness has the same order in a resumed run
-            streams.reseed_global("order", *words, epoch, device=device)
+            streams.reseed_global("order", *stream, epoch, device=device)
             for batch in batches.epoch(epoch, step - epoch * per_epoch):
-                streams.reseed_global("dropout", *words, step, device=device)
+                streams.reseed_global("dropout", *stream, step, device=device)
                 lr = settings.lr * lr_factor(settings, step, total, per_epoch)
                 work.step(batch, step, lr, _kl_factor(settings, step, per_epoch), settings)
                 step += 1

@@ -170,7 +170,7 @@ def training_needs(
             state.as_family(method_of(train.method).learns),
             case.batches(examples),
             replace(short, batch_size=examples),
-            words=("memory",),
+            stream=("memory",),
             likelihood=likelihood,
             on_step=lambda done, _: kept.append(allocations.now),
         )
@@ -219,7 +219,7 @@ def _forward(case: Case, inputs: Any) -> "tuple[Callable[[int], float], int]":
     def run(examples: int, _: Allocations) -> None:
         module, state = case.start()
         few = inputs[:examples]
-        out = outputs(module, state, few, samples=1, words=("memory",), select=logits_of, prepare=case.prepare)
+        out = outputs(module, state, few, samples=1, stream=("memory",), select=logits_of, prepare=case.prepare)
         numbers.append(out[0, 0].numel())
 
     return case.peak(run), numbers[0]

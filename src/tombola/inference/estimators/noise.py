@@ -13,7 +13,7 @@ _SMALLEST_BLOCK = 1024
 
 
 class NoisePool:
-    """A window of `size` normal draws for each tick (one weight sample), a function of the words and the tick alone.
+    """A window of `size` normal draws for each tick (one weight sample), a function of the stream and the tick alone.
 
     On a CPU a normal draw costs 5 ns, more than the whole rest of a weight sample. So a pool of a little more than `size`
     draws is kept; each tick renews one block (the fraction `refresh` of it) and shows the pool from another offset. In one
@@ -21,12 +21,12 @@ class NoisePool:
     refresh = 1 draws everything anew.
     """
 
-    def __init__(self, size: int, words: tuple[streams.Word, ...], refresh: float, like: Tensor):
+    def __init__(self, size: int, stream: streams.Name, refresh: float, like: Tensor):
         # few parameters have few offsets, and meet the same draws again too soon: all of their noise is new
         blocks = max(1, min(round(1 / refresh), size // _SMALLEST_BLOCK))
         self._block = math.ceil(size / blocks)
         self._blocks = blocks if blocks == 1 else blocks + 1  # one to spare, so that the window can move
-        self._size, self.words, self.refresh = size, words, refresh
+        self._size, self.stream, self.refresh = size, stream, refresh
         self._pool = torch.empty(self._block * self._blocks, dtype=like.dtype, device=like.device)
         self._tick: int | None = None
 
@@ -37,11 +37,11 @@ class NoisePool:
             known = max(known, self._tick)
         for t in range(known + 1, tick + 1):  # block t % blocks holds the draws of the latest tick t
             start = (t % self._blocks) * self._block
-            stream = streams.generator(*self.words, t, device=self._pool.device)
-            self._pool[start : start + self._block].normal_(generator=stream)
+            generator = streams.generator(*self.stream, t, device=self._pool.device)
+            self._pool[start : start + self._block].normal_(generator=generator)
         self._tick = tick
         room = len(self._pool) - self._size + 1
-        offset = int.from_bytes(streams.digest(*self.words, "offset", tick)[:8], "little") % room
+        offset = int.from_bytes(streams.digest(*self.stream, "offset", tick)[:8], "little") % room
         return self._pool[offset : offset + self._size]
 
 
@@ -50,7 +50,7 @@ _BLOCK = 1 << 17  # outputs at a time: a block of each tensor in use stays in th
 
 
 class OutputNoise:
-    """Noise for every output of a forward pass, a function of the words, the tick and the order of operations alone.
+    """Noise for every output of a forward pass, a function of the stream, the tick and the order of operations alone.
 
     A convolutional network has a hundred times more outputs than weights, and on a CPU a normal draw costs about as much as
     all other arithmetic of local reparameterisation. So a pool of a million draws is kept, of which each tick renews the
@@ -59,10 +59,10 @@ class OutputNoise:
     whose outputs are no more than what a tick renews, and a GPU.
     """
 
-    def __init__(self, words: tuple[streams.Word, ...], refresh: float, like: Tensor):
-        self._words, self._device, self._dtype = words, like.device, like.dtype
+    def __init__(self, stream: streams.Name, refresh: float, like: Tensor):
+        self._words, self._device, self._dtype = stream, like.device, like.dtype
         pooled = refresh < 1 and like.device.type == "cpu"
-        self._pool = NoisePool(_POOL, (*words, "pool"), refresh, like) if pooled else None
+        self._pool = NoisePool(_POOL, (*stream, "pool"), refresh, like) if pooled else None
         self._few = refresh * _POOL if pooled else math.inf
         self.begin(0)
 

@@ -68,7 +68,7 @@ class OutputEstimator(MeanWeights):
     ):
         super().__init__(layout, mean, log_std, mask, noise, several, prior_mean)
         self._weights = FlatWeights(layout, self.theta, mask)
-        self._outputs = OutputNoise((*noise.words, "outputs"), noise.refresh, self.theta)
+        self._outputs = OutputNoise((*noise.stream, "outputs"), noise.refresh, self.theta)
         self._said: set[tuple[str, str]] = set()
         self._seen: set[int] = set()
 

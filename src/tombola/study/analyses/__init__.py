@@ -33,7 +33,7 @@ def view_rows(names: Iterable[str], rows: Iterable[Row]) -> list[ViewRow]:
         own = [row for group in groups.values() for row in view(group)]
         if not own:
             raise TombolaError(
-                f"view {name!r} has nothing to look at in this study; docs/views.md says what it needs: add that, or leave "
+                f"view {name!r} has nothing to look at in this study; docs/analyses.md says what it needs: add that, or leave "
                 "the view out"
             )
         found += own

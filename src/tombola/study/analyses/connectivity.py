@@ -83,20 +83,20 @@ class Connectivity(Measurement):
 
     def _metrics(self, state: State, samples: int, context: RunContext) -> dict[str, float]:
         data, module = context.data(self.source.settings), self.net.build("skeleton").to(context.device)
-        words = ("connectivity", self.seed)  # not its key: the same noise for all lines of a seed
+        stream = ("connectivity", self.seed)  # not its key: the same noise for all lines of a seed
         if self.settings.batch_norm == "running" and has_running_statistics(module):
             size = self.train.batch_size
             batches = training_batches(data, self.source.settings, size, self.seed, context.device).epoch(0)
             some = islice(batches, math.ceil(EXAMPLES / size))
             laid_out = map(channels_last, some) if self.settings.channels_last else some
-            state = reestimated(module, state, laid_out, words)
+            state = reestimated(module, state, laid_out, stream)
         inputs, targets = data.held_out(self.settings.split)
         out = outputs(
             module,
             state,
             inputs,
             samples=samples,
-            words=words,
+            stream=stream,
             batch=self.settings.batch_size,
             batch_norm=self.settings.batch_norm,
             channels_last=self.settings.channels_last,

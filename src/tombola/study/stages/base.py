@@ -91,15 +91,15 @@ class Net:
     outputs: int
 
     @property
-    def words(self) -> str:
+    def identity(self) -> str:
         return json.dumps([self.settings.name, self.settings.args, self.input_shape, self.outputs], sort_keys=True)
 
     def describe(self) -> dict[str, Any]:
         source = plugins.source_digest(self.settings.name, models.MODELS)
-        return {"net": self.words} | ({"source": source} if source else {})
+        return {"net": self.identity} | ({"source": source} if source else {})
 
-    def build(self, *words: streams.Word) -> nn.Module:
-        return models.build(self.settings.name, self.settings.args, self.input_shape, self.outputs, (*words, self.words))
+    def build(self, *stream: streams.Word) -> nn.Module:
+        return models.build(self.settings.name, self.settings.args, self.input_shape, self.outputs, (*stream, self.identity))
 
     def info(self) -> dict[str, Any]:
         return {

@@ -48,8 +48,8 @@ class Evaluate(Measurement):
         (ticket,) = tickets
         data = context.data(self.source.settings)
         module = self.net.build("skeleton").to(context.device)
-        words, examples = (self.seed, self.key), data.held_out(self.settings.split)
+        stream, examples = (self.seed, self.key), data.held_out(self.settings.split)
         return Outcome(
             None,
-            evaluate_ticket(module, ticket, examples, self.settings, self.train, words, context.device, data.prepare),
+            evaluate_ticket(module, ticket, examples, self.settings, self.train, stream, context.device, data.prepare),
         )

@@ -37,7 +37,7 @@ class Init(Stage):
         if self._weights:
             load_weights(module, self._weights)
         layout = layout_of(module, self.posterior, self.prune)
-        state = initial_state(module, layout, self.posterior, self.seed, self.draw, self.net.words)
+        state = initial_state(module, layout, self.posterior, self.seed, self.draw, self.net.identity)
         info = {
             "model": self.net.info(),
             "seed": self.seed,

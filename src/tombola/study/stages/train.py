@@ -72,7 +72,7 @@ class Train(Stage):
             self.start_state(parent).to(context.device),
             batches,
             self.settings,
-            words=self.words,
+            stream=self.stream,
             start=step_of(self.start, batches.steps) or 0,
             stop=step_of(self.stop, batches.steps),
             validation=data.held_out(self.split),
@@ -93,7 +93,7 @@ class Train(Stage):
         return parent.rewind.as_family(method_of(self.settings.method).learns)
 
     @property
-    def words(self) -> tuple[streams.Word, ...]:
+    def stream(self) -> streams.Name:
         """Of its noise: a shorter run, or one watched elsewhere, draws the same."""
         return self.seed, replace(self, stop="", split="test").key
 
