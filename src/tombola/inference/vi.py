@@ -13,8 +13,8 @@ from tombola.posterior.gaussian import Gaussian
 from tombola.posterior.state import State
 from tombola.settings import PosteriorSettings, TrainSettings
 
+from .estimators import ESTIMATORS
 from .estimators.noise import NoisePool
-from .estimators.outputs import ESTIMATORS
 from .estimators.sample import WeightSample
 from .graphs import term_of
 from .objectives import OBJECTIVES
