@@ -7,7 +7,6 @@ leaves out the work of `vi` for pruned weights.
 
 from tombola import plugins
 from tombola.errors import TombolaError
-from tombola.posterior.batch import Batch
 from tombola.posterior.families import family_of
 from tombola.posterior.point import Point
 
@@ -42,4 +41,4 @@ def is_deterministic(method: str) -> bool:
     return method_of(method).learns == Point.family
 
 
-__all__ = ["METHODS", "OBJECTIVES", "VI", "Batch", "Ivon", "Learner", "Map", "is_deterministic", "method_of"]
+__all__ = ["METHODS", "OBJECTIVES", "VI", "Ivon", "Learner", "Map", "is_deterministic", "method_of"]
