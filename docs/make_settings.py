@@ -7,7 +7,7 @@ import typing
 
 from tombola.data import DATA
 from tombola.inference import METHODS, OBJECTIVES
-from tombola.inference.estimators.outputs import ESTIMATORS
+from tombola.inference.estimators import ESTIMATORS
 from tombola.models import MODELS
 from tombola.pruning.scores import SCORES
 from tombola.settings.fields import BAYESIAN, WHOLE, marked

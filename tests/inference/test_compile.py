@@ -57,7 +57,7 @@ def test_a_compiled_training_is_the_same_within_rounding_and_leaves_the_module_a
 
 
 @pytest.mark.parametrize("estimator", ["local", "flipout"])
-def test_an_estimator_that_has_to_see_operations_refuses_to_be_compiled(estimator: str):
+def test_an_estimator_that_intercepts_operations_refuses_to_be_compiled(estimator: str):
     module, settings = net(), TrainSettings(estimator=estimator, compile=True)
     start = initial_state(module, Layout.of(module), PosteriorSettings(), 0)
     with pytest.raises(TombolaError, match=rf"compile is on, but estimator '{estimator}'.*set compile: false"):

@@ -13,8 +13,8 @@ from support.kinds import HUGGING_FACE, KINDS
 from tombola import Bayesian, Layout, PosteriorSettings, TombolaError, TrainSettings, train
 from tombola.data.batches import TensorBatches
 from tombola.inference import VI
+from tombola.inference.estimators import ESTIMATORS
 from tombola.inference.estimators.noise import OutputNoise
-from tombola.inference.estimators.outputs import ESTIMATORS
 from tombola.posterior.likelihood import Categorical, GaussianNoise
 from tombola.posterior.state import initial_state
 from tombola.streams import generator

@@ -186,7 +186,7 @@ def test_it_is_algorithm_1_written_out_on_a_masked_network(changes: dict, prior_
     loop.run(0, STEPS)
     mean, h = written_out(Loop(chosen, state.masked(mask)), STEPS)
     found = loop.learner.state().posterior
-    c = Constants.of(chosen, N)
+    c = Constants(chosen, N)
     torch.testing.assert_close(found.mean, mean, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(found.std[mask].pow(-2) / c.ess - c.delta, h[mask], rtol=1e-9, atol=1e-12)
     pruned = ~mask

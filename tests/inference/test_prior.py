@@ -27,7 +27,7 @@ from tombola import (
 )
 from tombola.data.batches import TensorBatches
 from tombola.inference import VI
-from tombola.inference.estimators.outputs import ESTIMATORS
+from tombola.inference.estimators import ESTIMATORS
 from tombola.posterior.gaussian import initial_log_std, kl_gaussian
 from tombola.posterior.likelihood import Categorical
 from tombola.posterior.state import initial_state

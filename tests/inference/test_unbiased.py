@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from support.estimator_parts import Rig, normal, seeded
 from tombola import Bayesian, Layout, TombolaError, TrainSettings
 from tombola.inference import VI
-from tombola.inference.estimators.outputs import ESTIMATORS
+from tombola.inference.estimators import ESTIMATORS
 from tombola.posterior.gaussian import Gaussian
 from tombola.posterior.likelihood import GaussianNoise
 from tombola.posterior.state import State

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from tombola import Layout
+from tombola.inference.estimators import ESTIMATORS
 from tombola.inference.estimators.noise import NoisePool
-from tombola.inference.estimators.outputs import ESTIMATORS
 from tombola.posterior.binding import Binding
 from tombola.streams import generator
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from support.kinds import HUGGING_FACE, KINDS, Kind
 from tombola import Bayesian, Layout, PosteriorSettings, PruneSettings, Ticket, TrainSettings, find_tickets, load
-from tombola.inference.estimators.outputs import ESTIMATORS
+from tombola.inference.estimators import ESTIMATORS
 from tombola.posterior.batch import inputs_of, run
 
 SPARSITY = 0.8

@@ -1,63 +1,32 @@
-"""How a posterior is learned: one file a method, the same verbs over a state."""
+"""Methods: ways to learn a posterior. A method is a class in one file, and a line in METHODS.
 
-from typing import ClassVar, Protocol
+`vi` (variational inference by any of `estimators/`), `ivon` and `map` follow the protocol in `learner`. Their losses are in
+`objectives` (over weight samples) and `forward` (the data term), which `compiled` and `graphs` make faster; `survivors`
+leaves out the work of `vi` for pruned weights.
+"""
 
-import torch
-from torch import Tensor, nn
-
-from tombola import plugins, streams
+from tombola import plugins
 from tombola.errors import TombolaError
-from tombola.posterior.batch import Batch
-from tombola.posterior.binding import Binding
 from tombola.posterior.families import family_of
-from tombola.posterior.layout import Layout
 from tombola.posterior.point import Point
-from tombola.posterior.state import State
-from tombola.settings import PosteriorSettings, TrainSettings
 
 from .ivon import Ivon
+from .learner import Learner
 from .map import Map
 from .objectives import OBJECTIVES
 from .vi import VI
 
-
-class Learner(Protocol):
-    """A method at work on one module: the training loop needs no more."""
-
-    learns: ClassVar[str]
-    """The family of the posterior that it learns, by its name in `FAMILIES`. What it is given is made one, or refused."""
-    binding: Binding
-    layout: Layout
-    mask: Tensor
-
-    def __init__(
-        self,
-        module: nn.Module,
-        state: State,
-        likelihood: nn.Module,
-        settings: TrainSettings,
-        examples: int,
-        stream: streams.Name,
-    ): ...
-    @classmethod
-    def start(cls, posterior: PosteriorSettings, settings: TrainSettings, examples: int) -> PosteriorSettings: ...
-    def groups(self) -> list[dict]: ...
-    def optimiser(self, settings: TrainSettings) -> torch.optim.Optimizer | None: ...
-    def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor: ...
-    def show_mean(self) -> None: ...
-    def state(self) -> State: ...
-    def restore(self, state: State) -> None: ...
-
-
-_MEMBERS = ("learns", "start", "groups", "optimiser", "gradients", "show_mean", "state", "restore")
-"""Those of `Learner` that a class has."""
-
 METHODS: dict[str, type[Learner]] = {"vi": VI, "ivon": Ivon, "map": Map}
+
+_MEMBERS = ("learns", *(name for name in vars(Learner) if not name.startswith("_")))
+"""The members of `Learner` that a class has itself; `binding`, `layout` and `mask` are its instances'."""
 
 
 def method_of(name: str) -> type[Learner]:
-    """The class of a method's name or import path. Raises TombolaError for an unknown one, for what is no method, and for
-    one that learns a family that is not registered."""
+    """Return the class of a method's name or import path.
+
+    Raises TombolaError for an unknown name, for a class that lacks a member, and for a family that is not registered.
+    """
     found = plugins.resolve(name, METHODS, "method")
     if missing := [member for member in _MEMBERS if not hasattr(found, member)]:
         raise TombolaError(
@@ -72,4 +41,4 @@ def is_deterministic(method: str) -> bool:
     return method_of(method).learns == Point.family
 
 
-__all__ = ["METHODS", "OBJECTIVES", "VI", "Batch", "Ivon", "Learner", "Map", "is_deterministic", "method_of"]
+__all__ = ["METHODS", "OBJECTIVES", "VI", "Ivon", "Learner", "Map", "is_deterministic", "method_of"]

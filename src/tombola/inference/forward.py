@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,34 +18,27 @@ from .compiled import Compiled
 Within = Callable[[], AbstractContextManager]
 
 
+@dataclass(eq=False)
 class DataTerm:
-    """The log likelihood of a batch at the weights that the binding shows.
+    """The log likelihood of a batch at the weights in the binding's `theta`."""
 
-    accumulate: the parts that a batch goes through the module in, one after another: the memory of one, the same weights.
-    """
-
-    def __init__(
-        self,
-        binding: Binding,
-        likelihood: LogLikelihood,
-        precision: str = "fp32",
-        accumulate: int = 1,
-        forward: Callable[..., Any] | None = None,
-    ):
-        """forward: called in place of the binding's module, whose parameters it uses."""
-        self.binding, self.likelihood, self.precision, self.accumulate = binding, likelihood, precision, accumulate
-        self._forward = forward or binding.module
-        self._refusals: Within = forward.refusals if isinstance(forward, Compiled) else nullcontext
+    binding: Binding
+    likelihood: LogLikelihood
+    precision: str = "fp32"
+    accumulate: int = 1
+    """Parts of a batch that go through the module one after another, at the same weights, in the memory of one."""
+    forward: Callable[..., Any] | None = None
+    """Called in place of the binding's module, whose parameters it uses; None is the module."""
 
     def log_likelihood(self, batch: Batch) -> Tensor:
-        """Of each example, [B], in nats. Raises TombolaError if the likelihood returns another shape."""
+        """Return the log likelihood of each example, [B], in nats. Raises TombolaError for one of another shape."""
         return torch.cat([self._of_part(part) for part, _ in self._parts(batch)])
 
     def backward(
         self, batch: Batch, out: Tensor, scale: float, weights_B: Tensor | None = None, within: Within = nullcontext
     ) -> Tensor:
-        """The mean negative log likelihood (nats per example, detached), each example's times its weight; `out` becomes its
-        flat gradient times `scale`. within: what each forward pass, but no backward pass, runs within."""
+        """Return the mean negative log likelihood (nats per example, detached), each example's times its weight; write its
+        flat gradient times `scale` into `out`. within: the context of each forward pass, but of no backward pass."""
         value = torch.zeros((), device=out.device)
 
         def losses() -> Iterator[Tensor]:
@@ -54,13 +48,13 @@ class DataTerm:
                 with within():
                     found = self._of_part(part)
                 loss = -(found if weights_B is None else weights_B[rows] * found).mean()
-                if (share := (rows.stop - rows.start) / length) != 1:
+                if (share := (rows.stop - rows.start) / length) != 1:  # the usual step, in one part, has no extra operation
                     loss = loss * share
                 value = value + loss.detach()
                 yield loss * scale if scale != 1 else loss
-                del found, loss  # with their graph, before the next part's
+                del found, loss  # frees their graph before the next part's is built
 
-        with self._refusals():
+        with self.forward.refusals() if isinstance(self.forward, Compiled) else nullcontext():
             self.binding.backward(losses(), out)
         return value
 
@@ -73,13 +67,8 @@ class DataTerm:
         return shares(batch, examples_of(batch), self.accumulate)
 
     def _of_part(self, batch: Batch) -> Tensor:
-        forward, inputs = self._forward, inputs_of(batch)
-        if self.precision == "bf16":
-            capturing = self.binding.theta.is_cuda and torch.cuda.is_current_stream_capturing()
-            # a copy that autocast keeps would lie in the memory of one graph
-            with torch.autocast(self.binding.theta.device.type, dtype=torch.bfloat16, cache_enabled=not capturing):
-                output = run(forward, inputs)
-        else:
+        forward, inputs = self.forward or self.binding.module, inputs_of(batch)
+        with self._autocast() if self.precision == "bf16" else nullcontext():  # a caller's own autocast stays
             output = run(forward, inputs)
         value = self.likelihood(output, batch)
         shape = tuple(value.shape) if isinstance(value, Tensor) else None
@@ -90,3 +79,9 @@ class DataTerm:
                 "positions, and take no mean over the batch (reduction='none')"
             )
         return value
+
+    def _autocast(self) -> AbstractContextManager:
+        # autocast keeps the bf16 copies of weights that it makes: in a capture they would lie in the memory of one graph
+        device = self.binding.theta.device
+        capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=not capturing)

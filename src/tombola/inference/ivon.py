@@ -1,8 +1,7 @@
 """IVON, the improved variational online Newton method (Shen et al. 2024, algorithm 1).
 
-Legend: P parameters of the layout, of which the first n are random; N training examples. In the paper's letters: h the
-Hessian, delta = heat / (N prior_std^2) the weight decay, lambda = N / heat the effective sample size, and
-std^2 = 1 / (lambda (h + delta)).
+Legend: N training examples. In the paper's letters: h the Hessian's diagonal, delta = heat / (N prior_std^2) the weight
+decay, lambda = N / heat the effective sample size (`ess`), and std^2 = 1 / (lambda (h + delta)).
 """
 
 from dataclasses import dataclass, replace
@@ -15,28 +14,29 @@ from tombola.errors import TombolaError
 from tombola.posterior.batch import Batch
 from tombola.settings import PosteriorSettings, TrainSettings
 
-from .vi import VI, slice_with_grad
+from .learner import slice_with_grad
+from .vi import VI
 
 _BLOCK = 1 << 16  # parameters at a time: what an update reads and writes of them stays in the second-level cache
-_LARGEST_ADAM_LR = 0.5
+_LARGEST_ADAM_LR = 0.5  # from here on `train.lr` is taken for a rate that was meant for IVON
 
 
 class Ivon(VI):
-    """Minimises the loss of `VI` by natural gradients: the step of a mean is scaled by its variance, as of a Hessian.
+    """Minimises the loss of `VI` by natural gradients: the step of a mean is scaled by its variance, an inverse Hessian.
 
-    The Hessian is not stored: it is 1 / (lambda std^2) - delta of the state's std. So where a state is rewound, saved or
-    resumed its Hessian is, too, and a state that is given from elsewhere brings its own. What has no distribution
-    (norm layers, what a likelihood learns) is left to the optimiser of the settings.
+    The Hessian is not stored: it is 1 / (lambda std^2) - delta. So a state that is rewound, saved, resumed or transplanted
+    has its Hessian with it. Deterministic parameters (norm layers, those of a likelihood) are left to the optimiser of the
+    settings.
     """
 
     @classmethod
     def start(cls, posterior: PosteriorSettings, settings: TrainSettings, examples: int) -> PosteriorSettings:
-        """Every std starts where the Hessian is `hess_init`: `posterior.std` and `std_scale` are not read."""
+        """Return a start with every std where the Hessian is `hess_init`: `posterior.std` and `std_scale` are not read."""
         check(settings)
-        return replace(posterior, std=Constants.of(settings, examples).initial_std, std_scale="absolute")
+        return replace(posterior, std=Constants(settings, examples).initial_std, std_scale="absolute")
 
     def groups(self) -> list[dict]:
-        """As `VI.groups`, of the parameters without a distribution."""
+        """Return the groups of the deterministic parameters; `optimiser` steps the others."""
         groups = []
         for where, decayed in self.layout.decay_groups():
             rest = slice(max(where.start, self.sample.n), where.stop)
@@ -46,7 +46,7 @@ class Ivon(VI):
         return groups
 
     def optimiser(self, settings: TrainSettings) -> "IvonUpdate | None":
-        """The update of means and log stds. Raises TombolaError for settings that IVON cannot have."""
+        """Return the update of means and log stds. Raises TombolaError for settings that IVON cannot have."""
         check(self.settings)
         groups: list[dict] = []
         whole = bool(self.mask.all())
@@ -65,44 +65,36 @@ class Ivon(VI):
                         "prior_mean": None if self._prior_mean is None else self._prior_mean[part],
                     }
                 )
-        constants = Constants.of(self.settings, self._examples, self.loss_scale)
+        constants = Constants(self.settings, self._examples, self.loss_scale)
         return IvonUpdate(groups, self.settings.ivon_lr, constants) if groups else None
 
     def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
-        """As `VI.gradients`, of the data's part of the loss: the prior is part of the update."""
-        return super().gradients(batch, step, 0.0)
+        return super().gradients(batch, step, 0.0)  # without the KL term: the prior is part of the update
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Constants:
-    """The numbers of algorithm 1."""
+    """The numbers of algorithm 1 that settings and data give."""
 
-    beta1: float
-    beta2: float
-    ess: float
-    """lambda = N / heat, the effective sample size."""
-    delta: float
-    """heat / (N prior_std^2): the paper's weight decay, which is the prior's."""
-    hess_init: float
+    settings: TrainSettings
+    examples: int
     scale: float = 1.0
-    """What the loss per example was multiplied by."""
+    """The factor of the loss per example."""
 
-    @classmethod
-    def of(cls, settings: TrainSettings, examples: int, scale: float = 1.0) -> "Constants":
-        ess = examples / settings.heat
-        return cls(
-            beta1=settings.beta1,
-            beta2=settings.beta2,
-            ess=ess,
-            delta=1 / (ess * settings.prior_std**2),
-            hess_init=settings.hess_init,
-            scale=scale,
-        )
+    @property
+    def ess(self) -> float:
+        """lambda = N / heat, the effective sample size."""
+        return self.examples / self.settings.heat
+
+    @property
+    def delta(self) -> float:
+        """heat / (N prior_std^2): the paper's weight decay, which is the prior's."""
+        return 1 / (self.ess * self.settings.prior_std**2)
 
     @property
     def initial_std(self) -> float:
-        """Where the Hessian is `hess_init`."""
-        return (self.ess * (self.hess_init + self.delta)) ** -0.5
+        """The std at which the Hessian is `hess_init`."""
+        return (self.ess * (self.settings.hess_init + self.delta)) ** -0.5
 
 
 class IvonUpdate(torch.optim.Optimizer):
@@ -130,10 +122,11 @@ class IvonUpdate(torch.optim.Optimizer):
     def __init__(self, groups: list[dict], lr: float, constants: Constants):
         fixed = ("std", "keep", "prior_mean")
         super().__init__([{k: v for k, v in group.items() if k not in fixed} for group in groups], {"lr": lr})
-        self._fixed = [[group[name] for name in fixed] for group in groups]  # tensors that a state_dict need not have
+        # beside `param_groups`, for `load_state_dict` would put copies in place of tensors that are shared with the learner
+        self._fixed = [[group[name] for name in fixed] for group in groups]
         self.constants = constants
         mean = groups[0]["params"][0]
-        # on a GPU every operation has a cost of its own: there all goes at once
+        # on a GPU each kernel launch costs more than a block's work: there everything is one block
         self._block = _BLOCK if mean.device.type == "cpu" else max(group["params"][0].numel() for group in groups)
         self._scratch = torch.empty(3, self._block, dtype=mean.dtype, device=mean.device)
 
@@ -145,51 +138,40 @@ class IvonUpdate(torch.optim.Optimizer):
             if not state:
                 state.update(self.begin(mean))
             state["step"] += 1
-            debias = 1 - self.constants.beta1 ** state["step"].item()
+            debias = 1 - self.constants.settings.beta1 ** state["step"].item()
             tensors = (mean, log_std, mean.grad, log_std.grad, state["momentum"], *fixed)
             for start in range(0, mean.numel(), self._block):
                 block = slice(start, start + self._block)
-                parts: list[Any] = [t if t is None else t[block] for t in tensors]
-                self._update(group, debias, *parts)
+                self._update(group, debias, [t if t is None else t[block] for t in tensors])
 
     def begin(self, p: Tensor) -> dict[str, Tensor]:
-        """What it keeps for a parameter, before its first step: of a mean alone."""
+        """Return the state of a parameter before its first step; only a mean has any."""
         means = (group["params"][0] for group in self.param_groups)
         return {"step": torch.zeros(()), "momentum": torch.zeros_like(p)} if any(p is mean for mean in means) else {}
 
-    def _update(
-        self,
-        group: dict,
-        debias: float,
-        mean: Tensor,
-        log_std: Tensor,
-        grad: Tensor,
-        slope: Tensor,
-        momentum: Tensor,
-        std: Tensor,
-        keep: Tensor | None,
-        prior_mean: Tensor | None,
-    ) -> None:
-        c = self.constants
+    def _update(self, group: dict, debias: float, parts: list[Any]) -> None:
+        """Update one block, in place, in the memory of three scratch vectors."""
+        mean, log_std, grad, slope, momentum, std, keep, prior_mean = parts
+        c, s = self.constants, self.constants.settings
         var, u, scratch = self._scratch[:, : len(mean)]
         torch.mul(std, std, out=var)
-        torch.mul(var, (1 - c.beta2) * c.ess * c.delta, out=u)
-        u.add_(slope, alpha=(1 - c.beta2) * c.ess / c.scale).sub_(1 - c.beta2)
+        torch.mul(var, (1 - s.beta2) * c.ess * c.delta, out=u)
+        u.add_(slope, alpha=(1 - s.beta2) * c.ess / c.scale).sub_(1 - s.beta2)
         growth = u.addcmul_(u, u, value=0.5)
         log_std.add_(torch.log1p(growth, out=scratch), alpha=-0.5)
-        var.div_(growth.add_(1))  # of the new Hessian
-        momentum.lerp_(grad, 1 - c.beta1)
+        var.div_(growth.add_(1))  # the variance of the new Hessian
+        momentum.lerp_(grad, 1 - s.beta1)
         direction = torch.mul(momentum, 1 / (debias * c.scale), out=scratch)
         direction.add_(mean, alpha=c.delta + group["weight_decay"] / c.scale)
         if prior_mean is not None:
             direction.sub_(prior_mean, alpha=c.delta)
         if keep is not None:
-            log_std.mul_(keep)  # of a pruned weight it means nothing, and must not grow for ever
-        mean.addcmul_(direction, var, value=-group["lr"] * (c.hess_init + c.delta) * c.ess)
+            log_std.mul_(keep)  # a pruned weight's, at std 0, would grow with every step
+        mean.addcmul_(direction, var, value=-group["lr"] * (s.hess_init + c.delta) * c.ess)
 
 
 def check(settings: TrainSettings) -> None:
-    """Raises TombolaError for settings that the method cannot have."""
+    """Raise TombolaError for settings that the method cannot have."""
     for wrong, sentence in (
         (
             settings.estimator not in ("weight_sample", "antithetic"),

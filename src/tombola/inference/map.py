@@ -1,34 +1,28 @@
-"""Deterministic training: the same loop, with a point in place of a distribution."""
+"""Deterministic training, in the same loop: a point in place of a distribution."""
 
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from tombola import streams
 from tombola.posterior.batch import Batch
 from tombola.posterior.binding import Binding, buffers_of, load_buffers
 from tombola.posterior.point import Point
 from tombola.posterior.state import State
-from tombola.settings import PosteriorSettings, TrainSettings
+from tombola.settings import TrainSettings
+from tombola.streams import Name
 
 from .graphs import term_of
-from .vi import copies, slice_with_grad
+from .learner import Learner, learned_of, slice_with_grad
 
 
-class Map:
-    """Minimises the mean negative log likelihood (or N times that); weight decay is its prior."""
+class Map(Learner):
+    """Minimises the mean negative log likelihood (or N times that). Its prior is the optimiser's weight decay."""
 
     learns: ClassVar[str] = Point.family
 
     def __init__(
-        self,
-        module: nn.Module,
-        state: State,
-        likelihood: nn.Module,
-        settings: TrainSettings,
-        examples: int,
-        stream: streams.Name,
+        self, module: nn.Module, state: State, likelihood: nn.Module, settings: TrainSettings, examples: int, stream: Name
     ):
         q = Point.of(state.posterior)
         self.likelihood = likelihood
@@ -40,26 +34,15 @@ class Map:
         self._data_term = term_of(self.binding, likelihood, settings)
         self._scale = float(examples) if settings.loss_scale == "sum" else 1.0
 
-    @classmethod
-    def start(cls, posterior: PosteriorSettings, settings: TrainSettings, examples: int) -> PosteriorSettings:
-        """As `VI.start`."""
-        return posterior
-
-    def optimiser(self, settings: TrainSettings) -> torch.optim.Optimizer | None:
-        """As `VI.optimiser`."""
-        return None
-
     def groups(self) -> list[dict]:
-        """As `VI.groups`."""
         return [
             {"params": [slice_with_grad(self.mean, self._grad, where)], "factor": 1.0, "decayed": decayed}
             for where, decayed in self.layout.decay_groups()
         ]
 
     def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
-        """As `VI.gradients`; there is no KL."""
         if self._keep is not None:
-            self.mean.mul_(self._keep)
+            self.mean.mul_(self._keep)  # an optimiser's momentum moves pruned weights
         self.binding.wrote()
         loss = self._data_term.backward(batch, self._grad, self._scale)
         if self._keep is not None:
@@ -67,16 +50,13 @@ class Map:
         return loss
 
     def show_mean(self) -> None:
-        """As `VI.show_mean`: the weights are the mean already, but for copies in another dtype."""
-        self.binding.wrote()
+        self.binding.wrote()  # the weights are the mean already, except copies in another dtype
 
     def state(self) -> State:
-        """As `VI.state`."""
         posterior = Point(self.layout, self.mean, self.mask).masked(self.mask)
-        return State(posterior, buffers_of(self.binding.module), copies(self.likelihood))
+        return State(posterior, buffers_of(self.binding.module), learned_of(self.likelihood))
 
     def restore(self, state: State) -> None:
-        """As `VI.restore`."""
         self.mean.copy_(state.posterior.mean)
         load_buffers(self.binding.module, state.buffers)
         self.likelihood.load_state_dict(state.likelihood)

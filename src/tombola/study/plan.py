@@ -10,7 +10,7 @@ from tombola.data.batches import steps_per_epoch
 from tombola.errors import TombolaError
 from tombola.inference import OBJECTIVES, is_deterministic
 from tombola.inference.compiled import check_compile
-from tombola.inference.estimators.outputs import ESTIMATORS
+from tombola.inference.estimators import ESTIMATORS
 from tombola.inference.graphs import check_graphs
 from tombola.models.weights import load_weights
 from tombola.posterior.batch_norm import has_batch_norm

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from tombola import plugins
 from tombola.errors import TombolaError
 from tombola.inference import OBJECTIVES
+from tombola.inference.estimators import ESTIMATORS
 from tombola.inference.estimators.noise import NoisePool
-from tombola.inference.estimators.outputs import ESTIMATORS
 from tombola.inference.estimators.sample import WeightSample
 from tombola.inference.forward import DataTerm
 from tombola.posterior.batch import Batch, logits_of

@@ -13,7 +13,7 @@ from tombola import plugins
 from tombola.data.batches import Batches, LoaderBatches, TensorBatches
 from tombola.errors import TombolaError
 from tombola.inference import OBJECTIVES, is_deterministic, method_of
-from tombola.inference.estimators.outputs import ESTIMATORS
+from tombola.inference.estimators import ESTIMATORS
 from tombola.posterior.batch import Batch
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import LogLikelihood

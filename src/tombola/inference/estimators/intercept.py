@@ -1,13 +1,14 @@
-"""Seeing every use that a forward pass makes of a random weight, in an unmodified module.
+"""The interception of every use that a forward pass makes of a random weight, in an unmodified module.
 
-A weight is known by its memory: every view of the flat buffer, whatever splits, transposes or ties it. So the same view of
-another flat buffer (std, noise, a gradient) is found from its shape, strides and offset alone.
+A weight is identified by its memory, as a view of the flat buffer `theta`, so splits, transposes and ties change nothing.
+The same view of another flat buffer (std, noise, a gradient) follows from shape, strides and offset.
 
 Legend: n random parameters, the first of the flat order.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from types import FunctionType
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tombola.errors import TombolaError
 from tombola.posterior.layout import Layout
@@ -23,26 +25,24 @@ from .operations import RULES, Call
 
 
 class Noisy(Protocol):
-    """What an estimator does with a random weight."""
+    """The part of an estimator that an interception calls."""
 
     def apply(self, call: Call) -> Tensor | None:
-        """The output of an operation whose weight is random, with noise; None where it has no rule for this operation."""
+        """Return the output of an operation whose weight is random, with noise; None without a rule for the operation."""
 
     def sampled(self, weight: Tensor, used_by: str | None) -> Tensor:
-        """The weight sample of a random weight, where no rule applies. used_by: the function, if that is to be said."""
+        """Return the weight sample of a random weight, where no rule applies. used_by: the function, for a warning."""
 
 
 class FlatWeights:
-    """The random parameters in `theta` [P] that have any variance: not those that are pruned altogether."""
+    """The random parameters in `theta` [P] that have any variance: a wholly pruned one is not in it."""
 
     def __init__(self, layout: Layout, theta: Tensor, mask: Tensor):
         self._storage = theta.untyped_storage().data_ptr()
-        random = [s for s in layout.segments if s.random]
-        self.names = [s.name for s in random]
-        self.slices = [s.slice for s in random]
-        self._starts = [s.start for s in random]
-        self._stop = random[-1].slice.stop if random else 0
-        self.alive = [bool(mask[s.slice].any()) for s in random]
+        self.segments = [s for s in layout.segments if s.random]
+        self.alive = [bool(mask[s.slice].any()) for s in self.segments]
+        self._starts = [s.start for s in self.segments]
+        self._stop = layout.random_numel
 
     def __contains__(self, tensor: Tensor) -> bool:
         return self.shares_memory(tensor) and tensor.storage_offset() < self._stop and self.alive[self.index(tensor)]
@@ -50,16 +50,24 @@ class FlatWeights:
     def shares_memory(self, tensor: Tensor) -> bool:
         try:
             return tensor.untyped_storage().data_ptr() == self._storage
-        except (NotImplementedError, RuntimeError):  # sparse ones, and those of tracers and vmap, have none
+        except (NotImplementedError, RuntimeError):  # sparse tensors, and those of tracers and vmap, have no storage
             return False
 
     def index(self, tensor: Tensor) -> int:
-        """Which of the random parameters it is, or is a view of."""
+        """Return the index of the random parameter that the tensor is a view of."""
         return bisect_right(self._starts, tensor.storage_offset()) - 1
+
+    def name(self, tensor: Tensor) -> str:
+        return self.segments[self.index(tensor)].name
 
 
 class Interception(TorchFunctionMode):
-    """Within it, what uses random weights goes to the estimator; everything else runs as ever."""
+    """The torch function mode that hands each use of a random weight to the estimator; everything else runs as ever.
+
+    A call with a random weight is, in this order: a view (run), an in-place change of the weight (refused), an operation
+    with a rule (`Noisy.apply`), a function of torch written in Python (re-entered, so that its parts are intercepted), or
+    anything else (run on weight samples in place of the weights).
+    """
 
     def __init__(self, weights: FlatWeights, noisy: Noisy):
         super().__init__()
@@ -67,7 +75,7 @@ class Interception(TorchFunctionMode):
         self._grad = torch.is_grad_enabled()
         self._entered: set[Any] = set()
         self.seen: set[int] = set()
-        """The random parameters that were met where gradients are recorded."""
+        """Indices of the random parameters that were intercepted where gradients are recorded."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -78,24 +86,26 @@ class Interception(TorchFunctionMode):
             return func(*args, **kwargs)
         if func.__name__ in _VIEWS:
             out = func(*args, **kwargs)
-            if all(self._weights.shares_memory(t) for t in _tensors(out)):
+            # a view of the mean waits for the operation that uses it; `to`, `reshape`, `__getitem__` may have copied it
+            if all(self._weights.shares_memory(t) for t in tree_leaves(out) if isinstance(t, Tensor)):
                 return out
         if func.__name__.endswith("_") and not func.__name__.endswith("__") and args and args[0] is found:
             raise TombolaError(
-                f"{func.__name__} changes parameter {self._name(found)!r} in the forward pass, where it holds the mean and "
-                "not the weights; use estimator weight_sample"
+                f"{func.__name__} changes parameter {self._weights.name(found)!r} in the forward pass, where it holds the "
+                "mean and not the weights; use estimator weight_sample"
             )
         call = RULES[func](*args, **kwargs) if func in RULES else None
         if call is not None and (out := self._ruled(call)) is not None:
             return call.after(out) if call.after else out
         if isinstance(func, FunctionType) and func not in self._entered:
             return self._inside(func, args, kwargs)
+        # no warning for the random bias of a deterministic weight: rules are about random weights
         used_by = None if call is not None and call.w not in self._weights else func.__name__
-        args, kwargs = _replaced((args, kwargs), lambda t: self._sampled(t, used_by))
+        args, kwargs = tree_map_only(Tensor, lambda t: self._sampled(t, used_by), (args, kwargs))
         return func(*args, **kwargs)
 
     def _first_weight(self, values: Iterable[Any]) -> Tensor | None:
-        for value in values:  # of every call of every function: in a small network this is what an interception costs
+        for value in values:  # a hot loop, of every call of every function: `tree_leaves` would cost more
             if isinstance(value, Tensor):
                 if value in self._weights:
                     return value
@@ -110,18 +120,18 @@ class Interception(TorchFunctionMode):
             return None
         if self._without_graph():
             raise TombolaError(
-                f"parameter {self._name(call.w)!r} is used under no_grad (by reentrant "
+                f"parameter {self._weights.name(call.w)!r} is used under no_grad (by reentrant "
                 "checkpointing?), where its noise would not be that of the backward pass; use estimator weight_sample"
             )
-        if call.x in self._weights:
-            call = Call(call.operation, self._sampled(call.x, type(call.operation).__name__), call.w, call.b, call.after)
+        if call.x in self._weights:  # a product of two random weights: noise of the output covers only one of them
+            call = replace(call, x=self._sampled(call.x, type(call.operation).__name__))
         out = self._noisy.apply(call)
         if out is not None:
             self.seen.update(self._weights.index(t) for t in (call.w, call.b) if t is not None and t in self._weights)
         return out
 
     def _inside(self, func: FunctionType, args: Any, kwargs: Any) -> Any:
-        """Runs a function of torch that is itself written in Python (attention), so that its parts are seen."""
+        """Run a function of torch that is written in Python (attention) under this mode, which intercepts its parts."""
         self._entered.add(func)
         try:
             with self:
@@ -136,16 +146,18 @@ class Interception(TorchFunctionMode):
             self.seen.add(self._weights.index(tensor))
         return self._noisy.sampled(tensor, used_by)
 
-    def _name(self, tensor: Tensor) -> str:
-        return self._weights.names[self._weights.index(tensor)]
-
     def _without_graph(self) -> bool:
+        """Return whether gradients are off here, but were on when the forward pass began."""
         return self._grad and not torch.is_grad_enabled()
 
 
 @cache
 def _unchecked(func: FunctionType) -> FunctionType:
-    """The function without its own look for modes, which would lead back to where it was called from."""
+    """Return a copy of the function that does not look for function modes.
+
+    The original begins with `if has_torch_function(...): return handle_torch_function(...)`, which under this mode would
+    call `__torch_function__` with the same function again instead of running its body.
+    """
     never: dict[str, Callable[..., bool]] = {
         name: lambda *_: False for name in ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
     }
@@ -154,27 +166,8 @@ def _unchecked(func: FunctionType) -> FunctionType:
     return copy
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _tensors(part)
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
-
-
-def _replaced(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return change(value)
-    if type(value) in (tuple, list):
-        return type(value)(_replaced(part, change) for part in value)
-    if type(value) is dict:
-        return {name: _replaced(part, change) for name, part in value.items()}
-    return value
-
-
 def _dense(tensor: Tensor) -> bool:
+    """Return whether no two elements share memory; an expanded weight's gradient has several places for one number."""
     return all(stride != 0 or size <= 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
@@ -186,4 +179,4 @@ _SHOWN = (
     "unsafe_split unsqueeze untyped_storage view view_as"
 )
 _VIEWS = frozenset(_SHOWN.split())
-"""Names of functions that show a tensor and do not compute with it, if what they return shares its memory."""
+"""Names of functions that do not compute with a tensor, if the tensors that they return share its memory."""

@@ -1,4 +1,4 @@
-"""Standard normal noise for weight samples, a fraction of it drawn anew for each."""
+"""Standard normal noise for weights and for outputs, of which each tick (one weight sample) draws a fraction anew."""
 
 import math
 import random
@@ -16,13 +16,13 @@ class NoisePool:
     """A window of `size` normal draws for each tick (one weight sample), a function of the stream and the tick alone.
 
     On a CPU a normal draw costs 5 ns, more than the whole rest of a weight sample. So a pool of a little more than `size`
-    draws is kept; each tick renews one block (the fraction `refresh` of it) and shows the pool from another offset. In one
-    tick all draws are independent; a parameter meets the same number again only if another tick has the same offset.
+    draws is kept; each tick renews one block (the fraction `refresh` of it) and reads the pool from another offset. Within a
+    tick all draws are independent; a parameter gets the same number again only if another tick has the same offset.
     refresh = 1 draws everything anew.
     """
 
     def __init__(self, size: int, stream: streams.Name, refresh: float, like: Tensor):
-        # few parameters have few offsets, and meet the same draws again too soon: all of their noise is new
+        # few parameters have few offsets and would soon get the same draws again: all of their noise is new
         blocks = max(1, min(round(1 / refresh), size // _SMALLEST_BLOCK))
         self._block = math.ceil(size / blocks)
         self._blocks = blocks if blocks == 1 else blocks + 1  # one to spare, so that the window can move
@@ -31,11 +31,11 @@ class NoisePool:
         self._tick: int | None = None
 
     def window(self, tick: int) -> Tensor:
-        """The noise of that tick, [size]: a view that the next call overwrites. Ticks in any order; in sequence is cheap."""
-        known = tick - self._blocks
+        """Return the noise of that tick, [size], a view that the next call overwrites. Ascending ticks are cheap."""
+        known = tick - self._blocks  # each block holds the draws of one of the last `blocks` ticks, negative ones included
         if self._tick is not None and self._tick <= tick:
             known = max(known, self._tick)
-        for t in range(known + 1, tick + 1):  # block t % blocks holds the draws of the latest tick t
+        for t in range(known + 1, tick + 1):
             start = (t % self._blocks) * self._block
             generator = streams.generator(*self.stream, t, device=self._pool.device)
             self._pool[start : start + self._block].normal_(generator=generator)
@@ -60,20 +60,20 @@ class OutputNoise:
     """
 
     def __init__(self, stream: streams.Name, refresh: float, like: Tensor):
-        self._words, self._device, self._dtype = stream, like.device, like.dtype
+        self._name, self._device, self._dtype = stream, like.device, like.dtype
         pooled = refresh < 1 and like.device.type == "cpu"
         self._pool = NoisePool(_POOL, (*stream, "pool"), refresh, like) if pooled else None
-        self._few = refresh * _POOL if pooled else math.inf
+        self._few = refresh * _POOL if pooled else math.inf  # up to so many outputs, new draws cost no more than a renewal
         self.begin(0)
 
     def begin(self, tick: int) -> None:
-        """Starts a forward pass: the next outputs are the first of that tick."""
+        """Start a forward pass: the next outputs are the first of that tick."""
         self._tick = tick
-        self._stream: torch.Generator | None = None
+        self._generator: torch.Generator | None = None
         self._window: Tensor | None = None
 
     def blocks(self, count: int) -> Iterator[tuple[slice, Tensor]]:
-        """Noise for the next `count` outputs, part by part; a part is overwritten by the next."""
+        """Yield noise for the next `count` outputs, part by part; a part is overwritten by the next."""
         size = _BLOCK if self._device.type == "cpu" else max(count, 1)
         parts = [slice(start, min(start + size, count)) for start in range(0, count, size)]
         if count <= self._few:
@@ -87,18 +87,18 @@ class OutputNoise:
                 yield part, window[start : start + part.stop - part.start]
 
     def signs(self, shape: Sequence[int]) -> Tensor:
-        """-1 or 1 with equal chances."""
+        """Return -1 or 1 with equal chances."""
         sign = torch.empty(tuple(shape), dtype=self._dtype, device=self._device)
         return sign.bernoulli_(0.5, generator=self._draws()).mul_(2).sub_(1)
 
     def _draws(self) -> torch.Generator:
-        if self._stream is None:
-            self._stream = streams.generator(*self._words, self._tick, device=self._device)
-        return self._stream
+        if self._generator is None:
+            self._generator = streams.generator(*self._name, self._tick, device=self._device)
+        return self._generator
 
     def _shown(self) -> Tensor:
-        if self._window is None:
+        if self._window is None:  # made when first asked for: a network of small operations never renews the pool
             assert self._pool is not None, "everything is drawn anew"
             self._window = self._pool.window(self._tick)
-            self._offsets = random.Random(streams.digest(*self._words, "offsets", self._tick))
+            self._offsets = random.Random(streams.digest(*self._name, "offsets", self._tick))
         return self._window

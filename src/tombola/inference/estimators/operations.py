@@ -1,12 +1,13 @@
-"""Operations that are linear in a weight and in their input, each as a map with its derivatives.
+"""Operations that are linear in their input and in their weight, and the torch functions that are one.
 
-Estimators that put their noise into an operation's output need no more of it: `RULES` says for each of torch's functions
-which map it is, of what input, weight and bias.
+`RULES` parses a call of a torch function into an operation with its input, weight and bias; estimators that put noise into
+outputs need no more of it.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,37 +16,33 @@ from torch.nn import functional as F
 Grads = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
-class Operation(Protocol):
-    """out = x * w + b, for whatever the product is."""
+class Operation:
+    """f(x, w, b) = x * w + b for a bilinear product."""
 
-    @property
-    def channel(self) -> int | None:
-        """The dimension, of input and output, in which a sign flips (Flipout); None where there is none."""
+    channel: ClassVar[int | None] = None
+    """The dimension of channels in input and output, each of which has a sign (Flipout); None where there is none."""
+    autocasts: ClassVar[bool] = True
+    """True for an operation whose precision autocast lowers."""
 
-    @property
-    def autocasts(self) -> bool:
-        """Whether autocast lowers its precision."""
+    def __call__(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        raise NotImplementedError
 
-    def __call__(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor: ...
-    def squared(self, x: Tensor) -> Tensor:
-        """The input whose product with the weight's variance is the output's variance."""
+    def scaled(self, x: Tensor, a: Tensor) -> Tensor:
+        """Return the input times `a`, element by element."""
+        return x * a
 
     def gradients(self, g: Tensor, x: Tensor, w: Tensor, needs: Sequence[bool]) -> Grads:
-        """Derivatives of the sum of g * out by x, w and b, as far as `needs` asks for them."""
+        """Return the derivatives of sum(g * f(x, w, b)) by x, w and b; None where `needs` is false."""
+        raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Linear:
+class Linear(Operation):
     """x [..., inputs], w [outputs, inputs]."""
 
     channel = -1
-    autocasts = True
 
     def __call__(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         return F.linear(x, w, b)
-
-    def squared(self, x: Tensor) -> Tensor:
-        return x * x
 
     def gradients(self, g: Tensor, x: Tensor, w: Tensor, needs: Sequence[bool]) -> Grads:
         flat = g.reshape(-1, g.shape[-1])
@@ -57,46 +54,34 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Convolution:
-    """x [B, channels, ...], w as of torch's own, transposed or not, of one to three dimensions."""
+class Convolution(Operation):
+    """x [B, channels, ...], w as torch has it, transposed or not, of one to three dimensions."""
 
-    stride: list[int]
-    padding: list[int]
-    dilation: list[int]
-    transposed: bool
-    output_padding: list[int]
-    groups: int
+    options: tuple[Any, ...]
+    """stride, padding, dilation, transposed, output_padding, groups: the last arguments of aten::convolution."""
     channel = 1
-    autocasts = True
 
     def __call__(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        return torch.ops.aten.convolution.default(x, w, b, *self._settings())
-
-    def squared(self, x: Tensor) -> Tensor:
-        return x * x
+        return torch.ops.aten.convolution.default(x, w, b, *self.options)
 
     def gradients(self, g: Tensor, x: Tensor, w: Tensor, needs: Sequence[bool]) -> Grads:
         bias = [g.shape[1]] if needs[2] else None
-        return torch.ops.aten.convolution_backward.default(g, x, w, bias, *self._settings(), list(needs))
-
-    def _settings(self) -> tuple[Any, ...]:
-        return self.stride, self.padding, self.dilation, self.transposed, self.output_padding, self.groups
+        return torch.ops.aten.convolution_backward.default(g, x, w, bias, *self.options, list(needs))
 
 
 @dataclass(frozen=True)
-class Embedding:
+class Embedding(Operation):
     """x [...] of indices, w [entries, width]: the product of one-hot rows and w."""
 
     padding_idx: int
     scale_grad_by_freq: bool
-    channel = None
     autocasts = False
 
     def __call__(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         return F.embedding(x, w)
 
-    def squared(self, x: Tensor) -> Tensor:
-        return x  # a one-hot row is its own square
+    def scaled(self, x: Tensor, a: Tensor) -> Tensor:
+        return x  # scaled by itself alone (local reparameterisation): a one-hot row is its own square
 
     def gradients(self, g: Tensor, x: Tensor, w: Tensor, needs: Sequence[bool]) -> Grads:
         if not needs[1]:
@@ -107,13 +92,14 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of an operation, and what leads from its output to the function's."""
+    """One call of a torch function as an operation."""
 
     operation: Operation
     x: Tensor
     w: Tensor
     b: Tensor | None
     after: Callable[[Tensor], Tensor] | None = None
+    """The operation's output -> the function's; None where they are the same."""
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Call | None:
@@ -146,45 +132,40 @@ def _embedding(
     return Call(Embedding(padding, scale_grad_by_freq), input, weight, None)
 
 
-def _convolution(dims: int) -> Callable[..., Call | None]:
-    def parse(
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Call:
-        dilation = _each(dilation, dims)
-        if padding == "same":
-            ends = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-            if any(end % 2 for end in ends):  # torch has the odd one at the end
-                input = F.pad(input, [n for end in reversed(ends) for n in (end // 2, end - end // 2)])
-                ends = [0] * dims
-            padding = [end // 2 for end in ends]
-        padding = _each(0 if padding == "valid" else padding, dims)
-        operation = Convolution(_each(stride, dims), padding, dilation, False, [0] * dims, groups)
-        return _batched(operation, input, weight, bias, dims)
-
-    return parse
+def _convolution(
+    dims: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Call:
+    dilation = _each(dilation, dims)
+    if padding == "same":
+        ends = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        if any(end % 2 for end in ends):  # torch pads the odd one at the end, aten::convolution both ends alike
+            input = F.pad(input, [n for end in reversed(ends) for n in (end // 2, end - end // 2)])
+            ends = [0] * dims
+        padding = [end // 2 for end in ends]
+    padding = _each(0 if padding == "valid" else padding, dims)
+    return _batched((_each(stride, dims), padding, dilation, False, [0] * dims, groups), input, weight, bias, dims)
 
 
-def _transposed(dims: int) -> Callable[..., Call | None]:
-    def parse(
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
-        groups: int = 1,
-        dilation: Any = 1,
-    ) -> Call:
-        stride, padding, dilation, more = (_each(value, dims) for value in (stride, padding, dilation, output_padding))
-        return _batched(Convolution(stride, padding, dilation, True, more, groups), input, weight, bias, dims)
-
-    return parse
+def _transposed(
+    dims: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Call:
+    stride, padding, dilation, more = (_each(value, dims) for value in (stride, padding, dilation, output_padding))
+    return _batched((stride, padding, dilation, True, more, groups), input, weight, bias, dims)
 
 
 def _each(value: int | Sequence[int], dims: int) -> list[int]:
@@ -192,10 +173,10 @@ def _each(value: int | Sequence[int], dims: int) -> list[int]:
     return values * dims if len(values) == 1 else values
 
 
-def _batched(operation: Convolution, x: Tensor, w: Tensor, b: Tensor | None, dims: int) -> Call:
-    if x.ndim == dims + 1:  # one example without a batch
-        return Call(operation, x.unsqueeze(0), w, b, lambda out: out.squeeze(0))
-    return Call(operation, x, w, b)
+def _batched(options: tuple[Any, ...], x: Tensor, w: Tensor, b: Tensor | None, dims: int) -> Call:
+    if x.ndim == dims + 1:  # one example without a batch, which aten::convolution does not take
+        return Call(Convolution(options), x.unsqueeze(0), w, b, lambda out: out.squeeze(0))
+    return Call(Convolution(options), x, w, b)
 
 
 RULES: dict[Any, Callable[..., Call | None]] = {
@@ -208,11 +189,14 @@ RULES: dict[Any, Callable[..., Call | None]] = {
     torch.Tensor.matmul: _matmul,
     torch.Tensor.__matmul__: _matmul,
     F.embedding: _embedding,
-    torch.conv1d: _convolution(1),
-    torch.conv2d: _convolution(2),
-    torch.conv3d: _convolution(3),
-    torch.conv_transpose1d: _transposed(1),
-    torch.conv_transpose2d: _transposed(2),
-    torch.conv_transpose3d: _transposed(3),
+    torch.conv1d: partial(_convolution, 1),
+    torch.conv2d: partial(_convolution, 2),
+    torch.conv3d: partial(_convolution, 3),
+    torch.conv_transpose1d: partial(_transposed, 1),
+    torch.conv_transpose2d: partial(_transposed, 2),
+    torch.conv_transpose3d: partial(_transposed, 3),
 }
-"""torch's function -> (its arguments) -> the call; None where these arguments make it another operation."""
+"""torch's function -> (its arguments) -> the call; None where the arguments make it another operation.
+
+A function has a line for each name by which a function mode gets it: `x @ w` comes as `Tensor.__matmul__`.
+"""

@@ -9,7 +9,7 @@ from tombola import plugins, streams
 from tombola.data import training_batches
 from tombola.data.batches import TensorBatches
 from tombola.inference import METHODS, OBJECTIVES, method_of
-from tombola.inference.estimators.outputs import ESTIMATORS
+from tombola.inference.estimators import ESTIMATORS
 from tombola.posterior.state import State
 from tombola.pruning.rewind import step_of
 from tombola.pruning.ticket import Ticket

@@ -1,0 +1,74 @@
+"""The protocol of a method."""
+
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tombola.posterior.batch import Batch
+from tombola.posterior.binding import Binding
+from tombola.posterior.layout import Layout
+from tombola.posterior.state import State
+from tombola.settings import PosteriorSettings, TrainSettings
+from tombola.streams import Name
+
+
+class Learner(Protocol):
+    """A method at work on one module: all that the training loop asks of it. A subclass inherits `start` and `optimiser`."""
+
+    learns: ClassVar[str]
+    """The family of the posterior that it learns, by its name in `FAMILIES`."""
+    binding: Binding
+    """The training loop enters it; the module's parameters are then views of the method's weights."""
+    layout: Layout
+    mask: Tensor
+    """Bool [P]. A masked weight keeps mean 0, std 0 and gradient 0."""
+
+    def __init__(
+        self, module: nn.Module, state: State, likelihood: nn.Module, settings: TrainSettings, examples: int, stream: Name
+    ):
+        """Begin from `state`, whose posterior is of the family `learns`. likelihood: trained in place. examples: N of the
+        training set. stream: names all that the method draws."""
+
+    @classmethod
+    def start(cls, posterior: PosteriorSettings, settings: TrainSettings, examples: int) -> PosteriorSettings:
+        """Return the settings of a dense start that is to be trained on `examples`; the given ones, by default. Raises
+        TombolaError for training settings that the method cannot have."""
+        return posterior
+
+    def groups(self) -> list[dict]:
+        """Return optimiser groups: `params` (flat tensors with `.grad` set), `factor` (of the learning rate), `decayed`."""
+        ...
+
+    def optimiser(self, settings: TrainSettings) -> torch.optim.Optimizer | None:
+        """Return an optimiser of the method's own; None, the default, where the settings' one steps all of `groups`."""
+        return None
+
+    def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
+        """Set the gradients for `batch`; return its mean negative log likelihood (nats per example, averaged over samples).
+
+        step: names the noise. kl_factor: scales the KL term (warm-up).
+        """
+        ...
+
+    def show_mean(self) -> None:
+        """Set the module's weights to the posterior's mean, until the next `gradients`."""
+
+    def state(self) -> State:
+        """Return a copy of all that was learned. Call it while the binding is entered: it has the module's buffers."""
+        ...
+
+    def restore(self, state: State) -> None:
+        """Continue from `state`, in place."""
+
+
+def slice_with_grad(values: Tensor, grads: Tensor, where: slice) -> Tensor:
+    """Return a view of `values` whose gradient is a view of `grads`: an optimiser's flat parameter."""
+    part = values[where]
+    part.grad = grads[where]
+    return part
+
+
+def learned_of(likelihood: nn.Module) -> dict[str, Tensor]:
+    """Return copies of what the likelihood learns, by name."""
+    return {name: value.detach().clone() for name, value in likelihood.state_dict().items()}
