@@ -10,7 +10,7 @@ from tombola.cli.run import Conditions, run
 from tombola.engine.folder import StudyFolder
 from tombola.engine.forecast import Guesses
 from tombola.engine.local import dataset
-from tombola.engine.records import collect, collect_views
+from tombola.engine.records import collect, collect_analyses
 from tombola.engine.store import Store, missing
 from tombola.metrics.columns import names
 from tombola.study.stages import RunContext
@@ -41,7 +41,7 @@ def test_it_gives_the_records_of_the_local_engine(tiny, plan_of, run_plan, tmp_p
     assert not engine.failures
     InOrder(other := Store(tmp_path / "other")).run(plan)
     assert missing(plan, other) == []
-    for table in (collect, collect_views):
+    for table in (collect, collect_analyses):
         ours, theirs = (table(plan, there).drop(columns=list(names("timing")), errors="ignore") for there in (store, other))
         assert len(ours)
         assert_frame_equal(ours, theirs, check_exact=True)

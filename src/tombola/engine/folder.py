@@ -103,12 +103,12 @@ class StudyFolder:
         self.store.prepare()
 
     def write_records(self) -> "DataFrame":
-        """Writes and returns the table of all finished rows; beside it that of the views, where the study has any."""
+        """Writes and returns the table of all finished rows; beside it that of the analyses, where the study has any."""
         table = records.collect(self.plan, self.store)
         try:
             records.write(table, self.path / "records.parquet")
-            if self.plan.views:
-                records.write(records.collect_views(self.plan, self.store), self.path / "views.parquet")
+            if self.plan.analyses:
+                records.write(records.collect_analyses(self.plan, self.store), self.path / "views.parquet")
         except OSError as error:
             raise TombolaError(f"cannot write to {self.path}: {error.strerror}; free space or permissions") from None
         return table
@@ -121,8 +121,10 @@ class StudyFolder:
         table, todo = self.write_records(), len(missing(self.plan, self.store))
         try:
             times = records.stage_times(self.plan, self.store)
-            views = records.collect_views(self.plan, self.store)
-            return write_report(table, self.resolved, page, stages=times, views=views, failed=failed or [], missing=todo)
+            analyses = records.collect_analyses(self.plan, self.store)
+            return write_report(
+                table, self.resolved, page, stages=times, analyses=analyses, failed=failed or [], missing=todo
+            )
         except OSError as error:
             raise TombolaError(f"cannot write {page}: {error.strerror}; choose another file with --out") from None
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from tombola.errors import TombolaError
 from tombola.files import written_aside
-from tombola.metrics.columns import RECORDS, VIEWS
+from tombola.metrics.columns import ANALYSES, RECORDS
 from tombola.study.plan import Plan
-from tombola.study.rows import Row, ViewRow
+from tombola.study.rows import AnalysisRow, Row
 from tombola.study.stages import Train, ancestors
 
 from .store import Store
@@ -31,13 +31,13 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> "DataFrame":
     return pd.DataFrame(rows, columns=list(dict.fromkeys([*first, *(name for row in rows for name in row)])))
 
 
-def collect_views(plan: Plan, store: Store) -> "DataFrame":
-    """The numbers of the views that are finished, one a row, in the plan's order: columns as `VIEWS`."""
+def collect_analyses(plan: Plan, store: Store) -> "DataFrame":
+    """The numbers of the analyses that are finished, one a row, in the plan's order: columns as `ANALYSES`."""
     import pandas as pd
 
-    done = [view for view in plan.views if store.done(view.stage.key)]
-    rows = [row for view in done for row in _numbers(view, store)]
-    return pd.DataFrame(rows, columns=list(VIEWS)).astype(dict.fromkeys(("density", "x", "value", "chance"), float))
+    done = [analysis for analysis in plan.analyses if store.done(analysis.stage.key)]
+    rows = [row for analysis in done for row in _numbers(analysis, store)]
+    return pd.DataFrame(rows, columns=list(ANALYSES)).astype(dict.fromkeys(("density", "x", "value", "chance"), float))
 
 
 def stage_times(plan: Plan, store: Store) -> "DataFrame":
@@ -64,13 +64,13 @@ def write(table: "DataFrame", path: Path) -> None:
         table.to_parquet(aside, index=False)
 
 
-def _numbers(view: ViewRow, store: Store) -> list[dict[str, Any]]:
-    shared = {name: view.labels[name] for name in ("study", "view", "between", "model", "data", "variant")}
+def _numbers(analysis: AnalysisRow, store: Store) -> list[dict[str, Any]]:
+    shared = {name: analysis.labels[name] for name in ("study", "view", "between", "model", "data", "variant")}
     found = []
-    for row in store.record(view.stage.key)["record"]["rows"]:
-        ends = {"a": view.of[row["a"]].labels, "b": view.of[row["b"]].labels}
+    for row in store.record(analysis.stage.key)["record"]["rows"]:
+        ends = {"a": analysis.of[row["a"]].labels, "b": analysis.of[row["b"]].labels}
         of = {f"{name}_{end}": labels[name] for end, labels in ends.items() for name in ("curve", "seed", "level")}
-        found.append({**shared, "key": view.stage.key, **of, **row})
+        found.append({**shared, "key": analysis.stage.key, **of, **row})
     return found
 
 

@@ -21,9 +21,9 @@ from tombola.pruning.scores import SCORES, WITHOUT_STD
 from tombola.settings import DataSettings
 from tombola.training.optim import SCHEDULES
 
-from .analyses import view_rows
+from .analyses import analysis_rows
 from .arms import TRANSPLANTS, SeedContext, arm_score, arm_sigma, by_map, curve_label, settings_labels, trainings
-from .rows import Row, ViewRow
+from .rows import AnalysisRow, Row
 from .spec import Study, Variant, arm_train
 from .stages import Evaluate, Init, Prune, Shuffle, Stage, Train, ancestors
 from .stages.base import Net, Source
@@ -35,12 +35,12 @@ class Plan:
 
     name: str
     rows: list[Row]
-    views: list[ViewRow] = field(default_factory=list)
+    analyses: list[AnalysisRow] = field(default_factory=list)
 
     @property
-    def wanted(self) -> list[Row | ViewRow]:
-        """All that is to be known in the end: views last, so that their parents are done."""
-        return [*self.rows, *self.views]
+    def wanted(self) -> list[Row | AnalysisRow]:
+        """All that is to be known in the end: analyses last, so that their parents are done."""
+        return [*self.rows, *self.analyses]
 
     @property
     def stages(self) -> list[Stage]:
@@ -57,7 +57,7 @@ def plan_study(variants: list[Variant], data: Callable[[DataSettings], Dataset])
             rows.setdefault(name, row)  # a fan-out over scores repeats the arms that have none
     _check_names(rows.values())
     names = [name for variant in variants for name in variant.study.views]
-    return Plan(variants[0].study.name, list(rows.values()), view_rows(names, rows.values()))
+    return Plan(variants[0].study.name, list(rows.values()), analysis_rows(names, rows.values()))
 
 
 def training_of(stage: Stage) -> Train | None:
@@ -199,7 +199,7 @@ def names_of(plan: Plan) -> dict[str, str]:
     Where several curves share a stage, the name has the curve that is nearest to it, and "+2" for two more.
     """
     several = [column for column in ("model", "data") if len({row.labels[column] for row in plan.rows}) > 1]
-    nearest: dict[str, tuple[int, Row | ViewRow]] = {}
+    nearest: dict[str, tuple[int, Row | AnalysisRow]] = {}
     curves: dict[str, set[str]] = {}
     for row in plan.wanted:
         for key, distance in _distances(row.stage).items():
@@ -227,7 +227,7 @@ def _distances(stage: Stage) -> dict[str, int]:
     return found
 
 
-def curve_of(row: Row | ViewRow, several: list[str]) -> str:
+def curve_of(row: Row | AnalysisRow, several: list[str]) -> str:
     """The curve's label with whatever tells it from others of the study: variant, and of `several` its columns."""
     return " · ".join(str(row.labels[name]) for name in ("curve", *several, "variant") if row.labels[name])
 

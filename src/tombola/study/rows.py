@@ -16,8 +16,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class ViewRow:
-    """What a view's stage finds out, several rows of the table of views."""
+class AnalysisRow:
+    """What an analysis's stage finds out, several rows of the table of analyses."""
 
     labels: dict[str, Any]
     """Of the first ticket that is looked at, with `view` and `between`."""
@@ -27,11 +27,11 @@ class ViewRow:
     """The tickets that are compared, in the stage's order."""
 
 
-View = Callable[[list[Row]], Iterable[ViewRow]]
+Analysis = Callable[[list[Row]], Iterable[AnalysisRow]]
 """From the rows of one model, one data set and one variant to what is computed of them."""
 
 
-def view_row(view: str, between: str, stage: Stage, of: Iterable[Row]) -> ViewRow:
-    """The ViewRow of these tickets."""
+def analysis_row(analysis: str, between: str, stage: Stage, of: Iterable[Row]) -> AnalysisRow:
+    """The AnalysisRow of these tickets."""
     rows = tuple(of)
-    return ViewRow(rows[0].labels | {"view": view, "between": between}, stage, rows)
+    return AnalysisRow(rows[0].labels | {"view": analysis, "between": between}, stage, rows)

@@ -23,7 +23,7 @@ from tombola.pruning.ticket import Ticket
 from tombola.settings.keys import canonical
 from tombola.training.loop import likelihood_of
 
-from ..rows import Row, ViewRow, view_row
+from ..rows import AnalysisRow, Row, analysis_row
 from ..stages import Measurement, Outcome, RunContext, Stage
 from .chains import ends_and_middle, grouped, own_masks, training_of
 
@@ -112,7 +112,7 @@ class Connectivity(Measurement):
         return {"nll": metrics.nll(probs, targets), "error": 1 - metrics.accuracy(probs, targets)}
 
 
-def connectivity(rows: list[Row]) -> Iterator[ViewRow]:
+def connectivity(rows: list[Row]) -> Iterator[AnalysisRow]:
     """Lines at the first, the middle and the last level where there are two ends; two trainings at the first and last."""
     own = own_masks(rows)
     for chain in grouped(own, "curve", "seed"):
@@ -139,7 +139,7 @@ def _siblings(rows: list[Row]) -> Iterator[tuple[Row, Row]]:
             yield first, second
 
 
-def _line(between: str, a: Row, b: Row, ends: tuple[Stage, Stage]) -> ViewRow:
+def _line(between: str, a: Row, b: Row, ends: tuple[Stage, Stage]) -> AnalysisRow:
     stage = Connectivity(
         parents=ends,
         net=a.stage.net,
@@ -148,7 +148,7 @@ def _line(between: str, a: Row, b: Row, ends: tuple[Stage, Stage]) -> ViewRow:
         train=a.stage.train,
         seed=a.stage.seed,
     )
-    return view_row("connectivity", between, stage, (a, b))
+    return analysis_row("connectivity", between, stage, (a, b))
 
 
 def _named(what: str, found: dict[str, float]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from tombola.pruning.overlap import jaccard, mask_distance, overlap_by_chance
 from tombola.pruning.scores import SCORES, evaluate
 from tombola.pruning.ticket import Ticket
 
-from ..rows import Row, ViewRow, view_row
+from ..rows import AnalysisRow, Row, analysis_row
 from ..stages import Outcome, RunContext, Stage, Train
 from .chains import once, own_masks, training_of
 
@@ -87,14 +87,14 @@ class EarlyBird(Stage):
         return found
 
 
-def early_bird(rows: list[Row]) -> Iterator[ViewRow]:
+def early_bird(rows: list[Row]) -> Iterator[AnalysisRow]:
     """A stage for each dense training of a curve that prunes."""
     dense = [row for row in own_masks(rows) if row.labels["level"] == 0]
     for row in once(dense, training_of):
         trained = training_of(row)
         scores = _DETERMINISTIC if is_deterministic(trained.settings.method) else _BAYESIAN
         stage = EarlyBird(parents=(trained.parents[0], trained), scores=scores)
-        yield view_row("early_bird", "epochs", stage, [row])
+        yield analysis_row("early_bird", "epochs", stage, [row])
 
 
 def _sizes(ticket: Ticket) -> list[int]:

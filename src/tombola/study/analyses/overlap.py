@@ -11,7 +11,7 @@ from tombola.errors import TombolaError
 from tombola.pruning.overlap import jaccard, layer_masks, overlap_by_chance
 from tombola.pruning.ticket import Ticket
 
-from ..rows import Row, ViewRow, view_row
+from ..rows import AnalysisRow, Row, analysis_row
 from ..stages import Outcome, RunContext, Stage
 from .chains import grouped, mask_of, once, own_masks
 
@@ -42,14 +42,14 @@ class Overlap(Stage):
         return Outcome(None, {"rows": rows})
 
 
-def overlap(rows: list[Row]) -> Iterator[ViewRow]:
+def overlap(rows: list[Row]) -> Iterator[AnalysisRow]:
     """A stage for each curve and level over the seeds, and one for each seed and level over the curves."""
     pruned = [row for row in own_masks(rows) if row.labels["level"] > 0]
     for between, alike in (("seeds", ("curve", "level")), ("curves", ("seed", "level"))):
         for group in grouped(pruned, *alike):
             masks = once(group, mask_of)
             if len(masks) > 1:
-                yield view_row("overlap", between, Overlap(parents=tuple(map(mask_of, masks))), masks)
+                yield analysis_row("overlap", between, Overlap(parents=tuple(map(mask_of, masks))), masks)
 
 
 def _shared(masks_TN: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from tombola.metrics import spearman
 from tombola.pruning.scores import SCORES, WITHOUT_STD, evaluate
 from tombola.pruning.ticket import Ticket
 
-from ..rows import Row, ViewRow, view_row
+from ..rows import AnalysisRow, Row, analysis_row
 from ..stages import Outcome, RunContext, Stage
 from .chains import own_masks, training_of
 
@@ -58,10 +58,10 @@ class Ranks(Stage):
         return torch.stack(values)
 
 
-def ranks(rows: list[Row]) -> Iterator[ViewRow]:
+def ranks(rows: list[Row]) -> Iterator[AnalysisRow]:
     """A stage for each trained Bayesian ticket of a curve that prunes."""
     known = [row for row in own_masks(rows) if not is_deterministic(training_of(row).settings.method)]
     own = [name for row in known if (name := row.labels["score"]) not in WITHOUT_STD]
     scores = tuple(dict.fromkeys([*RANKED, *own]))
     for row in known:  # of a dense training that curves share there is one stage, and a row for each
-        yield view_row("ranks", "scores", Ranks(parents=(training_of(row),), scores=scores), [row])
+        yield analysis_row("ranks", "scores", Ranks(parents=(training_of(row),), scores=scores), [row])
