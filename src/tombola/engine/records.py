@@ -1,4 +1,4 @@
-"""A study's records: one row for each evaluated ticket, as a Parquet table."""
+"""Tables of a study: its records, one row for each evaluated ticket, its analyses and its stages' times."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def collect(plan: Plan, store: Store) -> "DataFrame":
-    """The rows that are finished, in the plan's order, as `table_of` arranges them."""
+    """Return the finished rows as a table, in the plan's order."""
     return table_of([row_of(row, store) for row in plan.rows if store.done(row.stage.key)])
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> "DataFrame":
-    """Return what `row_of` gave as a table: first the columns that are not optional, then others in the rows' order."""
+    """Return rows of `row_of` as a table: first the columns that are not optional, then others in the rows' order."""
     import pandas as pd
 
     first = [column.name for column in RECORDS.values() if not column.optional]
@@ -32,7 +32,7 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> "DataFrame":
 
 
 def collect_analyses(plan: Plan, store: Store) -> "DataFrame":
-    """The numbers of the analyses that are finished, one a row, in the plan's order: columns as `ANALYSES`."""
+    """Return the numbers of the finished analyses, one a row, in the plan's order, with the columns `ANALYSES`."""
     import pandas as pd
 
     done = [analysis for analysis in plan.analyses if store.done(analysis.stage.key)]
@@ -41,7 +41,7 @@ def collect_analyses(plan: Plan, store: Store) -> "DataFrame":
 
 
 def stage_times(plan: Plan, store: Store) -> "DataFrame":
-    """A row for each finished stage: kind, seconds, and the labels of the first of the plan's rows that needs it."""
+    """Return a row for each finished stage: kind, seconds, and the labels of the plan's first row that needs it."""
     import pandas as pd
 
     names = ("curve", "variant", "model", "data", "seed", "level")
@@ -52,7 +52,7 @@ def stage_times(plan: Plan, store: Store) -> "DataFrame":
             seen.add(stage.key)
             if store.done(stage.key):
                 record = store.record(stage.key)
-                # a training that was interrupted counts all its sittings, which the run's own seconds do not
+                # an interrupted training was run several times: the run's seconds are those of the last time alone
                 seconds = max(record["run"]["seconds"], record["record"].get("train_seconds", 0.0))
                 rows.append({name: row.labels[name] for name in names} | {"kind": stage.kind, "seconds": seconds})
     return pd.DataFrame(rows, columns=[*names, "kind", "seconds"])
@@ -75,7 +75,7 @@ def _numbers(analysis: AnalysisRow, store: Store) -> list[dict[str, Any]]:
 
 
 def read(paths: Sequence[Path]) -> "DataFrame":
-    """The records of several studies as one table: of folders that a run wrote to, or of .parquet files.
+    """Return the records of several studies as one table. paths: folders that a run wrote to, or .parquet files.
 
     Raises TombolaError for a path without records.
     """
@@ -90,12 +90,12 @@ def read(paths: Sequence[Path]) -> "DataFrame":
             tables.append(pd.read_parquet(file))
         except (OSError, ValueError) as error:
             raise TombolaError(f"{file} is no table of records ({' '.join(str(error).split())}); write it anew") from None
-    filled = [table for table in tables if len(table)]  # an empty one has no types
+    filled = [table for table in tables if len(table)]  # an empty table would spoil the columns' types
     return pd.concat(filled or tables[:1], ignore_index=True)
 
 
 def row_of(row: Row, store: Store) -> dict[str, Any]:
-    """The labels and numbers of a finished row."""
+    """Return the labels and numbers of a finished row."""
     (trained,) = row.stage.parents
     assert isinstance(trained, Train)
     measured, training = store.record(row.stage.key), store.record(trained.key)
@@ -114,8 +114,10 @@ def row_of(row: Row, store: Store) -> dict[str, Any]:
 
 
 def _costs(trained: Train, store: Store) -> dict[str, float]:
-    """Of the training itself, and in total: with all the trainings that it stands on, as pruning levels before it, whichever
-    study has run them. NaN where one of them is no longer in the store."""
+    """Return the costs of the training itself, and in total with all trainings that it depends on, at levels before it.
+
+    Trainings that another study has run count as well. The total is NaN if one of them is no longer in the store.
+    """
     trainings = [stage.key for stage in ancestors(trained) if isinstance(stage, Train)]
     found = [store.record(key)["record"] if store.done(key) else {} for key in trainings]
     own = store.record(trained.key)["record"]

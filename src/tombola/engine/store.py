@@ -1,4 +1,4 @@
-"""Finished stages on disk, by key: written aside, renamed into place, shared by all studies that use the folder."""
+"""Finished stages on disk, by key: written aside, renamed into place, and shared by all studies that use the folder."""
 
 import json
 import math
@@ -18,20 +18,23 @@ from tombola.study.plan import Plan
 from tombola.study.stages import Outcome, Stage, ancestors
 from tombola.training.checkpoint import Checkpoint
 
-_CACHED = 4  # tickets kept in memory: the next stage mostly wants the last ones
+_CACHED = 4  # tickets kept in memory: a stage's parents are mostly among the last ones
 
 
 class Store:
-    """`root/<key>/` holds a stage's `ticket.safetensors` (if it gives one) and `record.json`, which marks it done."""
+    """Folder of stages: `root/<key>/` has `ticket.safetensors` (if the stage gives one) and `record.json`.
+
+    The record is written last, so that its presence marks the stage as done.
+    """
 
     def __init__(self, root: Path):
         self.root = root
         self.unfinished = root / "unfinished"
-        """What is on its way: checkpoints, locks, progress, and the errors of failed stages."""
+        """Folder of the running stages' checkpoints, locks and progress, and of the errors of failed stages."""
         self._tickets: OrderedDict[str, Ticket] = OrderedDict()
 
     def prepare(self) -> None:
-        """Makes the folder. Raises TombolaError if it can't be written."""
+        """Make the folder. Raises TombolaError if it can't be written."""
         try:
             self.unfinished.mkdir(parents=True, exist_ok=True)
             probe = self.unfinished / f"probe.{os.getpid()}"
@@ -46,11 +49,11 @@ class Store:
         return (self.root / key / "record.json").is_file()
 
     def finished(self, key: str) -> float:
-        """When a stage that is done was finished, by `time.time`."""
+        """Return the time at which a done stage was finished, by `time.time`."""
         return (self.root / key / "record.json").stat().st_mtime
 
     def record(self, key: str) -> dict[str, Any]:
-        """What the stage found out and how it was run. Raises TombolaError if the file is damaged."""
+        """Return the stage's record, and how it was run. Raises TombolaError if the file is damaged."""
         path = self.root / key / "record.json"
         try:
             return json.loads(path.read_text())
@@ -58,7 +61,7 @@ class Store:
             raise TombolaError(f"{path} is damaged ({error}); delete its folder and run the study again") from None
 
     def ticket(self, key: str) -> Ticket:
-        """The stage's ticket. Raises TombolaError if its file is damaged."""
+        """Return the stage's ticket. Raises TombolaError if its file is damaged."""
         if key not in self._tickets:
             self._tickets[key] = load(self.root / key / "ticket.safetensors")
             if len(self._tickets) > _CACHED:
@@ -67,7 +70,7 @@ class Store:
         return self._tickets[key]
 
     def save(self, stage: Stage, outcome: Outcome, run: dict[str, Any]) -> None:
-        """Marks the stage done. run: how it was run (seconds, device, ...)."""
+        """Write the stage's outcome, which marks it as done. run: how it was run (seconds, device, ...)."""
         record = {
             "key": stage.key,
             "kind": stage.kind,
@@ -83,7 +86,7 @@ class Store:
                 if outcome.ticket is not None:
                     outcome.ticket.save(aside / "ticket.safetensors")
                 (aside / "record.json").write_text(json.dumps(record, indent=1))
-                self.discard(stage.key)  # a folder without a record is left by nobody but may be there
+                self.discard(stage.key)  # a folder cannot be renamed onto another, such as that of a damaged stage
         except OSError as error:
             raise TombolaError(
                 f"cannot write stage {stage.key} to {self.root}: {error.strerror}; free space or permissions"
@@ -92,7 +95,7 @@ class Store:
         self.error_path(stage.key).unlink(missing_ok=True)
 
     def discard(self, key: str) -> None:
-        """Forgets a stage, so that it is run again."""
+        """Remove a stage, so that it is run again."""
         self._tickets.pop(key, None)
         shutil.rmtree(self.root / key, ignore_errors=True)
 
@@ -103,11 +106,11 @@ class Store:
         return self.unfinished / f"{key}.checkpoint"
 
     def error_path(self, key: str) -> Path:
-        """Where the traceback of a failed stage is."""
+        """Return the path of a failed stage's traceback."""
         return self.unfinished / f"{key}.error"
 
     def failure(self, key: str) -> tuple[float, str]:
-        """When the stage failed, and the last line of its traceback; an empty one where it has not failed."""
+        """Return the time at which the stage failed and the last line of its traceback, empty if it has not failed."""
         log = self.error_path(key)
         try:
             lines = log.read_text(errors="replace").strip().splitlines()
@@ -116,14 +119,14 @@ class Store:
             return 0.0, ""
 
     def forget_failures(self, keys: Iterable[str]) -> None:
-        """So that these stages are tried again."""
+        """Remove the errors of these stages, so that they are tried again."""
         for key in keys:
             self.error_path(key).unlink(missing_ok=True)
 
     def lock(self, key: str) -> BaseFileLock:
-        """Held while a stage runs, so that two processes on one store do not run it twice.
+        """Return the lock that a process holds while it runs the stage, so that no other process runs it too.
 
-        It is the system's own (flock), which is freed when a process dies, however it does.
+        It is the system's own (flock): the kernel releases it when the process dies, even by SIGKILL.
         """
         return FileLock(self.unfinished / f"{key}.lock")
 

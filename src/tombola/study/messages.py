@@ -1,4 +1,4 @@
-"""What is wrong with settings, as one sentence with its mend, from what pydantic found."""
+"""Validation messages: pydantic's first error as one sentence that names the setting, its value and a remedy."""
 
 import dataclasses
 import typing
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def sentence(error: Any, root: type) -> str:
-    """The first thing that is wrong, as one sentence: where, what, and the mend."""
+    """Return the first of pydantic's errors as one sentence. root: class of the checked settings."""
     first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"])
     value, kind = first["input"], first["type"]

@@ -1,4 +1,4 @@
-"""From a study to its graph of stages: a row for each ticket of each arm, checked before anything runs."""
+"""Plan of a study: its graph of stages, with a row for each ticket of each arm, checked before the first stage runs."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -39,17 +39,17 @@ class Plan:
 
     @property
     def wanted(self) -> list[Row | AnalysisRow]:
-        """All that is to be known in the end: analyses last, so that their parents are done."""
+        """Return all rows; analyses come last, because their stages depend on the other rows' stages."""
         return [*self.rows, *self.analyses]
 
     @property
     def stages(self) -> list[Stage]:
-        """Every stage once, parents first."""
+        """Return every stage once, parents first."""
         return ancestors(*(row.stage for row in self.wanted))
 
 
 def plan_study(variants: list[Variant], data: Callable[[DataSettings], Dataset]) -> Plan:
-    """Raises TombolaError for whatever can be known to be wrong before anything runs."""
+    """Return the plan. Raises TombolaError for every mistake that can be found before the first stage runs."""
     rows: dict[tuple[Any, ...], Row] = {}
     for variant in variants:
         for row in _variant_rows(variant, data):
@@ -104,14 +104,14 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
 
 
 def _measured_as_can_be(study: Study, net: Net) -> Study:
-    """Without the batch's statistics where nothing has any: so that what is measured both ways is measured once."""
+    """Return the study with running statistics if the net has no batch norm, so that both settings share one key."""
     if study.evaluate.batch_norm == "running" or has_batch_norm(net.build("check")):
         return study
     return replace(study, evaluate=replace(study.evaluate, batch_norm="running"))
 
 
 def _check_names(rows: Iterable[Row]) -> None:
-    """Raises TombolaError where two data sets of a study would be one in its tables."""
+    """Raise TombolaError if two data sets of a study have one name in its tables."""
     factory_of: dict[str, str] = {}
     for row in rows:
         called, factory = row.labels["data"], row.stage.source.settings.name
@@ -120,7 +120,7 @@ def _check_names(rows: Iterable[Row]) -> None:
 
 
 def _check(study: Study, net: Net, dataset: Dataset) -> int:
-    """Everything that would fail a stage later, found before the first one runs; the number of the net's parameters."""
+    """Return the number of the net's parameters. Raises TombolaError for whatever would fail a stage later."""
     shape, crop = dataset.input_shape, study.data.crop
     dataset.held_out(study.evaluate.split)
     if (study.data.flip or crop) and (len(shape) != 3 or crop >= min(shape[1:])):
@@ -146,7 +146,7 @@ def _check(study: Study, net: Net, dataset: Dataset) -> int:
             )
         if arm.arm == "equal_budget" and rewind == "learning_rate":
             raise TombolaError(
-                "arm equal_budget stands on learning-rate rewinding, which has trained that long already; "
+                "arm equal_budget depends on learning-rate rewinding, which has trained that long already; "
                 "set its rewind to init"
             )
         if "method" in arm.train and by_map(arm):
@@ -194,9 +194,9 @@ def _check(study: Study, net: Net, dataset: Dataset) -> int:
 
 
 def names_of(plan: Plan) -> dict[str, str]:
-    """Key -> name of every stage, as "train vi · ticket (snr) · level 3 · seed 1".
+    """Return key -> name of every stage, as "train vi · ticket (snr) · level 3 · seed 1".
 
-    Where several curves share a stage, the name has the curve that is nearest to it, and "+2" for two more.
+    If several curves share a stage, its name has the curve that is nearest to it, and "+2" for two more.
     """
     several = [column for column in ("model", "data") if len({row.labels[column] for row in plan.rows}) > 1]
     nearest: dict[str, tuple[int, Row | AnalysisRow]] = {}
@@ -212,14 +212,14 @@ def names_of(plan: Plan) -> dict[str, str]:
         _, row = nearest[stage.key]
         more = f" +{len(curves[stage.key]) - 1}" if len(curves[stage.key]) > 1 else ""
         between = row.labels.get("between", "") if row.stage is stage else ""
-        doing = f"{what(stage)} between {between}" if between else what(stage)
+        doing = f"{_action(stage)} between {between}" if between else _action(stage)
         parts = [doing, curve_of(row, several) + more, f"level {levels[stage.key]}", f"seed {row.labels['seed']}"]
         names[stage.key] = " · ".join(parts)
     return names
 
 
 def _distances(stage: Stage) -> dict[str, int]:
-    """Return for the key of each ancestor how many stages on it lies, at least."""
+    """Return key of each ancestor -> the least number of stages from it to `stage`."""
     found = {stage.key: 0}
     for child in reversed(ancestors(stage)):
         for parent in child.parents:
@@ -228,12 +228,12 @@ def _distances(stage: Stage) -> dict[str, int]:
 
 
 def curve_of(row: Row | AnalysisRow, several: list[str]) -> str:
-    """The curve's label with whatever tells it from others of the study: variant, and of `several` its columns."""
+    """Return the curve's label with its variant and the columns `several`, which distinguish curves of the study."""
     return " · ".join(str(row.labels[name]) for name in ("curve", *several, "variant") if row.labels[name])
 
 
-def what(stage: Stage) -> str:
-    """What the stage does, in a word or two."""
+def _action(stage: Stage) -> str:
+    """Return the stage's action in a word or two."""
     if isinstance(stage, Train):
         again = " again" if stage.replica else ""
         return f"train {stage.settings.method}{again}" + (f" to {stage.stop}" if stage.stop else "")

@@ -1,4 +1,4 @@
-"""Rows of a study's tables to be: what they are called, and the stage that gives their numbers."""
+"""Rows of a study's tables before their numbers are known: their labels, and the stages that give the numbers."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from .stages import Evaluate, Stage
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the records: one evaluated ticket."""
+    """A row of the records: one evaluated ticket."""
 
     labels: dict[str, Any]
     stage: Evaluate
@@ -17,21 +17,21 @@ class Row:
 
 @dataclass(frozen=True)
 class AnalysisRow:
-    """What an analysis's stage finds out, several rows of the table of analyses."""
+    """The rows of the table of analyses that one stage gives."""
 
     labels: dict[str, Any]
-    """Of the first ticket that is looked at, with `view` and `between`."""
+    """Labels of the first ticket of `of`, with `view` (the analysis's name) and `between`."""
     stage: Stage
-    """Its record has `rows`, each with the numbers `a` and `b` of the tickets in `of` that it compares."""
+    """Stage whose record has `rows`, each with the indices `a` and `b` of the tickets in `of` that it compares."""
     of: tuple[Row, ...]
-    """The tickets that are compared, in the stage's order."""
+    """The compared tickets, in the order of the stage's parents."""
 
 
 Analysis = Callable[[list[Row]], Iterable[AnalysisRow]]
-"""From the rows of one model, one data set and one variant to what is computed of them."""
+"""Function from the rows of one model, one data set and one variant to the analysis's rows."""
 
 
 def analysis_row(analysis: str, between: str, stage: Stage, of: Iterable[Row]) -> AnalysisRow:
-    """The AnalysisRow of these tickets."""
+    """Return the AnalysisRow of these tickets."""
     rows = tuple(of)
     return AnalysisRow(rows[0].labels | {"view": analysis, "between": between}, stage, rows)

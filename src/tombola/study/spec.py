@@ -1,4 +1,4 @@
-"""Studies: YAML files checked field by field, in which any list fans out."""
+"""Studies: YAML files that are checked field by field and whose lists fan out into variants."""
 
 import dataclasses
 import itertools
@@ -102,15 +102,16 @@ class Variant:
 
     study: Study
     axes: dict[str, Any]
-    """Path -> value of what fanned out, apart from what a record has a column for."""
+    """Path -> value of the settings that fanned out, without the ones that have a column in the records."""
 
     @property
     def label(self) -> str:
+        """Return the axes in a line."""
         return ", ".join(f"{path}={value}" for path, value in self.axes.items())
 
     @property
     def model(self) -> str:
-        """What tables call the net: the model's name; of a recipe the net's, with the size where it is a relative of it."""
+        """Return the net's name in tables: the model's; in a recipe the net's, with the size of a smaller relative."""
         if not self.study.nets:
             return self.study.model.name
         (net,) = self.study.nets
@@ -122,18 +123,18 @@ SECTIONS = [f.name for f in dataclasses.fields(Study) if dataclasses.is_dataclas
 
 
 _PAPER = ("scores", "layers", "randomise", "transplant", "rewind", "size", "rate", "calibration")
-_FIRST = ("demo", "cifar10", *(f"paper/{name}" for name in _PAPER))  # of the paper's, what others share most
+_FIRST = ("demo", "cifar10", *(f"paper/{name}" for name in _PAPER))  # first the studies whose stages others share
 
 
 def shipped() -> dict[str, Path]:
-    """Name -> path of the studies that come with tombola, in the order in which they are best run."""
+    """Return name -> path of the studies that come with tombola, in the order in which they are best run."""
     root = Path(str(resources.files("tombola") / "studies"))
     found = {str(path.relative_to(root).with_suffix("")): path for path in root.rglob("*.yaml")}
     return {name: found[name] for name in dict.fromkeys([*_FIRST, *sorted(found)])}
 
 
 def read(study: str, changes: list[str]) -> dict[str, Any]:
-    """The raw settings of a shipped study or a file, with PATH=VALUE changes. Raises TombolaError."""
+    """Return the raw settings of a shipped study or a file, with PATH=VALUE changes. Raises TombolaError."""
     known = shipped()
     path = known.get(study, Path(study))
     try:
@@ -152,7 +153,7 @@ def read(study: str, changes: list[str]) -> dict[str, Any]:
 
 
 def unfold(raw: dict[str, Any]) -> list[Variant]:
-    """All variants of a raw study, each checked. Raises TombolaError naming the path of what is wrong."""
+    """Return all variants of a raw study, each checked. Raises TombolaError naming the path of a wrong setting."""
     for name in sorted(marked(Study, WHOLE)):
         if isinstance(raw.get(name), list):
             raise TombolaError(f"{name} is the list {raw[name]}; it is of the whole study and does not fan out")
@@ -168,15 +169,10 @@ def unfold(raw: dict[str, Any]) -> list[Variant]:
 
 
 def resolved(raw: dict[str, Any]) -> dict[str, Any]:
-    """A raw study with its recipe's settings and every default filled in, lists kept as they fan out."""
-    studies = [with_defaults(one, Study) for one in expand(raw)]
+    """Return a raw study with its recipe's settings and every default, lists kept as they fan out."""
+    defaults = dataclasses.asdict(Study())
+    studies = [{name: _merged(value, one.get(name, value)) for name, value in defaults.items()} for one in expand(raw)]
     return common_view(studies, raw.get("nets", []))
-
-
-def with_defaults(raw: dict[str, Any], kind: Any) -> dict[str, Any]:
-    """Raw settings with every default filled in, lists kept as they fan out."""
-    defaults = dataclasses.asdict(kind())
-    return {name: _merged(value, raw[name]) if name in raw else value for name, value in defaults.items()}
 
 
 def _merged(default: Any, given: Any) -> Any:
@@ -184,14 +180,14 @@ def _merged(default: Any, given: Any) -> Any:
 
 
 def arm_train(study: Study, arm: Arm, *, deterministic: bool) -> TrainSettings:
-    """The arm's training: the study's with the arm's changes; by method map where it is `deterministic`."""
+    """Return the arm's training: the study's with the arm's changes, and with method map if `deterministic`."""
     changes: dict[str, Any] = arm.train | ({"method": "map"} if deterministic else {})
     train = dataclasses.replace(study.train, **changes)
     return deterministic_part(train) if deterministic else train
 
 
 def _check_train(study: Study, arm: Arm) -> None:
-    """Raises TombolaError for changes of `train` that a study could not have."""
+    """Raise TombolaError for changes of `train` that a study could not have."""
     try:
         _checked({**dataclasses.asdict(study), "train": dataclasses.asdict(study.train) | arm.train})
     except TombolaError as error:
@@ -208,7 +204,7 @@ def _arms(raw: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _fan(raw: Any, kind: type, path: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Every combination of the lists in `raw` where `kind` has no list, with the values chosen by path."""
+    """Yield each combination of the lists in `raw` for fields of `kind` that take no list, with path -> chosen value."""
     if not isinstance(raw, dict):
         yield raw, {}
         return
@@ -231,7 +227,7 @@ def _fan(raw: Any, kind: type, path: str) -> Iterator[tuple[Any, dict[str, Any]]
 
 
 def _named(here: str, item: Any) -> dict[str, Any]:
-    """A value of a fan-out by its path; the fields of a mapping by theirs, so that two models of one name differ."""
+    """Return path -> value of a fan-out; of a mapping each field's, so that two models of one name have two labels."""
     return {f"{here}.{name}": v for name, v in item.items()} if isinstance(item, dict) else {here: item}
 
 
@@ -243,14 +239,14 @@ def _inner(value: Any, hint: Any, here: str) -> Iterator[tuple[Any, dict[str, An
 
 
 def _holds_list(hint: Any, value: list[Any]) -> bool:
-    """Whether the list is the field's own value rather than a choice of values."""
+    """Return whether the list is the field's own value rather than a choice of values."""
     takes_list = any(typing.get_origin(h) is list for h in (hint, *typing.get_args(hint)))
     return takes_list and not (value and all(isinstance(item, list) for item in value))
 
 
 @lru_cache(maxsize=1)
 def _adapter() -> Any:
-    """Of `Study`; making one takes longer than all it is used for."""
+    """Return pydantic's checker of `Study`, made once: making it takes longer than all checks of a run."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(Study)

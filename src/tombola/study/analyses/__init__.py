@@ -1,4 +1,4 @@
-"""Analyses of tickets: what is computed of finished tickets, or of their trainings repeated, beyond the metrics of a record.
+"""Analyses of finished tickets, or of their trainings repeated, beyond the metrics of a record.
 
 An analysis is a function from the rows of one model, one data set and one variant to stages over their tickets
 (`rows.Analysis`).
