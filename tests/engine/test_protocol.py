@@ -6,7 +6,7 @@ import torch
 from pandas.testing import assert_frame_equal
 from rich.console import Console
 
-from tombola.cli.run import Conditions, run
+from tombola.cli.run import Conditions, _run
 from tombola.engine.folder import StudyFolder
 from tombola.engine.forecast import Guesses
 from tombola.engine.local import dataset
@@ -57,6 +57,6 @@ def test_the_command_line_runs_a_study_by_it(tiny, tmp_path):
 
     with open(tmp_path / "said", "w") as said:
         under = Conditions(console=Console(file=said), device=CPU, threads=torch.get_num_threads(), engine=engine)
-        assert run(folder, under, Guesses()) == 0
+        assert _run(folder, under, Guesses()) == 0
     assert len(made) == 1
     assert folder.settled
