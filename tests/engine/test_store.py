@@ -106,12 +106,26 @@ def test_a_damaged_ticket_that_cannot_be_made_anew_stops_its_chain_alone(done, p
     assert "RuntimeError: no longer" in engine.failures[pruned.key]
 
 
-def test_a_damaged_record_is_one_sentence(done):
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+@pytest.mark.parametrize("damage", [lambda text: text[:50], lambda text: "{}", lambda text: None], ids=["half", "empty", "lost"])
+def test_a_damaged_record_is_not_done_and_the_next_run_makes_it_anew(kind, damage, done, run_plan):
+    """The training's record too: the evaluation's row reads it, though no stage that is left depends on it."""
     plan, store, _ = done
-    path = store.root / plan.rows[0].stage.key / "record.json"
-    path.write_text(path.read_text()[:50])
-    with pytest.raises(TombolaError, match=r"record.json is damaged .*; delete its folder and run the study again"):
-        collect(plan, Store(store.root))
+    before = collect(plan, store)
+    stage = next(stage for stage in plan.rows[1].read if stage.kind == kind)
+    path = store.root / stage.key / "record.json"
+    left = damage(path.read_text())
+    path.unlink() if left is None else path.write_text(left)
+    store = Store(store.root)
+    assert missing(plan, store) == [stage]
+    assert len(collect(plan, store)) == len(before) - 1
+    with pytest.raises(TombolaError, match=r"record.json is damaged .*; run the study again"):
+        store.record(stage.key)
+    _, watcher, engine = run_plan(plan)
+    assert not engine.failures
+    assert watcher.began_of == [stage.key]
+    timing = names("timing")
+    pd.testing.assert_frame_equal(collect(plan, store).drop(columns=timing), before.drop(columns=timing))
 
 
 def test_a_stage_that_another_process_finished_meanwhile_is_not_run_again(raw, plan_of, run_plan, tmp_path):

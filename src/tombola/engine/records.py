@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def collect(plan: Plan, store: Store) -> "DataFrame":
     """Return the finished rows as a table, in the plan's order."""
-    return table_of([row_of(row, store) for row in plan.rows if store.done(row.stage.key)])
+    return table_of([row_of(row, store) for row in plan.rows if all(store.done(stage.key) for stage in row.read)])
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> "DataFrame":
@@ -96,17 +96,15 @@ def read(paths: Sequence[Path]) -> "DataFrame":
 
 def row_of(row: Row, store: Store) -> dict[str, Any]:
     """Return the labels and numbers of a finished row."""
-    (trained,) = row.stage.parents
-    assert isinstance(trained, Train)
-    measured, training = store.record(row.stage.key), store.record(trained.key)
+    measured, training = store.record(row.stage.key), store.record(row.trained.key)
     return {
         **row.labels,
         "stage": row.stage.kind,
         "key": row.stage.key,
-        "ticket": trained.key,
+        "ticket": row.trained.key,
         **measured["record"],
         "best_accuracy": training["record"]["best_accuracy"],
-        **_costs(trained, store),
+        **_costs(row.trained, store),
         "device": training["run"]["device"],
         "torch": training["run"]["torch"],
         "threads": training["run"]["threads"],

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ class Store:
         self.unfinished = root / "unfinished"
         """Folder of the running stages' checkpoints, locks and progress, and of the errors of failed stages."""
         self._tickets: OrderedDict[str, Ticket] = OrderedDict()
+        self._whole: set[str] = set()
+        """Keys whose record was read, so that `done` parses each only once."""
 
     def prepare(self) -> None:
         """Make the folder. Raises TombolaError if it can't be written."""
@@ -46,7 +49,14 @@ class Store:
             ) from None
 
     def done(self, key: str) -> bool:
-        return (self.root / key / "record.json").is_file()
+        """Return whether the stage has ended. One whose record is damaged has not: it is run again."""
+        if not (self.root / key / "record.json").is_file():
+            return False
+        if key not in self._whole:
+            with suppress(TombolaError):
+                self.record(key)
+                self._whole.add(key)
+        return key in self._whole
 
     def finished(self, key: str) -> float:
         """Return the time at which a done stage was finished, by `time.time`."""
@@ -56,9 +66,11 @@ class Store:
         """Return the stage's record, and how it was run. Raises TombolaError if the file is damaged."""
         path = self.root / key / "record.json"
         try:
-            return json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise TombolaError(f"{path} is damaged ({error}); delete its folder and run the study again") from None
+            record = json.loads(path.read_text())
+            _ = record["record"].keys(), record["run"].keys()  # raise if missing
+            return record
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise TombolaError(f"{path} is damaged ({error}); run the study again") from None
 
     def ticket(self, key: str) -> Ticket:
         """Return the stage's ticket. Raises TombolaError if its file is damaged."""
@@ -97,6 +109,7 @@ class Store:
     def discard(self, key: str) -> None:
         """Remove a stage, so that it is run again."""
         self._tickets.pop(key, None)
+        self._whole.discard(key)
         shutil.rmtree(self.root / key, ignore_errors=True)
 
     def checkpoint(self, key: str, seconds: float, ends: float = math.inf) -> Checkpoint:
@@ -132,5 +145,9 @@ class Store:
 
 
 def missing(plan: Plan, store: Store) -> list[Stage]:
-    """Return the stages that still have to run, parents first: unfinished ones without what finished ones depend on."""
-    return ancestors(*(row.stage for row in plan.wanted), known=store.done)
+    """Return the stages that still have to run, parents first.
+
+    These are the unfinished stages whose records the plan's tables read, with the unfinished stages that they depend on.
+    A missing stage on which only finished ones depend is left out.
+    """
+    return ancestors(*(stage for row in plan.wanted for stage in row.read), known=store.done)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .stages import Evaluate, Stage
+from .stages import Evaluate, Stage, Train
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,18 @@ class Row:
 
     labels: dict[str, Any]
     stage: Evaluate
+
+    @property
+    def trained(self) -> Train:
+        """Return the stage that trained the ticket."""
+        (trained,) = self.stage.parents
+        assert isinstance(trained, Train)
+        return trained
+
+    @property
+    def read(self) -> tuple[Stage, ...]:
+        """Return the stages whose records give the row's numbers."""
+        return self.trained, self.stage
 
 
 @dataclass(frozen=True)
@@ -25,6 +37,11 @@ class AnalysisRow:
     """Stage whose record has `rows`, each with the indices `a` and `b` of the tickets in `of` that it compares."""
     of: tuple[Row, ...]
     """The compared tickets, in the order of the stage's parents."""
+
+    @property
+    def read(self) -> tuple[Stage, ...]:
+        """Return the stages whose records give the rows' numbers."""
+        return (self.stage,)
 
 
 Analysis = Callable[[list[Row]], Iterable[AnalysisRow]]

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from ..rows import Row
-from ..stages import Stage, Train
+from ..stages import Stage
 
 OWN_MASK = ("ticket", "deterministic")
 """Arms that prune; the others take a mask from one of them."""
@@ -15,16 +15,9 @@ def own_masks(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row.labels["arm"] in OWN_MASK]
 
 
-def training_of(row: Row) -> Train:
-    """Return the stage that trained the row's ticket."""
-    (trained,) = row.stage.parents
-    assert isinstance(trained, Train)
-    return trained
-
-
 def mask_of(row: Row) -> Stage:
     """Return the stage that made the row's mask; its file is smaller than the trained ticket's."""
-    return training_of(row).parents[0]
+    return row.trained.parents[0]
 
 
 def grouped(rows: Iterable[Row], *names: str) -> list[list[Row]]:

@@ -25,7 +25,7 @@ from tombola.training.loop import likelihood_of
 
 from ..rows import AnalysisRow, Row, analysis_row
 from ..stages import Measurement, Outcome, RunContext, Stage
-from .chains import ends_and_middle, grouped, own_masks, training_of
+from .chains import ends_and_middle, grouped, own_masks
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Points on the line; barriers are mostly widest in the middle."""
@@ -119,22 +119,22 @@ def connectivity(rows: list[Row]) -> Iterator[AnalysisRow]:
         at = {row.labels["level"]: row for row in chain}
         levels = sorted(at)
         for level in sorted({levels[0], levels[-1]}):
-            trained = training_of(at[level])
+            trained = at[level].trained
             yield _line("noise", at[level], at[level], (trained, replace(trained, replica=1)))
         for level in ends_and_middle([k for k in levels if k - 1 in at]):
-            yield _line("levels", at[level], at[level - 1], (training_of(at[level]), training_of(at[level - 1])))
+            yield _line("levels", at[level], at[level - 1], (at[level].trained, at[level - 1].trained))
     pairs = [pair for alike in grouped(own, "arm", "score", "sigma", "seed", "level") for pair in _siblings(alike)]
     shown = ends_and_middle(sorted({first.labels["level"] for first, _ in pairs}))
     for first, second in pairs:
         if first.labels["level"] in shown:
-            yield _line("rewinds", first, second, (training_of(first), training_of(second)))
+            yield _line("rewinds", first, second, (first.trained, second.trained))
 
 
 def _siblings(rows: list[Row]) -> Iterator[tuple[Row, Row]]:
     """Yield each pruned ticket that restarted at the initial weights with the one that kept its trained weights."""
     for first, second in permutations(rows, 2):
         rewinds = (first.labels["rewind"], second.labels["rewind"])
-        same_training = training_of(first).settings == training_of(second).settings
+        same_training = first.trained.settings == second.trained.settings
         if rewinds == ("init", "learning_rate") and same_training and first.labels["level"]:
             yield first, second
 

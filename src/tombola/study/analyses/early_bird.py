@@ -17,7 +17,7 @@ from tombola.pruning.ticket import Ticket
 
 from ..rows import AnalysisRow, Row, analysis_row
 from ..stages import Outcome, RunContext, Stage, Train
-from .chains import once, own_masks, training_of
+from .chains import once, own_masks
 
 DENSITIES = (0.5, 0.2, 0.05)
 """Densities of the prunable weights, ranked all together."""
@@ -90,8 +90,8 @@ class EarlyBird(Stage):
 def early_bird(rows: list[Row]) -> Iterator[AnalysisRow]:
     """Yield a stage for each dense training of a curve that prunes."""
     dense = [row for row in own_masks(rows) if row.labels["level"] == 0]
-    for row in once(dense, training_of):
-        trained = training_of(row)
+    for row in once(dense, lambda row: row.trained):
+        trained = row.trained
         scores = _DETERMINISTIC if is_deterministic(trained.settings.method) else _BAYESIAN
         stage = EarlyBird(parents=(trained.parents[0], trained), scores=scores)
         yield analysis_row("early_bird", "epochs", stage, [row])

@@ -16,7 +16,7 @@ from tombola.pruning.ticket import Ticket
 
 from ..rows import AnalysisRow, Row, analysis_row
 from ..stages import Outcome, RunContext, Stage
-from .chains import own_masks, training_of
+from .chains import own_masks
 
 RANKED = ("snr", "mu", "square", "snr_coded", "square_coded", "std_large")
 """Scores that are always compared; the study's curves add theirs."""
@@ -60,8 +60,8 @@ class Ranks(Stage):
 
 def ranks(rows: list[Row]) -> Iterator[AnalysisRow]:
     """Yield a stage for each trained Bayesian ticket of a curve that prunes."""
-    known = [row for row in own_masks(rows) if not is_deterministic(training_of(row).settings.method)]
+    known = [row for row in own_masks(rows) if not is_deterministic(row.trained.settings.method)]
     own = [name for row in known if (name := row.labels["score"]) not in WITHOUT_STD]
     scores = tuple(dict.fromkeys([*RANKED, *own]))
     for row in known:  # curves that share a dense training share its stage, but each has a row
-        yield analysis_row("ranks", "scores", Ranks(parents=(training_of(row),), scores=scores), [row])
+        yield analysis_row("ranks", "scores", Ranks(parents=(row.trained,), scores=scores), [row])
