@@ -84,7 +84,7 @@ class LocalEngine:
                 try:
                     self._run(stage)
                 finally:
-                    lock.release()
+                    self.store.unlock(stage.key, lock)
                 del waiting[stage.key]
                 return True
         return False
@@ -100,7 +100,7 @@ class LocalEngine:
             return None
         # looked at again under the lock: another process may have ended the stage since `_ended`
         if self.store.done(stage.key) or self.store.failure(stage.key)[1]:
-            lock.release()
+            self.store.unlock(stage.key, lock)
             return None
         return lock
 
@@ -159,13 +159,16 @@ class LocalEngine:
         """Return a parent's ticket. One whose file is damaged is made anew."""
         with suppress(TombolaError):
             return self.store.ticket(stage.key)
-        with self.store.lock(stage.key):
-            try:
-                return self.store.ticket(stage.key)  # if another process has made it anew
-            except TombolaError as error:
-                self.watcher.said(f"{error}; running {self._names[stage.key]} again")
-                self.store.discard(stage.key)
-                self._run(stage)
+        lock = self.store.lock(stage.key)
+        lock.acquire()
+        try:
+            return self.store.ticket(stage.key)  # if another process has made it anew
+        except TombolaError as error:
+            self.watcher.said(f"{error}; running {self._names[stage.key]} again")
+            self.store.discard(stage.key)
+            self._run(stage)
+        finally:
+            self.store.unlock(stage.key, lock)
         return self.store.ticket(stage.key)
 
     def _failed(self, stage: Stage, error: Exception) -> None:

@@ -143,6 +143,16 @@ class Store:
         """
         return FileLock(self.unfinished / f"{key}.lock")
 
+    def unlock(self, key: str, lock: BaseFileLock) -> None:
+        """Release the lock. Remove its file if the stage is done, so that such files do not pile up.
+
+        A process that has opened the removed file and gets its lock finds the stage done; of any other stage the file stays,
+        because two processes could then hold locks on two files of one name.
+        """
+        if self.done(key):
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
 
 def missing(plan: Plan, store: Store) -> list[Stage]:
     """Return the stages that still have to run, parents first.
