@@ -6,11 +6,17 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import torch
 import yaml
 
+from tombola import files
+from tombola.engine.progress import Watcher
+from tombola.engine.records import collect
+from tombola.engine.store import Store
 from tombola.metrics.columns import names
 from tombola.pruning.ticket import load
+from tombola.study.stages import Train
 
 STUDY = {
     "name": "small",
@@ -95,3 +101,44 @@ def test_a_run_killed_at_five_instants_ends_with_the_same_bits(tmp_path: Path):
             assert (one is None) == (other is None)
             for name, value in one.tensors().items() if one else ():
                 assert torch.equal(value, other.tensors()[name]), (path, name)
+
+
+class Stops(Watcher):
+    """A watcher that stops the run at a step of its first training."""
+
+    def __init__(self, at):
+        self.at, self.said_of = at, []
+
+    def stepped(self, stage, done, total):
+        if done == self.at:
+            raise KeyboardInterrupt
+
+    def said(self, sentence):
+        self.said_of.append(sentence)
+
+
+def without(part):
+    """Change a checkpoint's tensors: all of this part are lost."""
+    return lambda tensors: {name: value for name, value in tensors.items() if not name.startswith(part)}
+
+
+def narrower(tensors):
+    return {name: value[:1] if value.ndim else value for name, value in tensors.items()}
+
+
+@pytest.mark.parametrize("change", [without("losses"), without("state"), narrower])
+def test_a_checkpoint_that_does_not_fit_starts_its_stage_anew(change, tiny, plan_of, run_plan, tmp_path):
+    plan = plan_of(tiny)
+    whole, _, _ = run_plan(plan, "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan, watcher=Stops(at=7), checkpoint_seconds=0.0)
+    training = next(stage for stage in plan.stages if isinstance(stage, Train))
+    path = Store(tmp_path / "stages").checkpoint_path(training.key)
+    tensors, description = files.read(path)
+    files.write(path, change(tensors), description)
+    watcher = Stops(at=0)
+    store, _, engine = run_plan(plan, watcher=watcher)
+    assert not engine.failures
+    assert [s for s in watcher.said_of if "starts anew: its checkpoint does not fit (" in s]
+    timing = names("timing")
+    pd.testing.assert_frame_equal(collect(plan, store).drop(columns=timing), collect(plan, whole).drop(columns=timing))

@@ -141,7 +141,7 @@ class LocalEngine:
                 self._file.write(at_once=isinstance(stage, Evaluate))  # which may take long and has no steps to write at
                 self.watcher.began(stage, progress)
                 began = time.monotonic()
-                outcome = stage.run(tickets, context)
+                outcome = self._outcome(stage, tickets, context)
             except Exception as error:
                 self._failed(stage, error)
         if outcome is None:
@@ -154,6 +154,20 @@ class LocalEngine:
         self.store.save(stage, outcome, run)
         progress.key = ""
         self.watcher.ended(stage)
+
+    def _outcome(self, stage: Stage, tickets: list[Ticket], context: RunContext) -> Outcome:
+        """Run the stage. A training whose checkpoint does not fit starts anew without it."""
+        path = context.checkpoint.path if context.checkpoint else None
+        resumes = path is not None and path.is_file()
+        try:
+            return stage.run(tickets, context)
+        except Exception as error:
+            # once a step was made, and where memory does not suffice, the checkpoint is not the cause
+            if path is None or not resumes or self._file.progress.total or is_out_of_memory(error):
+                raise
+            self.watcher.said(f"{self._names[stage.key]} starts anew: its checkpoint does not fit ({error})")
+            path.unlink()
+        return stage.run(tickets, context)
 
     def _ticket(self, stage: Stage) -> Ticket:
         """Return a parent's ticket. One whose file is damaged is made anew."""
