@@ -10,6 +10,7 @@ import torch
 from tombola.engine import records
 from tombola.engine.forecast import work_of
 from tombola.engine.local import LocalEngine, dataset
+from tombola.engine.progress import Watcher
 from tombola.engine.records import collect
 from tombola.engine.store import Store, missing
 from tombola.errors import TombolaError
@@ -107,15 +108,16 @@ def test_a_damaged_ticket_that_cannot_be_made_anew_stops_its_chain_alone(done, p
 
 
 @pytest.mark.parametrize("kind", ["train", "evaluate"])
-@pytest.mark.parametrize("damage", [lambda text: text[:50], lambda text: "{}", lambda text: None], ids=["half", "empty", "lost"])
+@pytest.mark.parametrize("damage", ["half", "empty", "lost"])
 def test_a_damaged_record_is_not_done_and_the_next_run_makes_it_anew(kind, damage, done, run_plan):
     """The training's record too: the evaluation's row reads it, though no stage that is left depends on it."""
     plan, store, _ = done
     before = collect(plan, store)
     stage = next(stage for stage in plan.rows[1].read if stage.kind == kind)
     path = store.root / stage.key / "record.json"
-    left = damage(path.read_text())
-    path.unlink() if left is None else path.write_text(left)
+    path.write_text({"half": path.read_text()[:50], "empty": "{}", "lost": ""}[damage])
+    if damage == "lost":
+        path.unlink()
     store = Store(store.root)
     assert missing(plan, store) == [stage]
     assert len(collect(plan, store)) == len(before) - 1
@@ -126,6 +128,19 @@ def test_a_damaged_record_is_not_done_and_the_next_run_makes_it_anew(kind, damag
     assert watcher.began_of == [stage.key]
     timing = names("timing")
     pd.testing.assert_frame_equal(collect(plan, store).drop(columns=timing), before.drop(columns=timing))
+
+
+def test_a_plug_in_that_exits_is_an_error_of_its_stage(raw, plan_of, run_plan, monkeypatch):
+    def leaves(mean, std, generator):
+        raise SystemExit(0)
+
+    monkeypatch.setitem(SCORES, "magnitude", leaves)
+    plan = plan_of(raw)
+    store, _, engine = run_plan(plan)
+    (sentence,) = filter(None, engine.failures.values())
+    assert "prune · deterministic (magnitude) · level 1" in sentence
+    assert "SystemExit: 0" in sentence
+    assert [store.done(row.stage.key) for row in plan.rows] == [True, True, True, False]
 
 
 def test_a_stage_that_another_process_finished_meanwhile_is_not_run_again(raw, plan_of, run_plan, tmp_path):
@@ -210,19 +225,11 @@ def test_warnings_of_a_stage_are_said_and_recorded(tiny, plan_of, run_plan):
     assert collect(plan, store)["density"].tolist() == [1.0, 0.0]
 
 
-class Impatient:
+class Impatient(Watcher):
     """A watcher that interrupts once some stages have ended."""
 
     def __init__(self, after):
         self.left = after
-
-    def began(self, stage, progress): ...
-
-    def stepped(self, stage, done, total): ...
-
-    def failed(self, stage, sentence): ...
-
-    def said(self, sentence): ...
 
     def ended(self, stage):
         self.left -= 1

@@ -89,7 +89,7 @@ def _forecast(stage: Stage, device: torch.device, data: Data) -> MemoryForecast 
             size = min(stage.settings.batch_size, len(there.train[1]))
             needed = training_needs(case, stage.settings, size, masked=_masked(stage))
             return replace(needed, data=_placed(there, stage.source.settings, device))
-        except Exception:  # shown when the stage runs
+        except (Exception, SystemExit):  # shown when the stage runs
             return None
 
 

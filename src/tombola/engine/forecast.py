@@ -270,7 +270,7 @@ def step_seconds(stage: Train, device: torch.device, data: Data) -> float | None
             start = ancestors(stage)[0].run([], context)
             assert start.ticket is not None
             stage.run([start.ticket], context)
-        except Exception:  # shown when the stage runs
+        except (Exception, SystemExit):  # shown when the stage runs
             return None
     steps = [after - before for before, after in itertools.pairwise(marks)]
     return median(steps) if steps else None

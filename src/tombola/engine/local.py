@@ -142,7 +142,7 @@ class LocalEngine:
                 self.watcher.began(stage, progress)
                 began = time.monotonic()
                 outcome = self._outcome(stage, tickets, context)
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # a plug-in's sys.exit(0) is no success of the run
                 self._failed(stage, error)
         if outcome is None:
             free_cached(self.device)  # only now: until here the error's traceback held the stage's tensors
@@ -185,7 +185,7 @@ class LocalEngine:
             self.store.unlock(stage.key, lock)
         return self.store.ticket(stage.key)
 
-    def _failed(self, stage: Stage, error: Exception) -> None:
+    def _failed(self, stage: Stage, error: Exception | SystemExit) -> None:
         sentence = f"{self._names[stage.key]} failed: {_cause(stage, error, self.needs(stage))}"
         log = self.store.error_path(stage.key)
         log.write_text("".join(traceback.format_exception(error)))
@@ -194,7 +194,7 @@ class LocalEngine:
         self.watcher.failed(stage, self.failures[stage.key])
 
 
-def _cause(stage: Stage, error: Exception, needs: MemoryForecast | None) -> str:
+def _cause(stage: Stage, error: Exception | SystemExit, needs: MemoryForecast | None) -> str:
     """Return a sentence about the error; for an out-of-memory error, what to lower."""
     if not is_out_of_memory(error) or not isinstance(stage, Train | Evaluate):
         return f"{type(error).__name__}: {error}"
