@@ -1,6 +1,8 @@
 """A run that is killed at any moment goes on with the same command and ends with the same bits."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +13,10 @@ import torch
 import yaml
 
 from tombola import files
-from tombola.engine.progress import Watcher
+from tombola.engine.local import Terminated
+from tombola.engine.progress import Watcher, seen
 from tombola.engine.records import collect
-from tombola.engine.store import Store
+from tombola.engine.store import Store, missing
 from tombola.metrics.columns import names
 from tombola.pruning.ticket import load
 from tombola.study.stages import Train
@@ -115,6 +118,43 @@ class Stops(Watcher):
 
     def said(self, sentence):
         self.said_of.append(sentence)
+
+
+class Terminates(Watcher):
+    """A watcher that sends this process SIGTERM, in the first training at a step, else as a stage of a kind begins."""
+
+    def __init__(self, kind, at=0):
+        self.kind, self.at = kind, at
+
+    def began(self, stage, progress):
+        if stage.kind == self.kind and not self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def stepped(self, stage, done, total):
+        if done == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_saves_a_checkpoint_after_the_step_and_ends_the_run(tiny, plan_of, run_plan, tmp_path):
+    plan, store = plan_of(tiny), Store(tmp_path / "stages")
+    training = next(stage for stage in plan.stages if isinstance(stage, Train))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated):
+        run_plan(plan, watcher=Terminates("train", at=7))
+    assert signal.getsignal(signal.SIGTERM) is before
+    _, description = files.read(store.checkpoint_path(training.key))
+    assert description["step"] == 7
+    assert [(one.state, one.progress.done) for one in seen(store.unfinished)] == [("stopped", 7)]
+    assert not run_plan(plan)[2].failures
+    assert missing(plan, store) == []
+
+
+def test_sigterm_ends_a_stage_without_checkpoints_at_once(tiny, plan_of, run_plan, tmp_path):
+    plan, store = plan_of(tiny), Store(tmp_path / "stages")
+    with pytest.raises(Terminated):
+        run_plan(plan, watcher=Terminates("prune"))
+    assert {stage.kind for stage in missing(plan, store)} >= {"prune"}
+    assert not run_plan(plan)[2].failures
 
 
 def without(part):

@@ -6,11 +6,13 @@ ready and that no other process runs. They coordinate by the store's locks and f
 
 import json
 import math
+import signal
+import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -23,14 +25,19 @@ from tombola.pruning.ticket import Ticket
 from tombola.settings import DataSettings
 from tombola.study.plan import Plan, names_of
 from tombola.study.stages import Evaluate, Outcome, RunContext, Stage, Train
-from tombola.training.checkpoint import TimeUp, arithmetic
+from tombola.training.checkpoint import Checkpoint, TimeUp, arithmetic
 from tombola.training.memory import MemoryForecast
 from tombola.training.out_of_memory import MemoryShortError, free_cached, is_out_of_memory, short_of_memory
 
 from .progress import Progress, ProgressFile, Watcher, forget_stopped
 from .store import Store, missing
 
+_GRACE = 8  # seconds after SIGTERM for a step and its checkpoint: clusters mostly kill ten seconds or more after it
 _LOOK_AGAIN = 0.2  # seconds between looks while other processes run all stages that are ready
+
+
+class Terminated(KeyboardInterrupt):
+    """End of a run by SIGTERM, after a checkpoint if a training was running."""
 
 
 @dataclass
@@ -56,7 +63,8 @@ class LocalEngine:
         """Run the plan's missing stages, except the ones that other processes run meanwhile.
 
         Return when all have ended, in any process. A failed stage, in any process, stops only the stages that depend on
-        it. Raises TimeUp after `ends`: within a training, once its checkpoint is written, else after the stage.
+        it. Raises TimeUp after `ends`: within a training, once its checkpoint is written, else after the stage. Raises
+        Terminated on SIGTERM, unless a handler is set already.
         """
         self.store.prepare()
         self._names = names_of(plan)
@@ -66,7 +74,8 @@ class LocalEngine:
         forget_stopped(self.store.unfinished, set(waiting))
         here = arithmetic(self.device)
         progress = Progress(study=plan.name, device=here["device"], threads=here["threads"])
-        with ProgressFile(self.store.unfinished, progress) as self._file:
+        self._checkpoint: Checkpoint | None = None
+        with ProgressFile(self.store.unfinished, progress) as self._file, self._ended_by_sigterm():
             while waiting:
                 if self._run_next(waiting):
                     after_each()
@@ -74,6 +83,33 @@ class LocalEngine:
                     time.sleep(_LOOK_AGAIN)
                 if waiting and time.time() >= self.ends:  # not before the first stage, so that each run makes progress
                     raise TimeUp
+
+    @contextmanager
+    def _ended_by_sigterm(self) -> Iterator[None]:
+        """Raise Terminated on SIGTERM: in a training at its next checkpoint, which is then due, else at once."""
+        main = threading.current_thread() is threading.main_thread()  # only the main thread may set a handler
+        if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+            yield
+            return
+
+        def end(number: int, frame: object) -> None:
+            if self._checkpoint is None or number == signal.SIGALRM:
+                raise Terminated
+            self.ends = self._checkpoint.ends = 0.0  # the training saves after its step and raises TimeUp
+            signal.alarm(_GRACE)  # unless the step takes too long
+
+        before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGALRM)}
+        try:
+            yield
+        except TimeUp:
+            if self.ends:
+                raise
+        finally:
+            signal.alarm(0)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if not self.ends:
+            raise Terminated
 
     def _run_next(self, waiting: dict[str, Stage]) -> bool:
         """Run the first stage that is ready and free; return False if none is. Remove ended stages from `waiting`."""
@@ -137,6 +173,7 @@ class LocalEngine:
             warnings.simplefilter("always")
             try:
                 tickets = [self._ticket(parent) for parent in stage.parents]
+                self._checkpoint = checkpoint  # only now: a parent that was made anew had another
                 progress.begin(stage.key, name)
                 self._file.write(at_once=isinstance(stage, Evaluate))  # which may take long and has no steps to write at
                 self.watcher.began(stage, progress)
