@@ -187,6 +187,8 @@ def _check(study: Study, net: Net, dataset: Dataset) -> int:
             )
     if study.evaluate.batch_norm == "batch":
         check_batch_statistics(module, len(dataset.held_out(study.evaluate.split)[0]), study.evaluate.batch_size)
+    if empty := [name for name, p in module.named_parameters() if not p.numel()]:
+        raise TombolaError(f"model {study.model.name!r} has no weights in {empty[0]!r}; give sizes above 0 in model.args")
     layout = layout_of(module, study.posterior, study.prune)
     if study.prune.levels and not layout.prunable_segments():
         raise TombolaError(f"model {study.model.name!r}: nothing is prunable; set prune.classifier: true or prune.include")

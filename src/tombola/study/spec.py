@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from tombola.settings import (
 from tombola.settings.fields import COLUMN, WHOLE, Checked, marked, setting
 from tombola.settings.keys import deterministic_part
 
-from .messages import sentence
+from .messages import in_short, sentence
+from .parse import parse
 from .recipes import common_view, expand
 
 
@@ -122,6 +124,9 @@ SECTIONS = [f.name for f in dataclasses.fields(Study) if dataclasses.is_dataclas
 """The fields of a study that are settings of their own."""
 
 
+_LONGEST_NAME = 100
+_MOST_LEVELS = 1000  # of pruning; a chain has twice as many stages
+_MOST_VARIANTS = 10_000
 _PAPER = ("scores", "layers", "randomise", "transplant", "rewind", "size", "rate", "calibration")
 _FIRST = ("demo", "cifar10", *(f"paper/{name}" for name in _PAPER))  # first the studies whose stages others share
 
@@ -143,7 +148,7 @@ def read(study: str, changes: list[str]) -> dict[str, Any]:
         near = get_close_matches(study, known, 1)
         meant = f"did you mean {near[0]!r}? " if near else ""
         raise TombolaError(f"there is no study {study!r}: {meant}give a YAML file or one of {', '.join(known)}") from None
-    raw = _parse(text, str(path))
+    raw = parse(text, str(path))
     if not isinstance(raw, dict):
         raise TombolaError(f"{path} is no study: it must be a YAML mapping that starts with name:")
     raw.setdefault("name", path.stem)
@@ -156,7 +161,8 @@ def unfold(raw: dict[str, Any]) -> list[Variant]:
     """Return all variants of a raw study, each checked. Raises TombolaError naming the path of a wrong setting."""
     for name in sorted(marked(Study, WHOLE)):
         if isinstance(raw.get(name), list):
-            raise TombolaError(f"{name} is the list {raw[name]}; it is of the whole study and does not fan out")
+            given = in_short(str(raw[name]))
+            raise TombolaError(f"{name} is the list {given}; it is of the whole study and does not fan out")
     columns = {f"{section}.{name}" for section in SECTIONS for name in marked(getattr(Study(), section), COLUMN)}
     variants = []
     for settings, axes in (variant for one in expand(raw) for variant in _fan(one, Study, "")):
@@ -198,7 +204,7 @@ def _arms(raw: dict[str, Any]) -> list[dict[str, Any]]:
     arms = raw.get("arms") or ["ticket"]
     if not isinstance(arms, list):
         raise TombolaError(
-            f"arms: {arms!r} is no list; write one arm a line, as '- ticket' or '- {{arm: ticket, score: mu}}'"
+            f"arms: {in_short(repr(arms))} is no list; write one arm a line, as '- ticket' or '- {{arm: ticket, score: mu}}'"
         )
     return [{"arm": arm} if isinstance(arm, str) else arm for arm in arms]
 
@@ -222,6 +228,9 @@ def _fan(raw: Any, kind: type, path: str) -> Iterator[tuple[Any, dict[str, Any]]
             axes.append([(name, v, _named(here, item) | chosen) for item in value for v, chosen in _inner(item, hint, here)])
         else:
             axes.append([(name, v, chosen) for v, chosen in _inner(value, hint, here)])
+    if math.prod(map(len, axes)) > _MOST_VARIANTS:
+        where = path.removesuffix(".") or "the study"
+        raise TombolaError(f"the lists of {where} fan out into more than {_MOST_VARIANTS:,} variants; shorten them")
     for combination in itertools.product(*axes):
         yield {name: v for name, v, _ in combination}, {k: c for _, _, chosen in combination for k, c in chosen.items()}
 
@@ -257,38 +266,34 @@ def _checked(raw: dict[str, Any]) -> Study:
 
     try:
         # through JSON: strict about numbers and texts, yet mappings become dataclasses
-        study = _adapter().validate_json(json.dumps(raw, default=str))
+        study = _adapter().validate_json(json.dumps(raw))
     except ValidationError as error:
         raise TombolaError(sentence(error, Study)) from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # of settings from Python, which `parse` has not seen
         raise TombolaError(f"the study can't be written as JSON: {error}; a YAML alias may contain itself") from None
-    if not study.name or "/" in study.name:
-        raise TombolaError(f"name is {study.name!r}; give the study a name without '/'")
+    if study.name in ("", ".", "..") or len(study.name) > _LONGEST_NAME or not study.name.isprintable() or "/" in study.name:
+        raise TombolaError(
+            f"name is {in_short(repr(study.name))}; the output folder is named so: give at most {_LONGEST_NAME} printable "
+            "characters without '/', and not '.' or '..'"
+        )
     if len(set(study.seeds)) < len(study.seeds) or not study.seeds:
-        raise TombolaError(f"seeds are {study.seeds}; give at least one, and each once")
+        raise TombolaError(f"seeds are {in_short(str(study.seeds))}; give at least one, and each once")
+    if study.prune.levels > _MOST_LEVELS:
+        raise TombolaError(f"prune.levels is {study.prune.levels}; give at most {_MOST_LEVELS}")
     return study
-
-
-def _parse(text: str, where: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark else ""
-        problem = str(getattr(error, "problem", error))
-        raise TombolaError(f"{where} is not YAML{line}: {' '.join(problem.split())}; mend that line") from None
 
 
 def _apply(raw: dict[str, Any], change: str) -> None:
     path, equals, value = change.partition("=")
+    shown = in_short(repr(change))
     if not equals or not path:
-        raise TombolaError(f"--set {change!r} is no PATH=VALUE; write for example --set train.epochs=20")
+        raise TombolaError(f"--set {shown} is no PATH=VALUE; write for example --set train.epochs=20")
     *parents, last = path.split(".")
     at = raw
     for name in parents:
         at = at.setdefault(name, {})
         if not isinstance(at, dict):
-            raise TombolaError(f"--set {change!r}: {name!r} holds {at!r} and has no fields; check the path")
-    at[last] = _parse(value, f"--set {change!r}")
+            raise TombolaError(
+                f"--set {shown}: {in_short(name)!r} holds {in_short(repr(at))} and has no fields; check the path"
+            )
+    at[last] = parse(value, f"--set {shown}")

@@ -9,11 +9,12 @@ from collections.abc import Iterable
 from tombola import plugins
 from tombola.errors import TombolaError
 
+from ..messages import in_short
 from ..rows import Analysis, AnalysisRow, Row
-from .connectivity import Connectivity, connectivity
-from .early_bird import EarlyBird, early_bird
-from .overlap import Overlap, overlap
-from .ranks import Ranks, ranks
+from .connectivity import connectivity
+from .early_bird import early_bird
+from .overlap import overlap
+from .ranks import ranks
 
 ANALYSES: dict[str, Analysis] = {
     "overlap": overlap,
@@ -31,7 +32,12 @@ def analysis_rows(names: Iterable[str], rows: Iterable[Row]) -> list[AnalysisRow
     found: list[AnalysisRow] = []
     for name in dict.fromkeys(names):
         analysis: Analysis = plugins.resolve(name, ANALYSES, "analysis")
-        own = [row for group in groups.values() for row in analysis(group)]
+        try:
+            own = [row for group in groups.values() for row in analysis(group)]
+        except TombolaError:
+            raise
+        except (Exception, SystemExit) as error:  # of a function of the user, or one that is no analysis at all
+            raise TombolaError(f"analysis {name!r} failed: {in_short(repr(error), 120)}; see docs/analyses.md") from error
         if not own:
             raise TombolaError(
                 f"analysis {name!r} has nothing to look at in this study; docs/analyses.md says what it needs: add that, or "
@@ -41,4 +47,4 @@ def analysis_rows(names: Iterable[str], rows: Iterable[Row]) -> list[AnalysisRow
     return found
 
 
-__all__ = ["ANALYSES", "Connectivity", "EarlyBird", "Overlap", "Ranks", "analysis_rows"]
+__all__ = ["ANALYSES", "analysis_rows"]

@@ -9,6 +9,8 @@ from typing import Any
 
 from tombola.errors import TombolaError
 
+from ..messages import in_short
+
 Settings = dict[str, Any]
 
 
@@ -27,15 +29,15 @@ def expand(raw: Settings) -> list[Settings]:
         raise TombolaError(f"{_unlike('size', size, sizes['sizes'])}; nets have one of these sizes")
     there = sizes["sizes"][size]
     if not isinstance(nets, list) or not nets:
-        raise TombolaError(f"nets is {nets!r} at size {size}; give a list of {', '.join(there['nets'])}")
+        raise TombolaError(f"nets is {in_short(repr(nets))} at size {size}; give a list of {', '.join(there['nets'])}")
     if (model := _name_of(raw.get("model"))) is not None:
-        raise TombolaError(f"model.name is {model!r} beside nets {nets}; leave one of them out")
+        raise TombolaError(f"model.name is {in_short(repr(model))} beside nets {in_short(str(nets))}; leave one of them out")
     expanded = []
     for i, net in enumerate(nets):
         if not isinstance(net, str) or net not in there["nets"]:
             raise TombolaError(_unlike(f"nets.{i}", net, there["nets"]))
         if net in nets[:i]:
-            raise TombolaError(f"nets are {', '.join(nets)}; give {net} once")
+            raise TombolaError(f"nets are {in_short(str(nets))}; give {net} once")
         found: Settings = {}
         for part in (sizes["common"], there["common"], there["nets"][net]):
             found = merged(found, part)
@@ -83,4 +85,4 @@ def _united(values: list[Any]) -> Any:
 
 def _unlike(what: str, value: Any, known: Mapping[str, Any]) -> str:
     near = get_close_matches(str(value), known, 1)
-    return f"{what} is {value!r}: {f'did you mean {near[0]!r}? ' if near else ''}there are {', '.join(known)}"
+    return f"{what} is {in_short(repr(value))}: {f'did you mean {near[0]!r}? ' if near else ''}there are {', '.join(known)}"
