@@ -24,7 +24,7 @@ from tombola.training.optim import SCHEDULES
 from .analyses import analysis_rows
 from .arms import TRANSPLANTS, SeedContext, arm_score, arm_sigma, by_map, curve_label, settings_labels, trainings
 from .rows import AnalysisRow, Row
-from .spec import Study, Variant, arm_train
+from .spec import Arm, Study, Variant, arm_train
 from .stages import Evaluate, Init, Prune, Shuffle, Stage, Train, ancestors
 from .stages.base import Net, Source
 
@@ -129,54 +129,7 @@ def _check(study: Study, net: Net, dataset: Dataset) -> int:
             f"{dataset.name!r} have shape {list(shape)}"
         )
     for arm in study.arms:
-        score, rewind = arm_score(study, arm), arm.rewind or study.prune.rewind
-        plugins.resolve(score, SCORES, "score")
-        if (arm.arm == "deterministic" or arm.arm in TRANSPLANTS) and score in SCORES and score not in WITHOUT_STD:
-            raise TombolaError(
-                f"arm {arm.arm} has score {score!r}, which needs a std; a deterministic network can be pruned by "
-                f"{', '.join(sorted(WITHOUT_STD))}"
-            )
-        at = parse_rewind(rewind)
-        if arm.levels and max(arm.levels) > study.prune.levels:
-            raise TombolaError(f"arm {arm.arm} is at level {max(arm.levels)}, but prune.levels is {study.prune.levels}")
-        if arm.densities is not None and (arm.levels or not study.prune.levels):
-            raise TombolaError(
-                f"arm {arm.arm} has densities {arm.densities} "
-                + (f"and levels {arm.levels}; leave one of them out" if arm.levels else "but prune.levels is 0; raise it")
-            )
-        if arm.arm == "equal_budget" and rewind == "learning_rate":
-            raise TombolaError(
-                "arm equal_budget depends on learning-rate rewinding, which has trained that long already; "
-                "set its rewind to init"
-            )
-        if "method" in arm.train and by_map(arm):
-            raise TombolaError(
-                f"arm {arm.arm} has train.method {arm.train['method']!r}, but deterministic networks are trained by map; "
-                "leave it out, or name it in an arm 'ticket'"
-            )
-        settings = arm_train(study, arm, deterministic=False)
-        if is_deterministic(settings.method):
-            raise TombolaError(
-                f"train.method is {settings.method!r}; deterministic curves are the arm 'deterministic', so leave the "
-                "method out or name a Bayesian one"
-            )
-        plugins.resolve(settings.schedule, SCHEDULES, "schedule")
-        estimator = plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
-        plugins.resolve(settings.objective, OBJECTIVES, "objective")
-        if not by_map(arm):
-            if settings.compile:
-                check_compile(settings, estimator)
-            if settings.cuda_graphs:
-                check_graphs(settings, estimator)
-        steps = steps_per_epoch(len(dataset.train[0]), settings.batch_size)
-        if (step_of(at, steps) or 0) >= settings.epochs * steps:
-            raise TombolaError(
-                f"rewind is {rewind!r}, but training ends at epoch:{settings.epochs} (step:{settings.epochs * steps}); "
-                "rewind to an earlier point"
-            )
-        if (settings.likelihood == "categorical") != dataset.is_classification:
-            wanted = "categorical" if dataset.is_classification else "gaussian"
-            raise TombolaError(f"train.likelihood is {settings.likelihood!r}; data {dataset.name!r} needs {wanted!r}")
+        _check_arm(study, arm, dataset)
     module = net.build("check")
     if study.model.weights:
         load_weights(module, study.model.weights)
@@ -193,6 +146,58 @@ def _check(study: Study, net: Net, dataset: Dataset) -> int:
     if study.prune.levels and not layout.prunable_segments():
         raise TombolaError(f"model {study.model.name!r}: nothing is prunable; set prune.classifier: true or prune.include")
     return layout.numel
+
+
+def _check_arm(study: Study, arm: Arm, dataset: Dataset) -> None:
+    """Raise TombolaError for an arm that the study or its data cannot have."""
+    score, rewind = arm_score(study, arm), arm.rewind or study.prune.rewind
+    plugins.resolve(score, SCORES, "score")
+    if (arm.arm == "deterministic" or arm.arm in TRANSPLANTS) and score in SCORES and score not in WITHOUT_STD:
+        raise TombolaError(
+            f"arm {arm.arm} has score {score!r}, which needs a std; a deterministic network can be pruned by "
+            f"{', '.join(sorted(WITHOUT_STD))}"
+        )
+    at = parse_rewind(rewind)
+    if arm.levels and max(arm.levels) > study.prune.levels:
+        raise TombolaError(f"arm {arm.arm} is at level {max(arm.levels)}, but prune.levels is {study.prune.levels}")
+    if arm.densities is not None and (arm.levels or not study.prune.levels):
+        raise TombolaError(
+            f"arm {arm.arm} has densities {arm.densities} "
+            + (f"and levels {arm.levels}; leave one of them out" if arm.levels else "but prune.levels is 0; raise it")
+        )
+    if arm.arm == "equal_budget" and rewind == "learning_rate":
+        raise TombolaError(
+            "arm equal_budget depends on learning-rate rewinding, which has trained that long already; "
+            "set its rewind to init"
+        )
+    if "method" in arm.train and by_map(arm):
+        raise TombolaError(
+            f"arm {arm.arm} has train.method {arm.train['method']!r}, but deterministic networks are trained by map; "
+            "leave it out, or name it in an arm 'ticket'"
+        )
+    settings = arm_train(study, arm, deterministic=False)
+    if is_deterministic(settings.method):
+        raise TombolaError(
+            f"train.method is {settings.method!r}; deterministic curves are the arm 'deterministic', so leave the "
+            "method out or name a Bayesian one"
+        )
+    plugins.resolve(settings.schedule, SCHEDULES, "schedule")
+    estimator = plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
+    plugins.resolve(settings.objective, OBJECTIVES, "objective")
+    if not by_map(arm):
+        if settings.compile:
+            check_compile(settings, estimator)
+        if settings.cuda_graphs:
+            check_graphs(settings, estimator)
+    steps = steps_per_epoch(len(dataset.train[0]), settings.batch_size)
+    if (step_of(at, steps) or 0) >= settings.epochs * steps:
+        raise TombolaError(
+            f"rewind is {rewind!r}, but training ends at epoch:{settings.epochs} (step:{settings.epochs * steps}); "
+            "rewind to an earlier point"
+        )
+    if (settings.likelihood == "categorical") != dataset.is_classification:
+        wanted = "categorical" if dataset.is_classification else "gaussian"
+        raise TombolaError(f"train.likelihood is {settings.likelihood!r}; data {dataset.name!r} needs {wanted!r}")
 
 
 def names_of(plan: Plan) -> dict[str, str]:
