@@ -6,13 +6,10 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from ..rows import Row
 from ..stages import Stage
 
-OWN_MASK = ("ticket", "deterministic")
-"""Arms that prune; the others take a mask from one of them."""
-
 
 def own_masks(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows of arms that prune."""
-    return [row for row in rows if row.labels["arm"] in OWN_MASK]
+    """Return the rows of arms that prune; the other arms take a mask from one of these."""
+    return [row for row in rows if row.labels["arm"] in ("ticket", "deterministic")]
 
 
 def mask_of(row: Row) -> Stage:
