@@ -1,5 +1,6 @@
 """Plan of a study: its graph of stages, with a row for each ticket of each arm, checked before the first stage runs."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -130,7 +131,9 @@ def _check(study: Study, net: Net, dataset: Dataset) -> int:
         )
     for arm in study.arms:
         _check_arm(study, arm, dataset)
-    module = net.build("check")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # shown when a stage builds the net; torch's about empty tensors is the error below
+        module = net.build("check")
     if study.model.weights:
         load_weights(module, study.model.weights)
         if study.posterior.mean != "module":
