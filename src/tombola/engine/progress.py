@@ -197,10 +197,19 @@ def _lock_of(path: Path) -> Path:
 class Watcher(Protocol):
     """Observer of a run. A subclass overrides the events that it needs; the others do nothing."""
 
+    # `return`, because mypy takes a method of a protocol with an empty body for an abstract one
     def began(self, stage: Stage, progress: Progress) -> None:
         """progress: the stage's progress, updated while it runs."""
+        return
 
-    def stepped(self, stage: Stage, done: int, total: int) -> None: ...
-    def ended(self, stage: Stage) -> None: ...
-    def failed(self, stage: Stage, sentence: str) -> None: ...
-    def said(self, sentence: str) -> None: ...
+    def stepped(self, stage: Stage, done: int, total: int) -> None:
+        return
+
+    def ended(self, stage: Stage) -> None:
+        return
+
+    def failed(self, stage: Stage, sentence: str) -> None:
+        return
+
+    def said(self, sentence: str) -> None:
+        return
