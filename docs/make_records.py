@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tombola.metrics.column import Column, Kind
-from tombola.metrics.columns import RECORDS, VIEWS
+from tombola.metrics.columns import ANALYSES, RECORDS
 
 HEAD = '''# Records
 
@@ -94,10 +94,10 @@ TAIL = """
 {timing} differ between two runs of the same study; {environment} tell where a row was made.
 Leave these out when comparing records. To record another number: [add a column](add-a-column.md).
 
-## The table of views
+## The table of analyses
 
-A study with [views](analyses.md) has `views.parquet` beside it, with a number a row. a and b are the tickets that are compared;
-where one is looked at, they are the same.
+A study with [analyses](analyses.md) has `views.parquet` beside it, with a number a row. a and b are the tickets that are
+compared; where one is looked at, they are the same.
 """
 
 
@@ -111,7 +111,8 @@ def page() -> str:
             _table([column for kind in kinds for column in RECORDS.values() if column.kind == kind]),
         ]
     tail = TAIL.format(timing=_named("timing"), environment=_named("environment"))
-    return "\n\n".join(filter(None, [*(part.strip("\n") for part in (*parts, tail)), _table(list(VIEWS.values()))])) + "\n"
+    texts = [part.strip("\n") for part in (*parts, tail)]
+    return "\n\n".join(filter(None, [*texts, _table(list(ANALYSES.values()))])) + "\n"
 
 
 def _table(columns: Sequence[Column]) -> str:

@@ -11,7 +11,7 @@ from tombola.inference.estimators import ESTIMATORS
 from tombola.models import MODELS
 from tombola.pruning.scores import SCORES
 from tombola.settings.fields import BAYESIAN, WHOLE, marked
-from tombola.study.analyses import VIEWS
+from tombola.study.analyses import ANALYSES
 from tombola.study.spec import Arm, Study
 from tombola.training.optim import SCHEDULES
 
@@ -84,12 +84,12 @@ TAIL = """
 | estimators | {estimators} |
 | objectives | {objectives} |
 | schedules | {schedules} |
-| views | {views} |
+| analyses | {analyses} |
 
 Any of them may be an import path of your own, `module:function`: [a score](add-a-score.md), [a model](add-a-model.md),
 [data](add-data.md), [a method, a schedule](add-a-method.md),
 [an estimator](estimators.md#add-an-estimator),
-[a view](analyses.md#add-a-view). What each score is: [scores](concepts.md#scores).
+[an analysis](analyses.md#add-an-analysis). What each score is: [scores](concepts.md#scores).
 """
 
 
@@ -104,7 +104,7 @@ def page() -> str:
     for name, kind in kinds.items():
         parts += [f"\n## {name}\n", f"{kind.__doc__}\n", _table(kind)]
     names = {"scores": SCORES, "models": MODELS, "data": DATA, "methods": METHODS, "schedules": SCHEDULES}
-    names |= {"estimators": ESTIMATORS, "objectives": OBJECTIVES, "views": VIEWS}
+    names |= {"estimators": ESTIMATORS, "objectives": OBJECTIVES, "analyses": ANALYSES}
     return "\n".join(parts) + "\n" + TAIL.format(**{k: ", ".join(f"`{n}`" for n in v) for k, v in names.items()})
 
 

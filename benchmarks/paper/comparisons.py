@@ -128,11 +128,11 @@ def every_ticket(pool: Pool) -> list[str]:
     return found
 
 
-def barriers_of_samples(pool: Pool, views: pd.DataFrame, curve: str) -> list[str]:
+def barriers_of_samples(pool: Pool, analyses: pd.DataFrame, curve: str) -> list[str]:
     """Return mean barriers at the last level, of the mean weights and of weight samples (mean and std interpolated)."""
     said = []
-    for model in pool.models if len(views) else ():
-        own = views[(views["model"] == model) & (views["curve_a"] == curve)]
+    for model in pool.models if len(analyses) else ():
+        own = analyses[(analyses["model"] == model) & (analyses["curve_a"] == curve)]
         own = own[own["quantity"].isin(["barrier_error_mean", "barrier_error_samples"])]
         last = own[own["level_a"] == own["level_a"].max()].groupby(["between", "quantity"])["value"].mean().unstack()
         pairs = [f"{between} {100 * row.iloc[0]:.1f} and {100 * row.iloc[1]:.1f}" for between, row in last.iterrows()]

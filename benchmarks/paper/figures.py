@@ -79,10 +79,10 @@ ROWS: dict[tuple[str, str, str], list[Row]] = {
 }  # fmt: skip
 
 
-def plots(pool: Pool, views: pd.DataFrame) -> list[Plot]:
+def plots(pool: Pool, analyses: pd.DataFrame) -> list[Plot]:
     """Return all figures for which there are records. Within matplotlib.rc_context(tombola.report.images.SETTINGS)."""
     found = [_plot(*key, _spots(pool, rows), rows) for key, rows in ROWS.items()]
-    found += [_layers(pool), _sizes(pool), _rates(pool), _overlap(pool, views)]
+    found += [_layers(pool), _sizes(pool), _rates(pool), _overlap(pool, analyses)]
     return [plot for plot in found if plot]
 
 
@@ -166,7 +166,7 @@ def _rates(pool: Pool) -> Plot | None:
     return _plot("rate", "rate", "Snr tickets by learning rate and warm-up (figure 7)", spots)
 
 
-def _overlap(pool: Pool, views: pd.DataFrame) -> Plot | None:
+def _overlap(pool: Pool, analyses: pd.DataFrame) -> Plot | None:
     """Masks of snr tickets beside those of others, and what random masks would share."""
     first, *others = p.CURVES
     cells, look = [], dict[str, Style]()
@@ -174,8 +174,8 @@ def _overlap(pool: Pool, views: pd.DataFrame) -> Plot | None:
         words = _pair(other)
         look |= {words: {"color": COLOURS[i], "marker": "osv"[i], "linestyle": "-"}}
         look |= {f"chance of {words}": {"color": COLOURS[i], "marker": "", "linestyle": ":"}}
-    for column, model in enumerate(pool.models if len(views) else ()):
-        own = views[(views["view"] == "overlap") & (views["between"] == "curves") & (views["model"] == model)]
+    for column, model in enumerate(pool.models if len(analyses) else ()):
+        own = analyses[(analyses["view"] == "overlap") & (analyses["between"] == "curves") & (analyses["model"] == model)]
         own = against(own[own["variant"].fillna("") == ""], first)
         own = own[own["other"].isin(others)].drop_duplicates(["other", "seed_a", "level_a"])
         if own.empty:

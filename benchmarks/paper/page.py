@@ -66,7 +66,7 @@ SECTIONS = {
 
 ELSEWHERE = {"1i": "calibration", "1j": "calibration", "4d": "calibration", "4e": "cost"}
 """Claims that stand in another section than that of their number."""
-VIEWS = {"scores": ("overlap", "ranks", "early_bird"), "rewind": ("connectivity",)}
+ANALYSES = {"scores": ("overlap", "ranks", "early_bird"), "rewind": ("connectivity",)}
 TITLES = {
     "overlap": "Which weights do masks share?",
     "ranks": "Do scores rank weights alike? Spearman's correlation on the dense snr networks.",
@@ -83,11 +83,11 @@ def page(results: Path, figures: Path | None = None) -> str:
     """Return the whole page; write its figures into that folder if there is one."""
     record = json.loads((results / "record.json").read_text())
     pool = Pool(pd.read_parquet(results / "records.parquet"))
-    views = pd.read_parquet(results / "views.parquet") if (results / "views.parquet").is_file() else pd.DataFrame()
+    analyses = pd.read_parquet(results / "views.parquet") if (results / "views.parquet").is_file() else pd.DataFrame()
     rows = _short(judge(pool.records, CLAIMS))
     notes = yaml.safe_load(NOTES.read_text())
     with matplotlib.rc_context(SETTINGS):
-        drawn = plots(pool, views)
+        drawn = plots(pool, analyses)
         if figures:
             figures.mkdir(parents=True, exist_ok=True)
             for plot in drawn:
@@ -97,9 +97,9 @@ def page(results: Path, figures: Path | None = None) -> str:
         first, *others = [_figure(plot) for plot in drawn if plot.section == section] or [""]
         own = [row for row in rows if _place(row) == section]
         blocks += [f"## {title}", first, _claims(own) if own else "", str(notes.get(section, "")).strip(), *others]
-        beyond = _beyond(section, pool, views)
+        beyond = _beyond(section, pool, analyses)
         blocks += [RULE, "\n".join(beyond)] if beyond else []
-        blocks += _seen(section, pool, views)
+        blocks += _seen(section, pool, analyses)
     return "\n\n".join(_filled(part) for block in blocks for part in block.split("\n\n") if part) + "\n"
 
 
@@ -215,30 +215,30 @@ def _claims(rows: Iterable[Row]) -> str:
     return "\n\n".join([*([_table(head, lines), star] if lines else []), *(["\n".join(without)] if without else [])])
 
 
-def _beyond(section: str, pool: Pool, views: pd.DataFrame) -> list[str]:
+def _beyond(section: str, pool: Pool, analyses: pd.DataFrame) -> list[str]:
     special: dict[str, Callable[[], list[str]]] = {
-        "rewind": lambda: barriers_of_samples(pool, views, "ticket (snr)"),
+        "rewind": lambda: barriers_of_samples(pool, analyses, "ticket (snr)"),
         "cost": lambda: every_ticket(pool),
     }
     return bullets(pool, EXTRAS.get(section, ())) + special.get(section, list)()
 
 
-def _seen(section: str, pool: Pool, views: pd.DataFrame) -> list[str]:
-    """The report's sentences about views, of the curves in `CURVES`."""
+def _seen(section: str, pool: Pool, analyses: pd.DataFrame) -> list[str]:
+    """The report's sentences about analyses, of the curves in `CURVES`."""
     blocks = []
-    for view in VIEWS.get(section, ()) if len(views) else ():
+    for analysis in ANALYSES.get(section, ()) if len(analyses) else ():
         lines = []
         for model in pool.models:
             rows = pd.concat([pick.of(pool, model).assign(curve=name) for name, pick in CURVES.items()], ignore_index=True)
-            here = (views["view"] == view) & (views["model"] == model) & views["curve_a"].isin([*CURVES])
-            own = views[here].drop_duplicates([name for name in views if name not in ("study", "key")])
+            here = (analyses["view"] == analysis) & (analyses["model"] == model) & analyses["curve_a"].isin([*CURVES])
+            own = analyses[here].drop_duplicates([name for name in analyses if name not in ("study", "key")])
             own = own.assign(variant=own["variant"].fillna(""))
             if rows.empty or own.empty:
                 continue
             (panel,) = panels(rows.assign(variant=""))
             for found in seen(panel, own, styles(panel.curves)):
                 lines += [f"- {model}: {' '.join(found.findings)}"]
-        blocks += [f"*{TITLES[view]}*", "\n".join(lines)] if lines else []
+        blocks += [f"*{TITLES[analysis]}*", "\n".join(lines)] if lines else []
     return blocks
 
 

@@ -93,4 +93,4 @@ CURVES = {
     "ticket (mu)": MU,
     "ticket (snr), sigma as at the start": START,
 }
-"""Name in the table of views -> curve."""
+"""Name in the table of analyses -> curve."""

@@ -66,9 +66,9 @@ def _write(out: Path, runs: Path, args: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     folders = {name: StudyFolder.open(runs / name) for name in ORDER}
     tables = {name: pd.read_parquet(runs / name / "records.parquet") for name in ORDER}
-    views = [pd.read_parquet(path) for name in ORDER if (path := runs / name / "views.parquet").is_file()]
+    analyses = [pd.read_parquet(path) for name in ORDER if (path := runs / name / "views.parquet").is_file()]
     records.write(pd.concat(tables.values(), ignore_index=True), out / "records.parquet")
-    records.write(pd.concat(views, ignore_index=True), out / "views.parquet")
+    records.write(pd.concat(analyses, ignore_index=True), out / "views.parquet")
     rows, seen = [], set[str]()
     for name, folder in folders.items():
         own = folder.plan.stages

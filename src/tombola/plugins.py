@@ -34,9 +34,9 @@ def resolve(name: str, known: Mapping[str, Any], kind: str) -> Any:
 
 
 def look_in(folder: Path) -> None:
-    """Lets import paths name modules in `folder`."""
+    """Let import paths name modules in `folder`: last, so that a pandas.py beside a study hides no installed package."""
     if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+        sys.path.append(str(folder))
 
 
 def call(factory: Callable[..., Any], offered: Mapping[str, Any], args: Mapping[str, Any], name: str) -> Any:

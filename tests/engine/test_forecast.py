@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tombola.engine.forecast import Forecast, Guesses, calibrate, step_seconds, work_of
+from tombola.engine.forecast import STEPS, Forecast, Guesses, calibrate, step_seconds, work_of
 from tombola.engine.local import dataset
 from tombola.engine.progress import Progress
 from tombola.engine.store import Store
@@ -210,17 +210,19 @@ def broken(input_shape, outputs):
 """
 
 
-def test_a_few_steps_tell_the_pace_and_leave_no_trace(tiny, plan_of, user_module):
+def test_a_few_steps_tell_the_pace_and_leave_no_trace(tiny, plan_of, user_module, monkeypatch):
+    """On a clock that only the model's sleep moves: the first step and a few more are made, and none other."""
     user_module("sleepy", SLEEPS)
     plan = plan_of(tiny | {"model": {"name": "sleepy:slow", "args": {"seconds": 0.05}}})
     torch.manual_seed(3)
-    before, began = torch.get_rng_state(), time.monotonic()
+    before, slept = torch.get_rng_state(), []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(time, "monotonic", lambda: sum(slept))
     forecast = Forecast(plan, Records({}), dataset)
     guesses = calibrate(forecast, CPU, dataset, Guesses())
-    assert time.monotonic() - began < 2
+    assert len(slept) == 1 + STEPS
     assert torch.equal(torch.get_rng_state(), before)
-    (seconds,) = guesses.seconds.values()
-    assert 0.05 <= seconds < 0.15
+    assert list(guesses.seconds.values()) == pytest.approx([0.05])
     assert forecast.left() >= 20 * 0.05
 
 

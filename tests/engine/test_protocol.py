@@ -6,11 +6,11 @@ import torch
 from pandas.testing import assert_frame_equal
 from rich.console import Console
 
-from tombola.cli.run import Conditions, run
+from tombola.cli.run import Conditions, _run
 from tombola.engine.folder import StudyFolder
 from tombola.engine.forecast import Guesses
 from tombola.engine.local import dataset
-from tombola.engine.records import collect, collect_views
+from tombola.engine.records import collect, collect_analyses
 from tombola.engine.store import Store, missing
 from tombola.metrics.columns import names
 from tombola.study.stages import RunContext
@@ -41,7 +41,7 @@ def test_it_gives_the_records_of_the_local_engine(tiny, plan_of, run_plan, tmp_p
     assert not engine.failures
     InOrder(other := Store(tmp_path / "other")).run(plan)
     assert missing(plan, other) == []
-    for table in (collect, collect_views):
+    for table in (collect, collect_analyses):
         ours, theirs = (table(plan, there).drop(columns=list(names("timing")), errors="ignore") for there in (store, other))
         assert len(ours)
         assert_frame_equal(ours, theirs, check_exact=True)
@@ -57,6 +57,6 @@ def test_the_command_line_runs_a_study_by_it(tiny, tmp_path):
 
     with open(tmp_path / "said", "w") as said:
         under = Conditions(console=Console(file=said), device=CPU, threads=torch.get_num_threads(), engine=engine)
-        assert run(folder, under, Guesses()) == 0
+        assert _run(folder, under, Guesses()) == 0
     assert len(made) == 1
     assert folder.settled

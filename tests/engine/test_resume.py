@@ -1,16 +1,25 @@
 """A run that is killed at any moment goes on with the same command and ends with the same bits."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import torch
 import yaml
 
+from tombola import files
+from tombola.engine.local import Terminated
+from tombola.engine.progress import Watcher, seen
+from tombola.engine.records import collect
+from tombola.engine.store import Store, missing
 from tombola.metrics.columns import names
 from tombola.pruning.ticket import load
+from tombola.study.stages import Train
 
 STUDY = {
     "name": "small",
@@ -95,3 +104,81 @@ def test_a_run_killed_at_five_instants_ends_with_the_same_bits(tmp_path: Path):
             assert (one is None) == (other is None)
             for name, value in one.tensors().items() if one else ():
                 assert torch.equal(value, other.tensors()[name]), (path, name)
+
+
+class Stops(Watcher):
+    """A watcher that stops the run at a step of its first training."""
+
+    def __init__(self, at):
+        self.at, self.said_of = at, []
+
+    def stepped(self, stage, done, total):
+        if done == self.at:
+            raise KeyboardInterrupt
+
+    def said(self, sentence):
+        self.said_of.append(sentence)
+
+
+class Terminates(Watcher):
+    """A watcher that sends this process SIGTERM, in the first training at a step, else as a stage of a kind begins."""
+
+    def __init__(self, kind, at=0):
+        self.kind, self.at = kind, at
+
+    def began(self, stage, progress):
+        if stage.kind == self.kind and not self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def stepped(self, stage, done, total):
+        if done == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_saves_a_checkpoint_after_the_step_and_ends_the_run(tiny, plan_of, run_plan, tmp_path):
+    plan, store = plan_of(tiny), Store(tmp_path / "stages")
+    training = next(stage for stage in plan.stages if isinstance(stage, Train))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated):
+        run_plan(plan, watcher=Terminates("train", at=7))
+    assert signal.getsignal(signal.SIGTERM) is before
+    _, description = files.read(store.checkpoint_path(training.key))
+    assert description["step"] == 7
+    assert [(one.state, one.progress.done) for one in seen(store.unfinished)] == [("stopped", 7)]
+    assert not run_plan(plan)[2].failures
+    assert missing(plan, store) == []
+
+
+def test_sigterm_ends_a_stage_without_checkpoints_at_once(tiny, plan_of, run_plan, tmp_path):
+    plan, store = plan_of(tiny), Store(tmp_path / "stages")
+    with pytest.raises(Terminated):
+        run_plan(plan, watcher=Terminates("prune"))
+    assert {stage.kind for stage in missing(plan, store)} >= {"prune"}
+    assert not run_plan(plan)[2].failures
+
+
+def without(part):
+    """Change a checkpoint's tensors: all of this part are lost."""
+    return lambda tensors: {name: value for name, value in tensors.items() if not name.startswith(part)}
+
+
+def narrower(tensors):
+    return {name: value[:1] if value.ndim else value for name, value in tensors.items()}
+
+
+@pytest.mark.parametrize("change", [without("losses"), without("state"), narrower])
+def test_a_checkpoint_that_does_not_fit_starts_its_stage_anew(change, tiny, plan_of, run_plan, tmp_path):
+    plan = plan_of(tiny)
+    whole, _, _ = run_plan(plan, "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan, watcher=Stops(at=7), checkpoint_seconds=0.0)
+    training = next(stage for stage in plan.stages if isinstance(stage, Train))
+    path = Store(tmp_path / "stages").checkpoint_path(training.key)
+    tensors, description = files.read(path)
+    files.write(path, change(tensors), description)
+    watcher = Stops(at=0)
+    store, _, engine = run_plan(plan, watcher=watcher)
+    assert not engine.failures
+    assert [s for s in watcher.said_of if "starts anew: its checkpoint does not fit (" in s]
+    timing = names("timing")
+    pd.testing.assert_frame_equal(collect(plan, store).drop(columns=timing), collect(plan, whole).drop(columns=timing))

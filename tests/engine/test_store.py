@@ -10,6 +10,7 @@ import torch
 from tombola.engine import records
 from tombola.engine.forecast import work_of
 from tombola.engine.local import LocalEngine, dataset
+from tombola.engine.progress import Watcher
 from tombola.engine.records import collect
 from tombola.engine.store import Store, missing
 from tombola.errors import TombolaError
@@ -49,7 +50,7 @@ def test_every_stage_runs_once_and_is_marked_done(done):
         assert (there["key"], there["kind"], there["settings"]) == (stage.key, stage.kind, stage.describe())
         assert there["parents"] == [parent.key for parent in stage.parents]
         assert (store.root / stage.key / "ticket.safetensors").is_file() == (stage.kind != "evaluate")
-    assert sorted(path.name for path in (store.root / "unfinished").iterdir() if path.suffix != ".lock") == []
+    assert list((store.root / "unfinished").iterdir()) == []  # no lock either
     assert watcher.steps == sum(work_of(stage, dataset) for stage in trainings(plan))
 
 
@@ -106,12 +107,40 @@ def test_a_damaged_ticket_that_cannot_be_made_anew_stops_its_chain_alone(done, p
     assert "RuntimeError: no longer" in engine.failures[pruned.key]
 
 
-def test_a_damaged_record_is_one_sentence(done):
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+@pytest.mark.parametrize("damage", ["half", "empty", "lost"])
+def test_a_damaged_record_is_not_done_and_the_next_run_makes_it_anew(kind, damage, done, run_plan):
+    """The training's record too: the evaluation's row reads it, though no stage that is left depends on it."""
     plan, store, _ = done
-    path = store.root / plan.rows[0].stage.key / "record.json"
-    path.write_text(path.read_text()[:50])
-    with pytest.raises(TombolaError, match=r"record.json is damaged .*; delete its folder and run the study again"):
-        collect(plan, Store(store.root))
+    before = collect(plan, store)
+    stage = next(stage for stage in plan.rows[1].read if stage.kind == kind)
+    path = store.root / stage.key / "record.json"
+    path.write_text({"half": path.read_text()[:50], "empty": "{}", "lost": ""}[damage])
+    if damage == "lost":
+        path.unlink()
+    store = Store(store.root)
+    assert missing(plan, store) == [stage]
+    assert len(collect(plan, store)) == len(before) - 1
+    with pytest.raises(TombolaError, match=r"record.json is damaged .*; run the study again"):
+        store.record(stage.key)
+    _, watcher, engine = run_plan(plan)
+    assert not engine.failures
+    assert watcher.began_of == [stage.key]
+    timing = names("timing")
+    pd.testing.assert_frame_equal(collect(plan, store).drop(columns=timing), before.drop(columns=timing))
+
+
+def test_a_plug_in_that_exits_is_an_error_of_its_stage(raw, plan_of, run_plan, monkeypatch):
+    def leaves(mean, std, generator):
+        raise SystemExit(0)
+
+    monkeypatch.setitem(SCORES, "magnitude", leaves)
+    plan = plan_of(raw)
+    store, _, engine = run_plan(plan)
+    (sentence,) = filter(None, engine.failures.values())
+    assert "prune · deterministic (magnitude) · level 1" in sentence
+    assert "SystemExit: 0" in sentence
+    assert [store.done(row.stage.key) for row in plan.rows] == [True, True, True, False]
 
 
 def test_a_stage_that_another_process_finished_meanwhile_is_not_run_again(raw, plan_of, run_plan, tmp_path):
@@ -196,19 +225,11 @@ def test_warnings_of_a_stage_are_said_and_recorded(tiny, plan_of, run_plan):
     assert collect(plan, store)["density"].tolist() == [1.0, 0.0]
 
 
-class Impatient:
+class Impatient(Watcher):
     """A watcher that interrupts once some stages have ended."""
 
     def __init__(self, after):
         self.left = after
-
-    def began(self, stage, progress): ...
-
-    def stepped(self, stage, done, total): ...
-
-    def failed(self, stage, sentence): ...
-
-    def said(self, sentence): ...
 
     def ended(self, stage):
         self.left -= 1

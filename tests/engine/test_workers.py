@@ -33,7 +33,7 @@ from pathlib import Path
 import torch, sklearn.datasets
 from tombola.engine.local import LocalEngine, dataset
 from tombola.study.plan import plan_study
-from tombola.engine.progress import seen
+from tombola.engine.progress import Watcher, seen
 from tombola.engine.store import Store
 from tombola.study.spec import unfold
 
@@ -42,16 +42,13 @@ torch.optim.Adam([torch.zeros(1)])  # imports a thousand modules
 plan = plan_study(unfold(json.loads(sys.argv[1])), dataset)
 root = Path(sys.argv[2])
 
-class Writer:
+class Writer(Watcher):
     def __init__(self, path, linger):
         self.path, self.linger = path, linger
     def began(self, stage, progress):
         with self.path.open("a") as file: file.write(stage.key + chr(10))
     def stepped(self, stage, done, total):
         time.sleep(self.linger)
-    def ended(self, stage): ...
-    def failed(self, stage, sentence): ...
-    def said(self, sentence): ...
 
 def start(store, log, linger=0.0):
     pid = os.fork()

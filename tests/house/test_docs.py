@@ -16,7 +16,7 @@ from tombola.cli.app import app
 from tombola.cli.run import run_studies
 from tombola.engine.local import _dataset, dataset
 from tombola.pruning.scores import SCORES
-from tombola.study.analyses import VIEWS
+from tombola.study.analyses import ANALYSES
 from tombola.study.plan import plan_study
 from tombola.study.spec import Arm, read, unfold
 
@@ -147,13 +147,13 @@ def first_column(page, after, until="\n## "):
 
 def test_every_column_of_the_records_is_documented(demo):
     columns = list(pd.read_parquet(demo / "demo" / "records.parquet").columns)
-    documented = first_column("docs/records.md", "# Records", until="\n## The table of views")
+    documented = first_column("docs/records.md", "# Records", until="\n## The table of analyses")
     assert len(documented) == len(set(documented))
     assert set(documented) == {*columns, "rmse"}  # rmse: of a regression only
 
 
-def test_every_view_is_documented():
-    assert first_column("docs/analyses.md", "# Views of tickets") == list(VIEWS)
+def test_every_analysis_is_documented():
+    assert first_column("docs/analyses.md", "# Analyses of tickets") == list(ANALYSES)
 
 
 def test_every_score_and_arm_is_documented():

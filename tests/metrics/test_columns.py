@@ -14,7 +14,7 @@ from tombola.cli.series import run_studies
 from tombola import metrics
 from tombola.engine.records import table_of
 from tombola.metrics.column import Column
-from tombola.metrics.columns import RECORDS, VIEWS, names
+from tombola.metrics.columns import ANALYSES, RECORDS, names
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "docs" / "make_records.py")
@@ -62,6 +62,8 @@ def test_the_table_has_what_is_computed() -> None:
 
 
 def test_committed_records_have_the_columns_of_the_table() -> None:
-    records, views = (pd.read_parquet(ROOT / "results" / "paper-cpu" / f"{name}.parquet") for name in ("records", "views"))
+    records, analyses = (
+        pd.read_parquet(ROOT / "results" / "paper-cpu" / f"{name}.parquet") for name in ("records", "views")
+    )
     assert set(records.columns) <= RECORDS.keys()
-    assert list(views.columns) == list(VIEWS)
+    assert list(analyses.columns) == list(ANALYSES)

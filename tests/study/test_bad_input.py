@@ -1,4 +1,7 @@
-"""Bad input is one clear sentence that names culprit, value and mend; exit code 2; nothing that was finished is lost."""
+"""Bad input is one clear sentence that names culprit, value and remedy; exit code 2; nothing that was finished is lost."""
+
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -145,3 +148,13 @@ def test_tickets_that_cannot_be_evaluated(refused, tiny, study_file, cli, tmp_pa
 def test_usage_errors_leave_with_2_too(cli):
     for arguments in (["run"], ["run", "demo", "--devise", "cpu"], ["paint"], ["evaluate", "t", "--samples", "0"]):
         assert cli(*arguments).exit_code == 2, arguments
+
+
+def test_a_module_beside_a_study_hides_no_installed_package(study_file, tiny, tmp_path):
+    (tmp_path / "pandas.py").write_text("raise RuntimeError('not the package')")
+    (tmp_path / "beside_it.py").write_text("def large(mean, std, generator): return mean.abs()")
+    path = study_file(tiny | {"train": {"epochs": 1}, "prune": {"levels": 0, "score": "beside_it:large"}})
+    main = "import sys; sys.argv[0] = 'tombola'; from tombola.cli.app import main; main()"
+    command = [sys.executable, "-P", "-c", main, "run", path, "--out", tmp_path / "out", "--dry-run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -75,7 +75,7 @@ def another(name, default, hint):
     return {"list": ["*"] if not default else [0.25], "dict": {"a": 1}, "str": "other"}[type(default).__name__]
 
 
-NAMES = {"method": "map", "schedule": "cosine", "estimator": "local", "objective": "log_expected"}
+NAMES = {"method": "map", "schedule": "cosine", "estimator": "local", "objective": "log_expected", "score": "mu"}
 """Texts that must be known names."""
 
 

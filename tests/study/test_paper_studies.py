@@ -13,7 +13,7 @@ import torch
 from tombola.claims import judge
 from tombola.claims.paper import CLAIMS
 from tombola.engine.local import LocalEngine, dataset
-from tombola.engine.records import collect, collect_views
+from tombola.engine.records import collect, collect_analyses
 from tombola.engine.store import Store
 from tombola.pruning.scores import SCORES
 from tombola.settings import TrainSettings
@@ -95,8 +95,8 @@ def test_a_study_runs_whole_at_the_toy_size(name, stages):
     records = collect(plan, store)
     assert len(records) == len(plan.rows)
     assert records["accuracy"].notna().all()
-    if plan.views:
-        assert len(collect_views(plan, store))
+    if plan.analyses:
+        assert len(collect_analyses(plan, store))
 
 
 DENSE = ("ticket", 0)

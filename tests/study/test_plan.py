@@ -283,7 +283,7 @@ def test_rows_of_variants_are_told_apart(tiny, plan_of):
         ({"arms": [{"rewind": "epoch1"}]}, "rewind is 'epoch1'; it must be init, learning_rate, epoch:K or step:K"),
         (
             {"arms": [{"arm": "equal_budget", "rewind": "learning_rate"}]},
-            "arm equal_budget stands on learning-rate rewinding",
+            "arm equal_budget depends on learning-rate rewinding",
         ),
         ({"arms": [{"arm": "reinit", "levels": [1], "densities": [0.5]}]}, "arm reinit has densities [0.5] and levels [1];"),
         ({"arms": [{"arm": "reinit", "densities": [0.5]}], "prune": {"levels": 0}}, "arm reinit has densities [0.5] but"),

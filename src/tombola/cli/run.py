@@ -138,7 +138,7 @@ def _foresee_all(names: list[str], folders: list[StudyFolder], under: Conditions
         guesses = _foresee(folder, under, guesses)
     if len(folders) > 1:
         plans, store = [folder.plan for folder in folders], folders[0].store
-        plan = Plan("", [row for one in plans for row in one.rows], [view for one in plans for view in one.views])
+        plan = Plan("", [row for one in plans for row in one.rows], [analysis for one in plans for analysis in one.analyses])
         todo, forecast = missing(plan, store), Forecast(plan, store, dataset)
         guesses.give(forecast, None)
         words = f", {_in_words(forecast, under.jobs)}" if todo else ""

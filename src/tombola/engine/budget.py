@@ -19,13 +19,13 @@ from tombola.training.out_of_memory import what_to_lower
 
 from .forecast import Data
 
-_ALTOGETHER = 10.0  # seconds; kinds that are left then have no forecast
+_ALTOGETHER = 10.0  # seconds for all forecasts; kinds that are left then have none
 
 Kind = tuple[str, ...]
 
 
 class Budget:
-    """The memory forecasts of a plan's stages, one for all of a kind."""
+    """Memory forecasts of a plan's stages, one for each kind."""
 
     def __init__(self, stages: Iterable[Stage], device: torch.device, data: Data):
         """Take two small steps of each kind of training on the CPU; a kind that cannot be trained has no forecast."""
@@ -38,11 +38,11 @@ class Budget:
                 self._found[kind] = _forecast(stage, device, data)
 
     def of(self, stage: Stage) -> MemoryForecast | None:
-        """Return what a training or an evaluation needs; None where it is not known."""
+        """Return the forecast of a training or an evaluation; None if it is not known."""
         return self._found.get(_kind(stage))
 
     def lines(self, stages: Iterable[Stage], jobs: int = 1) -> list[str]:
-        """Return what to print before these are run: the largest counts, and a warning if it is more than is free.
+        """Return the sentences to print before these stages run: the largest forecast, and a warning if it is not free.
 
         jobs: processes, each with one stage at a time.
         """
@@ -64,7 +64,7 @@ class Budget:
 
 
 def _kind(stage: Stage) -> Kind:
-    """Return the kind, whose stages all need the same memory; empty for a stage that needs next to none."""
+    """Return the stage's kind, of which all stages need the same memory; empty for a stage that needs next to none."""
     if isinstance(stage, Evaluate):
         point = stage.parents[0].settings.method if isinstance(stage.parents[0], Train) else ""
         return (stage.kind, stage.net.identity, str(stage.source.settings), str(stage.settings), point)
@@ -80,7 +80,7 @@ def _masked(stage: Train) -> bool:
 def _forecast(stage: Stage, device: torch.device, data: Data) -> MemoryForecast | None:
     assert isinstance(stage, Train | Evaluate)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # said when the stage runs
+        warnings.simplefilter("ignore")  # shown when the stage runs
         try:
             there = data(stage.source.settings)
             case = _case(stage, there)
@@ -89,7 +89,7 @@ def _forecast(stage: Stage, device: torch.device, data: Data) -> MemoryForecast 
             size = min(stage.settings.batch_size, len(there.train[1]))
             needed = training_needs(case, stage.settings, size, masked=_masked(stage))
             return replace(needed, data=_placed(there, stage.source.settings, device))
-        except Exception:  # said when the stage runs
+        except (Exception, SystemExit):  # shown when the stage runs
             return None
 
 
@@ -112,7 +112,7 @@ def _case(stage: Train | Evaluate, data: Dataset) -> Case:
 
 
 def _placed(data: Dataset, settings: DataSettings, device: torch.device) -> float:
-    """Bytes of the training data on a GPU; on a CPU they are in memory already, or stay in their file."""
+    """Return the bytes of the training data on a GPU; on a CPU they are in memory already, or stay in their file."""
     if device.type == "cpu" or not (fits(data, device) if settings.resident is None else settings.resident):
         return 0.0
     return float(sum(part.nbytes for part in data.train))

@@ -1,4 +1,4 @@
-"""A study's output folder: its settings, its records, its page, and where its stages are."""
+"""Output folder of a study, with its settings, its records, its page, and the path of its stages."""
 
 import json
 from contextlib import chdir, nullcontext
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from tombola.report.compare import Side
 
 STAGES = "tombola-stages"
-"""The store's name beside the output folder, where studies side by side share it."""
+"""Name of the store beside the output folder; studies in one parent folder share it."""
 
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """`path/` holds study.json, forecast.json, records.parquet, views.parquet, report.html and figures/."""
+    """Folder with study.json, forecast.json, records.parquet, views.parquet, report.html and figures/."""
 
     path: Path
     raw: dict[str, Any]
     store: Store
     imports: Path
-    """Where the study's file lies: import paths may name modules beside it."""
+    """Folder of the study's file: import paths may name modules beside it."""
     started: Path
-    """Where `tombola run` was started: relative paths of data and weights count from there, whoever looks at it later."""
+    """Working directory of `tombola run`, from which relative paths of data and weights count, also in later commands."""
 
     @classmethod
     def of(cls, raw: dict[str, Any], path: Path, store: Path | None, imports: Path) -> "StudyFolder":
-        """The folder for a study. Raises TombolaError if it belongs to another one or to something else."""
+        """Return the folder for a study. Raises TombolaError if it belongs to another study or has other files."""
         if path.exists() and not path.is_dir():
             raise TombolaError(f"{path} is a file; choose a folder with --out")
         if (path / "study.json").is_file():
@@ -55,7 +55,7 @@ class StudyFolder:
 
     @classmethod
     def open(cls, path: Path) -> "StudyFolder":
-        """A folder that `tombola run` made. Raises TombolaError if it is none."""
+        """Return a folder that `tombola run` made. Raises TombolaError for any other folder."""
         if not (path / "study.json").is_file():
             raise TombolaError(f"{path} holds no study (no study.json); give the folder that 'tombola run' wrote to")
         description = _description(path)
@@ -64,7 +64,7 @@ class StudyFolder:
 
     @property
     def timings(self) -> Path:
-        """The file of step times that were measured before anything ran, for forecasts."""
+        """Return the path of the step times that were measured before the first stage, for forecasts."""
         return self.path / "forecast.json"
 
     @cached_property
@@ -79,7 +79,7 @@ class StudyFolder:
 
     @property
     def settled(self) -> bool:
-        """Whether all is done, and the page was written of it: nothing would come of running it again."""
+        """Return whether all stages are done and the page was written afterwards: another run would change nothing."""
         page, wanted = self.path / "report.html", {row.stage.key for row in self.plan.wanted}
         if missing(self.plan, self.store) or not page.is_file() or _description(self.path)["study"] != self.raw:
             return False
@@ -87,11 +87,11 @@ class StudyFolder:
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """The settings with every default filled in."""
+        """Return the settings with every default filled in."""
         return resolved(self.raw)
 
     def prepare(self) -> None:
-        """Makes the folder and writes down what it is of. Raises TombolaError if it can't be written."""
+        """Make the folder and write study.json. Raises TombolaError if it can't be written."""
         places = {"stages": self.store.root.resolve(), "imports": self.imports, "started": self.started}
         text = json.dumps({"study": self.raw, **{name: str(place) for name, place in places.items()}}, indent=1)
         try:
@@ -103,31 +103,33 @@ class StudyFolder:
         self.store.prepare()
 
     def write_records(self) -> "DataFrame":
-        """Writes and returns the table of all finished rows; beside it that of the views, where the study has any."""
+        """Write and return the table of all finished rows; also write the table of analyses, if the study has any."""
         table = records.collect(self.plan, self.store)
         try:
             records.write(table, self.path / "records.parquet")
-            if self.plan.views:
-                records.write(records.collect_views(self.plan, self.store), self.path / "views.parquet")
+            if self.plan.analyses:
+                records.write(records.collect_analyses(self.plan, self.store), self.path / "views.parquet")
         except OSError as error:
             raise TombolaError(f"cannot write to {self.path}: {error.strerror}; free space or permissions") from None
         return table
 
     def write_report(self, out: Path | None = None, failed: list[str] | None = None) -> Path:
-        """Writes the page (by default report.html) from what is finished."""
+        """Write the page of the finished rows, by default report.html, and return its path."""
         from tombola.report import write_report
 
         page = out or self.path / "report.html"
         table, todo = self.write_records(), len(missing(self.plan, self.store))
         try:
             times = records.stage_times(self.plan, self.store)
-            views = records.collect_views(self.plan, self.store)
-            return write_report(table, self.resolved, page, stages=times, views=views, failed=failed or [], missing=todo)
+            analyses = records.collect_analyses(self.plan, self.store)
+            return write_report(
+                table, self.resolved, page, stages=times, analyses=analyses, failed=failed or [], missing=todo
+            )
         except OSError as error:
             raise TombolaError(f"cannot write {page}: {error.strerror}; choose another file with --out") from None
 
     def side(self, label: str) -> "Side":
-        """The study as one of two to compare; nothing is written. Raises TombolaError as long as nothing is finished."""
+        """Return the study as one of two to compare; write nothing. Raises TombolaError if no row is finished."""
         from tombola.report.compare import Side
 
         table = records.collect(self.plan, self.store)
@@ -137,7 +139,7 @@ class StudyFolder:
 
 
 def told_apart(folders: list[StudyFolder]) -> list[str]:
-    """A name for each folder: of its study, or where these are equal, of the folder, or where these are too, its path."""
+    """Return a name for each folder: its study's; if two are equal, the folders' own; if two of these are, their paths."""
     kinds = [[str(f.raw["name"]) for f in folders], [f.path.resolve().name for f in folders], [str(f.path) for f in folders]]
     return next((names for names in kinds if len(set(names)) == len(folders)), kinds[-1])
 
@@ -145,7 +147,7 @@ def told_apart(folders: list[StudyFolder]) -> list[str]:
 def _description(path: Path) -> dict[str, Any]:
     try:
         description = json.loads((path / "study.json").read_text())
-        _ = description["study"]["name"], Path(description["stages"]), Path(description["imports"])  # what is read of it
+        _ = description["study"]["name"], Path(description["stages"]), Path(description["imports"])  # raise if missing
         return description
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TombolaError(f"{path / 'study.json'} is damaged ({error}); delete it and run the study again") from None

@@ -1,18 +1,17 @@
 """Forecast of the time that the rest of a plan takes: the work of each stage times the measured pace of its kind.
 
-Work is counted in training steps. A forward pass counts as a third of a step (forward, and backward to weights and to
-activations, are three products of about one size), which prices the measurement at an epoch's end, and evaluations until
-one was timed.
+Work is counted in training steps. A forward pass counts as a third of a step, whose forward pass and backward passes to
+weights and to activations are three products of about one size. This prices the measurement at an epoch's end, and
+evaluations until one was timed.
 
-Before anything of a kind of training has run, a few of its steps are timed: in memory, from the dense start, in streams of
-their own. Nothing is kept of them but the time.
+Before the first training of a kind runs, a few of its steps are timed: in memory, from the dense start, in streams of their
+own. Only the time is kept.
 """
 
 import itertools
 import json
 import time
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -39,12 +38,12 @@ Data = Callable[[DataSettings], Dataset]
 Kind = tuple[str, ...]
 
 
-_STEPS, _SECONDS = 5, 3.0  # for each kind: so many steps after the first, or those of so many seconds
-_ALTOGETHER = 20.0  # seconds; kinds that are left then wait for their own steps
+STEPS, _SECONDS = 5, 3.0  # timed for each kind after its first step, unless the seconds end first
+_ALTOGETHER = 20.0  # seconds; kinds that are left then have no pace before their own steps
 
 
 def work_of(stage: Stage, data: Data) -> int:
-    """Training steps; 1 for a stage that does not train."""
+    """Return the stage's training steps; 1 for a stage that does not train."""
     if (trained := training_of(stage)) is None:
         return 1
     per_epoch = epoch_steps(trained, data)
@@ -53,17 +52,17 @@ def work_of(stage: Stage, data: Data) -> int:
 
 
 def epoch_steps(stage: Train, data: Data) -> int:
-    """Steps of an epoch."""
+    """Return the steps of an epoch."""
     return steps_per_epoch(len(data(stage.source.settings).train[0]), stage.settings.batch_size)
 
 
 class Forecast:
     """Paces of a plan's stages, and the work that is still to do.
 
-    A stage's pace is taken from the finished stages of its kind (model, method, and what else a step's cost depends on),
-    else from steps that were timed for it beforehand (`guesses`), else from other trainings of the model.
+    A stage's pace is taken from the finished stages of its kind (model, method, and the other settings that a step's cost
+    depends on), else from steps that were timed for it beforehand (`guesses`), else from other trainings of the model.
 
-    where: (device, threads) of the run; stages that were run elsewhere then count for nothing.
+    where: (device, threads) of the run; stages that were run elsewhere are then ignored.
     """
 
     def __init__(self, plan: Plan, store: Store, data: Data, where: tuple[str, int] | None = None):
@@ -75,71 +74,66 @@ class Forecast:
         self._kinds: dict[str, list[Kind]] = {}
         self.todo: dict[str, Stage] = {}
         """Key -> stage that has not ended."""
-        self._rest: defaultdict[tuple[Kind, ...], float] = defaultdict(float)
         for stage in plan.stages:
             self._work[stage.key] = self._full_work(stage)
             self._kinds[stage.key] = _kinds(stage)
             if store.done(stage.key):
                 record = store.record(stage.key)
                 if where is None or where == (record["run"].get("device"), record["run"].get("threads")):
-                    # a training's seconds over all sittings, where it was killed between
+                    # an interrupted training was run several times: `run` has the seconds of the last time alone
                     self._learn(stage, record["record"].get("train_seconds", record["run"]["seconds"]))
             else:
                 self.todo[stage.key] = stage
-                self._rest[tuple(self._kinds[stage.key])] += self._work[stage.key]
 
     def drop(self, stage: Stage, seconds: float | None = None) -> None:
         """Count the stage as ended after `seconds`, or as one that will not be run."""
-        if self.todo.pop(stage.key, None) is not None:
-            self._rest[tuple(self._kinds[stage.key])] -= self._work[stage.key]
-            if seconds is not None:
-                self._learn(stage, seconds)
+        if self.todo.pop(stage.key, None) is not None and seconds is not None:
+            self._learn(stage, seconds)
 
     def untimed(self) -> dict[Kind, Train]:
-        """The kinds of trainings to do of which none was timed, with an example each."""
+        """Return the kinds of trainings to do of which none was timed, with an example each."""
         trainings = (stage for stage in self.todo.values() if isinstance(stage, Train))
         found = {self._kinds[stage.key][0]: stage for stage in trainings}
         return {kind: stage for kind, stage in found.items() if kind not in self._spent and kind not in self.guesses}
 
     def stage_left(self, progress: Progress) -> float | None:
-        """Seconds that a running stage will still take: at its own pace as soon as there is one, else at its kind's."""
+        """Return the seconds that a running stage will still take, at its own pace if it has one, else at its kind's."""
         if progress.key not in self.todo:
             return None
         done, pace = self._own(progress)
         if pace is None:
             pace = self._pace(self._kinds[progress.key], {})
-            if pace is not None and not progress.total:  # no steps to see it by: by the clock
+            if pace is not None and not progress.total:  # it has no steps, so its progress is the time that has passed
                 done = (time.time() - progress.stage_since) / pace if pace else 0.0
         return None if pace is None else max(0.0, self._work[progress.key] - done) * pace
 
     def left(self, running: Iterable[Progress] = (), processes: int = 1) -> float | None:
-        """Seconds for all that is to do; None where a training has no pace yet.
+        """Return the seconds for all stages to do; None if a training has no pace yet.
 
         It takes the work to divide evenly over the processes, but no sooner than each running stage ends.
         """
-        known = [progress for progress in running if progress.key in self.todo]
         fresh: dict[Kind, float] = {}
-        rest, total, longest = self._rest.copy(), 0.0, 0.0
-        for progress in known:
-            kinds = self._kinds[progress.key]
-            _, pace = self._own(progress)
-            if pace is not None:
+        left: dict[str, float] = {}  # of running stages
+        for progress in running:
+            if (seconds := self.stage_left(progress)) is not None:
+                left[progress.key] = seconds
+            if progress.key in self.todo and (pace := self._own(progress)[1]) is not None:
+                kinds = self._kinds[progress.key]
                 fresh[kinds[0]] = pace
                 fresh.update((kind, pace) for kind in kinds[1:] if kind not in self._spent)
-            own_left = self.stage_left(progress) or 0.0
-            total, longest = total + own_left, max(longest, own_left)
-            if pace is not None or self._pace(kinds, {}) is not None:
-                rest[tuple(kinds)] -= self._work[progress.key]
-        for those, work in rest.items():
-            pace = self._pace(list(those), fresh)
+        total = sum(left.values())
+        for key, stage in self.todo.items():
+            if key in left:
+                continue
+            pace = self._pace(self._kinds[key], fresh)
             if pace is not None:
-                total += max(0.0, work) * pace
-            elif work > 1e-6 and those[0][0] == Train.kind:
+                total += self._work[key] * pace
+            elif isinstance(stage, Train):
                 return None
-        return max(total / max(1, processes), longest)
+        return max(total / max(1, processes), *left.values(), 0.0)
 
     def _own(self, progress: Progress) -> tuple[float, float | None]:
-        """(work done, seconds a unit of it in this process) of a running stage."""
+        """Return the (work done, seconds a unit of it in this process) of a running stage."""
         stage = self.todo[progress.key]
         if (trained := training_of(stage)) is None or not progress.total:
             return 0.0, None
@@ -150,7 +144,7 @@ class Forecast:
         return progress.done * per_step, progress.timed_seconds / measured
 
     def _pace(self, kinds: list[Kind], fresh: dict[Kind, float]) -> float | None:
-        """Seconds a unit of work. fresh: paces of what runs now, by kind."""
+        """Return the seconds a unit of work. fresh: paces of the running stages, by kind."""
         for kind in kinds:
             seconds, work = self._spent.get(kind, (fresh.get(kind, self.guesses.get(kind)), 1.0))
             if seconds is not None:
@@ -171,7 +165,7 @@ class Forecast:
         return stage.work(self._passes(stage)) if isinstance(stage, Measurement) else 1.0
 
     def _passes(self, stage: Train | Measurement) -> float:
-        """One forward pass over the held-out examples, in training steps."""
+        """Return the cost of a forward pass over the held-out examples, in training steps."""
         settings = stage.settings if isinstance(stage, Train) else stage.train
         samples = 1 if is_deterministic(settings.method) else settings.samples
         split = stage.split if isinstance(stage, Train) else stage.settings.split
@@ -180,7 +174,7 @@ class Forecast:
 
 
 def _kinds(stage: Stage) -> list[Kind]:
-    """Return what a stage's pace is taken from, the most alike first."""
+    """Return the kinds from which a stage's pace is taken, the most alike first."""
     if isinstance(stage, Train):
         return list(_training_kinds(stage.net.identity, stage.settings))
     own: Kind
@@ -202,31 +196,31 @@ def _training_kinds(net: str, settings: TrainSettings) -> Iterator[Kind]:
 
 @dataclass
 class Guesses:
-    """Seconds a step by kind of training, and (device, threads) of where they were timed."""
+    """Seconds a step by kind of training, and the (device, threads) with which they were timed."""
 
     where: tuple[str, int] = ("", 0)
     seconds: dict[Kind, float] = field(default_factory=dict)
 
     def give(self, forecast: Forecast, where: tuple[str, int] | None) -> None:
-        """Give them to the forecast of a run at `where`; None: wherever it will be."""
+        """Give them to the forecast of a run at `where`; None: at any place."""
         if where is None or where == self.where:
             forecast.guesses.update(self.seconds)
 
     def joined(self, later: "Guesses") -> "Guesses":
-        """Return them with what was timed later; alone that, where it was timed elsewhere."""
+        """Return them with later ones; the later ones alone, if these were timed elsewhere."""
         if not later.seconds:
             return self
         return Guesses(later.where, (self.seconds if self.where == later.where else {}) | later.seconds)
 
     def write(self, path: Path) -> None:
-        """Write them to a file; a full disk stops others, to whom it matters more."""
+        """Write them to a file. A full disk is no error: the run goes on without them."""
         text = json.dumps({"where": self.where, "seconds": [[list(k), s] for k, s in self.seconds.items()]}, indent=1)
         with suppress(OSError), written_aside(path) as aside:
             aside.write_text(text)
 
     @classmethod
     def read(cls, path: Path) -> "Guesses":
-        """Return what is there; nothing where the file is missing or damaged."""
+        """Return the file's guesses; none if it is missing or damaged."""
         try:
             given = json.loads(path.read_text())
             device, threads = given["where"]
@@ -236,9 +230,10 @@ class Guesses:
 
 
 def calibrate(forecast: Forecast, device: torch.device, data: Data, before: Guesses) -> Guesses:
-    """Give the forecast a pace for each kind of training that it has none for; kinds that cannot be trained get none.
+    """Time steps of each kind of training that has no pace yet, and give them to the forecast.
 
-    before: what was timed earlier and need not be again. Return it with what is new.
+    A kind that cannot be trained gets no pace. before: earlier guesses, which are not timed again. Return them with the
+    new ones.
     """
     where, began = here(device), time.monotonic()
     guesses = Guesses(where, dict(before.seconds) if before.where == where else {})
@@ -252,34 +247,34 @@ def calibrate(forecast: Forecast, device: torch.device, data: Data, before: Gues
 
 
 def here(device: torch.device) -> tuple[str, int]:
-    """Return what a pace depends on beside the stage: the device's name, and torch's threads."""
+    """Return the device's name and torch's threads, on which a pace depends beside the stage."""
     there = arithmetic(device)
     return there["device"], there["threads"]
 
 
 def step_seconds(stage: Train, device: torch.device, data: Data) -> float | None:
-    """Median seconds of the first few steps after the first; None if there is only one, or if training fails."""
+    """Return the median seconds of a few steps after the first; None if the training has one step or fails."""
     marks: list[float] = []
 
     def on_step(done: int, total: int) -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         marks.append(time.monotonic())
-        if len(marks) > _STEPS or (len(marks) > 1 and marks[-1] - marks[0] > _SECONDS):
+        if len(marks) > STEPS or (len(marks) > 1 and marks[-1] - marks[0] > _SECONDS):
             raise _Enough
 
     context = RunContext(device, data, on_step=on_step)
     with warnings.catch_warnings(), suppress(_Enough):
-        warnings.simplefilter("ignore")  # said when the stage runs
+        warnings.simplefilter("ignore")  # shown when the stage runs
         try:
             start = ancestors(stage)[0].run([], context)
             assert start.ticket is not None
             stage.run([start.ticket], context)
-        except Exception:  # said when the stage runs
+        except (Exception, SystemExit):  # shown when the stage runs
             return None
     steps = [after - before for before, after in itertools.pairwise(marks)]
     return median(steps) if steps else None
 
 
 class _Enough(BaseException):
-    """End of a training that was only begun for its pace."""
+    """End of a training that was begun only for its pace. It is no Exception, which a plug-in might catch."""

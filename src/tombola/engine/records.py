@@ -1,4 +1,4 @@
-"""A study's records: one row for each evaluated ticket, as a Parquet table."""
+"""Tables of a study: its records, one row for each evaluated ticket, its analyses and its stages' times."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from tombola.errors import TombolaError
 from tombola.files import written_aside
-from tombola.metrics.columns import RECORDS, VIEWS
+from tombola.metrics.columns import ANALYSES, RECORDS
 from tombola.study.plan import Plan
-from tombola.study.rows import Row, ViewRow
+from tombola.study.rows import AnalysisRow, Row
 from tombola.study.stages import Train, ancestors
 
 from .store import Store
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
 
 
 def collect(plan: Plan, store: Store) -> "DataFrame":
-    """The rows that are finished, in the plan's order, as `table_of` arranges them."""
-    return table_of([row_of(row, store) for row in plan.rows if store.done(row.stage.key)])
+    """Return the finished rows as a table, in the plan's order."""
+    return table_of([row_of(row, store) for row in plan.rows if all(store.done(stage.key) for stage in row.read)])
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> "DataFrame":
-    """Return what `row_of` gave as a table: first the columns that are not optional, then others in the rows' order."""
+    """Return rows of `row_of` as a table: first the columns that are not optional, then others in the rows' order."""
     import pandas as pd
 
     first = [column.name for column in RECORDS.values() if not column.optional]
     return pd.DataFrame(rows, columns=list(dict.fromkeys([*first, *(name for row in rows for name in row)])))
 
 
-def collect_views(plan: Plan, store: Store) -> "DataFrame":
-    """The numbers of the views that are finished, one a row, in the plan's order: columns as `VIEWS`."""
+def collect_analyses(plan: Plan, store: Store) -> "DataFrame":
+    """Return the numbers of the finished analyses, one a row, in the plan's order, with the columns `ANALYSES`."""
     import pandas as pd
 
-    done = [view for view in plan.views if store.done(view.stage.key)]
-    rows = [row for view in done for row in _numbers(view, store)]
-    return pd.DataFrame(rows, columns=list(VIEWS)).astype(dict.fromkeys(("density", "x", "value", "chance"), float))
+    done = [analysis for analysis in plan.analyses if store.done(analysis.stage.key)]
+    rows = [row for analysis in done for row in _numbers(analysis, store)]
+    return pd.DataFrame(rows, columns=list(ANALYSES)).astype(dict.fromkeys(("density", "x", "value", "chance"), float))
 
 
 def stage_times(plan: Plan, store: Store) -> "DataFrame":
-    """A row for each finished stage: kind, seconds, and the labels of the first of the plan's rows that needs it."""
+    """Return a row for each finished stage: kind, seconds, and the labels of the plan's first row that needs it."""
     import pandas as pd
 
     names = ("curve", "variant", "model", "data", "seed", "level")
@@ -52,7 +52,7 @@ def stage_times(plan: Plan, store: Store) -> "DataFrame":
             seen.add(stage.key)
             if store.done(stage.key):
                 record = store.record(stage.key)
-                # a training that was interrupted counts all its sittings, which the run's own seconds do not
+                # an interrupted training was run several times: the run's seconds are those of the last time alone
                 seconds = max(record["run"]["seconds"], record["record"].get("train_seconds", 0.0))
                 rows.append({name: row.labels[name] for name in names} | {"kind": stage.kind, "seconds": seconds})
     return pd.DataFrame(rows, columns=[*names, "kind", "seconds"])
@@ -64,18 +64,18 @@ def write(table: "DataFrame", path: Path) -> None:
         table.to_parquet(aside, index=False)
 
 
-def _numbers(view: ViewRow, store: Store) -> list[dict[str, Any]]:
-    shared = {name: view.labels[name] for name in ("study", "view", "between", "model", "data", "variant")}
+def _numbers(analysis: AnalysisRow, store: Store) -> list[dict[str, Any]]:
+    shared = {name: analysis.labels[name] for name in ("study", "view", "between", "model", "data", "variant")}
     found = []
-    for row in store.record(view.stage.key)["record"]["rows"]:
-        ends = {"a": view.of[row["a"]].labels, "b": view.of[row["b"]].labels}
+    for row in store.record(analysis.stage.key)["record"]["rows"]:
+        ends = {"a": analysis.of[row["a"]].labels, "b": analysis.of[row["b"]].labels}
         of = {f"{name}_{end}": labels[name] for end, labels in ends.items() for name in ("curve", "seed", "level")}
-        found.append({**shared, "key": view.stage.key, **of, **row})
+        found.append({**shared, "key": analysis.stage.key, **of, **row})
     return found
 
 
 def read(paths: Sequence[Path]) -> "DataFrame":
-    """The records of several studies as one table: of folders that a run wrote to, or of .parquet files.
+    """Return the records of several studies as one table. paths: folders that a run wrote to, or .parquet files.
 
     Raises TombolaError for a path without records.
     """
@@ -90,23 +90,21 @@ def read(paths: Sequence[Path]) -> "DataFrame":
             tables.append(pd.read_parquet(file))
         except (OSError, ValueError) as error:
             raise TombolaError(f"{file} is no table of records ({' '.join(str(error).split())}); write it anew") from None
-    filled = [table for table in tables if len(table)]  # an empty one has no types
+    filled = [table for table in tables if len(table)]  # an empty table would spoil the columns' types
     return pd.concat(filled or tables[:1], ignore_index=True)
 
 
 def row_of(row: Row, store: Store) -> dict[str, Any]:
-    """The labels and numbers of a finished row."""
-    (trained,) = row.stage.parents
-    assert isinstance(trained, Train)
-    measured, training = store.record(row.stage.key), store.record(trained.key)
+    """Return the labels and numbers of a finished row."""
+    measured, training = store.record(row.stage.key), store.record(row.trained.key)
     return {
         **row.labels,
         "stage": row.stage.kind,
         "key": row.stage.key,
-        "ticket": trained.key,
+        "ticket": row.trained.key,
         **measured["record"],
         "best_accuracy": training["record"]["best_accuracy"],
-        **_costs(trained, store),
+        **_costs(row.trained, store),
         "device": training["run"]["device"],
         "torch": training["run"]["torch"],
         "threads": training["run"]["threads"],
@@ -114,8 +112,10 @@ def row_of(row: Row, store: Store) -> dict[str, Any]:
 
 
 def _costs(trained: Train, store: Store) -> dict[str, float]:
-    """Of the training itself, and in total: with all the trainings that it stands on, as pruning levels before it, whichever
-    study has run them. NaN where one of them is no longer in the store."""
+    """Return the costs of the training itself, and in total with all trainings that it depends on, at levels before it.
+
+    Trainings that another study has run count as well. The total is NaN if one of them is no longer in the store.
+    """
     trainings = [stage.key for stage in ancestors(trained) if isinstance(stage, Train)]
     found = [store.record(key)["record"] if store.done(key) else {} for key in trainings]
     own = store.record(trained.key)["record"]

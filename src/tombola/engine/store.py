@@ -1,4 +1,4 @@
-"""Finished stages on disk, by key: written aside, renamed into place, shared by all studies that use the folder."""
+"""Finished stages on disk, by key: written aside, renamed into place, and shared by all studies that use the folder."""
 
 import json
 import math
@@ -6,6 +6,7 @@ import os
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,25 @@ from tombola.study.plan import Plan
 from tombola.study.stages import Outcome, Stage, ancestors
 from tombola.training.checkpoint import Checkpoint
 
-_CACHED = 4  # tickets kept in memory: the next stage mostly wants the last ones
+_CACHED = 4  # tickets kept in memory: a stage's parents are mostly among the last ones
 
 
 class Store:
-    """`root/<key>/` holds a stage's `ticket.safetensors` (if it gives one) and `record.json`, which marks it done."""
+    """Folder of stages: `root/<key>/` has `ticket.safetensors` (if the stage gives one) and `record.json`.
+
+    The record is written last, so that its presence marks the stage as done.
+    """
 
     def __init__(self, root: Path):
         self.root = root
         self.unfinished = root / "unfinished"
-        """What is on its way: checkpoints, locks, progress, and the errors of failed stages."""
+        """Folder of the running stages' checkpoints, locks and progress, and of the errors of failed stages."""
         self._tickets: OrderedDict[str, Ticket] = OrderedDict()
+        self._whole: set[str] = set()
+        """Keys whose record was read, so that `done` parses each only once."""
 
     def prepare(self) -> None:
-        """Makes the folder. Raises TombolaError if it can't be written."""
+        """Make the folder. Raises TombolaError if it can't be written."""
         try:
             self.unfinished.mkdir(parents=True, exist_ok=True)
             probe = self.unfinished / f"probe.{os.getpid()}"
@@ -43,22 +49,31 @@ class Store:
             ) from None
 
     def done(self, key: str) -> bool:
-        return (self.root / key / "record.json").is_file()
+        """Return whether the stage has ended. One whose record is damaged has not: it is run again."""
+        if not (self.root / key / "record.json").is_file():
+            return False
+        if key not in self._whole:
+            with suppress(TombolaError):
+                self.record(key)
+                self._whole.add(key)
+        return key in self._whole
 
     def finished(self, key: str) -> float:
-        """When a stage that is done was finished, by `time.time`."""
+        """Return the time at which a done stage was finished, by `time.time`."""
         return (self.root / key / "record.json").stat().st_mtime
 
     def record(self, key: str) -> dict[str, Any]:
-        """What the stage found out and how it was run. Raises TombolaError if the file is damaged."""
+        """Return the stage's record, and how it was run. Raises TombolaError if the file is damaged."""
         path = self.root / key / "record.json"
         try:
-            return json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise TombolaError(f"{path} is damaged ({error}); delete its folder and run the study again") from None
+            record = json.loads(path.read_text())
+            _ = record["record"].keys(), record["run"].keys()  # raise if missing
+            return record
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise TombolaError(f"{path} is damaged ({error}); run the study again") from None
 
     def ticket(self, key: str) -> Ticket:
-        """The stage's ticket. Raises TombolaError if its file is damaged."""
+        """Return the stage's ticket. Raises TombolaError if its file is damaged."""
         if key not in self._tickets:
             self._tickets[key] = load(self.root / key / "ticket.safetensors")
             if len(self._tickets) > _CACHED:
@@ -67,7 +82,7 @@ class Store:
         return self._tickets[key]
 
     def save(self, stage: Stage, outcome: Outcome, run: dict[str, Any]) -> None:
-        """Marks the stage done. run: how it was run (seconds, device, ...)."""
+        """Write the stage's outcome, which marks it as done. run: how it was run (seconds, device, ...)."""
         record = {
             "key": stage.key,
             "kind": stage.kind,
@@ -83,7 +98,7 @@ class Store:
                 if outcome.ticket is not None:
                     outcome.ticket.save(aside / "ticket.safetensors")
                 (aside / "record.json").write_text(json.dumps(record, indent=1))
-                self.discard(stage.key)  # a folder without a record is left by nobody but may be there
+                self.discard(stage.key)  # a folder cannot be renamed onto another, such as that of a damaged stage
         except OSError as error:
             raise TombolaError(
                 f"cannot write stage {stage.key} to {self.root}: {error.strerror}; free space or permissions"
@@ -92,8 +107,9 @@ class Store:
         self.error_path(stage.key).unlink(missing_ok=True)
 
     def discard(self, key: str) -> None:
-        """Forgets a stage, so that it is run again."""
+        """Remove a stage, so that it is run again."""
         self._tickets.pop(key, None)
+        self._whole.discard(key)
         shutil.rmtree(self.root / key, ignore_errors=True)
 
     def checkpoint(self, key: str, seconds: float, ends: float = math.inf) -> Checkpoint:
@@ -103,11 +119,11 @@ class Store:
         return self.unfinished / f"{key}.checkpoint"
 
     def error_path(self, key: str) -> Path:
-        """Where the traceback of a failed stage is."""
+        """Return the path of a failed stage's traceback."""
         return self.unfinished / f"{key}.error"
 
     def failure(self, key: str) -> tuple[float, str]:
-        """When the stage failed, and the last line of its traceback; an empty one where it has not failed."""
+        """Return the time at which the stage failed and the last line of its traceback, empty if it has not failed."""
         log = self.error_path(key)
         try:
             lines = log.read_text(errors="replace").strip().splitlines()
@@ -116,18 +132,32 @@ class Store:
             return 0.0, ""
 
     def forget_failures(self, keys: Iterable[str]) -> None:
-        """So that these stages are tried again."""
+        """Remove the errors of these stages, so that they are tried again."""
         for key in keys:
             self.error_path(key).unlink(missing_ok=True)
 
     def lock(self, key: str) -> BaseFileLock:
-        """Held while a stage runs, so that two processes on one store do not run it twice.
+        """Return the lock that a process holds while it runs the stage, so that no other process runs it too.
 
-        It is the system's own (flock), which is freed when a process dies, however it does.
+        It is the system's own (flock): the kernel releases it when the process dies, even by SIGKILL.
         """
         return FileLock(self.unfinished / f"{key}.lock")
 
+    def unlock(self, key: str, lock: BaseFileLock) -> None:
+        """Release the lock. Remove its file if the stage is done, so that such files do not pile up.
+
+        A process that has opened the removed file and gets its lock finds the stage done; of any other stage the file stays,
+        because two processes could then hold locks on two files of one name.
+        """
+        if self.done(key):
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
 
 def missing(plan: Plan, store: Store) -> list[Stage]:
-    """Return the stages that still have to run, parents first: unfinished ones without what finished ones depend on."""
-    return ancestors(*(row.stage for row in plan.wanted), known=store.done)
+    """Return the stages that still have to run, parents first.
+
+    These are the unfinished stages whose records the plan's tables read, with the unfinished stages that they depend on.
+    A missing stage on which only finished ones depend is left out.
+    """
+    return ancestors(*(stage for row in plan.wanted for stage in row.read), known=store.done)

@@ -1,8 +1,8 @@
-"""Several processes at one study: started, looked after and ended by the first.
+"""Worker processes of one study, which the first process starts, watches and ends.
 
-Each worker is an engine of its own on the study's folder, and the store's locks share the work among them (`engine`). A
-worker's standard input is a pipe into which nobody writes: it closes when the first process ends, however that ends, and
-then the worker ends, too.
+Each worker runs a `LocalEngine` on the study's folder, whatever engine a single process would use: the store's locks
+divide the stages among them. A worker's standard input is a pipe into which nobody writes. It closes when the first
+process ends, even by SIGKILL, and then the worker ends, too.
 """
 
 import _thread
@@ -20,40 +20,42 @@ from pathlib import Path
 import torch
 
 from tombola.errors import TombolaError
-from tombola.study.stages import Stage
 from tombola.training.checkpoint import TimeUp
 from tombola.training.out_of_memory import keep_freed_memory
 
 from .folder import StudyFolder
 from .local import LocalEngine
-from .progress import Progress
+from .progress import Watcher
 
 _START = "from tombola.engine.workers import main; raise SystemExit(main())"
 TIME_UP = 3
-"""The exit code of a process whose time was up before all was done."""
+"""Exit code of a process whose time was up before all stages were done."""
 _GRACE = 10.0  # seconds that a worker has to end before it is killed
 
 
 class Workers:
-    """Within the context the workers are at the study; leaving it ends them."""
+    """Context in which the workers run; leaving it ends them."""
 
     def __init__(
         self, folder: Path, device: torch.device, jobs: int, threads: int, say: Callable[[str], None], ends: float = math.inf
     ):
-        """threads: of each. say: is given what workers say, line by line, and who of them has died. ends: by `time.time`,
-        when each stops by itself."""
-        # -P: the working directory is no place of modules, as it is none for the `tombola` command
+        """Prepare `jobs` workers of `threads` threads each.
+
+        say: called with each line that a worker prints, and with a sentence for each worker that dies. ends: time, by
+        `time.time`, at which each worker stops by itself.
+        """
+        # -P: no module is imported from the working directory, as none is by the `tombola` command
         self._command = [sys.executable, "-P", "-c", _START, str(folder), str(device), str(threads), str(ends)]
         self._jobs, self._say = jobs, say
         self._all: list[subprocess.Popen[str]] = []
         self._alive: list[subprocess.Popen[str]] = []
         self._readers: list[threading.Thread] = []
         self.time_up = False
-        """Whether one of them has stopped because its time was up."""
+        """True as soon as a worker has stopped because its time was up."""
 
     def __enter__(self) -> "Workers":
         for _ in range(self._jobs):
-            # a session of its own: Ctrl-C reaches the first process alone, which then ends them
+            # a session of its own: Ctrl-C reaches only the first process, which then ends the workers
             process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.PIPE,
@@ -83,15 +85,15 @@ class Workers:
             reader.join(1.0)
 
     def at_work(self) -> bool:
-        """Whether any still runs. One that has died is said: what it was at is free for the others."""
+        """Return whether any worker still runs. Report dead ones, whose stages other workers resume."""
         for process in list(self._alive):
-            code = process.poll()
-            if code is not None:
-                self._alive.remove(process)
-                self.time_up |= code == TIME_UP
-                if code not in (0, TIME_UP):
-                    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-                    self._say(f"worker {process.pid} has died ({how}); other workers go on with its stage")
+            if (code := process.poll()) is None:
+                continue
+            self._alive.remove(process)
+            self.time_up |= code == TIME_UP
+            if code not in (0, TIME_UP):
+                how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+                self._say(f"worker {process.pid} has died ({how}); other workers go on with its stage")
         return bool(self._alive)
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
@@ -103,8 +105,8 @@ class Workers:
 
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """Within it SIGTERM is as Ctrl-C, so that whoever is ended by it can end others."""
-    if threading.current_thread() is not threading.main_thread():  # which alone may set it
+    """Raise KeyboardInterrupt on SIGTERM within the context, so that the first process can end its workers."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set a handler
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -114,20 +116,16 @@ def interrupted_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-class _Teller:
-    """Says what cannot be seen in the store: failures and counts are read from there."""
+class _Printer(Watcher):
+    """Watcher that prints warnings alone: the first process reads failures and counts from the store."""
 
-    def began(self, stage: Stage, progress: Progress) -> None: ...
-    def stepped(self, stage: Stage, done: int, total: int) -> None: ...
-    def ended(self, stage: Stage) -> None: ...
-    def failed(self, stage: Stage, sentence: str) -> None: ...
     def said(self, sentence: str) -> None:
         print(sentence, flush=True)
 
 
 def main() -> int:
-    """A worker: folder, device, threads and end as arguments."""
-    # also where the first process was started with interrupts ignored, as in the background of a script
+    """Run a worker with folder, device, threads and end as arguments; return its exit code."""
+    # set here because a script's background processes inherit ignored interrupts
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.default_int_handler)
     threading.Thread(target=_end_with_the_first, daemon=True).start()
@@ -140,7 +138,7 @@ def main() -> int:
         engine = LocalEngine(
             opened.store,
             torch.device(device),
-            _Teller(),
+            _Printer(),
             study.checkpoint_seconds,
             joins=True,
             ends=float(ends),
@@ -157,5 +155,6 @@ def main() -> int:
 
 
 def _end_with_the_first() -> None:
-    os.read(sys.stdin.fileno(), 1)  # not through the buffer, whose lock would be held when the interpreter ends
+    # os.read, because a read through sys.stdin's buffer would hold its lock when the interpreter ends
+    os.read(sys.stdin.fileno(), 1)
     _thread.interrupt_main()

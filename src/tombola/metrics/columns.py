@@ -1,4 +1,4 @@
-"""The one table of the columns of records and views: the files, docs/records.md and the report are made from it.
+"""The one table of the columns of records and analyses: the files, docs/records.md and the report are made from it.
 
 To add a column, compute its value and add its row here: docs/add-a-column.md.
 """
@@ -248,13 +248,13 @@ _RECORDS = [
     ),
     Column("changes", "setting", "JSON text", "what the arm does otherwise than its study, by path; mostly `{}`"),
 ]
-_VIEWS = [
+_ANALYSES = [
     Column("study", "label", "text", "name of the study"),
     Column(
         "view",
         "label",
         "text",
-        "`overlap`, `ranks`, `connectivity`, `early_bird`, or the name that a view of your own gives",
+        "`overlap`, `ranks`, `connectivity`, `early_bird`, or the name that an analysis of your own gives",
     ),
     Column(
         "between", "label", "text", "what is compared: `seeds`, `curves`; `scores`; `noise`, `levels`, `rewinds`; `epochs`"
@@ -303,7 +303,7 @@ _VIEWS = [
 
 RECORDS: dict[str, Column] = {column.name: column for column in _RECORDS}
 """The columns of records.parquet by name, in the order in which a table has those that are not optional."""
-VIEWS: dict[str, Column] = {column.name: column for column in _VIEWS}
+ANALYSES: dict[str, Column] = {column.name: column for column in _ANALYSES}
 """The columns of views.parquet, in its order."""
 
 

@@ -23,19 +23,20 @@ def write_report(
     out: Path,
     *,
     stages: pd.DataFrame | None = None,
-    views: pd.DataFrame | None = None,
+    analyses: pd.DataFrame | None = None,
     failed: Sequence[str] = (),
     missing: int = 0,
 ) -> Path:
     """Writes `out` (an .html file) and out.parent/"figures"/*.png, .svg, .pdf and .csv; returns `out`.
 
     `records` has one row per evaluated ticket, `study` is the resolved study. `stages` has one row per finished stage
-    (kind, seconds, curve, variant, model, data), `views` one per number of a view. `failed` holds a sentence per failed
-    stage, `missing` counts the stages that are still to come. A reader sees the old page or the new one, never a half.
+    (kind, seconds, curve, variant, model, data), `analyses` one per number of an analysis. `failed` holds a sentence per
+    failed stage, `missing` counts the stages that are still to come. A reader sees the old page or the new one, never a
+    half.
     """
     from .page import FIGURES, render
 
-    html, pictures = render(records, study, stages=stages, views=views, failed=failed, missing=missing)
+    html, pictures = render(records, study, stages=stages, analyses=analyses, failed=failed, missing=missing)
     return _write(html, pictures, Path(out), FIGURES)
 
 

@@ -1,4 +1,4 @@
-"""The sections of views: figures, captions and sentences that are computed from the table of views."""
+"""The sections of analyses: figures, captions and sentences that are computed from the table of analyses."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ SETTLED = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What a page shows of a view."""
+    """What a page shows of an analysis."""
 
     title: str
     findings: list[str]
@@ -35,12 +35,14 @@ class Seen:
 Show = Callable[[Panel, pd.DataFrame, dict[str, Style]], Seen]
 
 
-def seen(panel: Panel, views: pd.DataFrame | None, look: dict[str, Style]) -> list[Seen]:
-    """The views of a panel that have numbers, in the order of `SHOWN`; one that is not in it stays in its table."""
-    if views is None or views.empty:
+def seen(panel: Panel, analyses: pd.DataFrame | None, look: dict[str, Style]) -> list[Seen]:
+    """The analyses of a panel that have numbers, in the order of `SHOWN`; one that is not in it stays in its table."""
+    if analyses is None or analyses.empty:
         return []
     own = panel.records[["model", "data"]].iloc[0]
-    here = views[(views["model"] == own["model"]) & (views["data"] == own["data"]) & (views["variant"] == panel.variant)]
+    here = analyses[
+        (analyses["model"] == own["model"]) & (analyses["data"] == own["data"]) & (analyses["variant"] == panel.variant)
+    ]
     return [show(panel, rows, look) for name, show in SHOWN.items() if len(rows := here[here["view"] == name])]
 
 
@@ -222,7 +224,7 @@ def _where(rows: pd.DataFrame) -> str:
 
 
 SHOWN: dict[str, Show] = {"overlap": _overlap, "ranks": _ranks, "connectivity": _connectivity, "early_bird": _early_bird}
-"""What the page shows of each view."""
+"""What the page shows of each analysis."""
 
 
 CHANCE = "by chance, at the same layer densities"

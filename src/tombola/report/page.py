@@ -61,7 +61,7 @@ def render(
     study: Mapping[str, Any],
     *,
     stages: pd.DataFrame | None = None,
-    views: pd.DataFrame | None = None,
+    analyses: pd.DataFrame | None = None,
     failed: Sequence[str] = (),
     missing: int = 0,
 ) -> tuple[str, list[Picture]]:
@@ -77,9 +77,11 @@ def render(
         for panel in found:
             own = None if stages is None else panel.stages(stages)
             sections.append(_section(panel, show(plates(panel, look, own)), own))
-            for view in seen(panel, views, look):
-                title = f"{panel.title}: {view.title}"
-                sections.append(Section(number=panel.number, title=title, findings=view.findings, plates=show(view.plates)))
+            for analysis in seen(panel, analyses, look):
+                title = f"{panel.title}: {analysis.title}"
+                sections.append(
+                    Section(number=panel.number, title=title, findings=analysis.findings, plates=show(analysis.plates))
+                )
     closing = [
         Closing(
             title="Settings",

@@ -1,4 +1,8 @@
-"""The arms of a study: from what, and how, each trains at every level of a chain of iterative pruning."""
+"""Arms of a study: the trainings of each, at every level of a chain of iterative pruning.
+
+An arm is one curve of a study. Two arms prune (`ticket`, `deterministic`); the others hang on such a chain and train a
+changed ticket at each of its levels: another mask, other weights, another network.
+"""
 
 import dataclasses
 import json
@@ -20,22 +24,22 @@ from .stages.base import Net, Source
 
 @dataclass(frozen=True)
 class SeedContext:
-    """What all arms of one seed stand on."""
+    """Settings that all arms of one seed share."""
 
     study: Study
     net: Net
     source: Source
     seed: int
     examples: int
-    """To train on."""
+    """Number of training examples."""
 
     def init(self, posterior: PosteriorSettings, settings: TrainSettings) -> Init:
-        """The dense start of networks that are trained by `settings`."""
+        """Return the dense start of networks that are trained by `settings`."""
         begun = method_of(settings.method).start(posterior, settings, self.examples)
         return Init(net=self.net, posterior=begun, prune=self.study.prune, seed=self.seed)
 
     def train(self, parent: Stage, settings: TrainSettings, start: str = "", stop: str = "") -> Train:
-        """A training of `parent`."""
+        """Return a training of `parent`."""
         return Train(
             parents=(parent,),
             net=self.net,
@@ -50,66 +54,55 @@ class SeedContext:
 
 @dataclass(frozen=True)
 class Chain:
-    """The levels of one pruning chain, as stages."""
+    """Levels of one pruning chain, as stages."""
 
     context: SeedContext
     settings: TrainSettings
     levels: list[Level[Stage, Train]]
 
     @property
-    def tickets(self) -> list[Stage]:
-        """What each level is trained from."""
-        return [level.ticket for level in self.levels]
-
-    @property
-    def dense(self) -> Stage:
-        """Where survivors restart, unmasked."""
-        return self.levels[0].dense
-
-    @property
     def start(self) -> str:
-        """Where in the schedule they do."""
+        """Return the point of the schedule at which survivors restart."""
         return self.levels[0].start
 
-    @property
-    def init(self) -> Init:
-        """The dense start."""
-        first = self.tickets[0]
-        assert isinstance(first, Init)
-        return first
+    def ticket(self, level: int) -> Stage:
+        """Return the stage that gives the level's untrained ticket."""
+        return self.levels[level].ticket
 
     def redrawn(self, level: int) -> Redraw:
-        """The ticket of that level with its weights drawn anew."""
-        return Redraw(parents=(self.tickets[level], replace(self.init, draw="redrawn")))
+        """Return the level's ticket with its weights drawn anew."""
+        init = self.ticket(0)
+        assert isinstance(init, Init)
+        return Redraw(parents=(self.ticket(level), replace(init, draw="redrawn")))
 
     def shuffled(self, level: int, how: str) -> Shuffle:
-        """The ticket of that level with its mask shuffled."""
-        return Shuffle(parents=(self.tickets[level], self.dense), how=how, seed=self.context.seed)
+        """Return the level's ticket with its mask shuffled."""
+        return Shuffle(parents=(self.ticket(level), self.levels[0].dense), how=how, seed=self.context.seed)
 
 
 def trainings(context: SeedContext, arm: Arm) -> Iterator[tuple[int, Train]]:
-    """(level, the training) of each ticket of an arm."""
+    """Yield (level, the training) of each ticket of an arm."""
     chain = _chain(context, arm)
     if arm.arm in ("ticket", "deterministic"):
         yield from ((level.level, level.trained) for level in chain.levels)
         return
-    for level in levels_of(context.study, arm):
+    for level in _levels(context.study, arm):
         yield level, HANGING[arm.arm](chain, arm, level)
 
 
-def levels_of(study: Study, arm: Arm) -> list[int]:
-    """Where an arm that hangs on a chain is trained."""
+def _levels(study: Study, arm: Arm) -> list[int]:
+    """Return the levels at which an arm that hangs on a chain is trained."""
     every = range(1, study.prune.levels + 1)
     if arm.densities is None:
         return arm.levels or list(every)
-    left = math.log(1 - study.prune.fraction)
+    left = math.log(1 - study.prune.fraction)  # level k keeps a density of (1 - fraction) ** k
     return sorted({min(every, key=lambda k: abs(k * left - math.log(density))) for density in arm.densities})
 
 
 def _chain(context: SeedContext, arm: Arm) -> Chain:
     study, point = context.study, chain_is_deterministic(arm)
     settings = arm_train(study, arm, deterministic=point)
-    # a deterministic chain is the same whatever sigma starts at, so that studies of sigma share it
+    # a deterministic chain does not depend on the initial sigma: without it studies of sigma share the chain's keys
     posterior = deterministic_part(study.posterior) if point else study.posterior
     rule = replace(
         study.prune, score=arm_score(study, arm), sigma=arm_sigma(study, arm), rewind=arm.rewind or study.prune.rewind
@@ -135,13 +128,13 @@ def _shuffle(chain: Chain, arm: Arm, level: int) -> Train:
 
 
 def _equal_budget(chain: Chain, arm: Arm, level: int) -> Train:
-    """The ticket of level k with k + 1 times the epochs, which is what learning-rate rewinding has trained by then."""
+    """Train level k's ticket for k + 1 times the epochs, as many as learning-rate rewinding has trained it by then."""
     longer = {name: (level + 1) * getattr(chain.settings, name) for name in ("epochs", "warmup_epochs", "kl_warmup_epochs")}
-    return chain.context.train(chain.tickets[level], replace(chain.settings, **longer), start=chain.start)
+    return chain.context.train(chain.ticket(level), replace(chain.settings, **longer), start=chain.start)
 
 
 def _planted(chain: Chain, arm: Arm, pruned: Stage) -> Train:
-    """A deterministic ticket as a Bayesian network: its values as means, std at the Bayesian start."""
+    """Train a deterministic ticket as a Bayesian network: its values as means, std as at the Bayesian start."""
     study = chain.context.study
     settings = arm_train(study, arm, deterministic=False)
     parent = Transplant(parents=(pruned, chain.context.init(study.posterior, settings)))
@@ -149,7 +142,7 @@ def _planted(chain: Chain, arm: Arm, pruned: Stage) -> Train:
 
 
 HANGING: dict[str, Callable[[Chain, Arm, int], Train]] = {
-    "transplant": lambda chain, arm, level: _planted(chain, arm, chain.tickets[level]),
+    "transplant": lambda chain, arm, level: _planted(chain, arm, chain.ticket(level)),
     "transplant_shuffle": lambda chain, arm, level: _planted(chain, arm, chain.shuffled(level, "layerwise")),
     "transplant_reinit": lambda chain, arm, level: _planted(chain, arm, chain.redrawn(level)),
     "reinit": _reinit,
@@ -158,38 +151,35 @@ HANGING: dict[str, Callable[[Chain, Arm, int], Train]] = {
     "shuffle_even": _shuffle,
     "equal_budget": _equal_budget,
 }
-"""What arms that hang on a chain train at a level of it."""
+"""Training at a level of a chain, of each arm that hangs on one."""
 
 TRANSPLANTS = ("transplant", "transplant_shuffle", "transplant_reinit")
 """Arms that train Bayesian networks on a deterministic chain."""
 
 
 def chain_is_deterministic(arm: Arm) -> bool:
-    """Whether the chain that the arm stands on is."""
+    """Return whether the arm's pruning chain is deterministic."""
     return arm.arm == "deterministic" or arm.arm in TRANSPLANTS or arm.of == "deterministic"
 
 
 def by_map(arm: Arm) -> bool:
-    """Whether what the arm itself trains is deterministic."""
+    """Return whether the arm's own trainings are deterministic."""
     return chain_is_deterministic(arm) and arm.arm not in TRANSPLANTS
 
 
 def arm_score(study: Study, arm: Arm) -> str:
-    """The score of the chain that an arm stands on."""
+    """Return the score of the arm's pruning chain."""
     if arm.score:
         return arm.score
     return "magnitude" if chain_is_deterministic(arm) else study.prune.score
 
 
 def arm_sigma(study: Study, arm: Arm) -> Literal["trained", "start", "shuffled"]:
-    """The std that the score of that chain sees; a deterministic network has none to choose."""
+    """Return the std that the chain's score is given; a deterministic network has none to choose."""
     return "trained" if chain_is_deterministic(arm) else arm.sigma or study.prune.sigma
 
 
-_NAMES = {
-    "ticket": "ticket",
-    "deterministic": "deterministic",
-    "transplant": "transplant",
+_NAMES = {  # of arms that are called otherwise in legends
     "transplant_shuffle": "transplant, shuffled mask",
     "transplant_reinit": "transplant, re-drawn weights",
     "reinit": "re-init",
@@ -201,7 +191,8 @@ _NAMES = {
 
 
 def curve_label(study: Study, arm: Arm) -> str:
-    """What people read in legends and tables."""
+    """Return the curve's name in legends and tables."""
+    name = _NAMES.get(arm.arm, arm.arm)
     of = " of deterministic" if arm.of == "deterministic" and arm.arm != "deterministic" and by_map(arm) else ""
     rewind = arm.rewind or study.prune.rewind
     sigma = arm_sigma(study, arm)
@@ -209,20 +200,16 @@ def curve_label(study: Study, arm: Arm) -> str:
     extra += [] if rewind == "init" else ["learning-rate rewinding" if rewind == "learning_rate" else f"rewind {rewind}"]
     changes = ({} if study.train.method == "vi" or by_map(arm) else {"method": study.train.method}) | arm.train
     extra += [f"{name}={value}" for name, value in changes.items()]
-    return ", ".join([f"{_NAMES[arm.arm]}{of} ({arm_score(study, arm)})", *extra])
+    return ", ".join([f"{name}{of} ({arm_score(study, arm)})", *extra])
 
 
 _SIGMAS = {"start": "as at the start", "shuffled": "shuffled"}
 
 
-_OF_DETERMINISTIC = ("deterministic", "transplant")
-"""How the arms begin whose masks are a deterministic network's."""
-
-
 def settings_labels(study: Study, arm: Arm, train: TrainSettings, fingerprint: str) -> dict[str, Any]:
-    """The columns `chain`, `lr`, `warmup_epochs`, `settings` and `changes` of an arm's row that is trained by `train`."""
+    """Return the columns `chain`, `lr`, `warmup_epochs`, `settings` and `changes` of an arm's row trained by `train`."""
     return {
-        "chain": "deterministic" if arm.of == "deterministic" or arm.arm.startswith(_OF_DETERMINISTIC) else "bayesian",
+        "chain": "deterministic" if chain_is_deterministic(arm) else "bayesian",
         "lr": train.lr,
         "warmup_epochs": train.warmup_epochs,
         "settings": _text({"data.fingerprint": fingerprint} | _settings(study)),
@@ -231,7 +218,7 @@ def settings_labels(study: Study, arm: Arm, train: TrainSettings, fingerprint: s
 
 
 def _settings(study: Study) -> dict[str, Any]:
-    """Path -> value of what differs from the defaults."""
+    """Return path -> value of the settings that differ from their defaults in keys."""
     return {
         f"{section}.{name}": value
         for section in SECTIONS
@@ -241,7 +228,7 @@ def _settings(study: Study) -> dict[str, Any]:
 
 
 def _changes(study: Study, arm: Arm) -> dict[str, Any]:
-    """Path -> value of what the arm does otherwise than its study."""
+    """Return path -> value of the settings in which the arm differs from its study, without the ones with a column."""
     own = {name: value for name, value in arm.train.items() if name != "method" and value != getattr(study.train, name)}
     plain = dataclasses.asdict(Arm()) | dataclasses.asdict(study.prune)
     rest = {

@@ -1,4 +1,4 @@
-"""What is wrong with settings, as one sentence with its mend, from what pydantic found."""
+"""Validation messages: pydantic's first error as one sentence that names the setting, its value and a remedy."""
 
 import dataclasses
 import typing
@@ -6,22 +6,28 @@ from difflib import get_close_matches
 from typing import Any
 
 
+def in_short(text: str, most: int = 60) -> str:
+    """Return a text that others wrote with its middle left out, so that a sentence about it stays readable."""
+    return text if len(text) <= most else f"{text[: most - 15]} ... {text[-10:]}"
+
+
 def sentence(error: Any, root: type) -> str:
-    """The first thing that is wrong, as one sentence: where, what, and the mend."""
+    """Return the first of pydantic's errors as one sentence. root: class of the checked settings."""
     first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"])
+    path = in_short(".".join(str(part) for part in first["loc"]))
     value, kind = first["input"], first["type"]
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         names = _fields_at(first["loc"][:-1], root)
         near = get_close_matches(str(first["loc"][-1]), names, 1)
-        return f"unknown key {path!r}: {f'did you mean {near[0]!r}? ' if near else ''}there are {', '.join(names)}"
+        known = in_short(", ".join(names), 160)
+        return f"unknown key {path!r}: {f'did you mean {near[0]!r}? ' if near else ''}there are {known}"
     if kind == "value_error":
-        return f"{path}: {first['ctx']['error']}" if path else str(first["ctx"]["error"])
+        said = in_short(str(first["ctx"]["error"]), 220)
+        return f"{path}: {said}" if path else said
     if isinstance(value, str) and _is_number(value):
-        return (
-            f"{path} is the text {value!r}: YAML reads numbers such as 1e-3 as text; write 1.0e-3 or 0.001, without quotes"
-        )
-    return f"{path} is {value!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
+        text = f"{path} is the text {in_short(value)!r}"
+        return f"{text}: YAML reads numbers such as 1e-3 as text; write 1.0e-3 or 0.001, without quotes"
+    return f"{path} is {in_short(repr(value))}; {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 def _fields_at(loc: tuple[Any, ...], kind: Any) -> list[str]:

@@ -1,5 +1,6 @@
-"""From a study to its graph of stages: a row for each ticket of each arm, checked before anything runs."""
+"""Plan of a study: its graph of stages, with a row for each ticket of each arm, checked before the first stage runs."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,10 +22,10 @@ from tombola.pruning.scores import SCORES, WITHOUT_STD
 from tombola.settings import DataSettings
 from tombola.training.optim import SCHEDULES
 
-from .analyses import view_rows
+from .analyses import analysis_rows
 from .arms import TRANSPLANTS, SeedContext, arm_score, arm_sigma, by_map, curve_label, settings_labels, trainings
-from .rows import Row, ViewRow
-from .spec import Study, Variant, arm_train
+from .rows import AnalysisRow, Row
+from .spec import Arm, Study, Variant, arm_train
 from .stages import Evaluate, Init, Prune, Shuffle, Stage, Train, ancestors
 from .stages.base import Net, Source
 
@@ -35,21 +36,21 @@ class Plan:
 
     name: str
     rows: list[Row]
-    views: list[ViewRow] = field(default_factory=list)
+    analyses: list[AnalysisRow] = field(default_factory=list)
 
     @property
-    def wanted(self) -> list[Row | ViewRow]:
-        """All that is to be known in the end: views last, so that their parents are done."""
-        return [*self.rows, *self.views]
+    def wanted(self) -> list[Row | AnalysisRow]:
+        """Return all rows; analyses come last, because their stages depend on the other rows' stages."""
+        return [*self.rows, *self.analyses]
 
     @property
     def stages(self) -> list[Stage]:
-        """Every stage once, parents first."""
+        """Return every stage once, parents first."""
         return ancestors(*(row.stage for row in self.wanted))
 
 
 def plan_study(variants: list[Variant], data: Callable[[DataSettings], Dataset]) -> Plan:
-    """Raises TombolaError for whatever can be known to be wrong before anything runs."""
+    """Return the plan. Raises TombolaError for every mistake that can be found before the first stage runs."""
     rows: dict[tuple[Any, ...], Row] = {}
     for variant in variants:
         for row in _variant_rows(variant, data):
@@ -57,7 +58,7 @@ def plan_study(variants: list[Variant], data: Callable[[DataSettings], Dataset])
             rows.setdefault(name, row)  # a fan-out over scores repeats the arms that have none
     _check_names(rows.values())
     names = [name for variant in variants for name in variant.study.views]
-    return Plan(variants[0].study.name, list(rows.values()), view_rows(names, rows.values()))
+    return Plan(variants[0].study.name, list(rows.values()), analysis_rows(names, rows.values()))
 
 
 def training_of(stage: Stage) -> Train | None:
@@ -104,14 +105,14 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
 
 
 def _measured_as_can_be(study: Study, net: Net) -> Study:
-    """Without the batch's statistics where nothing has any: so that what is measured both ways is measured once."""
+    """Return the study with running statistics if the net has no batch norm, so that both settings share one key."""
     if study.evaluate.batch_norm == "running" or has_batch_norm(net.build("check")):
         return study
     return replace(study, evaluate=replace(study.evaluate, batch_norm="running"))
 
 
 def _check_names(rows: Iterable[Row]) -> None:
-    """Raises TombolaError where two data sets of a study would be one in its tables."""
+    """Raise TombolaError if two data sets of a study have one name in its tables."""
     factory_of: dict[str, str] = {}
     for row in rows:
         called, factory = row.labels["data"], row.stage.source.settings.name
@@ -120,7 +121,7 @@ def _check_names(rows: Iterable[Row]) -> None:
 
 
 def _check(study: Study, net: Net, dataset: Dataset) -> int:
-    """Everything that would fail a stage later, found before the first one runs; the number of the net's parameters."""
+    """Return the number of the net's parameters. Raises TombolaError for whatever would fail a stage later."""
     shape, crop = dataset.input_shape, study.data.crop
     dataset.held_out(study.evaluate.split)
     if (study.data.flip or crop) and (len(shape) != 3 or crop >= min(shape[1:])):
@@ -129,55 +130,10 @@ def _check(study: Study, net: Net, dataset: Dataset) -> int:
             f"{dataset.name!r} have shape {list(shape)}"
         )
     for arm in study.arms:
-        score, rewind = arm_score(study, arm), arm.rewind or study.prune.rewind
-        plugins.resolve(score, SCORES, "score")
-        if (arm.arm == "deterministic" or arm.arm in TRANSPLANTS) and score in SCORES and score not in WITHOUT_STD:
-            raise TombolaError(
-                f"arm {arm.arm} has score {score!r}, which needs a std; a deterministic network can be pruned by "
-                f"{', '.join(sorted(WITHOUT_STD))}"
-            )
-        at = parse_rewind(rewind)
-        if arm.levels and max(arm.levels) > study.prune.levels:
-            raise TombolaError(f"arm {arm.arm} is at level {max(arm.levels)}, but prune.levels is {study.prune.levels}")
-        if arm.densities is not None and (arm.levels or not study.prune.levels):
-            raise TombolaError(
-                f"arm {arm.arm} has densities {arm.densities} "
-                + (f"and levels {arm.levels}; leave one of them out" if arm.levels else "but prune.levels is 0; raise it")
-            )
-        if arm.arm == "equal_budget" and rewind == "learning_rate":
-            raise TombolaError(
-                "arm equal_budget stands on learning-rate rewinding, which has trained that long already; "
-                "set its rewind to init"
-            )
-        if "method" in arm.train and by_map(arm):
-            raise TombolaError(
-                f"arm {arm.arm} has train.method {arm.train['method']!r}, but deterministic networks are trained by map; "
-                "leave it out, or name it in an arm 'ticket'"
-            )
-        settings = arm_train(study, arm, deterministic=False)
-        if is_deterministic(settings.method):
-            raise TombolaError(
-                f"train.method is {settings.method!r}; deterministic curves are the arm 'deterministic', so leave the "
-                "method out or name a Bayesian one"
-            )
-        plugins.resolve(settings.schedule, SCHEDULES, "schedule")
-        estimator = plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
-        plugins.resolve(settings.objective, OBJECTIVES, "objective")
-        if not by_map(arm):
-            if settings.compile:
-                check_compile(settings, estimator)
-            if settings.cuda_graphs:
-                check_graphs(settings, estimator)
-        steps = steps_per_epoch(len(dataset.train[0]), settings.batch_size)
-        if (step_of(at, steps) or 0) >= settings.epochs * steps:
-            raise TombolaError(
-                f"rewind is {rewind!r}, but training ends at epoch:{settings.epochs} (step:{settings.epochs * steps}); "
-                "rewind to an earlier point"
-            )
-        if (settings.likelihood == "categorical") != dataset.is_classification:
-            wanted = "categorical" if dataset.is_classification else "gaussian"
-            raise TombolaError(f"train.likelihood is {settings.likelihood!r}; data {dataset.name!r} needs {wanted!r}")
-    module = net.build("check")
+        _check_arm(study, arm, dataset)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # shown when a stage builds the net; torch's about empty tensors is the error below
+        module = net.build("check")
     if study.model.weights:
         load_weights(module, study.model.weights)
         if study.posterior.mean != "module":
@@ -187,19 +143,73 @@ def _check(study: Study, net: Net, dataset: Dataset) -> int:
             )
     if study.evaluate.batch_norm == "batch":
         check_batch_statistics(module, len(dataset.held_out(study.evaluate.split)[0]), study.evaluate.batch_size)
+    if empty := [name for name, p in module.named_parameters() if not p.numel()]:
+        raise TombolaError(f"model {study.model.name!r} has no weights in {empty[0]!r}; give sizes above 0 in model.args")
     layout = layout_of(module, study.posterior, study.prune)
     if study.prune.levels and not layout.prunable_segments():
         raise TombolaError(f"model {study.model.name!r}: nothing is prunable; set prune.classifier: true or prune.include")
     return layout.numel
 
 
-def names_of(plan: Plan) -> dict[str, str]:
-    """Key -> name of every stage, as "train vi · ticket (snr) · level 3 · seed 1".
+def _check_arm(study: Study, arm: Arm, dataset: Dataset) -> None:
+    """Raise TombolaError for an arm that the study or its data cannot have."""
+    score, rewind = arm_score(study, arm), arm.rewind or study.prune.rewind
+    plugins.resolve(score, SCORES, "score")
+    if (arm.arm == "deterministic" or arm.arm in TRANSPLANTS) and score in SCORES and score not in WITHOUT_STD:
+        raise TombolaError(
+            f"arm {arm.arm} has score {score!r}, which needs a std; a deterministic network can be pruned by "
+            f"{', '.join(sorted(WITHOUT_STD))}"
+        )
+    at = parse_rewind(rewind)
+    if arm.levels and max(arm.levels) > study.prune.levels:
+        raise TombolaError(f"arm {arm.arm} is at level {max(arm.levels)}, but prune.levels is {study.prune.levels}")
+    if arm.densities is not None and (arm.levels or not study.prune.levels):
+        raise TombolaError(
+            f"arm {arm.arm} has densities {arm.densities} "
+            + (f"and levels {arm.levels}; leave one of them out" if arm.levels else "but prune.levels is 0; raise it")
+        )
+    if arm.arm == "equal_budget" and rewind == "learning_rate":
+        raise TombolaError(
+            "arm equal_budget depends on learning-rate rewinding, which has trained that long already; "
+            "set its rewind to init"
+        )
+    if "method" in arm.train and by_map(arm):
+        raise TombolaError(
+            f"arm {arm.arm} has train.method {arm.train['method']!r}, but deterministic networks are trained by map; "
+            "leave it out, or name it in an arm 'ticket'"
+        )
+    settings = arm_train(study, arm, deterministic=False)
+    if is_deterministic(settings.method):
+        raise TombolaError(
+            f"train.method is {settings.method!r}; deterministic curves are the arm 'deterministic', so leave the "
+            "method out or name a Bayesian one"
+        )
+    plugins.resolve(settings.schedule, SCHEDULES, "schedule")
+    estimator = plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
+    plugins.resolve(settings.objective, OBJECTIVES, "objective")
+    if not by_map(arm):
+        if settings.compile:
+            check_compile(settings, estimator)
+        if settings.cuda_graphs:
+            check_graphs(settings, estimator)
+    steps = steps_per_epoch(len(dataset.train[0]), settings.batch_size)
+    if (step_of(at, steps) or 0) >= settings.epochs * steps:
+        raise TombolaError(
+            f"rewind is {rewind!r}, but training ends at epoch:{settings.epochs} (step:{settings.epochs * steps}); "
+            "rewind to an earlier point"
+        )
+    if (settings.likelihood == "categorical") != dataset.is_classification:
+        wanted = "categorical" if dataset.is_classification else "gaussian"
+        raise TombolaError(f"train.likelihood is {settings.likelihood!r}; data {dataset.name!r} needs {wanted!r}")
 
-    Where several curves share a stage, the name has the curve that is nearest to it, and "+2" for two more.
+
+def names_of(plan: Plan) -> dict[str, str]:
+    """Return key -> name of every stage, as "train vi · ticket (snr) · level 3 · seed 1".
+
+    If several curves share a stage, its name has the curve that is nearest to it, and "+2" for two more.
     """
     several = [column for column in ("model", "data") if len({row.labels[column] for row in plan.rows}) > 1]
-    nearest: dict[str, tuple[int, Row | ViewRow]] = {}
+    nearest: dict[str, tuple[int, Row | AnalysisRow]] = {}
     curves: dict[str, set[str]] = {}
     for row in plan.wanted:
         for key, distance in _distances(row.stage).items():
@@ -212,14 +222,14 @@ def names_of(plan: Plan) -> dict[str, str]:
         _, row = nearest[stage.key]
         more = f" +{len(curves[stage.key]) - 1}" if len(curves[stage.key]) > 1 else ""
         between = row.labels.get("between", "") if row.stage is stage else ""
-        doing = f"{what(stage)} between {between}" if between else what(stage)
+        doing = f"{_action(stage)} between {between}" if between else _action(stage)
         parts = [doing, curve_of(row, several) + more, f"level {levels[stage.key]}", f"seed {row.labels['seed']}"]
         names[stage.key] = " · ".join(parts)
     return names
 
 
 def _distances(stage: Stage) -> dict[str, int]:
-    """Return for the key of each ancestor how many stages on it lies, at least."""
+    """Return key of each ancestor -> the least number of stages from it to `stage`."""
     found = {stage.key: 0}
     for child in reversed(ancestors(stage)):
         for parent in child.parents:
@@ -227,13 +237,13 @@ def _distances(stage: Stage) -> dict[str, int]:
     return found
 
 
-def curve_of(row: Row | ViewRow, several: list[str]) -> str:
-    """The curve's label with whatever tells it from others of the study: variant, and of `several` its columns."""
+def curve_of(row: Row | AnalysisRow, several: list[str]) -> str:
+    """Return the curve's label with its variant and the columns `several`, which distinguish curves of the study."""
     return " · ".join(str(row.labels[name]) for name in ("curve", *several, "variant") if row.labels[name])
 
 
-def what(stage: Stage) -> str:
-    """What the stage does, in a word or two."""
+def _action(stage: Stage) -> str:
+    """Return the stage's action in a word or two."""
     if isinstance(stage, Train):
         again = " again" if stage.replica else ""
         return f"train {stage.settings.method}{again}" + (f" to {stage.stop}" if stage.stop else "")

@@ -1,37 +1,54 @@
-"""Rows of a study's tables to be: what they are called, and the stage that gives their numbers."""
+"""Rows of a study's tables before their numbers are known: their labels, and the stages that give the numbers."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .stages import Evaluate, Stage
+from .stages import Evaluate, Stage, Train
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the records: one evaluated ticket."""
+    """A row of the records: one evaluated ticket."""
 
     labels: dict[str, Any]
     stage: Evaluate
 
+    @property
+    def trained(self) -> Train:
+        """Return the stage that trained the ticket."""
+        (trained,) = self.stage.parents
+        assert isinstance(trained, Train)
+        return trained
+
+    @property
+    def read(self) -> tuple[Stage, ...]:
+        """Return the stages whose records give the row's numbers."""
+        return self.trained, self.stage
+
 
 @dataclass(frozen=True)
-class ViewRow:
-    """What a view's stage finds out, several rows of the table of views."""
+class AnalysisRow:
+    """The rows of the table of analyses that one stage gives."""
 
     labels: dict[str, Any]
-    """Of the first ticket that is looked at, with `view` and `between`."""
+    """Labels of the first ticket of `of`, with `view` (the analysis's name) and `between`."""
     stage: Stage
-    """Its record has `rows`, each with the numbers `a` and `b` of the tickets in `of` that it compares."""
+    """Stage whose record has `rows`, each with the indices `a` and `b` of the tickets in `of` that it compares."""
     of: tuple[Row, ...]
-    """The tickets that are compared, in the stage's order."""
+    """The compared tickets, in the order of the stage's parents."""
+
+    @property
+    def read(self) -> tuple[Stage, ...]:
+        """Return the stages whose records give the rows' numbers."""
+        return (self.stage,)
 
 
-View = Callable[[list[Row]], Iterable[ViewRow]]
-"""From the rows of one model, one data set and one variant to what is computed of them."""
+Analysis = Callable[[list[Row]], Iterable[AnalysisRow]]
+"""Function from the rows of one model, one data set and one variant to the analysis's rows."""
 
 
-def view_row(view: str, between: str, stage: Stage, of: Iterable[Row]) -> ViewRow:
-    """The ViewRow of these tickets."""
+def analysis_row(analysis: str, between: str, stage: Stage, of: Iterable[Row]) -> AnalysisRow:
+    """Return the AnalysisRow of these tickets."""
     rows = tuple(of)
-    return ViewRow(rows[0].labels | {"view": view, "between": between}, stage, rows)
+    return AnalysisRow(rows[0].labels | {"view": analysis, "between": between}, stage, rows)

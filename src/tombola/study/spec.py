@@ -1,8 +1,9 @@
-"""Studies: YAML files checked field by field, in which any list fans out."""
+"""Studies: YAML files that are checked field by field and whose lists fan out into variants."""
 
 import dataclasses
 import itertools
 import json
+import math
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from tombola.settings import (
 from tombola.settings.fields import COLUMN, WHOLE, Checked, marked, setting
 from tombola.settings.keys import deterministic_part
 
-from .messages import sentence
+from .messages import in_short, sentence
+from .parse import parse
 from .recipes import common_view, expand
 
 
@@ -102,15 +104,16 @@ class Variant:
 
     study: Study
     axes: dict[str, Any]
-    """Path -> value of what fanned out, apart from what a record has a column for."""
+    """Path -> value of the settings that fanned out, without the ones that have a column in the records."""
 
     @property
     def label(self) -> str:
+        """Return the axes in a line."""
         return ", ".join(f"{path}={value}" for path, value in self.axes.items())
 
     @property
     def model(self) -> str:
-        """What tables call the net: the model's name; of a recipe the net's, with the size where it is a relative of it."""
+        """Return the net's name in tables: the model's; in a recipe the net's, with the size of a smaller relative."""
         if not self.study.nets:
             return self.study.model.name
         (net,) = self.study.nets
@@ -121,19 +124,22 @@ SECTIONS = [f.name for f in dataclasses.fields(Study) if dataclasses.is_dataclas
 """The fields of a study that are settings of their own."""
 
 
+_LONGEST_NAME = 100
+_MOST_LEVELS = 1000  # of pruning; a chain has twice as many stages
+_MOST_VARIANTS = 10_000
 _PAPER = ("scores", "layers", "randomise", "transplant", "rewind", "size", "rate", "calibration")
-_FIRST = ("demo", "cifar10", *(f"paper/{name}" for name in _PAPER))  # of the paper's, what others share most
+_FIRST = ("demo", "cifar10", *(f"paper/{name}" for name in _PAPER))  # first the studies whose stages others share
 
 
 def shipped() -> dict[str, Path]:
-    """Name -> path of the studies that come with tombola, in the order in which they are best run."""
+    """Return name -> path of the studies that come with tombola, in the order in which they are best run."""
     root = Path(str(resources.files("tombola") / "studies"))
     found = {str(path.relative_to(root).with_suffix("")): path for path in root.rglob("*.yaml")}
     return {name: found[name] for name in dict.fromkeys([*_FIRST, *sorted(found)])}
 
 
 def read(study: str, changes: list[str]) -> dict[str, Any]:
-    """The raw settings of a shipped study or a file, with PATH=VALUE changes. Raises TombolaError."""
+    """Return the raw settings of a shipped study or a file, with PATH=VALUE changes. Raises TombolaError."""
     known = shipped()
     path = known.get(study, Path(study))
     try:
@@ -142,7 +148,7 @@ def read(study: str, changes: list[str]) -> dict[str, Any]:
         near = get_close_matches(study, known, 1)
         meant = f"did you mean {near[0]!r}? " if near else ""
         raise TombolaError(f"there is no study {study!r}: {meant}give a YAML file or one of {', '.join(known)}") from None
-    raw = _parse(text, str(path))
+    raw = parse(text, str(path))
     if not isinstance(raw, dict):
         raise TombolaError(f"{path} is no study: it must be a YAML mapping that starts with name:")
     raw.setdefault("name", path.stem)
@@ -152,10 +158,11 @@ def read(study: str, changes: list[str]) -> dict[str, Any]:
 
 
 def unfold(raw: dict[str, Any]) -> list[Variant]:
-    """All variants of a raw study, each checked. Raises TombolaError naming the path of what is wrong."""
+    """Return all variants of a raw study, each checked. Raises TombolaError naming the path of a wrong setting."""
     for name in sorted(marked(Study, WHOLE)):
         if isinstance(raw.get(name), list):
-            raise TombolaError(f"{name} is the list {raw[name]}; it is of the whole study and does not fan out")
+            given = in_short(str(raw[name]))
+            raise TombolaError(f"{name} is the list {given}; it is of the whole study and does not fan out")
     columns = {f"{section}.{name}" for section in SECTIONS for name in marked(getattr(Study(), section), COLUMN)}
     variants = []
     for settings, axes in (variant for one in expand(raw) for variant in _fan(one, Study, "")):
@@ -168,15 +175,10 @@ def unfold(raw: dict[str, Any]) -> list[Variant]:
 
 
 def resolved(raw: dict[str, Any]) -> dict[str, Any]:
-    """A raw study with its recipe's settings and every default filled in, lists kept as they fan out."""
-    studies = [with_defaults(one, Study) for one in expand(raw)]
+    """Return a raw study with its recipe's settings and every default, lists kept as they fan out."""
+    defaults = dataclasses.asdict(Study())
+    studies = [{name: _merged(value, one.get(name, value)) for name, value in defaults.items()} for one in expand(raw)]
     return common_view(studies, raw.get("nets", []))
-
-
-def with_defaults(raw: dict[str, Any], kind: Any) -> dict[str, Any]:
-    """Raw settings with every default filled in, lists kept as they fan out."""
-    defaults = dataclasses.asdict(kind())
-    return {name: _merged(value, raw[name]) if name in raw else value for name, value in defaults.items()}
 
 
 def _merged(default: Any, given: Any) -> Any:
@@ -184,14 +186,14 @@ def _merged(default: Any, given: Any) -> Any:
 
 
 def arm_train(study: Study, arm: Arm, *, deterministic: bool) -> TrainSettings:
-    """The arm's training: the study's with the arm's changes; by method map where it is `deterministic`."""
+    """Return the arm's training: the study's with the arm's changes, and with method map if `deterministic`."""
     changes: dict[str, Any] = arm.train | ({"method": "map"} if deterministic else {})
     train = dataclasses.replace(study.train, **changes)
     return deterministic_part(train) if deterministic else train
 
 
 def _check_train(study: Study, arm: Arm) -> None:
-    """Raises TombolaError for changes of `train` that a study could not have."""
+    """Raise TombolaError for changes of `train` that a study could not have."""
     try:
         _checked({**dataclasses.asdict(study), "train": dataclasses.asdict(study.train) | arm.train})
     except TombolaError as error:
@@ -202,13 +204,13 @@ def _arms(raw: dict[str, Any]) -> list[dict[str, Any]]:
     arms = raw.get("arms") or ["ticket"]
     if not isinstance(arms, list):
         raise TombolaError(
-            f"arms: {arms!r} is no list; write one arm a line, as '- ticket' or '- {{arm: ticket, score: mu}}'"
+            f"arms: {in_short(repr(arms))} is no list; write one arm a line, as '- ticket' or '- {{arm: ticket, score: mu}}'"
         )
     return [{"arm": arm} if isinstance(arm, str) else arm for arm in arms]
 
 
 def _fan(raw: Any, kind: type, path: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Every combination of the lists in `raw` where `kind` has no list, with the values chosen by path."""
+    """Yield each combination of the lists in `raw` for fields of `kind` that take no list, with path -> chosen value."""
     if not isinstance(raw, dict):
         yield raw, {}
         return
@@ -226,12 +228,15 @@ def _fan(raw: Any, kind: type, path: str) -> Iterator[tuple[Any, dict[str, Any]]
             axes.append([(name, v, _named(here, item) | chosen) for item in value for v, chosen in _inner(item, hint, here)])
         else:
             axes.append([(name, v, chosen) for v, chosen in _inner(value, hint, here)])
+    if math.prod(map(len, axes)) > _MOST_VARIANTS:
+        where = path.removesuffix(".") or "the study"
+        raise TombolaError(f"the lists of {where} fan out into more than {_MOST_VARIANTS:,} variants; shorten them")
     for combination in itertools.product(*axes):
         yield {name: v for name, v, _ in combination}, {k: c for _, _, chosen in combination for k, c in chosen.items()}
 
 
 def _named(here: str, item: Any) -> dict[str, Any]:
-    """A value of a fan-out by its path; the fields of a mapping by theirs, so that two models of one name differ."""
+    """Return path -> value of a fan-out; of a mapping each field's, so that two models of one name have two labels."""
     return {f"{here}.{name}": v for name, v in item.items()} if isinstance(item, dict) else {here: item}
 
 
@@ -243,14 +248,14 @@ def _inner(value: Any, hint: Any, here: str) -> Iterator[tuple[Any, dict[str, An
 
 
 def _holds_list(hint: Any, value: list[Any]) -> bool:
-    """Whether the list is the field's own value rather than a choice of values."""
+    """Return whether the list is the field's own value rather than a choice of values."""
     takes_list = any(typing.get_origin(h) is list for h in (hint, *typing.get_args(hint)))
     return takes_list and not (value and all(isinstance(item, list) for item in value))
 
 
 @lru_cache(maxsize=1)
 def _adapter() -> Any:
-    """Of `Study`; making one takes longer than all it is used for."""
+    """Return pydantic's checker of `Study`, made once: making it takes longer than all checks of a run."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(Study)
@@ -261,38 +266,34 @@ def _checked(raw: dict[str, Any]) -> Study:
 
     try:
         # through JSON: strict about numbers and texts, yet mappings become dataclasses
-        study = _adapter().validate_json(json.dumps(raw, default=str))
+        study = _adapter().validate_json(json.dumps(raw))
     except ValidationError as error:
         raise TombolaError(sentence(error, Study)) from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # of settings from Python, which `parse` has not seen
         raise TombolaError(f"the study can't be written as JSON: {error}; a YAML alias may contain itself") from None
-    if not study.name or "/" in study.name:
-        raise TombolaError(f"name is {study.name!r}; give the study a name without '/'")
+    if study.name in ("", ".", "..") or len(study.name) > _LONGEST_NAME or not study.name.isprintable() or "/" in study.name:
+        raise TombolaError(
+            f"name is {in_short(repr(study.name))}; the output folder is named so: give at most {_LONGEST_NAME} printable "
+            "characters without '/', and not '.' or '..'"
+        )
     if len(set(study.seeds)) < len(study.seeds) or not study.seeds:
-        raise TombolaError(f"seeds are {study.seeds}; give at least one, and each once")
+        raise TombolaError(f"seeds are {in_short(str(study.seeds))}; give at least one, and each once")
+    if study.prune.levels > _MOST_LEVELS:
+        raise TombolaError(f"prune.levels is {study.prune.levels}; give at most {_MOST_LEVELS}")
     return study
-
-
-def _parse(text: str, where: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark else ""
-        problem = str(getattr(error, "problem", error))
-        raise TombolaError(f"{where} is not YAML{line}: {' '.join(problem.split())}; mend that line") from None
 
 
 def _apply(raw: dict[str, Any], change: str) -> None:
     path, equals, value = change.partition("=")
+    shown = in_short(repr(change))
     if not equals or not path:
-        raise TombolaError(f"--set {change!r} is no PATH=VALUE; write for example --set train.epochs=20")
+        raise TombolaError(f"--set {shown} is no PATH=VALUE; write for example --set train.epochs=20")
     *parents, last = path.split(".")
     at = raw
     for name in parents:
         at = at.setdefault(name, {})
         if not isinstance(at, dict):
-            raise TombolaError(f"--set {change!r}: {name!r} holds {at!r} and has no fields; check the path")
-    at[last] = _parse(value, f"--set {change!r}")
+            raise TombolaError(
+                f"--set {shown}: {in_short(name)!r} holds {in_short(repr(at))} and has no fields; check the path"
+            )
+    at[last] = parse(value, f"--set {shown}")

@@ -50,11 +50,11 @@ def graph_table(plan: Plan, store: Store) -> Table:
         for place, stage in enumerate(_new_stages(row.stage)):
             groups[_name(row.labels, row.labels["curve"]), row.labels["level"]][place, stage.kind].add(stage.key)
     known = {stage.key for stage in ancestors(*(row.stage for row in plan.rows))}
-    for view in plan.views:  # of their stages those that no row of the records needs
-        name = _name(view.labels, f"{view.labels['view']} between {view.labels['between']}")
-        for stage in (*view.stage.parents, view.stage):
+    for analysis in plan.analyses:  # of their stages those that no row of the records needs
+        name = _name(analysis.labels, f"{analysis.labels['view']} between {analysis.labels['between']}")
+        for stage in (*analysis.stage.parents, analysis.stage):
             if stage.key not in known:
-                groups[name, view.labels["level"]][0, stage.kind].add(stage.key)
+                groups[name, analysis.labels["level"]][0, stage.kind].add(stage.key)
     lines = [
         (name, level, " → ".join(f"{kind} {sum(map(store.done, keys))}/{len(keys)}" for (_, kind), keys in kinds.items()))
         for (name, level), kinds in groups.items()

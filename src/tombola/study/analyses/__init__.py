@@ -1,6 +1,7 @@
-"""Views of tickets: what is computed of finished tickets, or of their trainings repeated, beyond the metrics of a record.
+"""Analyses of finished tickets, or of their trainings repeated, beyond the metrics of a record.
 
-A view is a function from the rows of one model, one data set and one variant to stages over their tickets (`rows.View`).
+An analysis is a function from the rows of one model, one data set and one variant to stages over their tickets
+(`rows.Analysis`).
 """
 
 from collections.abc import Iterable
@@ -8,13 +9,14 @@ from collections.abc import Iterable
 from tombola import plugins
 from tombola.errors import TombolaError
 
-from ..rows import Row, View, ViewRow
-from .connectivity import Connectivity, connectivity
-from .early_bird import EarlyBird, early_bird
-from .overlap import Overlap, overlap
-from .ranks import Ranks, ranks
+from ..messages import in_short
+from ..rows import Analysis, AnalysisRow, Row
+from .connectivity import connectivity
+from .early_bird import early_bird
+from .overlap import overlap
+from .ranks import ranks
 
-VIEWS: dict[str, View] = {
+ANALYSES: dict[str, Analysis] = {
     "overlap": overlap,
     "ranks": ranks,
     "connectivity": connectivity,
@@ -22,22 +24,27 @@ VIEWS: dict[str, View] = {
 }
 
 
-def view_rows(names: Iterable[str], rows: Iterable[Row]) -> list[ViewRow]:
-    """What these views have to compute. Raises TombolaError for an unknown view, and for one that finds nothing to do."""
+def analysis_rows(names: Iterable[str], rows: Iterable[Row]) -> list[AnalysisRow]:
+    """Return the rows of these analyses. Raises TombolaError for an unknown one, and for one that finds nothing to do."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.labels["model"], row.labels["data"], row.labels["variant"]), []).append(row)
-    found: list[ViewRow] = []
+    found: list[AnalysisRow] = []
     for name in dict.fromkeys(names):
-        view: View = plugins.resolve(name, VIEWS, "view")
-        own = [row for group in groups.values() for row in view(group)]
+        analysis: Analysis = plugins.resolve(name, ANALYSES, "analysis")
+        try:
+            own = [row for group in groups.values() for row in analysis(group)]
+        except TombolaError:
+            raise
+        except (Exception, SystemExit) as error:  # of a function of the user, or one that is no analysis at all
+            raise TombolaError(f"analysis {name!r} failed: {in_short(repr(error), 120)}; see docs/analyses.md") from error
         if not own:
             raise TombolaError(
-                f"view {name!r} has nothing to look at in this study; docs/analyses.md says what it needs: add that, or leave "
-                "the view out"
+                f"analysis {name!r} has nothing to look at in this study; docs/analyses.md says what it needs: add that, or "
+                "leave the analysis out"
             )
         found += own
     return found
 
 
-__all__ = ["VIEWS", "Connectivity", "EarlyBird", "Overlap", "Ranks", "view_rows"]
+__all__ = ["ANALYSES", "analysis_rows"]

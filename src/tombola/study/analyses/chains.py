@@ -1,34 +1,24 @@
-"""Finding one's way in the rows of a study."""
+"""Selection and grouping of a study's rows, for analyses."""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from ..rows import Row
-from ..stages import Stage, Train
-
-OWN_MASK = ("ticket", "deterministic")
-"""The arms that prune; the others take a mask from one of them."""
+from ..stages import Stage
 
 
 def own_masks(rows: Iterable[Row]) -> list[Row]:
-    """The rows of arms that found their mask themselves."""
-    return [row for row in rows if row.labels["arm"] in OWN_MASK]
-
-
-def training_of(row: Row) -> Train:
-    """The stage that trained the row's ticket."""
-    (trained,) = row.stage.parents
-    assert isinstance(trained, Train)
-    return trained
+    """Return the rows of arms that prune; the other arms take a mask from one of these."""
+    return [row for row in rows if row.labels["arm"] in ("ticket", "deterministic")]
 
 
 def mask_of(row: Row) -> Stage:
-    """The stage that made the row's mask, whose ticket is smaller than the trained one."""
-    return training_of(row).parents[0]
+    """Return the stage that made the row's mask; its file is smaller than the trained ticket's."""
+    return row.trained.parents[0]
 
 
 def grouped(rows: Iterable[Row], *names: str) -> list[list[Row]]:
-    """Rows that are alike in these labels, in the order of the rows."""
+    """Return groups of rows with equal labels `names`, in the order of the rows."""
     groups: defaultdict[tuple[Hashable, ...], list[Row]] = defaultdict(list)
     for row in rows:
         groups[tuple(row.labels[name] for name in names)].append(row)
@@ -36,7 +26,7 @@ def grouped(rows: Iterable[Row], *names: str) -> list[list[Row]]:
 
 
 def once(rows: Iterable[Row], stage: Callable[[Row], Stage]) -> list[Row]:
-    """The first row of each of these stages: two curves may share one."""
+    """Return the first row of each of these stages, which two curves may share."""
     found: dict[str, Row] = {}
     for row in rows:
         found.setdefault(stage(row).key, row)
@@ -44,5 +34,5 @@ def once(rows: Iterable[Row], stage: Callable[[Row], Stage]) -> list[Row]:
 
 
 def ends_and_middle(levels: Sequence[int]) -> list[int]:
-    """The first, the middle and the last of rising levels."""
+    """Return the first, the middle and the last of rising levels."""
     return sorted({levels[0], levels[len(levels) // 2], levels[-1]}) if levels else []

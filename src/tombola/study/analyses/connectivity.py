@@ -1,6 +1,6 @@
-"""Is there a barrier on the straight line between two trained tickets? Frankle et al. 2020; Paul et al. 2023.
+"""Linear connectivity: the barrier on the line between two trained tickets. Frankle et al. 2020; Paul et al. 2023.
 
-Which two: two trainings of one ticket whose data order and noise differ (instability); successive levels of a chain; a
+The two are trainings of one ticket whose data order and noise differ (instability), successive levels of a chain, or a
 ticket and its sibling that was rewound in the learning rate alone.
 """
 
@@ -23,9 +23,9 @@ from tombola.pruning.ticket import Ticket
 from tombola.settings.keys import canonical
 from tombola.training.loop import likelihood_of
 
-from ..rows import Row, ViewRow, view_row
+from ..rows import AnalysisRow, Row, analysis_row
 from ..stages import Measurement, Outcome, RunContext, Stage
-from .chains import ends_and_middle, grouped, own_masks, training_of
+from .chains import ends_and_middle, grouped, own_masks
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Points on the line; barriers are mostly widest in the middle."""
@@ -42,14 +42,14 @@ class Connectivity(Measurement):
     kind: ClassVar[str] = "connectivity"
 
     def work(self, one_pass: float) -> float:
-        """At each point of the line the mean weights and the samples; each of the two with its batch-norm statistics."""
+        """Count at each point the mean weights and the samples, each of the two with its batch-norm statistics."""
         statistics = EXAMPLES / (3 * self.train.batch_size * (self.train.samples if self.is_random else 1))
         passes = 1 + self.samples if self.is_random else 1
         return len(ALPHAS) * (passes * one_pass + (2 if self.is_random else 1) * statistics)
 
     @property
     def samples(self) -> int:
-        """Weight samples at a point."""
+        """Return the number of weight samples at a point."""
         return min(self.settings.samples, SAMPLES)
 
     def describe(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Connectivity(Measurement):
         return Outcome(None, {"rows": rows})
 
     def _measured(self, state: State, context: RunContext) -> dict[str, float]:
-        """Loss and error by name: of the mean weights, and where there are weight samples of their averaged prediction."""
+        """Return loss and error by name: of the mean weights, and of the samples' averaged prediction if there are any."""
         found = _named("mean", self._metrics(state.as_family(Point.family), 1, context))
         if state.posterior.std is not None:
             found |= _named("samples", self._metrics(state, self.samples, context))
@@ -83,7 +83,7 @@ class Connectivity(Measurement):
 
     def _metrics(self, state: State, samples: int, context: RunContext) -> dict[str, float]:
         data, module = context.data(self.source.settings), self.net.build("skeleton").to(context.device)
-        stream = ("connectivity", self.seed)  # not its key: the same noise for all lines of a seed
+        stream = ("connectivity", self.seed)  # not its key, so that all lines of a seed have the same noise
         if self.settings.batch_norm == "running" and has_running_statistics(module):
             size = self.train.batch_size
             batches = training_batches(data, self.source.settings, size, self.seed, context.device).epoch(0)
@@ -112,34 +112,34 @@ class Connectivity(Measurement):
         return {"nll": metrics.nll(probs, targets), "error": 1 - metrics.accuracy(probs, targets)}
 
 
-def connectivity(rows: list[Row]) -> Iterator[ViewRow]:
-    """Lines at the first, the middle and the last level where there are two ends; two trainings at the first and last."""
+def connectivity(rows: list[Row]) -> Iterator[AnalysisRow]:
+    """Yield lines between levels and between rewinds at the first, middle and last level, and lines between trainings."""
     own = own_masks(rows)
     for chain in grouped(own, "curve", "seed"):
         at = {row.labels["level"]: row for row in chain}
         levels = sorted(at)
         for level in sorted({levels[0], levels[-1]}):
-            trained = training_of(at[level])
+            trained = at[level].trained
             yield _line("noise", at[level], at[level], (trained, replace(trained, replica=1)))
         for level in ends_and_middle([k for k in levels if k - 1 in at]):
-            yield _line("levels", at[level], at[level - 1], (training_of(at[level]), training_of(at[level - 1])))
+            yield _line("levels", at[level], at[level - 1], (at[level].trained, at[level - 1].trained))
     pairs = [pair for alike in grouped(own, "arm", "score", "sigma", "seed", "level") for pair in _siblings(alike)]
     shown = ends_and_middle(sorted({first.labels["level"] for first, _ in pairs}))
     for first, second in pairs:
         if first.labels["level"] in shown:
-            yield _line("rewinds", first, second, (training_of(first), training_of(second)))
+            yield _line("rewinds", first, second, (first.trained, second.trained))
 
 
 def _siblings(rows: list[Row]) -> Iterator[tuple[Row, Row]]:
-    """Pruned tickets that restarted at the initial weights, each with the one that kept what it had learned."""
+    """Yield each pruned ticket that restarted at the initial weights with the one that kept its trained weights."""
     for first, second in permutations(rows, 2):
         rewinds = (first.labels["rewind"], second.labels["rewind"])
-        same_training = training_of(first).settings == training_of(second).settings
+        same_training = first.trained.settings == second.trained.settings
         if rewinds == ("init", "learning_rate") and same_training and first.labels["level"]:
             yield first, second
 
 
-def _line(between: str, a: Row, b: Row, ends: tuple[Stage, Stage]) -> ViewRow:
+def _line(between: str, a: Row, b: Row, ends: tuple[Stage, Stage]) -> AnalysisRow:
     stage = Connectivity(
         parents=ends,
         net=a.stage.net,
@@ -148,7 +148,7 @@ def _line(between: str, a: Row, b: Row, ends: tuple[Stage, Stage]) -> ViewRow:
         train=a.stage.train,
         seed=a.stage.seed,
     )
-    return view_row("connectivity", between, stage, (a, b))
+    return analysis_row("connectivity", between, stage, (a, b))
 
 
 def _named(what: str, found: dict[str, float]) -> dict[str, float]:

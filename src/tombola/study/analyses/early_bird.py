@@ -1,4 +1,4 @@
-"""How early in the training of the dense network is the mask settled that a score would give? You et al. 2020."""
+"""Early-bird tickets: how early in dense training the mask of a score settles. You et al. 2020."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,12 +15,12 @@ from tombola.pruning.overlap import jaccard, mask_distance, overlap_by_chance
 from tombola.pruning.scores import SCORES, evaluate
 from tombola.pruning.ticket import Ticket
 
-from ..rows import Row, ViewRow, view_row
+from ..rows import AnalysisRow, Row, analysis_row
 from ..stages import Outcome, RunContext, Stage, Train
-from .chains import once, own_masks, training_of
+from .chains import once, own_masks
 
 DENSITIES = (0.5, 0.2, 0.05)
-"""Of the prunable weights, ranked all together."""
+"""Densities of the prunable weights, ranked all together."""
 _BAYESIAN, _DETERMINISTIC = ("snr", "mu"), ("magnitude",)
 
 Masks = dict[tuple[str, float], Tensor]
@@ -28,9 +28,9 @@ Masks = dict[tuple[str, float], Tensor]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EarlyBird(Stage):
-    """The masks after each epoch of a training against those at its end. Parents: the dense start, the training.
+    """Masks after each epoch of a training against its final masks. Parents: the dense start, the training.
 
-    The training is run again, with the same bits: what it keeps is its end alone.
+    The training is run again, with the same bits, because its ticket has only its final state.
     """
 
     kind: ClassVar[str] = "early_bird"
@@ -73,28 +73,28 @@ class EarlyBird(Stage):
         return Outcome(None, {"rows": rows})
 
     def _masks(self, state: State) -> Masks:
-        """(score, density) -> mask [P]."""
+        """Return (score, density) -> mask [P]."""
         q = state.to("cpu").posterior
         std = q.std
         where, dense = q.layout.prunable, torch.ones(q.layout.numel, dtype=torch.bool)
         found: Masks = {}
         for name in self.scores:
             values = torch.zeros(q.layout.numel, dtype=torch.float64)
-            stream = streams.generator("early_bird", name)  # none of these draws
+            stream = streams.generator("early_bird", name)  # required, though none of these scores draws
             values[where] = evaluate(name, SCORES[name], q.mean[where], None if std is None else std[where], stream)
             for density in self.densities:
                 found[name, density] = prune(q.layout, dense, values, 1 - density, "global")
         return found
 
 
-def early_bird(rows: list[Row]) -> Iterator[ViewRow]:
-    """A stage for each dense training of a curve that prunes."""
+def early_bird(rows: list[Row]) -> Iterator[AnalysisRow]:
+    """Yield a stage for each dense training of a curve that prunes."""
     dense = [row for row in own_masks(rows) if row.labels["level"] == 0]
-    for row in once(dense, training_of):
-        trained = training_of(row)
+    for row in once(dense, lambda row: row.trained):
+        trained = row.trained
         scores = _DETERMINISTIC if is_deterministic(trained.settings.method) else _BAYESIAN
         stage = EarlyBird(parents=(trained.parents[0], trained), scores=scores)
-        yield view_row("early_bird", "epochs", stage, [row])
+        yield analysis_row("early_bird", "epochs", stage, [row])
 
 
 def _sizes(ticket: Ticket) -> list[int]:

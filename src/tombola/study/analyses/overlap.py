@@ -1,4 +1,4 @@
-"""Which weights do two tickets share? Between seeds, and between curves (scores, deterministic and Bayesian) of one seed."""
+"""Overlap of masks: the weights that two tickets share, between seeds and between curves of one seed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from tombola.errors import TombolaError
 from tombola.pruning.overlap import jaccard, layer_masks, overlap_by_chance
 from tombola.pruning.ticket import Ticket
 
-from ..rows import Row, ViewRow, view_row
+from ..rows import AnalysisRow, Row, analysis_row
 from ..stages import Outcome, RunContext, Stage
 from .chains import grouped, mask_of, once, own_masks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Overlap(Stage):
-    """Jaccard index of the masks of each pair of its parents, beside what chance gives at their layer densities."""
+    """Jaccard index of the masks of each pair of its parents, and that of random masks of the same layer densities."""
 
     kind: ClassVar[str] = "overlap"
 
@@ -30,7 +30,7 @@ class Overlap(Stage):
         sizes = {name: mask.numel() for name, mask in masks[0].items()}
         if any({name: mask.numel() for name, mask in one.items()} != sizes for one in masks):
             raise TombolaError("the tickets have different prunable weights: their masks cannot be compared")
-        # [tickets, tickets] for each layer: what they share; on the diagonal what they keep
+        # for each layer [tickets, tickets]: counts of shared weights, on the diagonal of kept ones
         shared = {name: _shared(torch.stack([one[name] for one in masks])) for name in sizes}
         kept = [[int(shared[name][i, i]) for name in sizes] for i in range(len(tickets))]
         rows = []
@@ -42,14 +42,14 @@ class Overlap(Stage):
         return Outcome(None, {"rows": rows})
 
 
-def overlap(rows: list[Row]) -> Iterator[ViewRow]:
-    """A stage for each curve and level over the seeds, and one for each seed and level over the curves."""
+def overlap(rows: list[Row]) -> Iterator[AnalysisRow]:
+    """Yield a stage for each curve and level over the seeds, and one for each seed and level over the curves."""
     pruned = [row for row in own_masks(rows) if row.labels["level"] > 0]
     for between, alike in (("seeds", ("curve", "level")), ("curves", ("seed", "level"))):
         for group in grouped(pruned, *alike):
             masks = once(group, mask_of)
             if len(masks) > 1:
-                yield view_row("overlap", between, Overlap(parents=tuple(map(mask_of, masks))), masks)
+                yield analysis_row("overlap", between, Overlap(parents=tuple(map(mask_of, masks))), masks)
 
 
 def _shared(masks_TN: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Do scores rank weights alike? Spearman's rank correlation of every pair of scores on one trained Bayesian ticket."""
+"""Ranks of scores: Spearman's rank correlation of each pair of scores on one trained Bayesian ticket."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from tombola.metrics import spearman
 from tombola.pruning.scores import SCORES, WITHOUT_STD, evaluate
 from tombola.pruning.ticket import Ticket
 
-from ..rows import Row, ViewRow, view_row
+from ..rows import AnalysisRow, Row, analysis_row
 from ..stages import Outcome, RunContext, Stage
-from .chains import own_masks, training_of
+from .chains import own_masks
 
 RANKED = ("snr", "mu", "square", "snr_coded", "square_coded", "std_large")
-"""The scores that are always compared; those of the study's curves come to them."""
+"""Scores that are always compared; the study's curves add theirs."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,7 +50,7 @@ class Ranks(Stage):
         return Outcome(None, {"rows": rows})
 
     def _values(self, mean: Tensor, std: Tensor | None, layer: str) -> Tensor:
-        """[scores, weights]"""
+        """Return the scores' values [scores, weights]."""
         values = []
         for name in self.scores:
             stream = streams.generator("ranks", self.key, layer, name)
@@ -58,10 +58,10 @@ class Ranks(Stage):
         return torch.stack(values)
 
 
-def ranks(rows: list[Row]) -> Iterator[ViewRow]:
-    """A stage for each trained Bayesian ticket of a curve that prunes."""
-    known = [row for row in own_masks(rows) if not is_deterministic(training_of(row).settings.method)]
+def ranks(rows: list[Row]) -> Iterator[AnalysisRow]:
+    """Yield a stage for each trained Bayesian ticket of a curve that prunes."""
+    known = [row for row in own_masks(rows) if not is_deterministic(row.trained.settings.method)]
     own = [name for row in known if (name := row.labels["score"]) not in WITHOUT_STD]
     scores = tuple(dict.fromkeys([*RANKED, *own]))
-    for row in known:  # of a dense training that curves share there is one stage, and a row for each
-        yield view_row("ranks", "scores", Ranks(parents=(training_of(row),), scores=scores), [row])
+    for row in known:  # curves that share a dense training share its stage, but each has a row
+        yield analysis_row("ranks", "scores", Ranks(parents=(row.trained,), scores=scores), [row])

@@ -1,7 +1,7 @@
-"""The stages of a study: each takes its parents' tickets and gives a ticket or a record.
+"""Stages of a study: each takes its parents' tickets and gives a ticket or a record.
 
-A stage is its settings. Its key hashes them (only what differs from a default), the data's fingerprint, the source of user
-code, its version and its parents' keys, so a finished stage is never run again, whichever study it came from.
+A stage is its settings. Its key hashes them (only those that differ from their defaults), the data's fingerprint, the source
+of user code, its version and its parents' keys. So a finished stage is never run again, in any study.
 """
 
 from .base import Outcome, RunContext, Stage, ancestors

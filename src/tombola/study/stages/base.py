@@ -1,4 +1,4 @@
-"""What a stage is: settings with a key and a `run`."""
+"""Base of stages: frozen settings with a key and a `run`."""
 
 import hashlib
 import json
@@ -20,11 +20,11 @@ from tombola.training.checkpoint import Checkpoint
 
 @dataclass
 class RunContext:
-    """The place where a stage runs: what it may use but does not depend on."""
+    """Place where a stage runs: its outcome may use these, but does not depend on them."""
 
     device: torch.device
     data: Callable[[DataSettings], Dataset]
-    """The data set, in memory or mapped from its file."""
+    """Function that gives the data set of settings, in memory or mapped from its file."""
     checkpoint: Checkpoint | None = None
     on_step: Callable[[int, int], None] | None = None
     on_epoch: Callable[[dict[str, float]], None] | None = None
@@ -33,7 +33,7 @@ class RunContext:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage gives: a ticket, and facts about it or its run."""
+    """Result of a stage: a ticket, and facts about it or its run."""
 
     ticket: Ticket | None
     record: dict[str, Any] = field(default_factory=dict)
@@ -45,25 +45,27 @@ class Stage:
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
+    """Part of the key: raise it when the stage's code changes its outcomes, so that stored ones are not used."""
     parents: tuple["Stage", ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """Its own canonical settings, as JSON."""
+        """Return its own canonical settings, as JSON."""
         raise NotImplementedError
 
     def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
-        """Its outcome from its parents' tickets."""
+        """Return its outcome, from its parents' tickets."""
         raise NotImplementedError
 
     @cached_property
     def key(self) -> str:
+        """Return the hash of its settings and of its parents' keys."""
         return _hash([self.kind, self.version, self.describe(), [parent.key for parent in self.parents]])
 
 
 def ancestors(*stages: Stage, known: Callable[[str], bool] = lambda key: False) -> list[Stage]:
     """Return the stages and all that they depend on, each once, parents first; the first one is the dense start.
 
-    known: tells by key which stages are left out, with what only they depend on.
+    known: tells by key which stages are left out, with the stages that only they depend on.
     """
     found: dict[str, Stage] = {}
 
@@ -92,6 +94,7 @@ class Net:
 
     @property
     def identity(self) -> str:
+        """Return the settings and shapes as text, which streams and keys use as the net's name."""
         return json.dumps([self.settings.name, self.settings.args, self.input_shape, self.outputs], sort_keys=True)
 
     def describe(self) -> dict[str, Any]:

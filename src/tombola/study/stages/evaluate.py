@@ -1,4 +1,4 @@
-"""Measurements of trained tickets."""
+"""Stages that measure trained tickets."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from .base import Net, Outcome, RunContext, Source, Stage
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Measurement(Stage):
-    """A stage whose cost is forward passes of tickets that `train` has trained."""
+    """Stage whose cost is forward passes of tickets that `train` has trained."""
 
     net: Net
     source: Source

@@ -1,4 +1,4 @@
-"""The dense start."""
+"""Stage that draws the dense start."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from .base import Net, Outcome, RunContext, Stage
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Init(Stage):
-    """The dense start. `draw` tells the first drawing of the weights from re-drawn ones."""
+    """Dense start. `draw` distinguishes the first drawing of the weights from re-drawn ones."""
 
     kind: ClassVar[str] = "init"
     net: Net
@@ -24,6 +24,7 @@ class Init(Stage):
     draw: str = "first"
 
     def describe(self) -> dict[str, Any]:
+        # of the pruning settings those that decide what is prunable: the others do not change the start
         roles = {name: v for name, v in canonical(self.prune).items() if name in ("classifier", "include", "exclude")}
         own = self.net.describe() | canonical(self.posterior) | roles | {"seed": self.seed, "draw": self.draw}
         return own | ({"weights": fingerprint(self._weights)} if self._weights else {})

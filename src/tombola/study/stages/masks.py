@@ -1,4 +1,4 @@
-"""What makes one untrained ticket of another: pruning, new weights, another mask, another network."""
+"""Stages that make an untrained ticket of another: pruning, new weights, another mask, another network."""
 
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from .base import Outcome, RunContext, Stage
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prune(Stage):
-    """The next level. Parents: the trained ticket, and where survivors restart (the same one: learning-rate rewinding)."""
+    """Next level. Parents: the trained ticket, and where survivors restart (the same one: learning-rate rewinding)."""
 
     kind: ClassVar[str] = "prune"
     settings: PruneSettings
@@ -37,7 +37,7 @@ class Prune(Stage):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Redraw(Stage):
-    """Weights drawn anew, mask kept. Parents: the pruned ticket, the new dense start."""
+    """Ticket with weights drawn anew and its mask kept. Parents: the pruned ticket, the new dense start."""
 
     kind: ClassVar[str] = "redraw"
 
@@ -51,7 +51,7 @@ class Redraw(Stage):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shuffle(Stage):
-    """Mask shuffled, weights kept. Parents: the pruned ticket, the dense start."""
+    """Ticket with its mask shuffled and weights kept. Parents: the pruned ticket, the dense start."""
 
     kind: ClassVar[str] = "shuffle"
     how: str
@@ -68,7 +68,7 @@ class Shuffle(Stage):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Transplant(Stage):
-    """A deterministic ticket in a Bayesian network. Parents: the pruned deterministic ticket, the Bayesian start."""
+    """Deterministic ticket in a Bayesian network. Parents: the pruned deterministic ticket, the Bayesian start."""
 
     kind: ClassVar[str] = "transplant"
 

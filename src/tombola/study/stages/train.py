@@ -1,4 +1,4 @@
-"""A training."""
+"""Stage that trains a ticket."""
 
 import json
 import math
@@ -27,7 +27,7 @@ _FLOPS: dict[str, float] = {}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Train(Stage):
-    """Trains its parent's rewind state under its mask, from `start` of the schedule to `stop`."""
+    """Training of its parent's rewind state under its mask, from `start` of the schedule to `stop`."""
 
     kind: ClassVar[str] = "train"
     version: ClassVar[int] = 2  # since pruned weights are no longer drawn
@@ -36,16 +36,16 @@ class Train(Stage):
     settings: TrainSettings
     seed: int
     start: str = ""
-    """"", "epoch:K" or "step:K"."""
+    """Point of the schedule: "", "epoch:K" or "step:K"."""
     stop: str = ""
     split: str = "test"
-    """What the history is measured on."""
+    """Split on which the history is measured."""
     replica: int = 0
     """Others than 0 draw another order, augmentation and noise from the same start."""
 
     @property
     def training(self) -> "Train":
-        """The training itself (`plan.training_of`)."""
+        """Return the training itself (`plan.training_of`)."""
         return self
 
     def describe(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Train(Stage):
 
     @property
     def stream(self) -> streams.Name:
-        """Of its noise: a shorter run, or one watched elsewhere, draws the same."""
+        """Return the stream of its noise, equal for a shorter run and for another held-out split."""
         return self.seed, replace(self, stop="", split="test").key
 
     def outcome(self, parent: Ticket, trained: Trained, batches: TensorBatches, context: RunContext) -> Outcome:
@@ -119,8 +119,10 @@ class Train(Stage):
         return Outcome(ticket, record)
 
     def _flops(self, state: State, context: RunContext) -> float:
-        """Of one example of a step; NaN where torch cannot count what the module does. Counted once a process: it is
-        the same for other seeds, masks and schedules."""
+        """Return the FLOPs of a step's one example; NaN if torch cannot count the module's operations.
+
+        They are counted once a process, because they are equal for other seeds, masks and schedules.
+        """
         layout = state.posterior.layout
         kind = json.dumps([self.net.describe(), canonical(self.settings), layout.random_numel, layout.numel], sort_keys=True)
         if kind not in _FLOPS:
@@ -129,6 +131,6 @@ class Train(Stage):
             try:
                 batch = data.prepare(inputs), targets
                 _FLOPS[kind] = flops_per_example(module, state.to(context.device), self.settings, batch)
-            except Exception:  # the training itself has succeeded
+            except Exception:  # no reason to lose the training, which has succeeded
                 _FLOPS[kind] = math.nan
         return _FLOPS[kind]

@@ -1,4 +1,4 @@
-"""Views of a whole study: their graph, what their stages find, their table and their place on the page."""
+"""Analyses of a whole study: their graph, what their stages find, their table and their place on the page."""
 
 from collections import Counter
 from dataclasses import replace
@@ -11,14 +11,14 @@ import torch
 from tombola.data import training_batches
 from tombola.engine.forecast import Forecast, work_of
 from tombola.engine.local import dataset
-from tombola.engine.records import collect_views, stage_times
+from tombola.engine.records import collect_analyses, stage_times
 from tombola.engine.store import missing
 from tombola.errors import TombolaError
 from tombola.metrics import columns
 from tombola.posterior.batch_norm import reestimated
 from tombola.posterior.predictive import classes_of, outputs
 from tombola.posterior.state import interpolated
-from tombola.study.analyses import VIEWS
+from tombola.study.analyses import ANALYSES
 from tombola.study.analyses.connectivity import ALPHAS, EXAMPLES, Connectivity
 from tombola.study.analyses.early_bird import DENSITIES, EarlyBird
 from tombola.study.plan import names_of
@@ -35,7 +35,7 @@ RAW = {
     "prune": {"fraction": 0.5, "levels": 2},
     "evaluate": {"samples": 2},
     "arms": [{"arm": "ticket", "score": ["snr", "mu"]}, {"arm": "deterministic", "rewind": ["init", "learning_rate"]}],
-    "views": list(VIEWS),
+    "views": list(ANALYSES),
 }
 SMALL = RAW | {"seeds": [0], "prune": {"fraction": 0.5, "levels": 1}, "arms": ["ticket"], "views": []}
 DET, SIBLING = "deterministic (magnitude)", "deterministic (magnitude), learning-rate rewinding"
@@ -50,7 +50,7 @@ def ran(tmp_path_factory):
     from tombola.study.plan import plan_study
     from tombola.study.spec import unfold
 
-    plan, store = plan_study(unfold(RAW), dataset), Store(tmp_path_factory.mktemp("views") / "stages")
+    plan, store = plan_study(unfold(RAW), dataset), Store(tmp_path_factory.mktemp("analyses") / "stages")
     engine = LocalEngine(store, torch.device("cpu"), Recorder())
     engine.run(plan)
     assert not engine.failures
@@ -59,11 +59,11 @@ def ran(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(ran):
-    return collect_views(*ran)
+    return collect_analyses(*ran)
 
 
-def of(table, view, **values):
-    found = table[table["view"] == view]
+def of(table, analysis, **values):
+    found = table[table["view"] == analysis]
     for name, value in values.items():
         found = found[found[name] == value]
     return found
@@ -73,7 +73,7 @@ def context(**more):
     return RunContext(torch.device("cpu"), dataset, **more)
 
 
-def test_views_add_stages_and_change_none(ran, plan_of):
+def test_analyses_add_stages_and_change_none(ran, plan_of):
     plan, _ = ran
     without = plan_of(RAW | {"views": []})
     added = [stage for stage in plan.stages if stage.key not in {s.key for s in without.stages}]
@@ -128,7 +128,7 @@ def test_names_are_complete_and_say_between_what(ran):
         assert words in said
 
 
-def test_nothing_is_missing_afterwards_and_a_lost_view_alone_is_run_again(ran):
+def test_nothing_is_missing_afterwards_and_a_lost_analysis_alone_is_run_again(ran):
     plan, store = ran
     assert missing(plan, store) == []
     stage = next(stage for stage in plan.stages if isinstance(stage, Connectivity))
@@ -142,8 +142,8 @@ def test_nothing_is_missing_afterwards_and_a_lost_view_alone_is_run_again(ran):
 
 def test_the_table_names_every_number(ran, table):
     plan, store = ran
-    assert list(table.columns) == list(columns.VIEWS)
-    assert set(table["view"]) == set(VIEWS)
+    assert list(table.columns) == list(columns.ANALYSES)
+    assert set(table["view"]) == set(ANALYSES)
     assert table["value"].notna().mean() > 0.9
     assert set(stage_times(plan, store)["kind"]) >= {"overlap", "ranks", "connectivity", "early_bird"}
 
@@ -187,11 +187,13 @@ def test_ranks_agree_with_scipy_on_the_stored_ticket(ran, table):
 
 def test_a_line_is_measured_as_by_hand(ran, table):
     plan, store = ran
-    view = next(
-        v for v in plan.views if v.labels["between"] == "levels" and v.labels["level"] == 2 and v.labels["arm"] == "ticket"
+    analysis = next(
+        v
+        for v in plan.analyses
+        if v.labels["between"] == "levels" and v.labels["level"] == 2 and v.labels["arm"] == "ticket"
     )
-    stage, (a, b) = view.stage, [store.ticket(parent.key) for parent in view.stage.parents]
-    rows = table[(table["key"] == stage.key) & (table["curve_a"] == view.labels["curve"])]
+    stage, (a, b) = analysis.stage, [store.ticket(parent.key) for parent in analysis.stage.parents]
+    rows = table[(table["key"] == stage.key) & (table["curve_a"] == analysis.labels["curve"])]
     data, module = dataset(stage.source.settings), stage.net.build("skeleton")
     state = interpolated(a.trained, b.trained, 0.5)
     batches = training_batches(data, stage.source.settings, 64, stage.seed, torch.device("cpu")).epoch(0)
@@ -249,10 +251,10 @@ def test_work_is_priced_by_what_is_trained_and_measured(ran):
     assert {work_of(stage, dataset) for stage in lines} == {1}
 
     class Without:
-        """The store without the views."""
+        """The store without the analyses."""
 
         def done(self, key):
-            return store.done(key) and key not in {v.stage.key for v in plan.views}
+            return store.done(key) and key not in {v.stage.key for v in plan.analyses}
 
         record = staticmethod(store.record)
 
@@ -267,9 +269,9 @@ def test_work_is_priced_by_what_is_trained_and_measured(ran):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"views": ["overlaps"]}, "unknown view 'overlaps': did you mean 'overlap'"),
-        ({"views": ["overlap"]}, "view 'overlap' has nothing to look at in this study"),
-        ({"views": ["ranks"], "arms": ["deterministic"]}, "view 'ranks' has nothing to look at"),
+        ({"views": ["overlaps"]}, "unknown analysis 'overlaps': did you mean 'overlap'"),
+        ({"views": ["overlap"]}, "analysis 'overlap' has nothing to look at in this study"),
+        ({"views": ["ranks"], "arms": ["deterministic"]}, "analysis 'ranks' has nothing to look at"),
     ],
 )
 def test_what_cannot_be_seen_is_refused_before_anything_runs(changes, words, plan_of):
@@ -277,12 +279,12 @@ def test_what_cannot_be_seen_is_refused_before_anything_runs(changes, words, pla
         plan_of(SMALL | changes)
 
 
-def test_the_command_line_runs_views_and_the_page_has_a_section_for_each(cli, study_file, user_module):
+def test_the_command_line_runs_analyses_and_the_page_has_a_section_for_each(cli, study_file, user_module):
     user_module(
-        "my_views",
+        "my_analyses",
         """
         from dataclasses import dataclass
-        from tombola.study.rows import view_row
+        from tombola.study.rows import analysis_row
         from tombola.study.stages import Outcome, Stage
 
         @dataclass(frozen=True, kw_only=True, eq=False)
@@ -299,18 +301,18 @@ def test_the_command_line_runs_views_and_the_page_has_a_section_for_each(cli, st
 
         def sizes(rows):
             for row in rows:
-                yield view_row("sizes", "levels", Sizes(parents=row.stage.parents), [row])
+                yield analysis_row("sizes", "levels", Sizes(parents=row.stage.parents), [row])
         """,
     )
-    raw = SMALL | {"seeds": [0, 1], "arms": ["ticket"], "views": [*VIEWS, "my_views:sizes"], "name": "paged"}
+    raw = SMALL | {"seeds": [0, 1], "arms": ["ticket"], "views": [*ANALYSES, "my_analyses:sizes"], "name": "paged"}
     path = study_file(raw)
     first = cli("run", path, "--dry-run")
     assert "overlap between seeds" in first.output
     assert "early_bird 0/2" in first.output
     done = cli("run", path, "--out", "out")
     assert done.exit_code == 0, done.output
-    views = pd.read_parquet("out/views.parquet")
-    assert set(views["view"]) == {*VIEWS, "sizes"}
+    analyses = pd.read_parquet("out/views.parquet")
+    assert set(analyses["view"]) == {*ANALYSES, "sizes"}
     with open("out/report.html") as file:
         page = file.read()
     for title in ("overlap of masks", "ranks of scores", "linear connectivity", "early-bird masks"):
@@ -346,7 +348,7 @@ def test_a_regression_has_lines_too_and_emptied_layers_have_no_ranks(plan_of, ru
     plan = plan_of(raw)
     store, _, engine = run_plan(plan)
     assert not engine.failures
-    found = collect_views(plan, store)
+    found = collect_analyses(plan, store)
     lines = of(found, "connectivity")
     assert {f"{q}_{w}" for q in ("rmse", "nll") for w in ("mean", "samples")} <= set(lines["quantity"])
     assert lines["value"].notna().all()
