@@ -9,7 +9,7 @@ from benchmarks.paper import picks as p
 from benchmarks.paper.picks import Pick, Pool
 from tombola.claims.contrasts import Contrast, area, log_ratio, near
 from tombola.claims.curves import Grid, Missing, control
-from tombola.claims.paper.experiments import HIGH, MEDIUM
+from tombola.claims.paper.claims import HIGH, MEDIUM
 from tombola.claims.table import effect
 from tombola.claims.verdict import CONTRADICTED, INCONCLUSIVE, SUPPORTED, above, outcome
 from tombola.metrics.column import MINUS

@@ -23,7 +23,7 @@ from tombola.claims.contrasts import left, level_near
 from tombola.claims.curves import Missing
 from tombola.claims.nets import FAMILIES, family_of
 from tombola.claims.paper import CLAIMS
-from tombola.claims.paper.experiments import HIGH
+from tombola.claims.paper.claims import HIGH
 from tombola.claims.table import NOTE, SIGNS, named, verdict_text
 from tombola.metrics.column import NONE
 from tombola.report.analyses import seen
