@@ -1,4 +1,4 @@
-"""That what is timed is correct: gradients against autograd's, and losses that decrease."""
+"""Checks of the steps to be timed: gradients against autograd's, and losses that decrease."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,15 +21,17 @@ _STEPS = 16
 
 
 def assert_gradients(module: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
-    """By weight samples and by local reparameterisation, in float64 and with the same noise: the gradients equal autograd's,
-    and a whole step as it is timed equals Adam's first with those."""
+    """Assert that gradients equal autograd's and a whole step Adam's first with them.
+
+    By weight samples and by local reparameterisation, in float64 and with the same noise.
+    """
     batch = batch[0].double(), batch[1]
     _assert_equal(module.double(), batch, _by_weight_sample, TrainSettings())
     _assert_equal(module.double(), batch, _by_local_noise, TrainSettings(estimator="local"))
 
 
 def assert_learns(label: str, step: Callable[[], Tensor]) -> None:
-    """A few steps on one batch lower the loss: the mean of the last three is below that of the first three."""
+    """Assert that a few steps on one batch lower the loss: the mean of the last three is below that of the first three."""
     torch.manual_seed(0)  # the peers draw from torch's global randomness
     losses = [float(step()) for _ in range(_STEPS)]
     assert sum(losses[-3:]) < sum(losses[:3]), f"{label}: the loss does not decrease: {losses}"
@@ -38,7 +40,7 @@ def assert_learns(label: str, step: Callable[[], Tensor]) -> None:
 def _assert_equal(
     module: nn.Module, batch: tuple[Tensor, Tensor], outputs: Callable[..., Tensor], settings: TrainSettings
 ) -> None:
-    """The gradients that are timed equal autograd's through plain reparameterisation with the same noise."""
+    """Assert that gradients equal autograd's through plain reparameterisation with the same noise."""
     state = initial_state(module, Layout.of(module), PosteriorSettings(), 0).to(batch[0].device)
     learner = VI(module, state, Categorical(), settings, _EXAMPLES, ("benchmark",))
     with learner.binding:
@@ -57,7 +59,7 @@ def _assert_equal(
 def _assert_step(
     module: nn.Module, state: State, batch: tuple[Tensor, Tensor], settings: TrainSettings, gradients: tuple[Tensor, ...]
 ) -> None:
-    """Adam's first step is lr g / (|g| + eps); that of log_std has a rate of its own."""
+    """Assert that a step is Adam's first, lr g / (|g| + eps); log_std has a rate of its own."""
     likelihood = Categorical()
     learner = VI(module, state, likelihood, settings, _EXAMPLES, ("benchmark",))
     before = learner.mean.clone(), learner.log_std.clone()

@@ -1,8 +1,8 @@
-"""Other libraries on the same networks: how each is set up, and that it computes what it is compared for.
+"""Other libraries on the same networks: the set-up of each, and a check of its outputs.
 
 torch-blue (BSD-3-Clause) and bayesian-torch (BSD-3-Clause) turn layers into Bayesian ones; ivon-opt (GPL-3.0-or-later) is an
 optimiser. They come with `pip install --no-deps` of constraints.txt's versions, or the extra `peers`; each is used through
-its public interface, with its defaults but for the standard deviation at the start, the heat and what is said here.
+its public interface, with its defaults but for the standard deviation at the start, the heat and exceptions named here.
 """
 
 import contextlib
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.record import installed
+
 EXAMPLES, HEAT, STD = 50_000, 0.1, 0.02
 Batch = tuple[Tensor, Tensor]
 Step = Callable[[], Tensor]
@@ -25,7 +27,7 @@ Step = Callable[[], Tensor]
 def autograd_step(
     optimiser: torch.optim.Optimizer, precision: str, forward: Callable[[], Tensor], loss_of: Callable[[Tensor], Tensor]
 ) -> Step:
-    """A step as in a plain loop: forward pass in that precision, loss in fp32, backward pass, optimiser."""
+    """Return a step of a plain loop: forward pass in that precision, loss in fp32, backward pass, optimiser."""
 
     def step() -> Tensor:
         optimiser.zero_grad()
@@ -40,7 +42,7 @@ def autograd_step(
 
 
 def torch_blue_step(samples: int) -> Callable[[nn.Module, Batch, str], Step]:
-    """A step by the mean of `samples` predictions, which are computed at once by vmap."""
+    """Return the maker of a step by the mean of `samples` predictions, which vmap computes at once."""
 
     def make(module: nn.Module, batch: Batch, precision: str) -> Step:
         from torch_blue import vi
@@ -58,7 +60,7 @@ def torch_blue_step(samples: int) -> Callable[[nn.Module, Batch, str], Step]:
 
 
 def bayesian_torch_step(kind: str) -> Callable[[nn.Module, Batch, str], Step]:
-    """A step by one noisy pass of `Reparameterization` or `Flipout` layers."""
+    """Return the maker of a step by one noisy pass of `Reparameterization` or `Flipout` layers."""
 
     def make(module: nn.Module, batch: Batch, precision: str) -> Step:
         net = bayesian_torch_net(module, STD, kind)
@@ -122,18 +124,18 @@ STEPS: dict[str, tuple[str, Callable[[nn.Module, Batch, str], Step]]] = {
     "bayesian-torch, flipout": ("bayesian-torch", bayesian_torch_step("Flipout")),
     "ivon-opt": ("ivon-opt", ivon_step),
 }
-"""Label -> package and what makes a training step. torch-blue's default is 10 samples."""
+"""Label -> package and the maker of a training step. torch-blue's default is 10 samples."""
 
 PREDICT: dict[str, Callable[[nn.Module, Tensor, int, float], Callable[[], Tensor]]] = {
     "torch-blue": torch_blue_predict,
     "bayesian-torch": bayesian_torch_predict,
     "ivon-opt": ivon_predict,
 }
-"""Package -> what makes a prediction [S, B, C] of a network with the same std for every random weight."""
+"""Package -> maker of a prediction [S, B, C] of a network with the same std for every random weight."""
 
 
 def torch_blue_net(module: nn.Module, std: float) -> nn.Module:
-    """A copy with the same means, in its classes."""
+    """Return a copy of the module with the same means, in torch-blue's classes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torch_blue import vi
@@ -151,7 +153,7 @@ def torch_blue_net(module: nn.Module, std: float) -> nn.Module:
 
 
 def bayesian_torch_net(module: nn.Module, std: float, kind: str) -> nn.Module:
-    """A copy with the same means, its layers replaced by those of `kind`."""
+    """Return a copy of the module with the same means, its layers replaced by layers of `kind`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its imports are of deprecated parts of torch
         from bayesian_torch.models.dnn_to_bnn import dnn_to_bnn
@@ -166,7 +168,7 @@ def bayesian_torch_net(module: nn.Module, std: float, kind: str) -> nn.Module:
 
 
 def ivon_optimiser(module: nn.Module, std: float, lr: float = 0.01) -> Any:
-    """Over all parameters, for it knows no others."""
+    """Return IVON over all parameters; it knows no deterministic ones."""
     import ivon
 
     ess, decay = EXAMPLES / HEAT, HEAT / EXAMPLES
@@ -174,13 +176,20 @@ def ivon_optimiser(module: nn.Module, std: float, lr: float = 0.01) -> Any:
     return ivon.IVON(module.parameters(), lr=lr, ess=ess, hess_init=hess, beta2=0.999, weight_decay=decay)
 
 
+def say_missing() -> None:
+    """Print a line for each peer that is absent."""
+    for package in PREDICT:
+        if installed(package) is None:
+            print(f"{package} is not installed: nothing of it is measured (see the extra `peers`)")
+
+
 def autocast(precision: str) -> contextlib.AbstractContextManager[Any]:
-    """bf16 autocast, or nothing."""
+    """Return bf16 autocast, or a context that does nothing."""
     return torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 
 def assert_same_outputs(package: str, module: nn.Module, inputs: Tensor) -> None:
-    """With the same weights and no variance, it gives the module's own outputs."""
+    """Assert that the package's network, with the same weights and no variance, gives the module's outputs."""
     module = copy.deepcopy(module).eval()
     with torch.no_grad():
         found = PREDICT[package](module, inputs, 2, 0.0)()

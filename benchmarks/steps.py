@@ -46,13 +46,13 @@ Make = Callable[[nn.Module, Batch, str], Step]
 
 @dataclass(frozen=True)
 class Configuration:
-    """What makes one kind of training step, and whose it is."""
+    """A kind of training step: the library and the function that makes it."""
 
     library: str
     make: Make
 
     def step(self, net: Net, size: int | None, precision: str, layout: str, data: Batch | None = None) -> Step:
-        """On `data`, by default the net's own of `size` examples. layout: of images in memory, one of `FORMATS`."""
+        """Return a step on `data`, by default `size` examples of the net's own. layout: of images, one of `FORMATS`."""
         inputs, targets = data or net.data(size)
         module = net.make().train()
         if layout == "channels_last":
@@ -63,7 +63,7 @@ class Configuration:
 
 
 def configurations(compiled: bool = False) -> dict[str, Configuration]:
-    """By label. Of each library, the first is the one whose pace chooses its layout. Of peers, those that are installed."""
+    """Return configurations by label; of peers, the installed ones. The pace of a library's first chooses its layout."""
     found = {DETERMINISTIC: Configuration(PLAIN, _plain)}
     if compiled:
         found[f"{DETERMINISTIC}, compiled"] = Configuration(PLAIN, _plain_compiled)
@@ -80,12 +80,12 @@ def configurations(compiled: bool = False) -> dict[str, Configuration]:
 
 
 def formats(net: Net) -> tuple[str, ...]:
-    """The memory layouts that make a difference: both for convolutions."""
+    """Return the memory layouts that differ for the net: both for convolutions."""
     return FORMATS if any(isinstance(m, nn.Conv2d) for m in net.make().modules()) else FORMATS[:1]
 
 
 def ours(settings: TrainSettings, density: float = 1.0) -> Make:
-    """One step of tombola's training loop: gradients and the optimiser's. density: of a random mask of what is prunable."""
+    """Return the maker of a step of tombola's training loop, gradients and optimiser. density: of a random mask."""
 
     def make(module: nn.Module, batch: Batch, precision: str) -> Step:
         chosen = dataclasses.replace(settings, precision=precision)

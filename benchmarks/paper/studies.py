@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.quietly import record_of
+from benchmarks.quietly import write
 from tombola.engine import records
 from tombola.engine.folder import StudyFolder
 from tombola.engine.records import stage_times
@@ -85,5 +85,4 @@ def _write(out: Path, runs: Path, args: argparse.Namespace) -> None:
                 "trainings_run": sum(isinstance(stage, Train) for stage in new),
             }
         )
-    found = record_of("paper", [], size=args.size, jobs=args.jobs, seeds=args.seeds, studies=rows)
-    (out / "record.json").write_text(json.dumps(found, indent=1) + "\n")
+    write(out / "record.json", "paper", [], size=args.size, jobs=args.jobs, seeds=args.seeds, studies=rows)
