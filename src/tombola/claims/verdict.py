@@ -1,4 +1,4 @@
-"""Verdicts: whether an interval over seeds lies in the region that a claim names, outside of it, or across its border."""
+"""Verdicts: an interval over seeds lies in the region that a claim names, outside of it, or across its border."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ class Part:
 
 
 def above(contrast: Contrast, than: float = 0.0) -> Part:
-    """The mean is above that."""
+    """Return the part that says: the mean is above that."""
     return Part(contrast, than, math.inf)
 
 
 def under(contrast: Contrast, than: float = 0.0) -> Part:
-    """The mean is below that."""
+    """Return the part that says: the mean is below that."""
     return Part(contrast, -math.inf, than)
 
 
 def matching(contrast: Contrast, margin: float) -> Part:
-    """The mean is within the margin of 0: two one-sided tests."""
+    """Return the part that says: the mean is within the margin of 0 (two one-sided tests)."""
     return Part(contrast, -margin, margin)
 
 
 def between(contrast: Contrast, low: float, high: float) -> Part:
-    """The mean is between the two."""
+    """Return the part that says: the mean is between the two."""
     return Part(contrast, low, high)
 
 
@@ -56,9 +56,9 @@ class Outcome:
     high: float
     n: int
     p_inside: float
-    """Of the test against "not inside the region": small supports."""
+    """The p value of the test against "not inside the region": small supports."""
     p_outside: float
-    """Of the test against "inside the region": small contradicts."""
+    """The p value of the test against "inside the region": small contradicts."""
 
     @property
     def verdict(self) -> str:
@@ -70,7 +70,7 @@ class Outcome:
 
 
 def outcome(part: Part) -> Outcome:
-    """Student's t over seeds (statsmodels' DescrStatsW), one-sided at each border of the region."""
+    """Test a part by Student's t over seeds (statsmodels' DescrStatsW), one-sided at each border of the region."""
     values = part.contrast.values
     n, mean = len(values), float(values.mean())
     if n < 2:
@@ -83,13 +83,13 @@ def outcome(part: Part) -> Outcome:
 
 @dataclass(frozen=True)
 class Joint:
-    """Outcomes of a claim that says all of them at once."""
+    """Outcomes of all parts of a claim."""
 
     outcomes: list[Outcome]
 
     @property
     def verdict(self) -> str:
-        """Supported if all parts are (intersection-union), contradicted if any part is."""
+        """The joint verdict: supported if all parts are (intersection-union), contradicted if any part is."""
         found = {each.verdict for each in self.outcomes}
         if CONTRADICTED in found:
             return CONTRADICTED
@@ -97,26 +97,24 @@ class Joint:
 
     @property
     def tested(self) -> list[Outcome]:
-        """Those of two seeds or more."""
+        """The outcomes of two seeds or more."""
         return [each for each in self.outcomes if each.n >= 2]
 
     @property
     def p_inside(self) -> float:
-        """The largest: an intersection-union test needs no correction. NaN if a part has no test."""
+        """The largest p value: an intersection-union test needs no correction. NaN if a part has no test."""
         return max(each.p_inside for each in self.outcomes) if len(self.tested) == len(self.outcomes) else math.nan
 
     @property
     def p_outside(self) -> float:
-        """The smallest times their number (Bonferroni): any part contradicts, and many parts have many chances to. NaN
-        without a test."""
+        """The smallest p value times their number (Bonferroni), since any part contradicts; NaN without a test."""
         if not self.tested:
             return math.nan
         return min(1.0, len(self.tested) * min(each.p_outside for each in self.tested))
 
     @property
     def deciding(self) -> Outcome:
-        """The part that is shown: the one that contradicts most, or one without a test, or the one that is supported
-        least."""
+        """The part to show: the one that contradicts most, or one without a test, or the one supported least."""
         if self.verdict == CONTRADICTED:
             return min(self.tested, key=lambda each: each.p_outside)
         if len(self.tested) < len(self.outcomes):
@@ -125,7 +123,7 @@ class Joint:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p values, Holm 1979: the i-th smallest of n times n - i (from 0), at most 1, and never falling.
+    """Return adjusted p values, Holm 1979: the i-th smallest of n times n - i (from 0), at most 1, and never falling.
 
     Written out, since statsmodels' multipletests collects garbage at each call, which takes a tenth of a second.
     """
@@ -148,7 +146,7 @@ def _interval(values: pd.Series) -> tuple[float, float]:
 
 
 def _one_sided(values: pd.Series, border: float) -> tuple[float, float]:
-    """p values of the tests that the mean is above the border, and below it."""
+    """Return p values of the tests that the mean is above the border, and below it."""
     from statsmodels.stats.weightstats import DescrStatsW
 
     distance = float(values.mean()) - border
@@ -164,24 +162,24 @@ def _all_equal(values: pd.Series) -> bool:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence about nets, and the function that says what in the records would make it true."""
+    """A sentence about nets, and the function that turns it into contrasts of the records."""
 
     id: str
     sentence: str
     function: Callable[..., list[Part]]
-    """(net, *case) -> parts, all of which the claim says; raises `Missing` for what the records lack."""
+    """Function of (net, *case) -> parts, all of which must hold; raises `Missing` for data that the records lack."""
     _: KW_ONLY
     study: str
-    """The study that has what it needs."""
+    """The study with the data that it needs."""
     nets: tuple[str, ...] = ()
-    """How the names of its models begin; all models if empty."""
+    """Beginnings of the names of its models; all models if empty."""
     metric: str = "accuracy"
     """The column that it is about."""
     cases: Mapping[str, tuple[Any, ...]] = field(default_factory=lambda: {"": ()})
-    """Name -> further arguments of the function: what is judged apart, each in a row of its own."""
+    """Name -> further arguments of the function, each judged in a row of its own."""
     varied: tuple[str, ...] = ()
     """Settings, as train.lr, that may differ within one net: the claim compares them, or they don't matter to it."""
 
     def about(self, model: str) -> bool:
-        """Whether it speaks of that model."""
+        """Return True if the claim is about that model."""
         return not self.nets or model.startswith(self.nets)

@@ -1,6 +1,7 @@
-"""A column of the records, with its meaning, and how its numbers are written."""
+"""A column of the records, with its meaning, and the ways to write its numbers, densities and lists."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, get_args
 
@@ -11,12 +12,12 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
-"""Stands where there is no number."""
+"""The sign for a number that is missing."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column, and how its numbers are written."""
+    """A column with its meaning and the format of its numbers."""
 
     name: str
     kind: Kind
@@ -57,6 +58,18 @@ class Column:
 
     def _written(self, value: float) -> str:
         return f"{self.scale * value:.{self.decimals}f}".replace("-", MINUS)
+
+
+def left(density: float) -> str:
+    """Return a density in percent with three digits: 0.0115 is "1.15%"."""
+    return f"{100 * density:.3g}%"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return "a", "a and b" or "a, b and c"; "none" for an empty list."""
+    if len(words) < 2:
+        return words[0] if words else "none"
+    return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def with_null(metric: Column) -> list[Column]:

@@ -127,7 +127,7 @@ _RECORDS = [
         "train_seconds",
         "timing",
         "seconds",
-        "time of this level's training alone, with the test pass after each epoch, over all sittings",
+        "time of this level's training alone, with the test pass after each epoch, interruptions left out",
         label="training time",
         axis="training time (s)",
         **_SECONDS,
@@ -146,9 +146,9 @@ _RECORDS = [
         "total_seconds",
         "timing",
         "seconds",
-        "time of this training and of all trainings that it stands on, whichever study ran them: the levels "
+        "time of this training and of all trainings that it depends on, whichever study ran them: the levels "
         "before, or the deterministic chain of a transplant; empty where one of them is no longer in the store",
-        label="training time with all it stands on",
+        label="training time with all it depends on",
         axis="training time with all levels before (s)",
         **_SECONDS,
     ),
@@ -157,7 +157,7 @@ _RECORDS = [
         "cost",
         "operations",
         "operations of the same trainings as `total_seconds`",
-        label="operations with all it stands on",
+        label="operations with all it depends on",
         axis=f"operations with all levels before ({_TERA})",
         **_FLOPS,
     ),
@@ -302,7 +302,7 @@ _VIEWS = [
 ]
 
 RECORDS: dict[str, Column] = {column.name: column for column in _RECORDS}
-"""The columns of records.parquet by name, in the order in which a table has those that are not optional."""
+"""The columns of records.parquet by name; a table has the columns that are not optional in this order."""
 VIEWS: dict[str, Column] = {column.name: column for column in _VIEWS}
 """The columns of views.parquet, in its order."""
 
