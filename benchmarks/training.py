@@ -7,8 +7,8 @@ the fastest of plain torch loops with fused Adam: inputs and weights contiguous 
 compiled. Of tombola and of each peer, the faster memory layout is used, found by a few steps of its first configuration.
 Before anything is timed, our gradients by weight samples and by local reparameterisation are compared with autograd's (the
 tests compare the others), the peers' outputs without variance with the network's, and each must lower its loss. Freed memory
-is kept, unless --return-memory leaves it to the C library, which may give it back and fetch it again. Peak memory is measured
-in a process for each configuration. Exit code 1 when a target is missed.
+is kept, unless --return-memory leaves it to the C library, which may give it back and fetch it again. Peak memory has a
+process for each configuration. Exit code 1 when a target is missed.
 """
 
 import argparse

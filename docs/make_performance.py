@@ -1,4 +1,4 @@
-"""Prints docs/performance.md from the records in results/: python docs/make_performance.py > docs/performance.md"""
+"""Print docs/performance.md from the records in results/: python docs/make_performance.py > docs/performance.md"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -51,7 +51,7 @@ memory map that is read batch by batch.""",
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
     blocks = [HEAD.rstrip("\n")]
     for benchmark, words in SECTIONS.items():
@@ -64,7 +64,7 @@ def page() -> str:
 
 
 def _steps(rows: Sequence[dict]) -> list[str]:
-    """A table of times for each number of threads and precision, and one of memory."""
+    """Return a table of times for each number of threads and precision, and one of memory."""
     tables = []
     for threads, precision in dict.fromkeys((row["threads"], row["precision"]) for row in rows):
         some = [row for row in rows if (row["threads"], row["precision"]) == (threads, precision)]
@@ -94,7 +94,7 @@ def _memory(rows: Sequence[dict]) -> list[str]:
 
 
 def _comparisons(rows: Sequence[dict], prefix: str) -> list[list[str]]:
-    """Rows of verdicts on two configurations, which are no entry of the ratios."""
+    """Return rows of verdicts on two configurations, which are no entry of the ratios."""
     named = dict.fromkeys(v["what"] for row in rows for v in row["verdicts"] if v["what"].startswith(prefix))
     lines = []
     for what in named:
@@ -137,7 +137,7 @@ TABLES: dict[str, Callable[[Sequence[dict]], list[str]]] = {
 
 
 def _cell(row: dict, what: str, value: float | None, unit: str = "") -> str:
-    """A value with its target, bold where it is missed; empty where it was not measured."""
+    """Return a value with its target, bold where it is missed; empty where it was not measured."""
     if value is None:
         return ""
     target = next((verdict["target"] for verdict in row["verdicts"] if verdict["what"] == what), None)

@@ -29,7 +29,7 @@ DOTS = 130
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure of the page, the sentences under it, and the section that it stands in."""
+    """A figure of the page, the sentences under it, and the section that it is in."""
 
     section: str
     name: str
@@ -124,7 +124,7 @@ def _plot(section: str, name: str, what: str, spots: Measured, rows: Sequence[Ro
 
 
 def _ranked(panel: Panel, quantity: Column) -> str:
-    """The curves' means at the sparsest level that all have, best first."""
+    """Return the curves' means at the sparsest level that all have, best first."""
     known = [curve for curve in panel.curves if levels(panel.records, curve, quantity.name)]
     level = shared_level(panel.records, known, quantity.name)
     if level is None:
@@ -167,7 +167,7 @@ def _rates(pool: Pool) -> Plot | None:
 
 
 def _overlap(pool: Pool, views: pd.DataFrame) -> Plot | None:
-    """Masks of snr tickets beside those of others, and what random masks would share."""
+    """Return the overlap of snr tickets' masks with other masks, beside the overlap of random masks."""
     first, *others = p.CURVES
     cells, look = [], dict[str, Style]()
     for i, other in enumerate(others):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Kind = Literal["label", "metric", "calibration", "null", "drift", "size", "cost", "timing", "setting", "environment"]
 """Kinds in the order of the report's menu. `timing` differs between two runs of one study, `environment` tells where a row
@@ -72,24 +72,17 @@ def listed(words: Sequence[str]) -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def with_null(metric: Column) -> list[Column]:
-    """Return a calibration metric and its companions; only classifications have those at the ends of the null."""
-    name, optional = metric.name, metric.optional
+def with_null(name: str, sentence: str, *, optional: bool = False, **how: Any) -> list[Column]:
+    """Return a calibration metric and its companions; only classifications have the ends of the null."""
+    metric = Column(name, "calibration", "fraction", sentence, optional=optional, **how)
     null = "the [null](concepts.md#metrics-and-their-nulls): mean of the metric if the model were perfectly calibrated"
-    axis = metric.axis_label.replace(" (", " minus its null (")
+    label, axis = f"{metric.label} above its null", metric.axis_label.replace(" (", " minus its null (")
+    above = "the metric minus the mean of its null"
     return [
         metric,
         Column(f"{name}_null", "null", "fraction", null, optional=optional),
         Column(f"{name}_null_low", "null", "fraction", "2.5% quantile of the null", optional=True),
         Column(f"{name}_null_high", "null", "fraction", "97.5% quantile of the null", optional=True),
-        Column(
-            f"{name}_excess",
-            "null",
-            "fraction",
-            "the metric minus the mean of its null",
-            optional=True,
-            label=f"{metric.label} above its null",
-            axis=axis,
-        ),
+        Column(f"{name}_excess", "null", "fraction", above, optional=True, label=label, axis=axis),
         Column(f"{name}_empty_bins", "null", "bins", "bins without a point (a mean over repeats)", optional=True),
     ]

@@ -37,7 +37,7 @@ _found: list[Claim] = []
 def _claim(
     id_: str, sentence: str, *args: Any, cases: Mapping[str, tuple[Any, ...]] | None = None, **how: Any
 ) -> Callable[[_Function], _Function]:
-    """Register the decorated function, with these arguments after the net or with those of several cases, as a claim."""
+    """Register the decorated function as a claim, with the arguments after the net, or with several cases of them."""
 
     def register(function: _Function) -> _Function:
         study = f"paper/{_STUDIES[int(id_[0]) - 1]}"
