@@ -5,7 +5,6 @@ optimiser. They come with `pip install --no-deps` of constraints.txt's versions,
 its public interface, with its defaults but for the standard deviation at the start, the heat and exceptions named here.
 """
 
-import contextlib
 import copy
 import math
 import warnings
@@ -25,13 +24,17 @@ Step = Callable[[], Tensor]
 
 
 def autograd_step(
-    optimiser: torch.optim.Optimizer, precision: str, forward: Callable[[], Tensor], loss_of: Callable[[Tensor], Tensor]
+    optimiser: torch.optim.Optimizer,
+    precision: str,
+    forward: Callable[[], Tensor],
+    loss_of: Callable[[Tensor], Tensor],
+    device: str = "cpu",
 ) -> Step:
     """Return a step of a plain loop: forward pass in that precision, loss in fp32, backward pass, optimiser."""
 
     def step() -> Tensor:
         optimiser.zero_grad()
-        with autocast(precision):
+        with autocast(precision, device):
             out = forward()
         loss = loss_of(out.float())
         loss.backward()
@@ -183,9 +186,9 @@ def say_missing() -> None:
             print(f"{package} is not installed: nothing of it is measured (see the extra `peers`)")
 
 
-def autocast(precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Return bf16 autocast, or a context that does nothing."""
-    return torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+def autocast(precision: str, device: str = "cpu") -> torch.autocast:
+    """Return bf16 autocast, which does nothing at another precision."""
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def assert_same_outputs(package: str, module: nn.Module, inputs: Tensor) -> None:

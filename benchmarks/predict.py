@@ -11,7 +11,7 @@ with the network's. Exit code 1 when a target is missed.
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -62,26 +62,19 @@ def _predictions(make: Callable[[], nn.Module], inputs: Tensor, layouts: Sequenc
     for layout in layouts:
         last = layout == "channels_last"
         module = make().eval().to(memory_format=torch.channels_last if last else torch.contiguous_format)
-        found[f"{_FORWARD}, {layout}"] = _forward(module, channels_last(inputs) if last else inputs)
+        found[f"{_FORWARD}, {layout}"] = partial(module, channels_last(inputs) if last else inputs)
     module = make()
     state = _state(module)
-    found["mean only"] = _ours(module, state.as_family("point"), inputs)
+    found["mean only"] = partial(outputs, module, state.as_family("point"), inputs, samples=_SAMPLES, stream=_WORDS)
+    ours = partial(outputs, module, state, inputs, samples=_SAMPLES, stream=_WORDS)
     for precision in ("fp32", "bf16"):
         for layout in layouts:
             label = f"{_SAMPLES} samples" + ", bf16" * (precision == "bf16") + ", channels_last" * (layout != layouts[0])
-            found[label] = _ours(module, state, inputs, precision=precision, channels_last=layout == "channels_last")
+            found[label] = partial(ours, precision=precision, channels_last=layout == "channels_last")
     for package, predict in peers.PREDICT.items():
         if installed(package) is not None:
             found[f"{package}, {_SAMPLES} samples"] = predict(make(), inputs, _SAMPLES, peers.STD)
     return found
-
-
-def _forward(module: nn.Module, inputs: Tensor) -> Callable[[], Tensor]:
-    return lambda: module(inputs)
-
-
-def _ours(module: nn.Module, state: State, inputs: Tensor, **how: Any) -> Callable[[], Tensor]:
-    return lambda: outputs(module, state, inputs, samples=_SAMPLES, stream=_WORDS, **how)
 
 
 def _state(module: nn.Module) -> State:
@@ -89,6 +82,7 @@ def _state(module: nn.Module) -> State:
 
 
 def _assert_correct(module: nn.Module, inputs: Tensor) -> None:
+    """Assert that samples equal the network at draws of the posterior, and that bf16 and the peers agree with it."""
     state = _state(module)
     found = outputs(module, state, inputs, samples=2, stream=_WORDS)
     module.eval()

@@ -5,8 +5,8 @@
 Every configuration is interleaved in one process; medians; each is the whole step (gradients and optimiser). The divisor is
 the fastest of plain torch loops with fused Adam: inputs and weights contiguous or channels-last and, with --compile,
 compiled. Of tombola and of each peer, the faster memory layout is used, found by a few steps of its first configuration.
-Before anything is timed, our gradients by weight samples and by local reparameterisation are compared with autograd's (the
-tests compare the others), the peers' outputs without variance with the network's, and each must lower its loss. Freed memory
+Before anything is timed, our gradients by weight samples are compared with autograd's (the tests compare the other
+estimators'), the peers' outputs without variance with the network's, and each must lower its loss. Freed memory
 is kept, unless --return-memory leaves it to the C library, which may give it back and fetch it again. Peak memory has a
 process for each configuration. Exit code 1 when a target is missed.
 """

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.profiler import profile
 
 from benchmarks.gpu.job import Job
+from benchmarks.peers import autograd_step
 from tombola.settings import TrainSettings
 from tombola.training.loop import train
 
@@ -93,15 +94,14 @@ def plain_steps(
     inputs, targets = batch[0].contiguous(memory_format=layout), batch[1]
     optimiser = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
     run: Any = torch.compile(module, mode=compile) if compile else module
+    step = autograd_step(
+        optimiser, precision, lambda: run(inputs), lambda out: F.cross_entropy(out, targets), job.device.type
+    )
 
     def steps(tick: Callable[[int], None]) -> None:
-        for step in range(warm + count):
-            optimiser.zero_grad()
-            with torch.autocast(job.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-                loss = F.cross_entropy(run(inputs), targets)
-            loss.backward()
-            optimiser.step()
-            tick(step + 1)
+        for done in range(1, warm + count + 1):
+            step()
+            tick(done)
 
     return _timed(job.device, warm, count, steps)
 

@@ -1,9 +1,9 @@
 """All studies of the paper at one size, with their costs.
 
-Runs each by `tombola run paper/NAME`, as a user would, one after another on one store, so that shared stages run once. Writes
-records.parquet and views.parquet of all, and record.json with each study's cost, the hardware and the versions. It resumes
-where it was stopped. A study's `wall_seconds` are by the clock, with the start of Python and its page (a killed run does not
-count); its `alone_seconds` are the seconds of all its stages, the shared ones too, over the processes.
+Runs each by `tombola run paper/NAME`, as a user would, one after another on one store, so that shared stages run once.
+Writes records.parquet and views.parquet of all, and record.json with each study's cost, the hardware and the versions. It
+resumes where it was stopped. A study's `wall_seconds` are by the clock, with the start of Python and its page (a killed run
+does not count); its `alone_seconds` are the seconds of all its stages, the shared ones too, over the processes.
 """
 
 import argparse

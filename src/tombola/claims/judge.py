@@ -113,12 +113,6 @@ def _sentence(claim: Claim, missing: str) -> str:
 
 def _corrected(rows: list[Row]) -> list[Row]:
     """Return the rows with p values adjusted by Holm, separately for the tests that support and that contradict."""
-    supported = _adjusted([row.joint.p_inside if row.joint else math.nan for row in rows])
-    contradicted = _adjusted([row.joint.p_outside if row.joint else math.nan for row in rows])
+    supported = holm([row.joint.p_inside if row.joint else math.nan for row in rows])
+    contradicted = holm([row.joint.p_outside if row.joint else math.nan for row in rows])
     return [replace(row, p_supported=a, p_contradicted=b) for row, a, b in zip(rows, supported, contradicted, strict=True)]
-
-
-def _adjusted(p_values: Sequence[float]) -> list[float]:
-    """Return p values adjusted by Holm; NaN is no test."""
-    adjusted = iter(holm([p for p in p_values if not math.isnan(p)]))
-    return [p if math.isnan(p) else next(adjusted) for p in p_values]
