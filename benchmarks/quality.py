@@ -1,4 +1,4 @@
-"""Is what is faster as good, at equal epochs? python -m benchmarks.quality QUESTION --path FILES [--seeds N].
+"""Equivalence of faster training at equal epochs: python -m benchmarks.quality QUESTION --path FILES [--seeds N].
 
 samples: one weight sample a step against ten. precision: bf16 against fp32. noise: a sixteenth of the noise drawn anew for
 a step against all of it. objective: log E_q[p], which is no faster but is the paper's code's, against E_q[log p].

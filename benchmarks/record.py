@@ -22,7 +22,7 @@ PEERS = ("torch-blue", "bayesian-torch", "ivon-opt")
 """Packages to compare with, where they are installed."""
 
 _PLACES = ("--path", "--store", "--out")
-"""Options that name places on this machine, which a record keeps to itself."""
+"""Options that name places on this machine, which a record leaves out."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def write(out: Path | None, benchmark: str, rows: list[Row], argv: Sequence[str]
 
 
 def _shown(argv: Sequence[str] | None) -> list[str]:
-    """Return the arguments without the places of this machine; that there was data stays."""
+    """Return the arguments without the places of this machine; `--path FILES` shows that there was data."""
     given, shown = iter(sys.argv[1:] if argv is None else argv), []
     for word in given:
         if word in _PLACES:

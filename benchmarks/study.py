@@ -9,7 +9,6 @@ target is missed.
 """
 
 import contextlib
-import os
 import statistics
 import subprocess
 import sys
@@ -143,7 +142,7 @@ def _run(study: str, out: Path, threads: int, changes: Sequence[str]) -> float:
     for change in (f"threads={threads}", *changes):
         command += ["--set", change]
     began = time.perf_counter()
-    done = subprocess.run([*command, "--device", "cpu"], env=dict(os.environ), capture_output=True, text=True)
+    done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"tombola run {study} failed: {(done.stderr or done.stdout).strip()[-1000:]}")
     return time.perf_counter() - began

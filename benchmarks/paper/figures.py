@@ -13,14 +13,14 @@ from benchmarks.paper.picks import Pick, Pool
 from tombola.claims.curves import DETERMINISTIC, SNR, control
 from tombola.claims.nets import family_of, nets_of
 from tombola.claims.paper.claims import RATES
-from tombola.metrics.column import Column
+from tombola.metrics.column import Column, left
 from tombola.metrics.columns import RECORDS
 from tombola.report import text
 from tombola.report.analyses import against, over_seeds
 from tombola.report.figures import COLOURS, Cell, Drawing, Style, grid, styles
 from tombola.report.overview import PLACE, Spot, layer_cells, measured_cells
 from tombola.report.panels import Panel, panels
-from tombola.report.quantities import ACCURACY, MACE, left
+from tombola.report.quantities import ACCURACY, MACE
 from tombola.report.statistics import by_seed, density_at, levels, shared_level
 
 DOTS = 130

@@ -19,13 +19,13 @@ from benchmarks.paper.comparisons import EXTRAS, barriers_of_samples, bullets, e
 from benchmarks.paper.figures import Plot, plots
 from benchmarks.paper.picks import CURVES, DET, SNR, Pick, Pool
 from tombola.claims import Row, judge
-from tombola.claims.contrasts import left, level_near
+from tombola.claims.contrasts import level_near
 from tombola.claims.curves import Missing
 from tombola.claims.nets import FAMILIES, family_of
 from tombola.claims.paper import CLAIMS
 from tombola.claims.paper.claims import HIGH
 from tombola.claims.table import NOTE, SIGNS, named, verdict_text
-from tombola.metrics.column import NONE
+from tombola.metrics.column import NONE, left
 from tombola.report.analyses import seen
 from tombola.report.figures import styles
 from tombola.report.images import SETTINGS
