@@ -9,6 +9,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,39 +45,28 @@ def autograd_step(
     return step
 
 
-def torch_blue_step(samples: int) -> Callable[[nn.Module, Batch, str], Step]:
-    """Return the maker of a step by the mean of `samples` predictions, which vmap computes at once."""
+def torch_blue_step(samples: int, module: nn.Module, batch: Batch, precision: str) -> Step:
+    """Return a step by the mean of `samples` predictions, which vmap computes at once."""
+    from torch_blue import vi
 
-    def make(module: nn.Module, batch: Batch, precision: str) -> Step:
-        from torch_blue import vi
-
-        # vmap cannot update running statistics: functorch's remedy takes them away
-        net = torch_blue_net(torch.func.replace_all_batch_norm_modules_(module), STD)
-        loss_of = vi.AnalyticalKullbackLeiblerLoss(net, vi.distributions.Categorical(), EXAMPLES, heat=HEAT)
-        optimiser = torch.optim.Adam(net.parameters(), fused=True)
-
-        return autograd_step(
-            optimiser, precision, lambda: net(batch[0], samples=samples), lambda out: loss_of(out, batch[1])
-        )
-
-    return make
+    # vmap cannot update running statistics: functorch's remedy takes them away
+    net = torch_blue_net(torch.func.replace_all_batch_norm_modules_(module), STD)
+    loss_of = vi.AnalyticalKullbackLeiblerLoss(net, vi.distributions.Categorical(), EXAMPLES, heat=HEAT)
+    optimiser = torch.optim.Adam(net.parameters(), fused=True)
+    return autograd_step(optimiser, precision, lambda: net(batch[0], samples=samples), lambda out: loss_of(out, batch[1]))
 
 
-def bayesian_torch_step(kind: str) -> Callable[[nn.Module, Batch, str], Step]:
-    """Return the maker of a step by one noisy pass of `Reparameterization` or `Flipout` layers."""
+def bayesian_torch_step(kind: str, module: nn.Module, batch: Batch, precision: str) -> Step:
+    """Return a step by one noisy pass of `Reparameterization` or `Flipout` layers."""
+    net = bayesian_torch_net(module, STD, kind)
+    from bayesian_torch.models.dnn_to_bnn import get_kl_loss
 
-    def make(module: nn.Module, batch: Batch, precision: str) -> Step:
-        net = bayesian_torch_net(module, STD, kind)
-        from bayesian_torch.models.dnn_to_bnn import get_kl_loss
+    optimiser = torch.optim.Adam(net.parameters(), fused=True)
 
-        optimiser = torch.optim.Adam(net.parameters(), fused=True)
+    def loss_of(out: Tensor) -> Tensor:
+        return F.cross_entropy(out, batch[1]) + HEAT / EXAMPLES * get_kl_loss(net)
 
-        def loss_of(out: Tensor) -> Tensor:
-            return F.cross_entropy(out, batch[1]) + HEAT / EXAMPLES * get_kl_loss(net)
-
-        return autograd_step(optimiser, precision, lambda: net(batch[0]), loss_of)
-
-    return make
+    return autograd_step(optimiser, precision, lambda: net(batch[0]), loss_of)
 
 
 def ivon_step(module: nn.Module, batch: Batch, precision: str) -> Step:
@@ -121,10 +111,10 @@ def ivon_predict(module: nn.Module, inputs: Tensor, samples: int, std: float) ->
 
 
 STEPS: dict[str, tuple[str, Callable[[nn.Module, Batch, str], Step]]] = {
-    "torch-blue, 1 sample": ("torch-blue", torch_blue_step(1)),
-    "torch-blue, 10 samples": ("torch-blue", torch_blue_step(10)),
-    "bayesian-torch": ("bayesian-torch", bayesian_torch_step("Reparameterization")),
-    "bayesian-torch, flipout": ("bayesian-torch", bayesian_torch_step("Flipout")),
+    "torch-blue, 1 sample": ("torch-blue", partial(torch_blue_step, 1)),
+    "torch-blue, 10 samples": ("torch-blue", partial(torch_blue_step, 10)),
+    "bayesian-torch": ("bayesian-torch", partial(bayesian_torch_step, "Reparameterization")),
+    "bayesian-torch, flipout": ("bayesian-torch", partial(bayesian_torch_step, "Flipout")),
     "ivon-opt": ("ivon-opt", ivon_step),
 }
 """Label -> package and the maker of a training step. torch-blue's default is 10 samples."""
