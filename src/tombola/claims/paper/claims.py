@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from tombola.metrics.column import left
 from tombola.settings import EvaluateSettings
 
-from ..contrasts import area, below, depth_correlation, every, left, level_near, log_ratio, minus, near
+from ..contrasts import area, below, depth_correlation, every, level_near, log_ratio, minus, near
 from ..curves import DETERMINISTIC, MU, SNR, SQUARE, SQUARE_CODED, TRANSPLANT, Curve, Grid, Missing, control, rewound
 from ..nets import Net
 from ..verdict import Claim, Part, above, between, matching, under
