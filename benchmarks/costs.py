@@ -1,10 +1,10 @@
-"""What the paper's studies cost, for the table of `tombola studies`: python -m benchmarks.costs [--out FILE].
+"""Costs of the paper's studies, for the table of `tombola studies`: python -m benchmarks.costs [--out FILE].
 
 Writes src/tombola/studies/costs.json anew. The size cpu is taken from results/paper-cpu/record.json, which
-`python -m benchmarks.paper` has measured; without that file what was there stays. The sizes gpu and full are forecast from
+`python -m benchmarks.paper` has measured; without that file its old numbers stay. The sizes gpu and full are forecast from
 the studies' plans on data of CIFAR-10's shapes, with nothing run and nothing downloaded: the operations of every training,
-counted on torch's meta device, over an assumed rate; but each operation that is launched takes an assumed time at least,
-which is what bounds small networks.
+counted on torch's meta device, over an assumed rate; but each launched operation takes at least an assumed time, which
+bounds small networks.
 """
 
 import argparse
@@ -33,7 +33,7 @@ COSTS = ROOT / "src" / "tombola" / "studies" / "costs.json"
 MEASURED = ROOT / "results" / "paper-cpu" / "record.json"
 SIZES = ("gpu", "full")
 ASSUMED = {"device": "one H200", "flops_per_second": 60e12, "seconds_per_launch": 10e-6}
-"""A small part of what the device can do in bf16, and what torch takes on a CPU to launch a kernel."""
+"""A small part of the device's rate in bf16, and the time that torch takes on a CPU to launch a kernel."""
 _EXAMPLES = 8  # of the step that is counted
 
 
@@ -42,26 +42,26 @@ def _images(n: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 CIFAR10 = Dataset("cifar10", _images(50_000), _images(0), _images(10_000), digest="stand-in")
-"""Its shapes, without its images and without their memory."""
+"""A stand-in with CIFAR-10's shapes, without its images and their memory."""
 
 
 def stand_in(settings: DataSettings) -> Dataset:
-    """Whatever is asked for."""
+    """Return the stand-in, for any settings."""
     return CIFAR10
 
 
 @dataclass(frozen=True)
 class Passes:
-    """Of one forward pass, and of one with its backward pass."""
+    """The work of one forward pass, and of one with its backward pass."""
 
     flops: tuple[float, float]
-    """Of an example."""
+    """Floating-point operations of an example."""
     launches: tuple[int, int]
-    """Operations that torch is asked for, whatever the batch."""
+    """Operations that torch launches, for a batch of any size."""
 
 
 class _Launches(TorchDispatchMode):
-    """Counts operations, apart from views, which launch nothing."""
+    """A counter of operations other than views, which launch nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class _Launches(TorchDispatchMode):
 
 @cache
 def passes_of(words: str) -> Passes:
-    """Of a net (`Net.stream`), counted without arithmetic."""
+    """Return the passes of a net (its `identity`), counted without arithmetic."""
     name, args, input_shape, outputs = json.loads(words)
     module = models.build(name, args, input_shape, outputs, ("skeleton",)).to("meta").train()
     inputs = torch.empty(_EXAMPLES, *input_shape, device="meta")
@@ -91,7 +91,7 @@ def passes_of(words: str) -> Passes:
 
 
 def cost_of(stage: Train) -> tuple[float, float]:
-    """(operations, seconds) of a training, or of what repeats it.
+    """Return (operations, seconds) of a training.
 
     A Bayesian one takes a forward and a backward pass for each weight sample; log E_q[p] a forward pass more for each.
     """
@@ -106,7 +106,7 @@ def cost_of(stage: Train) -> tuple[float, float]:
 
 
 def forecast(size: str) -> dict[str, dict[str, float]]:
-    """Study -> trainings, operations and seconds alone, and seconds that it adds after those before it."""
+    """Return study -> trainings, operations and seconds alone, and seconds that it adds to the studies before it."""
     seen: set[str] = set()
     found = {}
     for name in paper_studies():
@@ -126,18 +126,11 @@ def forecast(size: str) -> dict[str, dict[str, float]]:
 
 
 def measured(record: dict[str, Any]) -> dict[str, Any]:
-    """The same of a record of benchmarks.paper, with where and when."""
-    hardware = record["hardware"]
-    studies = {
-        row["study"]: {
-            "trainings": row["trainings"],
-            "alone_seconds": row["alone_seconds"],
-            "added_seconds": row["wall_seconds"],
-        }
-        for row in record["studies"]
-    }
-    kept = {"date": record["date"], "processes": record.get("jobs", 1), "studies": studies}
-    return {"hardware": f"{hardware['cores']} cores of {hardware['cpu']}", **kept}
+    """Return the same from a record of benchmarks.paper, with hardware and date."""
+    names = {"trainings": "trainings", "alone_seconds": "alone_seconds", "added_seconds": "wall_seconds"}
+    studies = {row["study"]: {ours: row[theirs] for ours, theirs in names.items()} for row in record["studies"]}
+    hardware = f"{record['hardware']['cores']} cores of {record['hardware']['cpu']}"
+    return {"hardware": hardware, "date": record["date"], "processes": record.get("jobs", 1), "studies": studies}
 
 
 def paper_studies() -> list[str]:

@@ -1,4 +1,4 @@
-"""What an epoch of augmented images costs: python -m benchmarks.data [--quick] [--threads 1 2] [--path FILES].
+"""The cost of an epoch of augmented images: python -m benchmarks.data [--quick] [--threads 1 2] [--path FILES].
 
 50,000 images of 3x32x32 in batches of 128: gathered, mirrored and cropped (padding 4), normalised to floats; resident, and
 streamed from a memory map. Before anything is timed, one batch is compared with a loop over its images. Noise images unless
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.record import as_json, finish, parser, verdicts
+from benchmarks.record import finish, judged, parser
 from tombola import streams
 from tombola.data import IMAGENET, Dataset, Normalise, huggingface, training_batches
 from tombola.data.batches import TensorBatches
@@ -26,7 +26,6 @@ _CROP = 4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else list(argv)
     arguments = parser("data", __doc__)
     arguments.add_argument("--batch", type=int, default=128, help="images a batch (128)")
     arguments.add_argument("--images", type=int, default=_IMAGES, help="noise images; other numbers have no target (50,000)")
@@ -42,13 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             batches = training_batches(data, settings, args.batch, 0, torch.device("cpu"))
             times = [_epoch(batches, epoch) for epoch in range(3 if args.quick else 9)]
             seconds = statistics.median(times[1:])  # the first warms up
-            found = verdicts({how: seconds}, {how: _TARGET} if len(data.train[0]) == _IMAGES else {})
             print(f"{data.name}, {how}, batch {args.batch}, {threads} thread(s): {seconds:.2f} s an epoch")
-            for verdict in found:
-                print(f"  {verdict}")
             row = {"data": data.name, "images": len(data.train[0]), "how": how, "batch": args.batch, "threads": threads}
-            rows.append({**row, "seconds": seconds, "times": times, "verdicts": as_json(found)})
-    return finish("data", argv, args.out, rows)
+            targets = {how: _TARGET} if len(data.train[0]) == _IMAGES else {}
+            rows.append(judged({**row, "seconds": seconds, "times": times}, {how: seconds}, targets))
+    return finish("data", rows, args.out, argv)
 
 
 def _epoch(batches: TensorBatches, epoch: int) -> float:
@@ -59,7 +56,7 @@ def _epoch(batches: TensorBatches, epoch: int) -> float:
 
 
 def noise(train: int, test: int = 10) -> Dataset:
-    """Random images of CIFAR-10's shape, with labels."""
+    """Return random images of CIFAR-10's shape, with labels."""
     stream = streams.generator("benchmark")
     inputs = torch.randint(256, (train + test, 3, 32, 32), generator=stream, dtype=torch.uint8)
     targets = torch.arange(train + test) % 10
@@ -68,7 +65,7 @@ def noise(train: int, test: int = 10) -> Dataset:
 
 
 def _assert_correct(data: Dataset) -> None:
-    """The first batch equals one made image by image: mirrored, padded, cut, then normalised."""
+    """Assert that the first batch equals one made image by image: mirrored, padded, cut, then normalised."""
     batches = training_batches(data, DataSettings(flip=True, crop=_CROP), 128, 0, torch.device("cpu"))
     images = len(data.train[0])
     order = torch.randperm(images, generator=streams.generator("order", 0, 0))[:128]

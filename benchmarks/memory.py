@@ -1,13 +1,14 @@
 """The peak memory of training steps, each configuration in a process of its own.
 
-What comes back is the highest resident memory of the process (Linux's VmHWM) during two steps, less what was resident after
-the imports, the data and one small step of another network, which loads the libraries: so the weights, the optimiser's
-state, gradients, activations and workspaces. Memory that is freed goes back to the system at once there
-(MALLOC_MMAP_THRESHOLD_), so that the peak is of what is in use and not of what the allocator keeps. The processes are forked
-from one that has imported torch and computed nothing: as good as new ones, without importing torch for each.
+A peak is the highest resident memory of the process (Linux's VmHWM) during two steps, less the memory after the imports, the
+data and one small step of another network, which loads the libraries: so the weights, the optimiser's state, gradients,
+activations and workspaces. Freed memory goes back to the system at once there (MALLOC_MMAP_THRESHOLD_), so
+that the peak is of memory in use and not of memory that the allocator keeps. The processes are forked from one that has
+imported torch and computed nothing: as good as new ones, without importing torch for each.
 """
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -31,7 +32,7 @@ class Job(NamedTuple):
 
 
 def peak_megabytes(jobs: Sequence[Job]) -> list[float] | None:
-    """Of two training steps of each; None where the system does not tell (anywhere but on Linux).
+    """Return the peak of two training steps of each job; None where the system does not report it (only Linux does).
 
     Raises RuntimeError if a process fails.
     """
@@ -44,26 +45,6 @@ def peak_megabytes(jobs: Sequence[Job]) -> list[float] | None:
     if done.returncode:
         raise RuntimeError(f"measuring memory failed: {done.stderr.strip()[-1000:]}")
     return [float(line) for line in done.stdout.splitlines()]
-
-
-def _forked(job: Job) -> str:
-    """What a child of this process measures; empty if it fails."""
-    reader, writer = os.pipe()
-    if (child := os.fork()) == 0:
-        os.close(reader)
-        status = 1
-        try:
-            os.write(writer, str(_measured(job)).encode())
-            status = 0
-        except BaseException as error:
-            print(f"{job.label} on {job.net}: {type(error).__name__}: {error}", file=sys.stderr)
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader) as answer:
-        text = answer.read()
-    os.waitpid(child, 0)
-    return text
 
 
 def _measured(job: Job) -> float:
@@ -91,6 +72,9 @@ def _kilobytes(name: str) -> int:
 if __name__ == "__main__":
     import benchmarks.steps  # noqa: F401  # for all children
 
-    found = [_forked(Job(*job)) for job in json.loads(sys.argv[1])]
-    print("\n".join(found))
-    sys.exit(int(not all(found)))
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        for job in [Job(*each) for each in json.loads(sys.argv[1])]:
+            try:
+                print(pool.apply(_measured, [job]))
+            except Exception as error:
+                sys.exit(f"{job.label} on {job.net}: {type(error).__name__}: {error}")

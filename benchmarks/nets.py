@@ -1,4 +1,4 @@
-"""The networks that are timed, and what is promised of them."""
+"""The networks that are timed, and the targets for them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,16 +20,16 @@ class Net:
     args: Mapping[str, Any] = field(default_factory=dict)
     input_shape: tuple[int, ...] = (3, 32, 32)
     targets: Mapping[str, float] = field(default_factory=dict)
-    """A training step of this configuration takes at most so many of the fastest deterministic one (CPU, fp32)."""
+    """Configuration -> the most that its training step may take, in fastest deterministic steps (CPU, fp32)."""
     predict_targets: Mapping[str, float] = field(default_factory=dict)
-    """A prediction of this kind takes at most so many of the fastest fp32 forward pass."""
+    """Kind -> the most that its prediction may take, in fastest fp32 forward passes."""
 
     def make(self) -> nn.Module:
-        """The network, always with the same weights."""
+        """Return the network, always with the same weights."""
         return build(self.model, dict(self.args), self.input_shape, 10, ("benchmark",))
 
     def data(self, batch: int | None = None) -> tuple[Tensor, Tensor]:
-        """One batch of random inputs and labels."""
+        """Return one batch of random inputs and labels."""
         generator = torch.Generator().manual_seed(0)
         size = batch or self.batch
         inputs = torch.randn((size, *self.input_shape), generator=generator)
@@ -60,9 +60,9 @@ NETS = {
     "mlp-5m": Net("mlp", args={"hidden": [1600, 1600, 700]}, input_shape=(784,), targets={"vi": 1.20}),
 }
 TIMED = [name for name in NETS if name != TOY]
-"""What is timed unless others are named; the toy is there to try a benchmark."""
+"""Networks to time unless others are named; the toy serves to try a benchmark."""
 
 AGAINST = ("vi, 10 samples", "torch-blue, 10 samples")
 """The paper's ten samples, ours and its library's."""
 AGAINST_TARGETS = {"time": 1 / 4, "peak memory": 1 / 3}
-"""Ours over theirs, at most; for the networks whose targets name the first."""
+"""The most of ours over theirs, for the networks whose targets name the first."""

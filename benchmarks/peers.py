@@ -1,20 +1,22 @@
-"""Other libraries on the same networks: how each is set up, and that it computes what it is compared for.
+"""Other libraries on the same networks: the set-up of each, and a check of its outputs.
 
 torch-blue (BSD-3-Clause) and bayesian-torch (BSD-3-Clause) turn layers into Bayesian ones; ivon-opt (GPL-3.0-or-later) is an
 optimiser. They come with `pip install --no-deps` of constraints.txt's versions, or the extra `peers`; each is used through
-its public interface, with its defaults but for the standard deviation at the start, the heat and what is said here.
+its public interface, with its defaults but for the standard deviation at the start, the heat and exceptions named here.
 """
 
-import contextlib
 import copy
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from benchmarks.record import installed
 
 EXAMPLES, HEAT, STD = 50_000, 0.1, 0.02
 Batch = tuple[Tensor, Tensor]
@@ -23,13 +25,17 @@ Step = Callable[[], Tensor]
 
 
 def autograd_step(
-    optimiser: torch.optim.Optimizer, precision: str, forward: Callable[[], Tensor], loss_of: Callable[[Tensor], Tensor]
+    optimiser: torch.optim.Optimizer,
+    precision: str,
+    forward: Callable[[], Tensor],
+    loss_of: Callable[[Tensor], Tensor],
+    device: str = "cpu",
 ) -> Step:
-    """A step as in a plain loop: forward pass in that precision, loss in fp32, backward pass, optimiser."""
+    """Return a step of a plain loop: forward pass in that precision, loss in fp32, backward pass, optimiser."""
 
     def step() -> Tensor:
         optimiser.zero_grad()
-        with autocast(precision):
+        with autocast(precision, device):
             out = forward()
         loss = loss_of(out.float())
         loss.backward()
@@ -39,39 +45,28 @@ def autograd_step(
     return step
 
 
-def torch_blue_step(samples: int) -> Callable[[nn.Module, Batch, str], Step]:
-    """A step by the mean of `samples` predictions, which are computed at once by vmap."""
+def torch_blue_step(samples: int, module: nn.Module, batch: Batch, precision: str) -> Step:
+    """Return a step by the mean of `samples` predictions, which vmap computes at once."""
+    from torch_blue import vi
 
-    def make(module: nn.Module, batch: Batch, precision: str) -> Step:
-        from torch_blue import vi
-
-        # vmap cannot update running statistics: functorch's remedy takes them away
-        net = torch_blue_net(torch.func.replace_all_batch_norm_modules_(module), STD)
-        loss_of = vi.AnalyticalKullbackLeiblerLoss(net, vi.distributions.Categorical(), EXAMPLES, heat=HEAT)
-        optimiser = torch.optim.Adam(net.parameters(), fused=True)
-
-        return autograd_step(
-            optimiser, precision, lambda: net(batch[0], samples=samples), lambda out: loss_of(out, batch[1])
-        )
-
-    return make
+    # vmap cannot update running statistics: functorch's remedy takes them away
+    net = torch_blue_net(torch.func.replace_all_batch_norm_modules_(module), STD)
+    loss_of = vi.AnalyticalKullbackLeiblerLoss(net, vi.distributions.Categorical(), EXAMPLES, heat=HEAT)
+    optimiser = torch.optim.Adam(net.parameters(), fused=True)
+    return autograd_step(optimiser, precision, lambda: net(batch[0], samples=samples), lambda out: loss_of(out, batch[1]))
 
 
-def bayesian_torch_step(kind: str) -> Callable[[nn.Module, Batch, str], Step]:
-    """A step by one noisy pass of `Reparameterization` or `Flipout` layers."""
+def bayesian_torch_step(kind: str, module: nn.Module, batch: Batch, precision: str) -> Step:
+    """Return a step by one noisy pass of `Reparameterization` or `Flipout` layers."""
+    net = bayesian_torch_net(module, STD, kind)
+    from bayesian_torch.models.dnn_to_bnn import get_kl_loss
 
-    def make(module: nn.Module, batch: Batch, precision: str) -> Step:
-        net = bayesian_torch_net(module, STD, kind)
-        from bayesian_torch.models.dnn_to_bnn import get_kl_loss
+    optimiser = torch.optim.Adam(net.parameters(), fused=True)
 
-        optimiser = torch.optim.Adam(net.parameters(), fused=True)
+    def loss_of(out: Tensor) -> Tensor:
+        return F.cross_entropy(out, batch[1]) + HEAT / EXAMPLES * get_kl_loss(net)
 
-        def loss_of(out: Tensor) -> Tensor:
-            return F.cross_entropy(out, batch[1]) + HEAT / EXAMPLES * get_kl_loss(net)
-
-        return autograd_step(optimiser, precision, lambda: net(batch[0]), loss_of)
-
-    return make
+    return autograd_step(optimiser, precision, lambda: net(batch[0]), loss_of)
 
 
 def ivon_step(module: nn.Module, batch: Batch, precision: str) -> Step:
@@ -116,24 +111,24 @@ def ivon_predict(module: nn.Module, inputs: Tensor, samples: int, std: float) ->
 
 
 STEPS: dict[str, tuple[str, Callable[[nn.Module, Batch, str], Step]]] = {
-    "torch-blue, 1 sample": ("torch-blue", torch_blue_step(1)),
-    "torch-blue, 10 samples": ("torch-blue", torch_blue_step(10)),
-    "bayesian-torch": ("bayesian-torch", bayesian_torch_step("Reparameterization")),
-    "bayesian-torch, flipout": ("bayesian-torch", bayesian_torch_step("Flipout")),
+    "torch-blue, 1 sample": ("torch-blue", partial(torch_blue_step, 1)),
+    "torch-blue, 10 samples": ("torch-blue", partial(torch_blue_step, 10)),
+    "bayesian-torch": ("bayesian-torch", partial(bayesian_torch_step, "Reparameterization")),
+    "bayesian-torch, flipout": ("bayesian-torch", partial(bayesian_torch_step, "Flipout")),
     "ivon-opt": ("ivon-opt", ivon_step),
 }
-"""Label -> package and what makes a training step. torch-blue's default is 10 samples."""
+"""Label -> package and the maker of a training step. torch-blue's default is 10 samples."""
 
 PREDICT: dict[str, Callable[[nn.Module, Tensor, int, float], Callable[[], Tensor]]] = {
     "torch-blue": torch_blue_predict,
     "bayesian-torch": bayesian_torch_predict,
     "ivon-opt": ivon_predict,
 }
-"""Package -> what makes a prediction [S, B, C] of a network with the same std for every random weight."""
+"""Package -> maker of a prediction [S, B, C] of a network with the same std for every random weight."""
 
 
 def torch_blue_net(module: nn.Module, std: float) -> nn.Module:
-    """A copy with the same means, in its classes."""
+    """Return a copy of the module with the same means, in torch-blue's classes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torch_blue import vi
@@ -151,7 +146,7 @@ def torch_blue_net(module: nn.Module, std: float) -> nn.Module:
 
 
 def bayesian_torch_net(module: nn.Module, std: float, kind: str) -> nn.Module:
-    """A copy with the same means, its layers replaced by those of `kind`."""
+    """Return a copy of the module with the same means, its layers replaced by layers of `kind`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its imports are of deprecated parts of torch
         from bayesian_torch.models.dnn_to_bnn import dnn_to_bnn
@@ -166,7 +161,7 @@ def bayesian_torch_net(module: nn.Module, std: float, kind: str) -> nn.Module:
 
 
 def ivon_optimiser(module: nn.Module, std: float, lr: float = 0.01) -> Any:
-    """Over all parameters, for it knows no others."""
+    """Return IVON over all parameters; it knows no deterministic ones."""
     import ivon
 
     ess, decay = EXAMPLES / HEAT, HEAT / EXAMPLES
@@ -174,13 +169,20 @@ def ivon_optimiser(module: nn.Module, std: float, lr: float = 0.01) -> Any:
     return ivon.IVON(module.parameters(), lr=lr, ess=ess, hess_init=hess, beta2=0.999, weight_decay=decay)
 
 
-def autocast(precision: str) -> contextlib.AbstractContextManager[Any]:
-    """bf16 autocast, or nothing."""
-    return torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+def say_missing() -> None:
+    """Print a line for each peer that is absent."""
+    for package in PREDICT:
+        if installed(package) is None:
+            print(f"{package} is not installed: nothing of it is measured (see the extra `peers`)")
+
+
+def autocast(precision: str, device: str = "cpu") -> torch.autocast:
+    """Return bf16 autocast, which does nothing at another precision."""
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def assert_same_outputs(package: str, module: nn.Module, inputs: Tensor) -> None:
-    """With the same weights and no variance, it gives the module's own outputs."""
+    """Assert that the package's network, with the same weights and no variance, gives the module's outputs."""
     module = copy.deepcopy(module).eval()
     with torch.no_grad():
         found = PREDICT[package](module, inputs, 2, 0.0)()

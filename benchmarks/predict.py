@@ -1,9 +1,9 @@
-"""What the average over 16 weight samples costs over one forward pass.
+"""The cost of the average over 16 weight samples, over one forward pass.
 
     python -m benchmarks.predict [--quick] [--threads 1 2]
 
-128 images; every configuration is interleaved in one process; medians. What is divided by is the fastest of the plain fp32
-forward passes (`module(inputs)` in evaluation mode, contiguous and channels-last). Ours is what evaluations call
+128 images; every configuration is interleaved in one process; medians. The divisor is the fastest of the plain fp32 forward
+passes (`module(inputs)` in evaluation mode, contiguous and channels-last). Ours is the function that evaluations call
 (`tombola.posterior.predictive.outputs`), in fp32 and bf16, contiguous and channels-last. Before anything is timed, each of
 our samples is compared with the network at a draw of the posterior, bf16 with fp32, and the peers' outputs without variance
 with the network's. Exit code 1 when a target is missed.
@@ -11,16 +11,16 @@ with the network's. Exit code 1 when a target is missed.
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks import peers
 from benchmarks.nets import NETS, TOY
-from benchmarks.record import PEERS, as_json, finish, installed, parser, say_missing_peers, verdicts
+from benchmarks.record import PEERS, Row, finish, installed, judged, parser
 from benchmarks.steps import formats
-from benchmarks.timing import interleaved
+from benchmarks.timing import compared, show
 from tombola import streams
 from tombola.posterior.batch import channels_last
 from tombola.posterior.layout import Layout
@@ -36,13 +36,12 @@ _WORDS = ("benchmark",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else list(argv)
     arguments = parser("predict", __doc__)
     arguments.add_argument("--nets", nargs="+", choices=[*_IMAGES, TOY], default=_IMAGES, help="which networks (all)")
     args = arguments.parse_args(argv)
     keep_freed_memory()
-    say_missing_peers()
-    rows: list[dict[str, Any]] = []
+    peers.say_missing()
+    rows: list[Row] = []
     for name in args.nets:
         net = NETS[name]
         inputs = net.data(_BATCH)[0]
@@ -50,47 +49,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         for threads in args.threads:
             torch.set_num_threads(threads)
             with torch.no_grad():
-                medians = interleaved(_predictions(net.make, inputs, formats(net)), 3 if args.quick else 15)
-            fastest = min((label for label in medians if label.startswith(_FORWARD)), key=lambda label: medians[label])
-            ratio = {label: seconds / medians[fastest] for label, seconds in medians.items()}
-            found = verdicts(ratio, net.predict_targets)
-            print(f"{name}, batch {_BATCH}, {threads} thread(s): {fastest} {1e3 * medians[fastest]:.1f} ms")
-            for label, value in ratio.items():
-                print(f"  {label:34s} {value:7.3f}")
-            for verdict in found:
-                print(f"  {verdict}")
-            milliseconds = {label: 1e3 * seconds for label, seconds in medians.items()}
-            row = {"net": name, "batch": _BATCH, "threads": threads, "fastest": fastest}
-            rows.append({**row, "milliseconds": milliseconds, "ratio": ratio, "verdicts": as_json(found)})
-    return finish("predict", argv, args.out, rows)
+                times = compared(_predictions(net.make, inputs, formats(net)), 3 if args.quick else 15, _FORWARD)
+            row = {"net": name, "batch": _BATCH, "threads": threads, **times}
+            show(row)
+            rows.append(judged(row, row["ratio"], net.predict_targets))
+    return finish("predict", rows, args.out, argv)
 
 
 def _predictions(make: Callable[[], nn.Module], inputs: Tensor, layouts: Sequence[str]) -> dict[str, Callable[[], Tensor]]:
-    """What is timed, by label."""
+    """Return the predictions to time, by label."""
     found: dict[str, Callable[[], Tensor]] = {}
     for layout in layouts:
         last = layout == "channels_last"
         module = make().eval().to(memory_format=torch.channels_last if last else torch.contiguous_format)
-        found[f"{_FORWARD}, {layout}"] = _forward(module, channels_last(inputs) if last else inputs)
+        found[f"{_FORWARD}, {layout}"] = partial(module, channels_last(inputs) if last else inputs)
     module = make()
     state = _state(module)
-    found["mean only"] = _ours(module, state.as_family("point"), inputs)
+    found["mean only"] = partial(outputs, module, state.as_family("point"), inputs, samples=_SAMPLES, stream=_WORDS)
+    ours = partial(outputs, module, state, inputs, samples=_SAMPLES, stream=_WORDS)
     for precision in ("fp32", "bf16"):
         for layout in layouts:
             label = f"{_SAMPLES} samples" + ", bf16" * (precision == "bf16") + ", channels_last" * (layout != layouts[0])
-            found[label] = _ours(module, state, inputs, precision=precision, channels_last=layout == "channels_last")
+            found[label] = partial(ours, precision=precision, channels_last=layout == "channels_last")
     for package, predict in peers.PREDICT.items():
         if installed(package) is not None:
             found[f"{package}, {_SAMPLES} samples"] = predict(make(), inputs, _SAMPLES, peers.STD)
     return found
-
-
-def _forward(module: nn.Module, inputs: Tensor) -> Callable[[], Tensor]:
-    return lambda: module(inputs)
-
-
-def _ours(module: nn.Module, state: State, inputs: Tensor, **how: Any) -> Callable[[], Tensor]:
-    return lambda: outputs(module, state, inputs, samples=_SAMPLES, stream=_WORDS, **how)
 
 
 def _state(module: nn.Module) -> State:
@@ -98,6 +82,7 @@ def _state(module: nn.Module) -> State:
 
 
 def _assert_correct(module: nn.Module, inputs: Tensor) -> None:
+    """Assert that samples equal the network at draws of the posterior, and that bf16 and the peers agree with it."""
     state = _state(module)
     found = outputs(module, state, inputs, samples=2, stream=_WORDS)
     module.eval()

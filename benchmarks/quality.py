@@ -1,26 +1,23 @@
-"""Is what is faster as good, at equal epochs? python -m benchmarks.quality QUESTION --path FILES [--seeds N].
+"""Equivalence of faster training at equal epochs: python -m benchmarks.quality QUESTION --path FILES [--seeds N].
 
 samples: one weight sample a step against ten. precision: bf16 against fp32. noise: a sixteenth of the noise drawn anew for
-a step against all of it. objective: log E_q[p], which is no faster but what the paper's code has, against E_q[log p]. Runs
-the study `checks/QUESTION` and compares accuracy and NLL of the last epoch, curve by curve, level by level, paired over
+a step against all of it. objective: log E_q[p], which is no faster but is the paper's code's, against E_q[log p].
+Runs the study `checks/QUESTION` and compares accuracy and NLL of the last epoch, curve by curve, level by level, paired over
 seeds. Equivalent: two one-sided t tests at 5%, so the 90% t interval of the mean difference lies within the margin (0.5
 points of accuracy, 0.02 nats). Different: it lies wholly beyond the margin. Otherwise inconclusive. The interval describes
 seeds, not the sampling of test images. It resumes where it was stopped. Exit code 1 when anything is different.
 """
 
-import argparse
-import json
-import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import pandas as pd
 import torch
-from scipy import stats
 
-from benchmarks.quietly import record_of, records_of
+from benchmarks.quietly import parser, records_of, write
+from benchmarks.record import Row
+from tombola.claims.contrasts import Contrast
+from tombola.claims.verdict import CONTRADICTED, INCONCLUSIVE, SUPPORTED, matching, outcome
 from tombola.study.spec import read
 
 QUESTIONS = {
@@ -29,55 +26,34 @@ QUESTIONS = {
     "noise": ("train.noise_refresh=0.0625", "train.noise_refresh=1"),
     "objective": ("train.objective=log_expected", "train.objective=expected_log"),
 }
-"""Study -> the variant in question, and what it is compared with."""
+"""Study -> the variant in question, and the one to compare it with."""
 
 MARGINS = {"accuracy": 0.005, "nll": 0.02}
+UNITS = {"accuracy": (100, "points"), "nll": (1, "nats")}
+WORDS = {SUPPORTED: "equivalent", CONTRADICTED: "different", INCONCLUSIVE: "inconclusive"}
+"""By the verdict on "the mean difference is within the margin of 0"."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Of paired differences: their mean, its 90% t interval, and what that says about the margin."""
-
-    n: int
-    mean: float
-    low: float
-    high: float
-    verdict: str
-
-
-def equivalence(differences: Sequence[float], margin: float) -> Verdict:
-    """Two one-sided paired t tests at 5% each (Schuirmann 1987), as the 90% interval; inconclusive below two pairs."""
-    found = pd.Series(differences, dtype=float)
-    n, mean = len(found), float(found.mean())
-    half = float(stats.t.ppf(0.95, n - 1) * found.std() / math.sqrt(n)) if n > 1 else math.inf
-    low, high = mean - half, mean + half
-    if -margin < low and high < margin:
-        verdict = "equivalent"
-    else:
-        verdict = "different" if low > margin or high < -margin else "inconclusive"
-    return Verdict(n, mean, low, high, verdict)
+def equivalence(differences: Sequence[float], margin: float) -> Row:
+    """Return the mean, its 90% interval and the verdict by two one-sided paired t tests at 5% each (Schuirmann 1987)."""
+    found = outcome(matching(Contrast("", pd.Series(differences, dtype=float), "", ()), margin))
+    return {"n": found.n, "mean": found.mean, "low": found.low, "high": found.high, "verdict": WORDS[found.verdict]}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("question", choices=QUESTIONS, help="what is compared")
-    parser.add_argument("--path", required=True, help="CIFAR-10: files on this machine, or its name on the hub")
-    parser.add_argument("--seeds", type=int, default=5, help="seeds (5)")
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a setting of the study")
-    parser.add_argument("--store", type=Path, default=Path("runs/quality"), help="finished stages (runs/quality)")
-    parser.add_argument("--out", type=Path, help="write a JSON record here")
-    args = parser.parse_args()
+    arguments = parser("quality", __doc__, seeds=5, store="runs/quality")
+    arguments.add_argument("question", choices=QUESTIONS, help="what is compared")
+    arguments.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a setting of the study")
+    args = arguments.parse_args()
     torch.set_num_threads(1)
     found = []
     for seed in range(args.seeds):
         changes = [f"data.args.path={args.path}", f"seeds=[{seed}]", *args.set]
         found.append(records_of(read(f"checks/{args.question}", changes), args.store))
         rows = compared(pd.concat(found), *QUESTIONS[args.question])
-        if args.out:  # after each seed: a long run may be stopped
-            _write(args.out, rows)
+        write(args.out, "quality", rows)  # after each seed: a long run may be stopped
     for row in rows:
-        unit = "points" if row["metric"] == "accuracy" else "nats"
-        factor = 100 if row["metric"] == "accuracy" else 1
+        factor, unit = UNITS[row["metric"]]
         numbers = "  ".join(f"{row[name]} {factor * row[f'{name}_mean']:.3f}" for name in ("first", "second"))
         gap = f"{factor * row['mean']:+.3f} [{factor * row['low']:+.3f}, {factor * row['high']:+.3f}] {unit}"
         print(
@@ -87,8 +63,8 @@ def main() -> int:
     return int(any(row["verdict"] == "different" for row in rows))
 
 
-def compared(records: pd.DataFrame, first: str, second: str) -> list[dict]:
-    """A row for each net, curve, level and metric: the means of both variants, and the verdict on first minus second."""
+def compared(records: pd.DataFrame, first: str, second: str) -> list[Row]:
+    """Return a row for each net, curve, level and metric: both variants' means, and the verdict on first minus second."""
     rows = []
     for (model, curve, level), found in records.groupby(["model", "curve", "level"], sort=False):
         for metric, margin in MARGINS.items():
@@ -96,15 +72,10 @@ def compared(records: pd.DataFrame, first: str, second: str) -> list[dict]:
             one, other = wide[first], wide[second]
             own = {"model": model, "curve": curve, "level": int(level), "density": float(found["density"].mean())}
             sides = {"first": first, "second": second, "first_mean": float(one.mean()), "second_mean": float(other.mean())}
-            pairs = {"seeds": [int(seed) for seed in wide.index], "differences": (one - other).tolist()}
-            judged = asdict(equivalence((one - other).tolist(), margin))
-            rows.append(own | {"metric": metric, "margin": margin} | sides | judged | pairs)
+            differences = (one - other).tolist()
+            pairs = {"seeds": [int(seed) for seed in wide.index], "differences": differences}
+            rows.append(own | {"metric": metric, "margin": margin} | sides | equivalence(differences, margin) | pairs)
     return rows
-
-
-def _write(out: Path, rows: list[dict]) -> None:
-    record = record_of("quality", rows)
-    out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,50 +1,41 @@
-"""Tunes the recipes on validation examples: python -m benchmarks.recipes --size cpu --path FILES [--nets resnet20 ...].
+"""Tuning of the recipes on validation examples: python -m benchmarks.recipes --size cpu --path FILES [--nets resnet20 ...].
 
 One setting after another, from the recipe's own value: the value with the best mean accuracy is kept for the rest. The
 mean is over seeds, Bayesian and deterministic networks, dense and with 5% of the prunable weights left (pruned at once, by
-snr and by magnitude), since what is best for dense networks can ruin sparse ones. The test split is never looked at. heat
-and the rate of log_std belong to the question that is asked, so they are measured and not chosen. It resumes where it was
+snr and by magnitude), since the best value for dense networks can ruin sparse ones. The test split is never looked at. heat
+and the rate of log_std belong to the study's question, so they are measured and not chosen. It resumes where it was
 stopped.
 """
 
-import argparse
-import copy
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from benchmarks.quietly import record_of, records_of
-from tombola.study.recipes import cifar10, expand, merged
-
-LEFT = 0.05
-NETS = ("resnet20", "vgg11", "vit_tiny")
+from benchmarks.quietly import LEFT, pruned_at_once, recipe_parser, records_of, write
+from benchmarks.record import Row
+from tombola.study.recipes import expand, merged
 
 Patch = dict[str, Any]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=cifar10()["sizes"], default="cpu", help="which recipe (cpu)")
-    parser.add_argument("--nets", nargs="+", choices=cifar10()["sizes"]["cpu"]["nets"], default=NETS, help="which nets")
-    parser.add_argument("--path", required=True, help="CIFAR-10: files on this machine, or its name on the hub")
-    parser.add_argument("--seeds", type=int, default=2, help="seeds of every value (2)")
+    parser = recipe_parser("recipes", __doc__, ["resnet20", "vgg11", "vit_tiny"])
     parser.add_argument("--settings", nargs="+", default=[], help="only these settings, by their names in the table")
-    parser.add_argument("--store", type=Path, default=Path("runs/recipes"), help="finished stages (runs/recipes)")
-    parser.add_argument("--out", type=Path, help="write a JSON record here")
     args = parser.parse_args()
     torch.set_num_threads(1 if args.size == "cpu" else torch.get_num_threads())
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     chosen: dict[str, Patch] = {}
     for net in args.nets:
-        best = _study(args, net)
+        best = pruned_at_once("recipes", args, net) | {"evaluate": {"split": "validation"}}
+        held_out = expand(best)[0]["data"]["args"].get("validation", 5000)
+        best["data"]["args"]["validation"] = held_out
         for setting, patches in _candidates(best).items():
             if args.settings and setting not in args.settings:
                 continue
-            tried = [_measured(args.store, merged(best, patch)) for patch in patches]
+            tried = [records_of(merged(best, patch), args.store) for patch in patches]
             scores = [float(found["accuracy"].mean()) for found in tried]
             is_choice = not setting.endswith("(measured only)")
             top = scores.index(max(scores)) if is_choice else 0
@@ -56,14 +47,14 @@ def main() -> int:
             if is_choice:
                 best = merged(best, patches[top])
                 chosen[net] = merged(chosen.get(net, {}), patches[top])
-            if args.out:  # after each setting: a long run may be stopped
-                _write(args.out, args.size, args.seeds, rows, chosen)
+            more = {"size": args.size, "seeds": args.seeds, "split": "validation", "chosen": chosen}
+            write(args.out, "recipes", rows, **more)  # after each setting: a long run may be stopped
     print(json.dumps(chosen, indent=1))
     return 0
 
 
 def _candidates(study: Patch) -> dict[str, list[Patch]]:
-    """Setting -> what to put over the study, its own value first."""
+    """Return setting -> patches of the study, its own value first."""
     (one,) = expand(study)
     train, data = one["train"], one["data"]
     lr, batch, epochs = train["lr"], train["batch_size"], train["epochs"]
@@ -90,24 +81,6 @@ def _candidates(study: Patch) -> dict[str, list[Patch]]:
     return {name: patches for name, patches in found.items() if len(patches) > 1}
 
 
-def _study(args: argparse.Namespace, net: str) -> Patch:
-    held_out = expand({"size": args.size, "nets": [net]})[0]["data"]["args"].get("validation", 5000)
-    return {
-        "name": f"recipes-{args.size}",
-        "size": args.size,
-        "nets": [net],
-        "seeds": list(range(args.seeds)),
-        "data": {"args": {"path": args.path, "validation": held_out}},
-        "prune": {"fraction": 1 - LEFT, "levels": 1},
-        "evaluate": {"split": "validation"},
-        "arms": ["ticket", "deterministic"],
-    }
-
-
-def _measured(store: Path, study: Patch) -> pd.DataFrame:
-    return records_of(copy.deepcopy(study), store)
-
-
 def _means(found: pd.DataFrame) -> dict[str, Any]:
     by = found.groupby(["method", "level"])
     named = {
@@ -127,11 +100,6 @@ def _line(row: dict[str, Any]) -> str:
         f"{mark} {row['net']:9s} {row['setting']:16s} {json.dumps(row['value']):48s} {row['accuracy']:.1%}   {arms}   "
         f"drift {row['drift']['mean']:+.2f}, rank {rank:.2f}   {row['seconds']:.1f} s"
     )
-
-
-def _write(out: Path, size: str, seeds: int, rows: list[dict[str, Any]], chosen: dict[str, Patch]) -> None:
-    record = record_of("recipes", rows, size=size, seeds=seeds, split="validation", chosen=chosen)
-    out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

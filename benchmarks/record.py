@@ -1,4 +1,4 @@
-"""What every benchmark shares: its arguments, its verdicts, and the JSON record with hardware and versions."""
+"""The record of a benchmark: its arguments, its targets, and a JSON file with hardware and versions."""
 
 import argparse
 import json
@@ -15,13 +15,19 @@ from typing import Any
 
 import torch
 
+Row = dict[str, Any]
+"""A measurement in plain JSON."""
+
 PEERS = ("torch-blue", "bayesian-torch", "ivon-opt")
-"""The packages that are compared with, where they are installed."""
+"""Packages to compare with, where they are installed."""
+
+_PLACES = ("--path", "--store", "--out")
+"""Options that name places on this machine, which a record leaves out."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A target and what was found; the target is the most that is allowed."""
+    """A target, the most that is allowed, and the value that was found."""
 
     what: str
     found: float
@@ -35,53 +41,66 @@ class Verdict:
         return f"{self.what}: {self.found:.3f}, target <= {self.target:.3f}: {'met' if self.met else 'MISSED'}"
 
 
-def verdicts(found: Mapping[str, float], targets: Mapping[str, float]) -> list[Verdict]:
-    """One for each target whose quantity was measured."""
-    return [Verdict(what, found[what], target) for what, target in targets.items() if what in found]
+def judged(row: Row, found: Mapping[str, float], targets: Mapping[str, float]) -> Row:
+    """Return the row with a verdict for each target whose quantity was measured, after printing these."""
+    made = [Verdict(what, found[what], target) for what, target in targets.items() if what in found]
+    for verdict in made:
+        print(f"  {verdict}")
+    return row | {"verdicts": [asdict(verdict) for verdict in made]}
 
 
-def parser(module: str, doc: str | None) -> argparse.ArgumentParser:
-    """The arguments that all have."""
+def parser(module: str, doc: str | None, *, timed: bool = True) -> argparse.ArgumentParser:
+    """Return a parser of the options that all benchmarks have, or all that time something."""
     made = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{module}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--quick", action="store_true", help="fewer repeats")
-    made.add_argument("--threads", type=int, nargs="+", default=[1], help="threads of torch, one after another (1)")
     made.add_argument("--out", type=Path, help="write a JSON record here")
+    if timed:
+        made.add_argument("--quick", action="store_true", help="fewer repeats")
+        made.add_argument("--threads", type=int, nargs="+", default=[1], help="threads of torch, one after another (1)")
     return made
 
 
-def finish(benchmark: str, argv: Sequence[str], out: Path | None, rows: list[dict[str, Any]]) -> int:
-    """Writes the record if it is asked for. Returns the exit code: 1 if a verdict among the rows is a miss.
-
-    Each row is a measurement in plain JSON, with its `threads` and its `verdicts`.
-    """
-    if out is not None:
-        out.write_text(json.dumps(record(benchmark, argv, rows), indent=1) + "\n")
-    missed = [Verdict(**verdict) for row in rows for verdict in row["verdicts"] if not Verdict(**verdict).met]
+def finish(benchmark: str, rows: list[Row], out: Path | None, argv: Sequence[str] | None) -> int:
+    """Write the record if it is asked for, and return the exit code: 1 if a verdict of a row (`judged`) is a miss."""
+    write(out, benchmark, rows, argv)
+    found = [Verdict(**verdict) for row in rows for verdict in row["verdicts"]]
+    missed = [verdict for verdict in found if not verdict.met]
     for verdict in missed:
         print(f"missed: {verdict}", file=sys.stderr)
     return int(bool(missed))
 
 
-def record(benchmark: str, argv: Sequence[str], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What was measured, where and with what."""
-    return {
+def write(out: Path | None, benchmark: str, rows: list[Row], argv: Sequence[str] | None = None, **more: Any) -> None:
+    """Write the record of these rows; nothing without `out`. argv: the arguments, by default those of the process."""
+    if out is None:
+        return
+    found = {
         "benchmark": benchmark,
-        "command": f"python -m benchmarks.{benchmark} {shlex.join(argv)}".strip(),
+        "command": f"python -m benchmarks.{benchmark} {shlex.join(_shown(argv))}".strip(),
         "date": datetime.now(UTC).date().isoformat(),
         "hardware": hardware(),
         "versions": versions(),
         "rows": rows,
+        **more,
     }
+    out.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def as_json(found: Sequence[Verdict]) -> list[dict[str, Any]]:
-    return [asdict(verdict) for verdict in found]
+def _shown(argv: Sequence[str] | None) -> list[str]:
+    """Return the arguments without the places of this machine; `--path FILES` shows that there was data."""
+    given, shown = iter(sys.argv[1:] if argv is None else argv), []
+    for word in given:
+        if word in _PLACES:
+            next(given, "")
+            shown += [word, "FILES"] if word == "--path" else []
+        else:
+            shown.append(word)
+    return shown
 
 
 def hardware() -> dict[str, Any]:
-    """Of the processor its name, instruction set as torch uses it and cores, and of a GPU its name."""
+    """Return the processor's name, its instruction set as torch uses it and its cores, and the name of a GPU."""
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
         "cpu": _cpu_name(),
@@ -93,27 +112,18 @@ def hardware() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, torch, tombola and the peers that are installed."""
+    """Return the versions of Python, torch, tombola and the peers that are installed."""
+    packages = {package: installed(package) for package in ("tombola", *PEERS)}
     found = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in ("tombola", *PEERS):
-        if (version := installed(package)) is not None:
-            found[package] = version
-    return found
+    return found | {package: version for package, version in packages.items() if version is not None}
 
 
 def installed(package: str) -> str | None:
-    """The version of a package; None if it is not there."""
+    """Return the version of a package; None if it is absent."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def say_missing_peers() -> None:
-    """A line for each peer that is not there."""
-    for package in PEERS:
-        if installed(package) is None:
-            print(f"{package} is not installed: nothing of it is measured (see the extra `peers`)")
 
 
 def _cpu_name() -> str:

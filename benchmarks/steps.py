@@ -1,8 +1,10 @@
 """The training steps that are compared: a plain torch loop, ours, and the peers'."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -46,13 +48,13 @@ Make = Callable[[nn.Module, Batch, str], Step]
 
 @dataclass(frozen=True)
 class Configuration:
-    """What makes one kind of training step, and whose it is."""
+    """A kind of training step: the library and the function that makes it."""
 
     library: str
     make: Make
 
     def step(self, net: Net, size: int | None, precision: str, layout: str, data: Batch | None = None) -> Step:
-        """On `data`, by default the net's own of `size` examples. layout: of images in memory, one of `FORMATS`."""
+        """Return a step on `data`, by default `size` examples of the net's own. layout: of images, one of `FORMATS`."""
         inputs, targets = data or net.data(size)
         module = net.make().train()
         if layout == "channels_last":
@@ -63,55 +65,45 @@ class Configuration:
 
 
 def configurations(compiled: bool = False) -> dict[str, Configuration]:
-    """By label. Of each library, the first is the one whose pace chooses its layout. Of peers, those that are installed."""
+    """Return configurations by label; of peers, the installed ones. The pace of a library's first chooses its layout."""
+    kinds = {label: (settings, 1.0) for label, settings in SETTINGS.items()}
+    kinds |= {f"{label}, 10% left": (SETTINGS[label], 0.1) for label in ("vi", "map")}
     found = {DETERMINISTIC: Configuration(PLAIN, _plain)}
     if compiled:
         found[f"{DETERMINISTIC}, compiled"] = Configuration(PLAIN, _plain_compiled)
-    found |= {label: Configuration(OURS, ours(settings)) for label, settings in SETTINGS.items()}
-    found |= {f"{label}, 10% left": Configuration(OURS, ours(SETTINGS[label], density=0.1)) for label in ("vi", "map")}
-    if compiled:
-        for label in ("vi", "map"):
-            settings = dataclasses.replace(SETTINGS[label], compile=True)
-            found[f"{label}, compiled"] = Configuration(OURS, ours(settings))
-    for label, (package, make) in peers.STEPS.items():
-        if installed(package) is not None:
-            found[label] = Configuration(package, make)
-    return found
+        kinds |= {f"{label}, compiled": (dataclasses.replace(SETTINGS[label], compile=True), 1.0) for label in ("vi", "map")}
+    found |= {label: Configuration(OURS, partial(_ours, *kind)) for label, kind in kinds.items()}
+    packages = peers.STEPS.items()
+    return found | {label: Configuration(package, make) for label, (package, make) in packages if installed(package)}
 
 
 def formats(net: Net) -> tuple[str, ...]:
-    """The memory layouts that make a difference: both for convolutions."""
+    """Return the memory layouts that differ for the net: both for convolutions."""
     return FORMATS if any(isinstance(m, nn.Conv2d) for m in net.make().modules()) else FORMATS[:1]
 
 
-def ours(settings: TrainSettings, density: float = 1.0) -> Make:
-    """One step of tombola's training loop: gradients and the optimiser's. density: of a random mask of what is prunable."""
+def _ours(settings: TrainSettings, density: float, module: nn.Module, batch: Batch, precision: str) -> Step:
+    """Return a step of tombola's training loop, gradients and optimiser, under a random mask of that density."""
+    settings = dataclasses.replace(settings, precision=precision)
+    method, likelihood = METHODS[settings.method], Categorical()
+    posterior = method.start(PosteriorSettings(std=peers.STD), settings, peers.EXAMPLES)
+    state = initial_state(module, Layout.of(module), posterior, 0)
+    if density < 1:
+        kept = torch.rand(state.posterior.layout.numel, generator=torch.Generator().manual_seed(0)) < density
+        state = state.masked(kept | ~state.posterior.layout.prunable)
+    start = state.as_family(method.learns)
+    learner = method(module, start, likelihood, settings, peers.EXAMPLES, ("benchmark",))
+    optimiser, done = optimiser_of(learner, likelihood, settings), itertools.count()
+    learner.binding.__enter__()  # stays bound, as during a training
+    module.train()
 
-    def make(module: nn.Module, batch: Batch, precision: str) -> Step:
-        chosen = dataclasses.replace(settings, precision=precision)
-        method, likelihood = METHODS[chosen.method], Categorical()
-        posterior = method.start(PosteriorSettings(std=peers.STD), chosen, peers.EXAMPLES)
-        state = initial_state(module, Layout.of(module), posterior, 0)
-        if density < 1:
-            kept = torch.rand(state.posterior.layout.numel, generator=torch.Generator().manual_seed(0)) < density
-            state = state.masked(kept | ~state.posterior.layout.prunable)
-        start = state.as_family(method.learns)
-        learner = method(module, start, likelihood, chosen, peers.EXAMPLES, ("benchmark",))
-        optimiser, done = optimiser_of(learner, likelihood, chosen), 0
-        learner.binding.__enter__()  # stays bound, as during a training
-        module.train()
+    def step() -> Tensor:
+        set_lr(optimiser, settings.lr)
+        loss = learner.gradients(batch, next(done))
+        optimiser.step()
+        return loss
 
-        def step() -> Tensor:
-            nonlocal done
-            set_lr(optimiser, chosen.lr)
-            loss = learner.gradients(batch, done)
-            optimiser.step()
-            done += 1
-            return loss
-
-        return step
-
-    return make
+    return step
 
 
 def _plain(module: nn.Module, batch: Batch, precision: str) -> Step:

@@ -1,15 +1,14 @@
-"""What a whole study costs over its training loops alone: python -m benchmarks.study [--quick] [--threads 1 2].
+"""The cost of a whole study over its training loops alone: python -m benchmarks.study [--quick] [--threads 1 2].
 
 A small study of tickets, deterministic tickets and re-initialisations on the built-in digits, and the demo, each by `tombola
 run` in a process and a fresh folder; and the study once more when all of it is done. They are divided by bare loops over the
 same batches: a plain torch loop (deterministic, fused Adam), and one of tombola's own training steps, whose paces are timed
-before and after in this process, times the steps of the study's plan. So what is compared holds on a slower machine too.
-What is more than 1 over the bare steps is measuring, pruning, storing, the report and the start of Python. Exit code 1 when
-a target is missed.
+before and after in this process, times the steps of the study's plan. So the ratios hold on a slower machine too. The excess
+over 1 of a study over its bare steps is measuring, pruning, storing, the report and the start of Python. Exit code 1 when a
+target is missed.
 """
 
 import contextlib
-import os
 import statistics
 import subprocess
 import sys
@@ -23,14 +22,13 @@ import torch
 import yaml
 from torch import Tensor
 
-from benchmarks.record import as_json, finish, parser, verdicts
+from benchmarks.record import finish, judged, parser
 from benchmarks.steps import DETERMINISTIC, configurations
 from tombola import streams
 from tombola.data import load_data
 from tombola.engine.folder import StudyFolder
 from tombola.engine.forecast import work_of
 from tombola.engine.local import dataset
-from tombola.inference import is_deterministic
 from tombola.models import build
 from tombola.study.stages import Train
 
@@ -56,11 +54,10 @@ TARGETS = {
     "resume over study": 0.5,
     "demo over plain steps": _DEMO_BEFORE / (37_200 * _PLAIN_BEFORE),
 }
-"""Of the whole ones, not of --quick. That of the demo: no slower than before, on a machine of any pace."""
+"""The most of each ratio, without --quick. The demo's: no slower than before, on a machine of any pace."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else list(argv)
     arguments = parser("study", __doc__)
     arguments.add_argument("--no-demo", action="store_true", help="the small study alone")
     args = arguments.parse_args(argv)
@@ -69,16 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(threads)
         with tempfile.TemporaryDirectory() as folder:
             row = _measured(Path(folder), threads, args.quick, not args.no_demo)
-        found = [] if args.quick else verdicts(row["ratio"], TARGETS)
         print(f"digits, {threads} thread(s): plain step {row['milliseconds']['plain step']:.3f} ms")
         for what, seconds in row["seconds"].items():
             print(f"  {what:28s} {seconds:8.2f} s")
         for what, ratio in row["ratio"].items():
             print(f"  {what:28s} {ratio:8.3f}")
-        for verdict in found:
-            print(f"  {verdict}")
-        rows.append({"threads": threads, "quick": args.quick, **row, "verdicts": as_json(found)})
-    return finish("study", argv, args.out, rows)
+        row |= {"threads": threads, "quick": args.quick}
+        rows.append(judged(row, row["ratio"], {} if args.quick else TARGETS))
+    return finish("study", rows, args.out, argv)
 
 
 def _measured(folder: Path, threads: int, quick: bool, demo: bool) -> dict[str, Any]:
@@ -119,7 +114,7 @@ def _measured(folder: Path, threads: int, quick: bool, demo: bool) -> dict[str, 
 
 
 def _loop(label: str) -> Callable[[], float]:
-    """Seconds a step of an epoch over the digits by the steps of `benchmarks.steps`, batches gathered included."""
+    """Return a function that times an epoch over the digits, batches gathered included, in seconds a step."""
     data = load_data("digits", {})
     inputs, targets = data.prepare(data.train[0]), data.train[1]
     module = build("mlp", {"hidden": [300, 100]}, tuple(inputs.shape[1:]), 10, ("benchmark",)).train()
@@ -130,7 +125,7 @@ def _loop(label: str) -> Callable[[], float]:
     def epoch() -> float:
         began, done = time.perf_counter(), 0
         for rows in torch.randperm(len(inputs), generator=stream).split(_BATCH):
-            if len(rows) == _BATCH:  # the step holds on to its batch: what it is trained on is written there
+            if len(rows) == _BATCH:  # the step holds on to its batch: examples are written into it
                 torch.index_select(inputs, 0, rows, out=shown[0])
                 torch.index_select(targets, 0, rows, out=shown[1])
                 step()
@@ -142,27 +137,27 @@ def _loop(label: str) -> Callable[[], float]:
 
 
 def _run(study: str, out: Path, threads: int, changes: Sequence[str]) -> float:
-    """Seconds of `tombola run`, from the start of Python to the report. Raises RuntimeError if it fails."""
+    """Return the seconds of `tombola run`, from the start of Python to the report. Raises RuntimeError if it fails."""
     command = [sys.executable, "-c", "from tombola.cli.app import main; main()", "run", study, "--out", str(out)]
     for change in (f"threads={threads}", *changes):
         command += ["--set", change]
     began = time.perf_counter()
-    done = subprocess.run([*command, "--device", "cpu"], env=dict(os.environ), capture_output=True, text=True)
+    done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"tombola run {study} failed: {(done.stderr or done.stdout).strip()[-1000:]}")
     return time.perf_counter() - began
 
 
 def _work(folder: Path) -> dict[str, int]:
-    """Training steps of a study: `vi` and `map`."""
+    """Return the training steps of a study: `vi` and `map`."""
     found = {"vi": 0, "map": 0}
     for stage in _trainings(folder):
-        found["map" if is_deterministic(stage.settings.method) else "vi"] += work_of(stage, dataset)
+        found[stage.settings.method] += work_of(stage, dataset)
     return found
 
 
 def _kept(folder: Path) -> float:
-    """Seconds that the trainings of a finished study took, the measurement at each epoch's end included."""
+    """Return the seconds of a finished study's trainings, the measurement at each epoch's end included."""
     store = StudyFolder.open(folder).store
     return sum(store.record(stage.key)["run"]["seconds"] for stage in _trainings(folder))
 

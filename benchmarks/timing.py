@@ -1,4 +1,4 @@
-"""Seconds of several things that are compared, taken in turn in one process."""
+"""Interleaved timing: calls are compared in turn in one process, by medians."""
 
 import gc
 import random
@@ -8,17 +8,37 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 _STRIDES = ((4.0, 1), (25.0, 5), (float("inf"), 15))
-"""Up to so many times the fastest: in every so many-th round."""
+"""(at most this many times as slow as the fastest call, timed in every n-th round)."""
+
+
+def compared(calls: Mapping[str, Callable[[], Any]], repeats: int, plain: str) -> dict[str, Any]:
+    """Return milliseconds of each call, and their ratio to the fastest of the calls whose label begins with `plain`."""
+    medians = interleaved(calls, repeats)
+    fastest = min((label for label in medians if label.startswith(plain)), key=lambda label: medians[label])
+    return {
+        "fastest": fastest,
+        "milliseconds": {label: 1e3 * seconds for label, seconds in medians.items()},
+        "ratio": {label: seconds / medians[fastest] for label, seconds in medians.items()},
+    }
+
+
+def show(row: Mapping[str, Any]) -> None:
+    """Print the ratios that `compared` has found, with the peak memory where it was measured."""
+    print(f"{row['net']}, batch {row['batch']}, {row['threads']} thread(s): ", end="")
+    print(f"{row['fastest']} {row['milliseconds'][row['fastest']]:.1f} ms")
+    for label, ratio in row["ratio"].items():
+        peak = row.get("peak_megabytes", {}).get(label)
+        print(f"  {label:34s} {ratio:7.3f}" + (f"  {peak:7.0f} MB" if peak is not None else ""))
 
 
 def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each call.
+    """Return the median seconds of each call.
 
-    Taken in turn, so that a change of the machine's pace falls on all; in an order drawn anew each round, so that none
-    always follows the same other; each once before, untimed. What takes long is timed in fewer rounds, at least once.
+    Each round takes the calls in turn, so that a change of the machine's pace falls on all, and in an order drawn anew, so
+    that none always follows the same other; an untimed round comes first. Slow calls are timed in fewer rounds.
     """
     gc.collect()
-    gc.freeze()  # what is there already need not be looked through before each call
+    gc.freeze()  # objects that exist already need not be looked through before each call
     first = {name: _seconds(call) for name, call in calls.items()}
     fastest = min(first.values())
     every = {name: next(stride for most, stride in _STRIDES if took <= most * fastest) for name, took in first.items()}
@@ -33,7 +53,7 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[st
 
 
 def _seconds(call: Callable[[], Any]) -> float:
-    gc.collect()  # what another left in cycles is not collected on this one's time
+    gc.collect()  # cycles that another call left are not collected on this call's time
     began = time.perf_counter()
     call()
     return time.perf_counter() - began

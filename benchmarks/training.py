@@ -1,20 +1,19 @@
-"""What a training step costs over the fastest deterministic one, in time and memory.
+"""The cost of a training step over the fastest deterministic one, in time and memory.
 
     python -m benchmarks.training [--quick] [--threads 1 2] [--nets resnet20 vit_tiny] [--compile]
 
-Every configuration is interleaved in one process; medians; each is the whole step (gradients and optimiser). What is
-divided by is the fastest of plain torch loops with fused Adam: inputs and weights contiguous or channels-last and, with
---compile, compiled. Of tombola and of each peer, the faster memory layout is used, found by a few steps of its first
-configuration. Before anything is timed, our gradients by weight samples and by local reparameterisation are compared with
-autograd's (those of the others are in the tests), the peers' outputs without variance with the network's, and each has to
-lower its loss. Memory that is freed is kept, unless --return-memory leaves it to the C library, which may give it back and
-fetch it again. Peak memory is measured in a process for each configuration. Exit code 1 when a target is missed.
+Every configuration is interleaved in one process; medians; each is the whole step (gradients and optimiser). The divisor is
+the fastest of plain torch loops with fused Adam: inputs and weights contiguous or channels-last and, with --compile,
+compiled. Of tombola and of each peer, the faster memory layout is used, found by a few steps of its first configuration.
+Before anything is timed, our gradients by weight samples are compared with autograd's (the tests compare the other
+estimators'), the peers' outputs without variance with the network's, and each must lower its loss. Freed memory
+is kept, unless --return-memory leaves it to the C library, which may give it back and fetch it again. Peak memory has a
+process for each configuration. Exit code 1 when a target is missed.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -22,14 +21,13 @@ from benchmarks import peers
 from benchmarks.correct import assert_gradients, assert_learns
 from benchmarks.memory import Job, peak_megabytes
 from benchmarks.nets import AGAINST, AGAINST_TARGETS, NETS, TIMED
-from benchmarks.record import PEERS, Verdict, as_json, finish, parser, say_missing_peers, verdicts
+from benchmarks.record import PEERS, Row, finish, judged, parser
 from benchmarks.steps import DETERMINISTIC, PLAIN, Configuration, configurations, formats
-from benchmarks.timing import interleaved
+from benchmarks.timing import compared, interleaved, show
 from tombola.training.out_of_memory import keep_freed_memory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else list(argv)
     arguments = parser("training", __doc__)
     arguments.add_argument("--nets", nargs="+", choices=NETS, default=TIMED, help="which networks (all)")
     arguments.add_argument("--repeats", type=int, default=31, help="rounds; what is slow is timed in fewer (31; --quick: 5)")
@@ -42,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     if not args.return_memory:
         keep_freed_memory()
-    say_missing_peers()
-    rows: list[dict[str, Any]] = []
+    peers.say_missing()
+    rows: list[Row] = []
     for name in args.nets:
         torch.set_num_threads(args.threads[0])
         known = configurations(args.compile)
@@ -56,11 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not memory and not args.no_memory:
                 memory = _memory(row, args.batch)
             row["peak_megabytes"] = memory
-            found = _verdicts(row)
-            row["verdicts"] = as_json(found)
-            _show(row, found)
-            rows.append(row)
-    return finish("training", argv, args.out, rows)
+            show(row)
+            rows.append(_judged(row))
+    return finish("training", rows, args.out, argv)
 
 
 def _assert_correct(name: str, chosen: dict[str, Configuration], precision: str) -> None:
@@ -70,13 +66,13 @@ def _assert_correct(name: str, chosen: dict[str, Configuration], precision: str)
     for package in {c.library for c in chosen.values()} & set(PEERS):
         peers.assert_same_outputs(package, net.make(), inputs)
     for label, configuration in chosen.items():
-        # those differ by a number from one that is checked, and by torch.compile, which takes a minute
+        # the others differ from a checked one by a number, or by torch.compile, which takes a minute
         if "compiled" not in label and not label.startswith(("vi, ", "torch-blue, 10")):
             assert_learns(label, configuration.step(net, 16, precision, formats(net)[-1]))
 
 
-def _timed(name: str, chosen: dict[str, Configuration], threads: int, args: argparse.Namespace) -> dict[str, Any]:
-    """The medians, and what they are over the fastest deterministic step."""
+def _timed(name: str, chosen: dict[str, Configuration], threads: int, args: argparse.Namespace) -> Row:
+    """Return the medians, and their ratios to the fastest deterministic step."""
     net, repeats = NETS[name], 5 if args.quick else args.repeats
     layouts = _faster_layouts(name, chosen, args)
     steps = {}
@@ -85,31 +81,23 @@ def _timed(name: str, chosen: dict[str, Configuration], threads: int, args: argp
         for layout in formats(net) if plain else [layouts[configuration.library]]:
             named = f"{label}, {layout}" if plain else label
             steps[named] = configuration.step(net, args.batch, args.precision, layout)
-    medians = interleaved(steps, repeats)
-    fastest = min((label for label in medians if label.startswith(DETERMINISTIC)), key=lambda label: medians[label])
     return {
         "net": name,
         "batch": args.batch or net.batch,
         "precision": args.precision,
         "threads": threads,
         "freed_memory": "returned" if args.return_memory else "kept",
-        "fastest": fastest,
-        "milliseconds": {label: 1e3 * seconds for label, seconds in medians.items()},
-        "ratio": {label: seconds / medians[fastest] for label, seconds in medians.items()},
+        **compared(steps, repeats, DETERMINISTIC),
         "layout": layouts,
     }
 
 
 def _faster_layouts(name: str, chosen: dict[str, Configuration], args: argparse.Namespace) -> dict[str, str]:
-    """By library, from a few steps of the first of its configurations."""
-    net = NETS[name]
-    leads: dict[str, Configuration] = {}
-    for configuration in chosen.values():
-        if configuration.library != PLAIN:  # of which both are timed
-            leads.setdefault(configuration.library, configuration)
+    """Return library -> layout, from a few steps of the library's first configuration; of plain loops, both are timed."""
+    net, found = NETS[name], {}
+    leads = {c.library: c for c in reversed(chosen.values()) if c.library != PLAIN}
     if len(formats(net)) == 1:
         return dict.fromkeys(leads, formats(net)[0])
-    found = {}
     for library, configuration in leads.items():
         steps = {layout: configuration.step(net, args.batch, args.precision, layout) for layout in formats(net)}
         medians = interleaved(steps, 2 if args.quick else 5)
@@ -117,8 +105,8 @@ def _faster_layouts(name: str, chosen: dict[str, Configuration], args: argparse.
     return found
 
 
-def _memory(row: dict[str, Any], batch: int | None) -> dict[str, float]:
-    """Megabytes by label; of the deterministic ones only the fastest. Empty where it cannot be measured."""
+def _memory(row: Row, batch: int | None) -> dict[str, float]:
+    """Return megabytes by label; of deterministic ones only the fastest. Empty where they cannot be measured."""
     known, jobs = configurations(), {}
     for label in row["ratio"]:
         plain = label.startswith(DETERMINISTIC)
@@ -130,30 +118,17 @@ def _memory(row: dict[str, Any], batch: int | None) -> dict[str, float]:
     return dict(zip(jobs, peaks, strict=True)) if peaks is not None else {}
 
 
-def _verdicts(row: dict[str, Any]) -> list[Verdict]:
-    """Of the targets; they are of fp32 and each network's own batch."""
+def _judged(row: Row) -> Row:
+    """Return the row with its verdicts; targets are for fp32 and each network's own batch."""
     net = NETS[row["net"]]
     if row["precision"] != "fp32" or row["batch"] != net.batch:
-        return []
-    found = verdicts(row["ratio"], net.targets)
-    us, them = AGAINST
-    if us in net.targets:
-        for what, values in (("time", row["ratio"]), ("peak memory", row["peak_megabytes"])):
-            if us in values and them in values:
-                found.append(Verdict(f"{what} of {us}, over {them}", values[us] / values[them], AGAINST_TARGETS[what]))
-    return found
-
-
-def _show(row: dict[str, Any], found: list[Verdict]) -> None:
-    print(
-        f"{row['net']}, batch {row['batch']}, {row['precision']}, {row['threads']} thread(s): "
-        f"{row['fastest']} step {row['milliseconds'][row['fastest']]:.1f} ms"
-    )
-    for label, ratio in row["ratio"].items():
-        peak = row["peak_megabytes"].get(label)
-        print(f"  {label:30s} {ratio:7.3f}" + (f"  {peak:7.0f} MB" if peak is not None else ""))
-    for verdict in found:
-        print(f"  {verdict}")
+        return judged(row, {}, {})
+    found, targets, (us, them) = dict(row["ratio"]), dict(net.targets), AGAINST
+    for what, values in (("time", row["ratio"]), ("peak memory", row["peak_megabytes"])):
+        if us in targets and us in values and them in values:
+            label = f"{what} of {us}, over {them}"
+            found[label], targets[label] = values[us] / values[them], AGAINST_TARGETS[what]
+    return judged(row, found, targets)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Prints docs/performance.md from the records in results/: python docs/make_performance.py > docs/performance.md"""
+"""Print docs/performance.md from the records in results/: python docs/make_performance.py > docs/performance.md"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,8 +12,8 @@ HEAD = """# Performance
 
 What things cost, as ratios within one run: all configurations in turn in one process, medians, divided by the fastest plain
 torch loop (or forward pass) of the same network, batch, precision and threads. Before anything is timed, it is shown to be
-correct: gradients by weight samples and local reparameterisation against autograd's (the others' are in the tests), a loss
-that decreases, predictions against the network at the same weights, other libraries' networks against ours where no weight
+correct: gradients by weight samples against autograd's (the other estimators' are in the tests), a loss that decreases,
+predictions against the network at the same weights, other libraries' networks against ours where no weight
 varies. In brackets: the target; a missed one is said. Measure your own machine by the commands that are
 named; they exit with 1 where a target is missed.
 """
@@ -51,7 +51,7 @@ memory map that is read batch by batch.""",
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
     blocks = [HEAD.rstrip("\n")]
     for benchmark, words in SECTIONS.items():
@@ -63,54 +63,43 @@ def page() -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _steps(rows: Sequence[dict]) -> list[str]:
-    """A table of times for each number of threads and precision, and one of memory."""
+def _ratios(rows: Sequence[dict], fastest: str) -> list[str]:
+    """Return a table of ratios for each number of threads and precision; the first row is the divisor."""
     tables = []
-    for threads, precision in dict.fromkeys((row["threads"], row["precision"]) for row in rows):
-        some = [row for row in rows if (row["threads"], row["precision"]) == (threads, precision)]
-        lines = [["fastest deterministic step", *(f"{row['milliseconds'][row['fastest']]:.0f} ms" for row in some)]]
+    for threads, precision in dict.fromkeys((row["threads"], row.get("precision")) for row in rows):
+        some = [row for row in rows if (row["threads"], row.get("precision")) == (threads, precision)]
+        lines = [[fastest, *(f"{row['milliseconds'][row['fastest']]:.0f} ms" for row in some)]]
         lines += [[what, *(_cell(row, what, row["ratio"].get(what)) for row in some)] for what in _labels(some, "ratio")]
         lines += _comparisons(some, "time of ")
-        heads = [f"{_threads(threads)}, {precision}", *(f"{row['net']}, batch {row['batch']}" for row in some)]
+        heads = [", ".join(filter(None, [_threads(threads), precision])), *map(_net, some)]
         tables.append(_table(heads, lines))
-    return tables + _memory(rows)
+    return tables
 
 
 def _memory(rows: Sequence[dict]) -> list[str]:
     some = list({(row["net"], row["precision"]): row for row in rows if row["peak_megabytes"]}.values())
     if not some:
         return []
-    lines = []
-    for label in _labels(some, "peak_megabytes"):
-        values = [row["peak_megabytes"].get(label) for row in some]
-        shown = ["" if value is None else f"{value:.0f} MB" for value in values]
-        if label.startswith("deterministic"):
-            continue
-        lines.append([label, *shown])
-    plain = [next((v for k, v in row["peak_megabytes"].items() if k.startswith("deterministic")), None) for row in some]
-    lines.insert(0, ["deterministic", *("" if value is None else f"{value:.0f} MB" for value in plain)])
+    peaks = [_deterministic_once(row["peak_megabytes"]) for row in some]
+    labels = dict.fromkeys(label for peak in peaks for label in peak)
+    lines = [[label, *(f"{peak[label]:.0f} MB" if label in peak else "" for peak in peaks)] for label in labels]
     lines += _comparisons(some, "peak memory of ")
-    return [_table(["peak memory", *(f"{row['net']}, batch {row['batch']}" for row in some)], lines)]
+    return [_table(["peak memory", *map(_net, some)], lines)]
+
+
+def _deterministic_once(peaks: dict[str, float]) -> dict[str, float]:
+    """Return the peaks with the fastest deterministic one, which names its layout, as `deterministic`."""
+    return {"deterministic" if label.startswith("deterministic") else label: peak for label, peak in peaks.items()}
 
 
 def _comparisons(rows: Sequence[dict], prefix: str) -> list[list[str]]:
-    """Rows of verdicts on two configurations, which are no entry of the ratios."""
+    """Return rows of verdicts on two configurations, which are no entry of the ratios."""
     named = dict.fromkeys(v["what"] for row in rows for v in row["verdicts"] if v["what"].startswith(prefix))
     lines = []
     for what in named:
         found = [next((v["found"] for v in row["verdicts"] if v["what"] == what), None) for row in rows]
         lines.append([what, *(_cell(row, what, value) for row, value in zip(rows, found, strict=True))])
     return lines
-
-
-def _predictions(rows: Sequence[dict]) -> list[str]:
-    tables = []
-    for threads in dict.fromkeys(row["threads"] for row in rows):
-        some = [row for row in rows if row["threads"] == threads]
-        lines = [["fastest forward pass", *(f"{row['milliseconds'][row['fastest']]:.0f} ms" for row in some)]]
-        lines += [[what, *(_cell(row, what, row["ratio"].get(what)) for row in some)] for what in _labels(some, "ratio")]
-        tables.append(_table([_threads(threads), *(f"{row['net']}, batch {row['batch']}" for row in some)], lines))
-    return tables
 
 
 def _studies(rows: Sequence[dict]) -> list[str]:
@@ -129,15 +118,15 @@ def _epochs(rows: Sequence[dict]) -> list[str]:
 
 
 TABLES: dict[str, Callable[[Sequence[dict]], list[str]]] = {
-    "training": _steps,
-    "predict": _predictions,
+    "training": lambda rows: _ratios(rows, "fastest deterministic step") + _memory(rows),
+    "predict": lambda rows: _ratios(rows, "fastest forward pass"),
     "study": _studies,
     "data": _epochs,
 }
 
 
 def _cell(row: dict, what: str, value: float | None, unit: str = "") -> str:
-    """A value with its target, bold where it is missed; empty where it was not measured."""
+    """Return a value with its target, bold where it is missed; empty where it was not measured."""
     if value is None:
         return ""
     target = next((verdict["target"] for verdict in row["verdicts"] if verdict["what"] == what), None)
@@ -149,6 +138,10 @@ def _cell(row: dict, what: str, value: float | None, unit: str = "") -> str:
 
 def _labels(rows: Sequence[dict], column: str) -> list[str]:
     return list(dict.fromkeys(label for row in rows for label in row[column]))
+
+
+def _net(row: dict) -> str:
+    return f"{row['net']}, batch {row['batch']}"
 
 
 def _threads(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Prints docs/recipes.md from the recipe file and the records in results/: python docs/make_recipes.py > docs/recipes.md"""
+"""Print docs/recipes.md from the recipe file and the records in results/: python docs/make_recipes.py > docs/recipes.md"""
 
 import json
 from pathlib import Path
@@ -97,7 +97,7 @@ A recipe of your own needs no file of ours: put the settings into the study.
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts = [HEAD, *_nets(), "\n## What they reach\n", *_reach(), "\n## How they were tuned\n", *_tuning()]
     lines = "\n".join([*parts, "\n## What is faster, and is it as good?\n", *_questions()]).splitlines()
     return (
@@ -186,7 +186,7 @@ QUESTIONS = {
     "noise-cpu": "Noise of which a step renews a sixteenth (as size cpu does) against noise that is all new",
     "precision-cpu": "Training in bf16 against fp32",
 }
-"""Record -> what is asked."""
+"""Record -> its question."""
 
 
 def _questions() -> list[str]:
@@ -222,7 +222,7 @@ def _seeds(n: int) -> str:
 
 
 def _value(patch: dict[str, Any]) -> str:
-    """{"train": {"lr": 0.01}} as `lr 0.01`."""
+    """Return {"train": {"lr": 0.01}} as `lr 0.01`."""
     found = []
     for name, value in patch.items():
         found += [_value(value)] if isinstance(value, dict) else [f"{name} {value}"]

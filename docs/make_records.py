@@ -1,4 +1,4 @@
-"""Prints docs/records.md from the table of columns: python docs/make_records.py > docs/records.md"""
+"""Print docs/records.md from the table of columns: python docs/make_records.py > docs/records.md"""
 
 from collections.abc import Sequence
 

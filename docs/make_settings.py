@@ -1,4 +1,4 @@
-"""Prints docs/settings.md from the settings themselves: python docs/make_settings.py > docs/settings.md"""
+"""Print docs/settings.md from the settings themselves: python docs/make_settings.py > docs/settings.md"""
 
 import dataclasses
 import json

@@ -16,10 +16,8 @@ import torch
 
 from benchmarks.gpu import epochs, profiling, steps
 from benchmarks.gpu.job import MINUTES, Job
-from benchmarks.record import finish
+from benchmarks.record import Row, finish
 from tombola.errors import TombolaError
-
-Row = dict[str, Any]
 
 PIECES: dict[str, Callable[[Job, str, dict[str, Any], argparse.Namespace], list[Row]]] = {
     "profile": lambda job, net, fastest, args: [profiling.floors(job, net)],
@@ -31,7 +29,6 @@ PIECES: dict[str, Callable[[Job, str, dict[str, Any], argparse.Namespace], list[
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -51,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _measure(args: argparse.Namespace, argv: Sequence[str]) -> int:
+def _measure(args: argparse.Namespace, argv: Sequence[str] | None) -> int:
     if args.device == "cuda":
         if not torch.cuda.is_available():
             raise TombolaError("torch sees no GPU; to see that the pieces run, use --device cpu --toy")
@@ -64,7 +61,7 @@ def _measure(args: argparse.Namespace, argv: Sequence[str]) -> int:
         rows = PIECES[args.piece](job, net, fastest, args)
         common = {"net": net, "data": job.data.name, "toy": job.toy, "threads": torch.get_num_threads(), "verdicts": []}
         found = [common | row for row in rows]
-        code = max(code, finish("gpu", argv, args.out / f"{args.piece}-{net}.json", found))
+        code = max(code, finish("gpu", found, args.out / f"{args.piece}-{net}.json", argv))
     return code
 
 

@@ -1,4 +1,4 @@
-"""What is measured: networks and settings of the shipped recipes, on data or on noise of its shape."""
+"""The job of a piece: networks and settings of the shipped recipes, on data or on noise of its shape."""
 
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -34,16 +34,16 @@ class Job:
 
     device: torch.device
     toy: bool = False
-    """Whether networks and data are those of the size `toy`: to see that everything runs."""
+    """True: networks and data of the size `toy`, to see that everything runs."""
     path: str = ""
     """CIFAR-10: files on this machine, or its name on the hub; noise without it."""
 
     def study(self, net: str, size: str = "full") -> Study:
-        """The recipe of the net: the paper's settings (`full`), or the fast ones (`gpu`)."""
+        """Return the recipe of the net: the paper's settings (`full`), or the fast ones (`gpu`)."""
         return recipe("toy" if self.toy else size, net)
 
     def settings(self, net: str, size: str = "full", **changes: Any) -> TrainSettings:
-        """The training of that recipe with one weight sample a step, changed."""
+        """Return the training of that recipe with one weight sample a step and these changes."""
         study = self.study(net, size)
         epochs = {"epochs": 4} if self.toy else {}  # a toy's one epoch is too few to time
         return replace(study.train, **({"samples": 1} | epochs | changes))
@@ -59,7 +59,7 @@ class Job:
         return dataset(replace(settings, args=settings.args | {"path": self.path}))
 
     def start(self, net: str, method: str = "vi") -> tuple[nn.Module, State]:
-        """The network and its dense start, on the device."""
+        """Return the network and its dense start, on the device."""
         study = self.study(net)
         model = study.model
         module = build(model.name, model.args, self.data.input_shape, CLASSES, ("benchmark",)).to(self.device)
@@ -67,11 +67,11 @@ class Job:
         return module, state.as_family(method_of(method).learns).to(self.device)
 
     def batches(self, net: str, size: int) -> TensorBatches:
-        """Augmented batches of that many training images."""
+        """Return augmented batches of that many training images."""
         return training_batches(self.data, self.study(net).data, size, 0, self.device)
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """One batch of normalised images and labels on the device."""
+        """Return one batch of normalised images and labels on the device."""
         rows = torch.arange(size) % len(self.data.train[0])
         inputs, targets = (part[rows].to(self.device) for part in self.data.train)
         return self.data.prepare(inputs), targets

@@ -1,7 +1,6 @@
-"""The floor first: what the device can do, what a step must do, what it takes, and where the gap is."""
+"""The floor of a step, from the ceilings of the device and the work of the step, and the gap of measured steps to it."""
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +19,7 @@ _WORD = 4  # bytes of a float32
 
 
 def floors(job: Job, net: str) -> dict[str, Any]:
-    """Prints the device's ceilings, and the net's floor, measured steps, launches and kernels. There is no target."""
+    """Print and return the device's ceilings, and the net's floor, measured steps, launches and kernels; no target."""
     top = ceilings(job)
     print("  ".join(f"{name}: {value:.3g}" for name, value in top.items()))
     row = _net(job, net, top)
@@ -37,7 +36,7 @@ def floors(job: Job, net: str) -> dict[str, Any]:
 
 
 def ceilings(job: Job) -> dict[str, float]:
-    """FLOP/s of large matrix products of random numbers, and bytes/s of a copy (read and written), medians."""
+    """Return median FLOP/s of large matrix products of random numbers, and bytes/s of a copy (read and written)."""
     n, numel = (64, 1 << 16) if job.toy else (8192, 1 << 28)
     stream = streams.generator("benchmark", device=job.device)
     a, b = (torch.randn(n, n, generator=stream, device=job.device) for _ in range(2))
@@ -57,7 +56,7 @@ def ceilings(job: Job) -> dict[str, float]:
 
 
 def bytes_of(parameters: int, random: int) -> dict[str, int]:
-    """The fewest bytes through memory for Adam and the weight sample, each tensor read or written once a use.
+    """Return the fewest bytes through memory for Adam and the weight sample, each tensor read or written once a use.
 
     Adam: value, gradient and two moments read, all but the gradient written. A weight sample: mean, log_std and noise read,
     theta written; its gradients: gradient, noise, log_std and mean read, two gradients written.
@@ -82,23 +81,22 @@ def _net(job: Job, net: str, top: dict[str, float]) -> dict[str, Any]:
         "map": compute + moved["adam_map"] / top["bytes_per_s"],
         "vi": compute + (moved["adam_vi"] + moved["weight_sample"]) / top["bytes_per_s"],
     }
-    warm, count = timing.counts(job)
     found = {}
     for label, changes in timing.available(job.device).items():
         for arm in ("map", "vi"):
             one = job.settings(net, method=arm, **changes)
-            timed = timing.trained_steps(job, net, one, batch, warm, count)
+            timed = timing.trained_steps(job, net, one, batch)
             found[f"{arm} | {label}"] = {"arm": arm, **timed, **_kernels(job, net, one, batch)}
     return {"batch": len(batch[1]), "flop": flop, "bytes": moved, "floor": floor, "steps": found}
 
 
 def _kernels(job: Job, net: str, settings: TrainSettings, batch: tuple[Tensor, Tensor]) -> dict[str, Any]:
-    """By a profile of a few steps of `train`: launches and kernels a step, busy seconds, the top ten."""
-    warm, steps = (1, 2) if job.toy else (11, 20)
+    """Return launches and kernels a step, busy seconds and the top ten, by a profile of a few steps of `train`."""
+    steps = timing.counts(job)[1]
     gpu = job.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
     seen = profile(activities=activities)
-    timing.trained_steps(job, net, settings, batch, warm, steps, seen)
+    timing.trained_steps(job, net, settings, batch, seen)
     spent: dict[str, list[float]] = {}
     launches = 0
     for event in seen.events() or ():
@@ -119,13 +117,6 @@ def _kernels(job: Job, net: str, settings: TrainSettings, batch: tuple[Tensor, T
     }
 
 
-def _median(job: Job, run: Callable[[], Any], repeats: int = 10) -> float:
-    times = []
-    for repeat in range(-2, repeats):
-        timing.synchronize(job.device)
-        began = time.perf_counter()
-        run()
-        timing.synchronize(job.device)
-        if repeat >= 0:
-            times.append(time.perf_counter() - began)
-    return statistics.median(times)
+def _median(job: Job, run: Callable[[], Any]) -> float:
+    times = [timing.seconds(job.device, run) for _ in range(12)]
+    return statistics.median(times[2:])

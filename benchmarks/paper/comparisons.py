@@ -9,7 +9,7 @@ from benchmarks.paper import picks as p
 from benchmarks.paper.picks import Pick, Pool
 from tombola.claims.contrasts import Contrast, area, log_ratio, near
 from tombola.claims.curves import Grid, Missing, control
-from tombola.claims.paper.experiments import HIGH, MEDIUM
+from tombola.claims.paper.claims import HIGH, MEDIUM
 from tombola.claims.table import effect
 from tombola.claims.verdict import CONTRADICTED, INCONCLUSIVE, SUPPORTED, above, outcome
 from tombola.metrics.column import MINUS
@@ -32,12 +32,12 @@ WHERE: dict[str, Callable[[Grid, Grid], Contrast]] = {
     "medium": lambda a, b: near(a, b, density=MEDIUM),
     "high": lambda a, b: near(a, b, density=HIGH),
 }
-"""Where two curves are compared: the area over all pruned levels, or the level nearest to a density."""
+"""Places at which to compare two curves: the area over all pruned levels, or the level nearest to a density."""
 
 
 @dataclass(frozen=True)
 class Extra:
-    """Two curves of which the paper's claims say nothing."""
+    """A comparison of two curves that no claim of the paper makes."""
 
     one: Pick
     other: Pick
@@ -75,7 +75,7 @@ EXTRAS: dict[str, list[Extra]] = {
 
 
 def bullets(pool: Pool, extras: Sequence[Extra]) -> list[str]:
-    """Return a bullet for each comparison, with what it says of every net; none for what no net has."""
+    """Return a bullet for each comparison that a net has data for, with the result of each net."""
     found = []
     for extra in extras:
         said, where = [], ""
@@ -95,7 +95,7 @@ def bullets(pool: Pool, extras: Sequence[Extra]) -> list[str]:
 
 
 def _where(contrast: Contrast) -> str:
-    """The end of the contrast's words: where it is taken."""
+    """Return the place of a contrast, the end of its words."""
     if ", area over log density, " in contrast.words:
         return "mean over log density, " + contrast.words.rsplit(", ", 1)[1]
     at = contrast.words.rsplit(" at ", 1)[1]

@@ -13,14 +13,14 @@ from benchmarks.paper.picks import Pick, Pool
 from tombola.claims.curves import DETERMINISTIC, SNR, control
 from tombola.claims.nets import family_of, nets_of
 from tombola.claims.paper.claims import RATES
-from tombola.metrics.column import Column
+from tombola.metrics.column import Column, left
 from tombola.metrics.columns import RECORDS
 from tombola.report import text
 from tombola.report.analyses import against, over_seeds
 from tombola.report.figures import COLOURS, Cell, Drawing, Style, grid, styles
 from tombola.report.overview import PLACE, Spot, layer_cells, measured_cells
 from tombola.report.panels import Panel, panels
-from tombola.report.quantities import ACCURACY, MACE, left
+from tombola.report.quantities import ACCURACY, MACE
 from tombola.report.statistics import by_seed, density_at, levels, shared_level
 
 DOTS = 130
@@ -29,7 +29,7 @@ DOTS = 130
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure of the page, the sentences under it, and the section that it stands in."""
+    """A figure of the page, the sentences under it, and the section that it is in."""
 
     section: str
     name: str
@@ -124,7 +124,7 @@ def _plot(section: str, name: str, what: str, spots: Measured, rows: Sequence[Ro
 
 
 def _ranked(panel: Panel, quantity: Column) -> str:
-    """The curves' means at the sparsest level that all have, best first."""
+    """Return the curves' means at the sparsest level that all have, best first."""
     known = [curve for curve in panel.curves if levels(panel.records, curve, quantity.name)]
     level = shared_level(panel.records, known, quantity.name)
     if level is None:
@@ -167,7 +167,7 @@ def _rates(pool: Pool) -> Plot | None:
 
 
 def _overlap(pool: Pool, analyses: pd.DataFrame) -> Plot | None:
-    """Masks of snr tickets beside those of others, and what random masks would share."""
+    """Return the overlap of snr tickets' masks with other masks, beside the overlap of random masks."""
     first, *others = p.CURVES
     cells, look = [], dict[str, Style]()
     for i, other in enumerate(others):

@@ -1,6 +1,6 @@
-"""docs/paper.md from results/paper-cpu: every verdict, number and comparison follows from the records by a rule.
+"""The page docs/paper.md from results/paper-cpu: every verdict, number and comparison follows from the records by a rule.
 
-What people wrote stands in notes.yaml.
+Hand-written text is in notes.yaml.
 """
 
 import json
@@ -19,13 +19,13 @@ from benchmarks.paper.comparisons import EXTRAS, barriers_of_samples, bullets, e
 from benchmarks.paper.figures import Plot, plots
 from benchmarks.paper.picks import CURVES, DET, SNR, Pick, Pool
 from tombola.claims import Row, judge
-from tombola.claims.contrasts import left, level_near
+from tombola.claims.contrasts import level_near
 from tombola.claims.curves import Missing
 from tombola.claims.nets import FAMILIES, family_of
 from tombola.claims.paper import CLAIMS
-from tombola.claims.paper.experiments import HIGH
+from tombola.claims.paper.claims import HIGH
 from tombola.claims.table import NOTE, SIGNS, named, verdict_text
-from tombola.metrics.column import NONE
+from tombola.metrics.column import NONE, left
 from tombola.report.analyses import seen
 from tombola.report.figures import styles
 from tombola.report.images import SETTINGS
@@ -65,7 +65,7 @@ SECTIONS = {
 """Title, and the number with which the ids of its claims begin."""
 
 ELSEWHERE = {"1i": "calibration", "1j": "calibration", "4d": "calibration", "4e": "cost"}
-"""Claims that stand in another section than that of their number."""
+"""Claims that are shown in another section than that of their number."""
 ANALYSES = {"scores": ("overlap", "ranks", "early_bird"), "rewind": ("connectivity",)}
 TITLES = {
     "overlap": "Which weights do masks share?",
@@ -104,7 +104,7 @@ def page(results: Path, figures: Path | None = None) -> str:
 
 
 def _short(rows: Sequence[Row]) -> list[Row]:
-    """With nets named by what sets them apart from the first one of their model, that most claims are about."""
+    """Return the rows with nets named by the settings that the first net of their model, which most claims use, lacks."""
     firsts: dict[str, list[str]] = {}
     named_short = []
     for row in rows:
@@ -160,7 +160,7 @@ def _accuracy(pool: Pool, model: str, pick: Pick, where: str) -> str:
 
 
 def _summary(rows: Sequence[Row], pool: Pool) -> list[str]:
-    """A line for each claim, a cell for each family; what else was judged beside."""
+    """Return a line for each claim, a cell for each family, and beside them the other nets and settings."""
     heads = [family for family in FAMILIES if any(row.net.startswith(family) for row in rows)]
     lines = []
     for (name, sentence), own in groupby(rows, key=lambda row: (named(row), row.claim.sentence)):
@@ -200,7 +200,7 @@ def _figure(plot: Plot) -> str:
 
 
 def _claims(rows: Iterable[Row]) -> str:
-    """The claims with data as a table, whose sentences stand once, and what the others need."""
+    """Return the claims with data as a table, each sentence once, and the needs of the others."""
     lines, without, told = [], [], set[str]()
     for row in rows:
         if row.joint is None:
@@ -224,7 +224,7 @@ def _beyond(section: str, pool: Pool, analyses: pd.DataFrame) -> list[str]:
 
 
 def _seen(section: str, pool: Pool, analyses: pd.DataFrame) -> list[str]:
-    """The report's sentences about analyses, of the curves in `CURVES`."""
+    """Return the report's sentences about analyses, of the curves in `CURVES`."""
     blocks = []
     for analysis in ANALYSES.get(section, ()) if len(analyses) else ():
         lines = []
@@ -243,7 +243,7 @@ def _seen(section: str, pool: Pool, analyses: pd.DataFrame) -> list[str]:
 
 
 def _filled(block: str) -> str:
-    """Lines of at most 125 letters, but in tables, images and lists' items."""
+    """Return the block in lines of at most 125 letters, unless it is a table, an image or a list."""
     if block.startswith(("|", "![", "- ", "#", "<!--")):
         return block
     return fill(" ".join(block.split()), 125, break_on_hyphens=False, break_long_words=False)

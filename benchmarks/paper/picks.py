@@ -15,13 +15,13 @@ from tombola.claims.nets import family_of
 
 @dataclass(frozen=True)
 class Pool:
-    """All records. A model is at home in the settings that most of its rows of unchanged arms have."""
+    """All records. A model's home is the settings that most of its rows of unchanged arms have."""
 
     records: pd.DataFrame
 
     @cached_property
     def models(self) -> list[str]:
-        """The first of each family, in the records' order."""
+        """The first model of each family, in the records' order."""
         return list({family_of(model): model for model in reversed(self.records["model"].unique())}.values())[::-1]
 
     def rows(self, model: str, changes: Mapping[str, Any] = {}, settings: Mapping[str, Any] = {}) -> pd.DataFrame:

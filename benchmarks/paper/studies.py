@@ -1,9 +1,9 @@
-"""All studies of the paper at one size, and what each cost.
+"""All studies of the paper at one size, with their costs.
 
-Each by `tombola run paper/NAME`, as a user would, one after another on one store, so that what they share runs once. Writes
-records.parquet and views.parquet of all, and record.json with what each study cost, where and with what. It resumes where it
-was stopped. A study's `wall_seconds` are by the clock, with the start of Python and its page (a sitting that was killed
-counts for nothing); its `alone_seconds` are those of all its stages, the shared ones too, over the processes.
+Runs each by `tombola run paper/NAME`, as a user would, one after another on one store, so that shared stages run once.
+Writes records.parquet and views.parquet of all, and record.json with each study's cost, the hardware and the versions. It
+resumes where it was stopped. A study's `wall_seconds` are by the clock, with the start of Python and its page (a killed run
+does not count); its `alone_seconds` are the seconds of all its stages, the shared ones too, over the processes.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.quietly import record_of
+from benchmarks.quietly import write
 from tombola.engine import records
 from tombola.engine.folder import StudyFolder
 from tombola.engine.records import stage_times
@@ -24,11 +24,11 @@ from tombola.study.spec import read, shipped
 from tombola.study.stages import Train
 
 ORDER = ("scores", "layers", "randomise", "transplant", "rewind", "rate", "calibration", "size")
-"""What a stage is shared by comes after the study that it counts for."""
+"""The order of the studies: a shared stage counts for the first."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run what is lacking and write what is kept; return the exit code."""
+    """Run the missing stages and write the results; return the exit code."""
     runs = args.runs or Path("runs") / f"paper-{args.size}"
     out = args.out or Path("results") / f"paper-{args.size}"
     changes = [f"size={args.size}", f"data.args.path={args.path}"]
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(name: str, folder: Path, changes: list[str], jobs: int) -> int:
-    """Nothing where all is there, so that only sittings that do something are timed."""
+    """Run the study and note its seconds, unless it is finished; return the exit code."""
     study = StudyFolder.of(read(f"paper/{name}", changes), folder, None, Path())
     if (folder / "report.html").is_file() and not missing(study.plan, study.store):
         return 0
@@ -50,15 +50,16 @@ def _run(name: str, folder: Path, changes: list[str], jobs: int) -> int:
     command = [str(Path(sys.executable).with_name("tombola")), "run", f"paper/{name}", "--out", str(folder)]
     began = time.monotonic()
     code = subprocess.run([*command, "--jobs", str(jobs), *settings], check=False).returncode
-    _spent(folder).write_text(json.dumps([*_sittings(folder), time.monotonic() - began]))
+    _spent(folder).write_text(json.dumps([*_seconds(folder), time.monotonic() - began]))
     return code
 
 
 def _spent(folder: Path) -> Path:
+    """Return the file that keeps the seconds of each run, beside the study's folder."""
     return folder.with_suffix(".seconds.json")
 
 
-def _sittings(folder: Path) -> list[float]:
+def _seconds(folder: Path) -> list[float]:
     return json.loads(_spent(folder).read_text()) if _spent(folder).is_file() else []
 
 
@@ -77,7 +78,7 @@ def _write(out: Path, runs: Path, args: argparse.Namespace) -> None:
         rows.append(
             {
                 "study": f"paper/{name}",
-                "wall_seconds": sum(_sittings(folder.path)),
+                "wall_seconds": sum(_seconds(folder.path)),
                 "alone_seconds": float(stage_times(folder.plan, folder.store)["seconds"].sum()) / args.jobs,
                 "stages": len(own),
                 "stages_run": len(new),
@@ -85,5 +86,4 @@ def _write(out: Path, runs: Path, args: argparse.Namespace) -> None:
                 "trainings_run": sum(isinstance(stage, Train) for stage in new),
             }
         )
-    found = record_of("paper", [], size=args.size, jobs=args.jobs, seeds=args.seeds, studies=rows)
-    (out / "record.json").write_text(json.dumps(found, indent=1) + "\n")
+    write(out / "record.json", "paper", [], size=args.size, jobs=args.jobs, seeds=args.seeds, studies=rows)

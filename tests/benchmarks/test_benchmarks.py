@@ -78,12 +78,12 @@ def test_training_is_measured_for_each_number_of_threads_with_memory_and_peers(t
 def test_ten_samples_are_judged_against_those_of_the_papers_library():
     us, them = AGAINST
     row = {"net": "resnet20", "precision": "fp32", "batch": 128, "ratio": {us: 10.0, them: 45.0}}
-    found = training._verdicts({**row, "peak_megabytes": {us: 40.0, them: 100.0}})
+    found = [Verdict(**each) for each in training._judged({**row, "peak_megabytes": {us: 40.0, them: 100.0}})["verdicts"]]
     judged = {verdict.what: (verdict.found, verdict.met) for verdict in found}
     assert judged[us] == (10.0, True)
     assert judged[f"time of {us}, over {them}"] == (pytest.approx(10 / 45), True)
     assert judged[f"peak memory of {us}, over {them}"] == (0.4, False)
-    assert training._verdicts({**row, "precision": "bf16", "peak_megabytes": {}}) == []
+    assert training._judged({**row, "precision": "bf16", "peak_megabytes": {}})["verdicts"] == []
 
 
 def test_every_target_names_a_configuration():
@@ -201,7 +201,7 @@ def test_the_page_shows_targets_what_was_missed_and_peers(monkeypatch, tmp_path)
     verdicts = [Verdict("vi", 1.2, 1.05), Verdict("map", 1.0, 1.1)]
     rows = [row | {"ratio": ratio, "milliseconds": {k: 500 * v for k, v in ratio.items()}, "peak_megabytes": {"vi": 40.0}}]
     rows[0]["verdicts"] = [vars(verdict) for verdict in verdicts]
-    assert finish("training", ["--quick"], tmp_path / "a.json", rows) == 1
+    assert finish("training", rows, tmp_path / "a.json", ["--quick"]) == 1
     monkeypatch.setattr(script, "RESULTS", tmp_path)
     page = script.page()
     assert "| 2 threads, fp32 | resnet20, batch 128 |" in page

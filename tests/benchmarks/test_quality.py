@@ -19,7 +19,7 @@ from scipy import stats
     ],
 )
 def test_verdicts(differences, verdict):
-    assert equivalence(differences, 0.005).verdict == verdict
+    assert equivalence(differences, 0.005)["verdict"] == verdict
 
 
 def test_equivalent_is_when_both_one_sided_t_tests_reject():
@@ -28,7 +28,7 @@ def test_equivalent_is_when_both_one_sided_t_tests_reject():
         d = rng.normal(rng.uniform(-0.006, 0.006), 0.003, 6)
         above = stats.ttest_1samp(d, -margin, alternative="greater").pvalue
         below = stats.ttest_1samp(d, margin, alternative="less").pvalue
-        assert (equivalence(d.tolist(), margin).verdict == "equivalent") == (max(above, below) < 0.05)
+        assert (equivalence(d.tolist(), margin)["verdict"] == "equivalent") == (max(above, below) < 0.05)
 
 
 def test_seeds_are_paired_by_number_and_not_by_order():

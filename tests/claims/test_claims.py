@@ -12,7 +12,7 @@ from tombola.claims.contrasts import Grid, level_near, near
 from tombola.claims.curves import DETERMINISTIC, MU, SNR, SQUARE, TRANSPLANT, Missing, control, rewound, tickets
 from tombola.claims.nets import nets_of
 from tombola.claims.paper import CLAIMS
-from tombola.claims.paper.experiments import HALF, HIGH, LAST, MEDIUM
+from tombola.claims.paper.claims import HALF, HIGH, LAST, MEDIUM
 from tombola.claims.table import as_json, frame, remark, row_keys
 from tombola.claims.verdict import above
 from tombola.errors import TombolaError

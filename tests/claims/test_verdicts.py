@@ -158,11 +158,11 @@ def test_the_area_is_numpys(points):
 
 def test_levels_are_named_by_their_density():
     a, b = (grid(curve, pd.concat([rows_of(SNR), rows_of(MU)]), "accuracy") for curve in (SNR, MU))
-    assert near(a, b, density=0.1).stream.endswith("at 10.7% left")
-    assert near(a, b, density=0.5).stream.endswith("at 41% left")  # .41 is nearer in ratio than .64
-    assert near(a, b, density=0.012).stream.endswith("at 1.15% left")
+    assert near(a, b, density=0.1).words.endswith("at 10.7% left")
+    assert near(a, b, density=0.5).words.endswith("at 41% left")  # .41 is nearer in ratio than .64
+    assert near(a, b, density=0.012).words.endswith("at 1.15% left")
     assert len(every(a, b, start=2, stop=5)) == 4
-    assert below(a, b, density=0.02).stream.endswith("mean below 2% left (at 1.8%, 1.15%)")
+    assert below(a, b, density=0.02).words.endswith("mean below 2% left (at 1.8%, 1.15%)")
     with pytest.raises(Missing, match=r"a level near 0.5% left \(within a factor of 1.5\)"):
         near(a, b, density=0.005)
 

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from tombola.cli.series import run_studies
 
 from tombola import metrics
+from tombola.cli.run import run_studies
 from tombola.engine.records import table_of
 from tombola.metrics.column import Column
 from tombola.metrics.columns import ANALYSES, RECORDS, names

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tombola.metrics.column import left
+
 from .curves import Grid, Missing
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ POINTS, TIMES, RANK = "points", "times", "rank correlation"
 
 @dataclass(frozen=True)
 class Contrast:
-    """What a claim measures: `values` by seed in `unit`, where and of what in `words`, the `keys` of the rows used."""
+    """A quantity that a claim measures: `values` by seed in `unit`, its place and curves in `words`, the rows' `keys`."""
 
     words: str
     values: pd.Series
@@ -30,12 +32,12 @@ class Contrast:
 
 
 def near(a: Grid, b: Grid, *, density: float) -> Contrast:
-    """a - b at the level whose density is nearest (in ratio). Raises Missing if none that both have is near."""
+    """Return a - b at the shared level whose density is nearest (in ratio). Raises Missing if none is near."""
     return at_level(a, b, level_near(a, b, density))
 
 
 def every(a: Grid, b: Grid, *, start: int = 1, stop: int | None = None) -> list[Contrast]:
-    """a - b at each level that both have from `start` to `stop`, inclusive. Raises Missing if there is none."""
+    """Return a - b at each level that both have from `start` to `stop`, inclusive. Raises Missing if there is none."""
     levels = [level for level in _levels(a, b) if level >= start and (stop is None or level <= stop)]
     if not levels:
         raise Missing(f"levels that both {a.words} and {b.words} have")
@@ -43,7 +45,7 @@ def every(a: Grid, b: Grid, *, start: int = 1, stop: int | None = None) -> list[
 
 
 def below(a: Grid, b: Grid, *, density: float) -> Contrast:
-    """a - b, each a mean over the levels with less than that density left. Raises Missing if there is none."""
+    """Return a - b, each a mean over the levels with less than that density left. Raises Missing if there is none."""
     levels = [level for level in _levels(a, b) if a.density[level] < density]
     if not levels:
         raise Missing(f"levels with less than {left(density)} left of {_both(a, b)}")
@@ -53,9 +55,9 @@ def below(a: Grid, b: Grid, *, density: float) -> Contrast:
 
 
 def area(a: Grid, b: Grid, *, start: int = 0) -> Contrast:
-    """a - b, each its area under the curve over log density, divided by the range: a mean over log density.
+    """Return a - b, each its area under the curve over log density, divided by the range: a mean over log density.
 
-    Over the levels that both have from `start` on; a seed that lacks one is left out. Raises Missing below two levels.
+    It covers the levels that both have from `start` on; a seed that lacks one is left out. Raises Missing below two levels.
     """
     levels = [level for level in _levels(a, b) if level >= start]
     if len(levels) < 2:
@@ -67,7 +69,7 @@ def area(a: Grid, b: Grid, *, start: int = 0) -> Contrast:
 
 
 def log_ratio(a: Sequence[tuple[Grid, Sequence[int]]], b: Sequence[tuple[Grid, Sequence[int]]], words: str) -> Contrast:
-    """log of the sum of some levels' values of the grids in `a` over that of those in `b`. Raises Missing without seeds."""
+    """Return the log of a ratio of sums, of the values at these levels of grids. Raises Missing without seeds."""
     import pandas as pd
 
     sums = []
@@ -80,9 +82,9 @@ def log_ratio(a: Sequence[tuple[Grid, Sequence[int]]], b: Sequence[tuple[Grid, S
 
 
 def depth_correlation(densities: Grid, *, density: float) -> Contrast:
-    """Spearman correlation of a layer's place in the network with its density, at the level nearest `density`.
+    """Return the Spearman correlation of a layer's place in the network with its density, at the level nearest `density`.
 
-    `densities` is of layer_density. Raises Missing below three layers; a seed whose layers are equally dense is left out.
+    `densities` is the grid of layer_density. Raises Missing below three layers; seeds with equally dense layers are out.
     """
     level = level_near(densities, densities, density)
     found = densities.values[level].dropna().map(lambda text: _spearman(list(json.loads(text).values()))).dropna()
@@ -93,28 +95,23 @@ def depth_correlation(densities: Grid, *, density: float) -> Contrast:
 
 
 def minus(a: Contrast, b: Contrast) -> Contrast:
-    """a - b of two contrasts in one unit, paired by seed."""
+    """Return a - b of two contrasts in one unit, paired by seed."""
     return _checked(Contrast(f"({a.words}) minus ({b.words})", (a.values - b.values).dropna(), a.unit, (*a.keys, *b.keys)))
 
 
 def at_level(a: Grid, b: Grid, level: int) -> Contrast:
-    """a - b at that level."""
+    """Return a - b at that level."""
     words = f"{a.words} minus {b.words} at {left(a.density[level])} left"
     return _difference(words, a, b, [level], lambda grid: grid.values[level])
 
 
 def level_near(a: Grid, b: Grid, density: float) -> int:
-    """The level that both have whose density is nearest in ratio. Raises Missing if it is not near."""
+    """Return the level that both have whose density is nearest in ratio. Raises Missing if it is not near."""
     levels = _levels(a, b)
     best = min(levels, key=lambda level: abs(math.log(a.density[level] / density)), default=None)
     if best is None or abs(math.log(a.density[best] / density)) > math.log(NEAR):
         raise Missing(f"a level near {left(density)} left (within a factor of {NEAR}) of {_both(a, b)}")
     return best
-
-
-def left(density: float) -> str:
-    """A density in percent with three digits: 0.0115 is "1.15%"."""
-    return f"{100 * density:.3g}%"
 
 
 def _levels(a: Grid, b: Grid) -> list[int]:
@@ -142,17 +139,14 @@ def _keys(grids: Sequence[tuple[Grid, list[int]]], seeds: pd.Index) -> tuple[str
 
 
 def _mean_over(x: list[float], values: pd.DataFrame) -> pd.Series:
-    import numpy as np
     import pandas as pd
+    from scipy.integrate import trapezoid
 
-    heights = values.to_numpy()
-    steps = np.diff(x)  # negative: density falls with the level
-    areas = (steps * (heights[:, 1:] + heights[:, :-1]) / 2).sum(axis=1)
-    return pd.Series(areas / (x[-1] - x[0]), index=values.index)
+    return pd.Series(trapezoid(values.to_numpy(), x, axis=1) / (x[-1] - x[0]), index=values.index)
 
 
 def _spearman(densities: list[float]) -> float:
-    """NaN below three layers, or where all are equal."""
+    """Return the correlation of place and density; NaN below three layers, or where all are equal."""
     from scipy.stats import spearmanr
 
     if len(densities) < 3 or len(set(densities)) == 1:

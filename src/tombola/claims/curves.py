@@ -1,4 +1,4 @@
-"""Which rows of the records make a curve, and its values as a grid over seeds and levels."""
+"""Curves: rows of the records by their columns, and their values as a grid over seeds and levels."""
 
 from __future__ import annotations
 
@@ -6,35 +6,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from tombola.metrics.column import listed
+
 if TYPE_CHECKING:
     import pandas as pd
 
 
 class Missing(Exception):  # noqa: N818 - nothing went wrong: there is no data yet
-    """What a claim needs and the records lack, in words that can follow "needs"."""
+    """Data that a claim needs and the records lack, in words that can follow "needs"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Rows by their columns; None is whatever there is."""
+    """Rows of the records by their columns; None allows any value."""
 
     arm: str
     score: str
     chain: str = "bayesian"
-    """Of the networks whose pruning found the masks: bayesian or deterministic."""
+    """The kind of network whose pruning found the masks: bayesian or deterministic."""
     learning_rate_rewinding: bool = False
-    """Whether survivors keep their values, rather than restart at the initialisation."""
+    """True: survivors keep their values; False: they restart at the initialisation."""
     lr: float | None = None
     warmup: bool | None = None
 
     @property
     def control(self) -> str:
-        """As "re-init"; empty for what is no control."""
+        """The name of a control, such as "re-init"; empty for other arms."""
         return "" if self.arm in ("ticket", "deterministic", "transplant") else _CONTROLS.get(self.arm, self.arm)
 
     @property
     def tickets(self) -> str:
-        """As "snr tickets with warm-up": the curve itself, or what it is a control of."""
+        """The tickets, such as "snr tickets with warm-up"; of a control, the tickets that it is a control of."""
         found = f"{'deterministic' if self.chain == 'deterministic' else self.score} tickets"
         found = "transplants" if self.arm == "transplant" else found
         extra = ["learning-rate rewinding"] if self.learning_rate_rewinding else []
@@ -44,11 +46,11 @@ class Curve:
 
     @property
     def words(self) -> str:
-        """As "re-init of snr tickets"."""
+        """The name of the curve, such as "re-init of snr tickets"."""
         return f"{self.control} of {self.tickets}" if self.control else self.tickets
 
     def of(self, records: pd.DataFrame) -> pd.DataFrame:
-        """The rows of this curve."""
+        """Return the rows of this curve."""
         here = (records["arm"] == self.arm) & (records["score"] == self.score) & (records["chain"] == self.chain)
         here &= (records["rewind"] == "learning_rate") == self.learning_rate_rewinding
         if self.lr is not None:
@@ -67,17 +69,17 @@ _CONTROLS = {
 
 
 def tickets(score: str) -> Curve:
-    """Tickets of Bayesian networks, pruned by that score."""
+    """Return the curve of Bayesian tickets pruned by that score."""
     return Curve(arm="ticket", score=score)
 
 
 def control(arm: str, of: Curve) -> Curve:
-    """The control `arm` of these tickets: reinit, shuffle_layerwise, ..."""
+    """Return the control `arm` of these tickets: reinit, shuffle_layerwise, ..."""
     return replace(of, arm=arm)
 
 
 def rewound(curve: Curve) -> Curve:
-    """The same curve by learning-rate rewinding."""
+    """Return the same curve by learning-rate rewinding."""
     return replace(curve, learning_rate_rewinding=True)
 
 
@@ -87,18 +89,13 @@ TRANSPLANT = Curve(arm="transplant", score="magnitude", chain="deterministic")
 
 
 def named(curves: Sequence[Curve]) -> str:
-    """As "mu tickets, and re-init and even shuffles of snr tickets"."""
+    """Return names such as "mu tickets, and re-init and even shuffles of snr tickets"."""
     plain = [curve.tickets for curve in curves if not curve.control]
     controls: dict[str, list[str]] = {}
     for curve in curves:
         if curve.control:
             controls.setdefault(curve.tickets, []).append(curve.control)
     return ", and ".join(([listed(plain)] if plain else []) + [f"{listed(names)} of {of}" for of, names in controls.items()])
-
-
-def listed(words: list[str]) -> str:
-    """As "a, b and c"."""
-    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
 
 
 @dataclass(frozen=True)
@@ -112,11 +109,11 @@ class Grid:
 
     @property
     def levels(self) -> list[int]:
-        """Rising."""
+        """The levels, rising."""
         return [int(level) for level in self.values.columns]
 
     def dense(self) -> Grid:
-        """The curve's level 0, repeated at every level. Raises Missing without it."""
+        """Return the curve's level 0, repeated at every level. Raises Missing without it."""
         import pandas as pd
 
         if 0 not in self.levels:
@@ -126,7 +123,7 @@ class Grid:
 
 
 def grid(curve: Curve, records: pd.DataFrame, column: str) -> Grid | None:
-    """The curve's grid of that column; None where no row has a value. Rows that two studies share count once."""
+    """Return the curve's grid of that column; None without a value. Rows that two studies share count once."""
     if column not in records:
         return None
     rows = curve.of(records)

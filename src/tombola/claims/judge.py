@@ -1,7 +1,8 @@
-"""From records to a row for each claim and net, with its verdict before and after Holm's correction."""
+"""Judgement of records: a row for each claim and net, with its verdict before and after Holm's correction."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ _NEEDED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A claim about a net. `joint` is None where the records lack what the claim needs; then `needs` says what."""
+    """A claim about a net. `joint` is None where the records lack data that the claim needs; then `needs` names them."""
 
     claim: Claim
     case: str
@@ -32,11 +33,11 @@ class Row:
     joint: Joint | None = None
     needs: str = ""
     beside: Joint | None = None
-    """The same of the column `beside_metric`: the best epoch's accuracy, or MACE as the paper's code."""
+    """The outcomes in the column `beside_metric`: the best epoch's accuracy, or MACE as the paper's code."""
     p_supported: float = math.nan
-    """Of the test that supports, adjusted by Holm over all rows that have one."""
+    """The p value of the test that supports, adjusted by Holm over all rows that have one."""
     p_contradicted: float = math.nan
-    """The same of the test that contradicts."""
+    """The adjusted p value of the test that contradicts."""
 
     @property
     def beside_metric(self) -> str:
@@ -44,7 +45,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """supported, contradicted, inconclusive or no data."""
+        """One of supported, contradicted, inconclusive and no data."""
         return self.joint.verdict if self.joint else NO_DATA
 
     @property
@@ -58,7 +59,7 @@ class Row:
 
 
 def judge(records: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Row]:
-    """Rows in the claims' order, at least one for each; `records` may be of several studies.
+    """Return rows in the claims' order, at least one for each; `records` may be of several studies.
 
     Of a family of nets that has data for a claim, the nets that lack it have no row. Raises TombolaError for records
     without the columns that are needed.
@@ -70,8 +71,7 @@ def judge(records: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Row]:
         )
     records = records.replace([math.inf, -math.inf], math.nan)
     nets = {varied: nets_of(records, varied) for varied in {claim.varied for claim in claims.values()}}
-    rows = [row for claim in claims.values() for row in _rows(claim, nets[claim.varied])]
-    return _corrected(rows)
+    return _corrected([row for claim in claims.values() for row in _rows(claim, nets[claim.varied])])
 
 
 def _rows(claim: Claim, nets: Sequence[Net]) -> list[Row]:
@@ -94,16 +94,13 @@ def _rows(claim: Claim, nets: Sequence[Net]) -> list[Row]:
 def _row(claim: Claim, case: str, net: Net) -> Row:
     row = Row(claim=claim, case=case, net=net.label)
     try:
-        joint = _joint(claim, case, net)
+        row = replace(row, joint=_joint(claim, case, net))
     except Missing as missing:
         return replace(row, net=net.model, needs=_sentence(claim, str(missing)))
-    beside = None
     if row.beside_metric:
-        try:
-            beside = _joint(claim, case, replace(net, metric=row.beside_metric))
-        except Missing:
-            beside = None  # the column is younger than the records
-    return replace(row, joint=joint, beside=beside)
+        with contextlib.suppress(Missing):  # the column is younger than the records
+            row = replace(row, beside=_joint(claim, case, replace(net, metric=row.beside_metric)))
+    return row
 
 
 def _joint(claim: Claim, case: str, net: Net) -> Joint:
@@ -115,13 +112,7 @@ def _sentence(claim: Claim, missing: str) -> str:
 
 
 def _corrected(rows: list[Row]) -> list[Row]:
-    """Holm over all rows with a test: once over the p values that support, once over those that contradict."""
-    supported = _adjusted([row.joint.p_inside if row.joint else math.nan for row in rows])
-    contradicted = _adjusted([row.joint.p_outside if row.joint else math.nan for row in rows])
+    """Return the rows with p values adjusted by Holm, separately for the tests that support and that contradict."""
+    supported = holm([row.joint.p_inside if row.joint else math.nan for row in rows])
+    contradicted = holm([row.joint.p_outside if row.joint else math.nan for row in rows])
     return [replace(row, p_supported=a, p_contradicted=b) for row, a, b in zip(rows, supported, contradicted, strict=True)]
-
-
-def _adjusted(p_values: Sequence[float]) -> list[float]:
-    """By Holm; NaN is no test."""
-    adjusted = iter(holm([p for p in p_values if not math.isnan(p)]))
-    return [p if math.isnan(p) else next(adjusted) for p in p_values]

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BESIDE = {"accuracy": "best_accuracy", "mace": "mace_coded"}
-"""What is shown beside a result: the best epoch's accuracy, and MACE of every class, as the paper's code."""
+"""Column -> the column shown beside it: the best epoch's accuracy, and MACE of every class, as the paper's code."""
 MARGIN_OF_MACE = 1.0
 """Percentage points within which two MACEs match: our choice, the paper has none."""
 FAMILIES = ("resnet", "vgg", "vit")
-"""How the names of models begin that are relatives."""
+"""Beginnings of model names: models that share one are relatives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Net:
 
     @property
     def family(self) -> str:
-        """resnet, vgg or vit; of other models the name."""
+        """One of `FAMILIES`; for other models the name."""
         return family_of(self.model)
 
     @property
@@ -49,7 +49,7 @@ class Net:
         return 0.5 if "cifar" in self.data.lower() else 1.0  # by a hub's name, or that of a folder
 
     def grids(self, *curves: Curve, column: str = "") -> list[Grid]:
-        """The values of each curve. Raises Missing naming all the curves that are not recorded."""
+        """Return the values of each curve. Raises Missing naming all the curves that are not recorded."""
         name = column or self.metric
         for curve in curves:
             if (curve, name) not in self.cache:
@@ -62,11 +62,11 @@ class Net:
         return [values for values in found.values() if values is not None]
 
     def rates(self, curve: Curve) -> list[float]:
-        """The learning rates at which the curve was trained, rising."""
+        """Return the learning rates at which the curve was trained, rising."""
         return sorted(float(lr) for lr in curve.of(self.rows)["lr"].unique())
 
     def smaller(self) -> Net:
-        """The next smaller relative, in the setting that is most like this one's. Raises Missing if this is the smallest."""
+        """Return the next smaller relative, in the setting most like this one's. Raises Missing if this is the smallest."""
         sizes = {other.parameters for other in self.relatives if other.parameters < self.parameters}
         if not sizes:
             raise Missing("two sizes of a family")
@@ -75,14 +75,14 @@ class Net:
 
 
 def family_of(model: str) -> str:
-    """The first of `FAMILIES` that the name begins with; otherwise the name."""
+    """Return the first of `FAMILIES` that the name begins with; otherwise the name."""
     return next((family for family in FAMILIES if model.startswith(family)), model)
 
 
 def nets_of(records: pd.DataFrame, varied: Sequence[str] = ()) -> list[Net]:
-    """The nets, in the records' order. Settings in `varied`, as train.lr, may differ within a net.
+    """Return the nets, in the records' order. Settings in `varied`, such as train.lr, may differ within a net.
 
-    Arms that change anything else of their study are left out: they are other experiments.
+    Arms that change anything else of their study are left out: these are other experiments.
     """
     kept = {text: set(json.loads(text)) <= set(varied) for text in records["changes"].unique()}
     rows = records[records["changes"].map(kept).astype(bool)]
@@ -104,7 +104,7 @@ def _by_setting(rows: pd.DataFrame, varied: Sequence[str]) -> Iterator[tuple[dic
 
 
 def _by_method(settings: dict[str, Any], rows: pd.DataFrame) -> Iterator[Net]:
-    """A net for each Bayesian method and each point of weight rewinding, with the deterministic rows in each."""
+    """Yield a net for each Bayesian method and each point of weight rewinding, with the deterministic rows in each."""
     first = rows.iloc[0]
     for method in [m for m in rows["method"].unique() if m != "map"] or ["map"]:
         for rewind in [r for r in rows["rewind"].unique() if r != "learning_rate"] or ["init"]:
@@ -120,7 +120,7 @@ def _by_method(settings: dict[str, Any], rows: pd.DataFrame) -> Iterator[Net]:
 
 
 def _label(net: Net, all_nets: list[Net]) -> str:
-    """The model's name, with what sets the net apart from others of that name."""
+    """Return the model's name, with the settings that set the net apart from others of that name."""
     same = [other for other in all_nets if (other.model, other.data) == (net.model, net.data)]
     where = f" on {net.data}" if len({other.data for other in all_nets}) > 1 else ""
     apart = [f"{path.split('.')[-1]}={net.settings.get(path, 'default')}" for path in differing([n.settings for n in same])]
@@ -128,6 +128,6 @@ def _label(net: Net, all_nets: list[Net]) -> str:
 
 
 def differing(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """The paths at which they are not all equal."""
+    """Return the paths at which the settings are not all equal."""
     paths = sorted({path for each in settings for path in each})
     return [path for path in paths if any(each.get(path) != settings[0].get(path) for each in settings)]

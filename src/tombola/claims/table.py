@@ -1,4 +1,4 @@
-"""The rows of claims as texts, as a table for the terminal, and as a data frame for files."""
+"""The rows of claims as texts, as lines for the terminal, and as a data frame for files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .verdict import CONTRADICTED, INCONCLUSIVE, NO_DATA, SUPPORTED, Outcome
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
-    from rich.table import Table
+    from rich.text import Text
 
 SIGNS = {SUPPORTED: "✓", CONTRADICTED: "✗", INCONCLUSIVE: "?", NO_DATA: "\N{EN DASH}"}
 STYLES = {SUPPORTED: "blue", CONTRADICTED: "dark_orange", INCONCLUSIVE: "default", NO_DATA: "dim"}
@@ -30,24 +30,24 @@ BESIDE_NOTE = (
 
 
 def named(row: Row) -> str:
-    """The claim's id with its case, as "1g (square)"."""
+    """Return the claim's id with its case, such as "1g (square)"."""
     return f"{row.claim.id} ({row.case})" if row.case else row.claim.id
 
 
 def verdict_text(verdict: str) -> str:
-    """With a sign, for those who do not see colours."""
+    """Return the verdict with a sign, for readers who do not see colours."""
     return f"{SIGNS[verdict]} {verdict}"
 
 
 def effect(found: Outcome) -> str:
-    """The mean and its interval, as "+0.31 [-0.10, +0.72] points"."""
+    """Return the mean and its interval, such as "+0.31 [-0.10, +0.72] points"."""
     unit = found.part.contrast.unit
     interval = "" if math.isnan(found.low) else f" [{_shown(found.low, unit)}, {_shown(found.high, unit)}]"
     return f"{_shown(found.mean, unit)}{interval}{'' if unit == RANK else f' {unit}'}"
 
 
 def region(found: Outcome) -> str:
-    """What the claim says of the effect, as "within ±0.5"."""
+    """Return the region that the claim predicts for the effect, such as "within ±0.5"."""
     low, high, unit = found.part.low, found.part.high, found.part.contrast.unit
     if math.isinf(high):
         return f"above {_bound(low, unit)}"
@@ -57,7 +57,7 @@ def region(found: Outcome) -> str:
 
 
 def parts(row: Row) -> str:
-    """As "3 of 4 parts hold"; empty for a single one."""
+    """Return, for example, "3 of 4 parts hold"; empty for a single part."""
     if row.joint is None or len(row.joint.outcomes) == 1:
         return ""
     held = sum(each.verdict == SUPPORTED for each in row.joint.outcomes)
@@ -65,14 +65,14 @@ def parts(row: Row) -> str:
 
 
 def remark(row: Row) -> str:
-    """Why there is no verdict though there is data; empty otherwise."""
+    """Return the reason for no verdict though there is data; empty otherwise."""
     if row.joint is None or row.joint.deciding.n >= 2:
         return ""
     return "one seed: no interval, no verdict"
 
 
 def details(row: Row) -> str:
-    """What is contrasted where, how many parts hold, and the verdict beside."""
+    """Return the region, the contrast that decides, the number of parts that hold, and the verdict beside."""
     assert row.joint is not None
     beside = f"beside*: {verdict_text(row.beside.verdict)}" if row.beside else ""
     found = row.joint.deciding
@@ -81,57 +81,52 @@ def details(row: Row) -> str:
 
 
 def printed(rows: Sequence[Row]) -> RenderableType:
-    """For the terminal: each claim with its nets below it, then what the claims without data need."""
+    """Return the rows for the terminal: each claim with its nets below it, then the needs of claims without data."""
     from rich.console import Group
     from rich.padding import Padding
     from rich.text import Text
 
     judged = [row for row in rows if row.joint]
+    width = min(30, max((len(row.net) for row in judged), default=0))
     shown: list[RenderableType] = []
     for (name, sentence), own in groupby(judged, key=lambda row: (named(row), row.claim.sentence)):
         shown.append(Text.assemble((name, "bold"), f"  {sentence}"))
         for row in own:
-            shown += [Padding(_aligned(row, judged), (0, 0, 0, 4)), Padding(Text(details(row), style="dim"), (0, 0, 0, 6))]
+            shown += [Padding(_aligned(row, width), (0, 0, 0, 4)), Padding(Text(details(row), style="dim"), (0, 0, 0, 6))]
     if shown:
         shown += [Text(f"\n{NOTE}", style="dim"), Text(BESIDE_NOTE, style="dim")]
     without = [Text(f"{named(row)}  {f'{row.net} ' if row.net else ''}{row.needs}") for row in rows if not row.joint]
     return Group(*shown, *([Text("\nno data", style="bold"), *without] if without else []))
 
 
-def _aligned(row: Row, judged: Sequence[Row]) -> Table:
-    """One line of a table whose other lines are tables too, since sentences stand between them."""
-    from rich.table import Table
+def _aligned(row: Row, width: int) -> Text:
+    """Return a line of a table whose lines have sentences between them, so that no rich table aligns them."""
     from rich.text import Text
 
     assert row.joint is not None
-    found = row.joint.deciding
-    table = Table.grid(padding=(0, 2))
-    for width in (min(30, max(len(each.net) for each in judged)), 14, 20, 0):
-        table.add_column(min_width=width)
-    table.add_row(
-        Text(row.net),
-        Text(verdict_text(row.verdict), style=STYLES[row.verdict]),
-        Text(f"Holm: {verdict_text(row.corrected)}", style=STYLES[row.corrected]),
-        Text(effect(found)),
+    return Text.assemble(
+        f"{row.net:<{width}}  ",
+        (f"{verdict_text(row.verdict):<14}  ", STYLES[row.verdict]),
+        (f"Holm: {verdict_text(row.corrected):<14}  ", STYLES[row.corrected]),
+        effect(row.joint.deciding),
     )
-    return table
 
 
 def row_keys(row: Row) -> list[str]:
-    """Keys of the records that the row stands on, each once."""
+    """Return the keys of the records that the row depends on, each once."""
     outcomes = row.joint.outcomes if row.joint else []
     return list(dict.fromkeys(key for each in outcomes for key in each.part.contrast.keys))
 
 
 def frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """A line for each row: numbers of the part that decides, in the unit that `unit` names; empty where there are none."""
+    """Return a line for each row: numbers of the part that decides, in the unit that `unit` names; empty without any."""
     import pandas as pd
 
     return pd.DataFrame([_line(row) for row in rows])
 
 
 def as_json(rows: Sequence[Row]) -> str:
-    """The lines of `frame` with every part of a claim in `each`; null where there is no number or no bound."""
+    """Return the lines of `frame` with every part of a claim in `each`; null for a number or bound that is missing."""
     import json
 
     lines = [_line(row) | {"each": [_numbers(found) for found in row.joint.outcomes] if row.joint else []} for row in rows]

@@ -1,16 +1,13 @@
-"""Verdicts: whether an interval over seeds lies in the region that a claim names, outside of it, or across its border."""
+"""Verdicts: an interval over seeds lies in the region that a claim names, outside of it, or across its border."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .contrasts import Contrast
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE, NO_DATA = "supported", "contradicted", "inconclusive", "no data"
 ALPHA = 0.05
@@ -27,22 +24,22 @@ class Part:
 
 
 def above(contrast: Contrast, than: float = 0.0) -> Part:
-    """The mean is above that."""
+    """Return the part that says: the mean is above that."""
     return Part(contrast, than, math.inf)
 
 
 def under(contrast: Contrast, than: float = 0.0) -> Part:
-    """The mean is below that."""
+    """Return the part that says: the mean is below that."""
     return Part(contrast, -math.inf, than)
 
 
 def matching(contrast: Contrast, margin: float) -> Part:
-    """The mean is within the margin of 0: two one-sided tests."""
+    """Return the part that says: the mean is within the margin of 0 (two one-sided tests)."""
     return Part(contrast, -margin, margin)
 
 
 def between(contrast: Contrast, low: float, high: float) -> Part:
-    """The mean is between the two."""
+    """Return the part that says: the mean is between the two."""
     return Part(contrast, low, high)
 
 
@@ -56,9 +53,9 @@ class Outcome:
     high: float
     n: int
     p_inside: float
-    """Of the test against "not inside the region": small supports."""
+    """The p value of the test against "not inside the region": small supports."""
     p_outside: float
-    """Of the test against "inside the region": small contradicts."""
+    """The p value of the test against "inside the region": small contradicts."""
 
     @property
     def verdict(self) -> str:
@@ -70,26 +67,36 @@ class Outcome:
 
 
 def outcome(part: Part) -> Outcome:
-    """Student's t over seeds (statsmodels' DescrStatsW), one-sided at each border of the region."""
-    values = part.contrast.values
+    """Test a part by Student's t over seeds (statsmodels' DescrStatsW), one-sided at each border of the region."""
+    from statsmodels.stats.weightstats import DescrStatsW
+
+    values = part.contrast.values.to_numpy(dtype=float)
     n, mean = len(values), float(values.mean())
     if n < 2:
         return Outcome(part, mean, math.nan, math.nan, n, math.nan, math.nan)
-    low, high = _interval(values)
-    over_low, under_low = _one_sided(values, part.low)
-    over_high, under_high = _one_sided(values, part.high)
-    return Outcome(part, mean, low, high, n, max(over_low, under_high), min(under_low, over_high))
+    found = DescrStatsW(values)
+
+    def one_sided(border: float) -> tuple[float, float]:
+        """Return p values of the tests that the mean is above the border, and below it."""
+        if not varied:
+            return float(mean <= border), float(mean >= border)
+        return float(found.ttest_mean(border, "larger")[1]), float(found.ttest_mean(border, "smaller")[1])
+
+    varied = values.min() < values.max()  # counted FLOPs do not vary: then the mean is sure, and t is undefined
+    low, high = found.tconfint_mean(alpha=2 * ALPHA) if varied else (values[0], values[0])
+    (over_low, under_low), (over_high, under_high) = one_sided(part.low), one_sided(part.high)
+    return Outcome(part, mean, float(low), float(high), n, max(over_low, under_high), min(under_low, over_high))
 
 
 @dataclass(frozen=True)
 class Joint:
-    """Outcomes of a claim that says all of them at once."""
+    """Outcomes of all parts of a claim."""
 
     outcomes: list[Outcome]
 
     @property
     def verdict(self) -> str:
-        """Supported if all parts are (intersection-union), contradicted if any part is."""
+        """The joint verdict: supported if all parts are (intersection-union), contradicted if any part is."""
         found = {each.verdict for each in self.outcomes}
         if CONTRADICTED in found:
             return CONTRADICTED
@@ -97,26 +104,24 @@ class Joint:
 
     @property
     def tested(self) -> list[Outcome]:
-        """Those of two seeds or more."""
+        """The outcomes of two seeds or more."""
         return [each for each in self.outcomes if each.n >= 2]
 
     @property
     def p_inside(self) -> float:
-        """The largest: an intersection-union test needs no correction. NaN if a part has no test."""
+        """The largest p value: an intersection-union test needs no correction. NaN if a part has no test."""
         return max(each.p_inside for each in self.outcomes) if len(self.tested) == len(self.outcomes) else math.nan
 
     @property
     def p_outside(self) -> float:
-        """The smallest times their number (Bonferroni): any part contradicts, and many parts have many chances to. NaN
-        without a test."""
+        """The smallest p value times their number (Bonferroni), since any part contradicts; NaN without a test."""
         if not self.tested:
             return math.nan
         return min(1.0, len(self.tested) * min(each.p_outside for each in self.tested))
 
     @property
     def deciding(self) -> Outcome:
-        """The part that is shown: the one that contradicts most, or one without a test, or the one that is supported
-        least."""
+        """The part to show: the one that contradicts most, or one without a test, or the one supported least."""
         if self.verdict == CONTRADICTED:
             return min(self.tested, key=lambda each: each.p_outside)
         if len(self.tested) < len(self.outcomes):
@@ -125,63 +130,40 @@ class Joint:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p values, Holm 1979: the i-th smallest of n times n - i (from 0), at most 1, and never falling.
+    """Return adjusted p values, Holm 1979: the i-th smallest of n times n - i (from 0), at most 1, and never falling.
 
-    Written out, since statsmodels' multipletests collects garbage at each call, which takes a tenth of a second.
+    NaN is no test, and stays. Written out, since statsmodels' multipletests collects garbage at each call, in 0.1 s.
     """
     import numpy as np
 
     p = np.asarray(p_values, dtype=float)
-    order = np.argsort(p)
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known])]
+    adjusted = np.full_like(p, math.nan)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
     return adjusted.tolist()
-
-
-def _interval(values: pd.Series) -> tuple[float, float]:
-    from statsmodels.stats.weightstats import DescrStatsW
-
-    if _all_equal(values):
-        return float(values.iloc[0]), float(values.iloc[0])
-    low, high = DescrStatsW(values.to_numpy()).tconfint_mean(alpha=2 * ALPHA)
-    return float(low), float(high)
-
-
-def _one_sided(values: pd.Series, border: float) -> tuple[float, float]:
-    """p values of the tests that the mean is above the border, and below it."""
-    from statsmodels.stats.weightstats import DescrStatsW
-
-    distance = float(values.mean()) - border
-    if math.isinf(border) or _all_equal(values):  # sure either way: no variance, as of counted FLOPs, or no border
-        return (0.0 if distance > 0 else 1.0), (0.0 if distance < 0 else 1.0)
-    found = DescrStatsW(values.to_numpy())
-    return float(found.ttest_mean(border, "larger")[1]), float(found.ttest_mean(border, "smaller")[1])
-
-
-def _all_equal(values: pd.Series) -> bool:
-    return bool(values.max() == values.min())
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence about nets, and the function that says what in the records would make it true."""
+    """A sentence about nets, and the function that turns it into contrasts of the records."""
 
     id: str
     sentence: str
     function: Callable[..., list[Part]]
-    """(net, *case) -> parts, all of which the claim says; raises `Missing` for what the records lack."""
+    """Function of (net, *case) -> parts, all of which must hold; raises `Missing` for data that the records lack."""
     _: KW_ONLY
     study: str
-    """The study that has what it needs."""
+    """The study with the data that it needs."""
     nets: tuple[str, ...] = ()
-    """How the names of its models begin; all models if empty."""
+    """Beginnings of the names of its models; all models if empty."""
     metric: str = "accuracy"
     """The column that it is about."""
     cases: Mapping[str, tuple[Any, ...]] = field(default_factory=lambda: {"": ()})
-    """Name -> further arguments of the function: what is judged apart, each in a row of its own."""
+    """Name -> further arguments of the function, each judged in a row of its own."""
     varied: tuple[str, ...] = ()
     """Settings, as train.lr, that may differ within one net: the claim compares them, or they don't matter to it."""
 
     def about(self, model: str) -> bool:
-        """Whether it speaks of that model."""
+        """Return True if the claim is about that model."""
         return not self.nets or model.startswith(self.nets)

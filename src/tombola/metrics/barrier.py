@@ -1,10 +1,10 @@
-"""What lies between two networks on the straight line from one to the other."""
+"""Barriers on the straight line from one network to another."""
 
 from collections.abc import Sequence
 
 
 def barrier(alphas: Sequence[float], values: Sequence[float]) -> float:
-    """How far a loss or error rises above the straight line between its ends, at the worst of these points; in its unit.
+    """Return the largest rise of a loss or error above the straight line between its ends, in its unit.
 
     The maximum over alpha of L(alpha) - ((1 - alpha) L(0) + alpha L(1)), never below 0: Entezari et al. 2022, eq. 1.
     alphas: rising from 0 to 1. values: L at each. Raises ValueError for other ends or another number of values.

@@ -1,4 +1,4 @@
-"""How far confidence is from accuracy, beside what a perfectly calibrated model would score.
+"""Calibration: distances of confidence from accuracy, beside the score of a perfectly calibrated model.
 
 Legend: B examples, C classes, R redraws of the labels, K bins. All computing is in float64 on the CPU.
 
@@ -33,13 +33,13 @@ class BinnedMetric:
     """A calibration metric in [0, 1], called as `metric(probs_BC, labels_B, bins)`."""
 
     points: Callable[[Tensor], Tensor]
-    """probs_BC to the bool tensor that says which (example, class) pairs are points."""
+    """Function of probs_BC that returns True for each (example, class) pair that is a point."""
 
     reduce: Callable[[Tally], Tensor]
-    """The bins' sums to values_R."""
+    """Function of the bins' sums that returns values_R."""
 
     def __call__(self, probs_BC: Tensor, labels_B: Tensor, bins: int) -> float:
-        """The metric. Raises ValueError if bins < 1, and as `inputs.as_probs` and `inputs.as_labels` do."""
+        """Return the metric. Raises ValueError if bins < 1, and as `inputs.as_probs` and `inputs.as_labels` do."""
         probs_BC = as_probs(probs_BC, "BC")
         labels_B = as_labels(labels_B, probs_BC)
         return self.reduce(_tally(self.points(probs_BC), probs_BC, labels_B[:, None], bins)).item()
@@ -60,7 +60,7 @@ class Calibration:
 def against_null(
     metric: BinnedMetric, probs_BC: Tensor, labels_B: Tensor, bins: int, redraws: int, generator: torch.Generator
 ) -> Calibration:
-    """The metric and its null: the labels redrawn `redraws` times from the model's own probabilities.
+    """Return the metric and its null: the labels redrawn `redraws` times from the model's own probabilities.
 
     `generator` is a CPU generator, wherever the tensors are. Raises ValueError if redraws < 100 and as the metric does.
     """
@@ -85,7 +85,7 @@ def _tally(is_point_BC: Tensor, probs_BC: Tensor, labels_BR: Tensor, bins: int) 
         raise ValueError(f"bins is {bins}, at least 1 is needed")
     # edges as quotients, not ceil(p * bins): 0.07 * 100 is above 7, which would lift an edge into the next bin
     inner_edges = torch.arange(1, bins, dtype=torch.float64) / bins
-    bin_BC = torch.bucketize(probs_BC, inner_edges).where(is_point_BC, bins)  # one bin too many holds what is no point
+    bin_BC = torch.bucketize(probs_BC, inner_edges).where(is_point_BC, bins)  # an extra bin holds all other pairs
     points = bin_BC.flatten().bincount(minlength=bins + 1)
     confidence = bin_BC.flatten().bincount(weights=probs_BC.flatten(), minlength=bins + 1)
     # each example has one label, so at most one hit: no tensor of R x B x C is needed
@@ -97,7 +97,7 @@ def _tally(is_point_BC: Tensor, probs_BC: Tensor, labels_BR: Tensor, bins: int) 
 
 
 def _top_label(probs_BC: Tensor) -> Tensor:
-    """One point an example, its most probable class; of equal classes the first one."""
+    """Return one point an example, its most probable class; of equal classes the first one."""
     return torch.zeros_like(probs_BC, dtype=torch.bool).scatter_(1, probs_BC.argmax(1, keepdim=True), True)
 
 

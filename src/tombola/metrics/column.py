@@ -1,8 +1,9 @@
-"""A column of the records, with its meaning, and how its numbers are written."""
+"""A column of the records, with its meaning, and the ways to write its numbers, densities and lists."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Kind = Literal["label", "metric", "calibration", "null", "drift", "size", "cost", "timing", "setting", "environment"]
 """Kinds in the order of the report's menu. `timing` differs between two runs of one study, `environment` tells where a row
@@ -11,12 +12,12 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
-"""Stands where there is no number."""
+"""The sign for a number that is missing."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column, and how its numbers are written."""
+    """A column with its meaning and the format of its numbers."""
 
     name: str
     kind: Kind
@@ -59,24 +60,29 @@ class Column:
         return f"{self.scale * value:.{self.decimals}f}".replace("-", MINUS)
 
 
-def with_null(metric: Column) -> list[Column]:
-    """Return a calibration metric and its companions; only classifications have those at the ends of the null."""
-    name, optional = metric.name, metric.optional
+def left(density: float) -> str:
+    """Return a density in percent with three digits: 0.0115 is "1.15%"."""
+    return f"{100 * density:.3g}%"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return "a", "a and b" or "a, b and c"; "none" for an empty list."""
+    if len(words) < 2:
+        return words[0] if words else "none"
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def with_null(name: str, sentence: str, *, optional: bool = False, **how: Any) -> list[Column]:
+    """Return a calibration metric and its companions; only classifications have the ends of the null."""
+    metric = Column(name, "calibration", "fraction", sentence, optional=optional, **how)
     null = "the [null](concepts.md#metrics-and-their-nulls): mean of the metric if the model were perfectly calibrated"
-    axis = metric.axis_label.replace(" (", " minus its null (")
+    label, axis = f"{metric.label} above its null", metric.axis_label.replace(" (", " minus its null (")
+    above = "the metric minus the mean of its null"
     return [
         metric,
         Column(f"{name}_null", "null", "fraction", null, optional=optional),
         Column(f"{name}_null_low", "null", "fraction", "2.5% quantile of the null", optional=True),
         Column(f"{name}_null_high", "null", "fraction", "97.5% quantile of the null", optional=True),
-        Column(
-            f"{name}_excess",
-            "null",
-            "fraction",
-            "the metric minus the mean of its null",
-            optional=True,
-            label=f"{metric.label} above its null",
-            axis=axis,
-        ),
+        Column(f"{name}_excess", "null", "fraction", above, optional=True, label=label, axis=axis),
         Column(f"{name}_empty_bins", "null", "bins", "bins without a point (a mean over repeats)", optional=True),
     ]

@@ -1,4 +1,4 @@
-"""Whether the standard deviations of the weights learned anything: their log before and after training."""
+"""Drift of the weights' standard deviations: their log before and after training."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from .ranks import spearman
 
 
 def log_std_drift(before: Tensor, after: Tensor, keep: Tensor) -> dict[str, float]:
-    """How log_std moved over the weights that `keep` (bool) holds; all three arguments are flat and of one size.
+    """Return the movement of log_std over the weights of `keep` (bool); all three arguments are flat and of one size.
 
     Keys: drift_mean and drift_spread, mean and standard deviation (ddof 0) of after - before, in nats (NaN if nothing
     is kept); drift_rank, the Spearman correlation of before and after, NaN where either is constant or fewer than three

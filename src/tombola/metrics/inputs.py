@@ -1,4 +1,4 @@
-"""What every metric does first: check its arguments once and turn them into float64 on the CPU.
+"""Arguments of the metrics: checked once and turned into float64 on the CPU.
 
 Legend: B examples, C classes, S weight samples.
 """
@@ -10,7 +10,7 @@ _SUM_TOLERANCE = 1e-3  # a float16 softmax over a thousand classes stays within 
 
 
 def as_float64(values: Tensor) -> Tensor:
-    """The values in float64: detached, contiguous, on the CPU.
+    """Return the values in float64: detached, contiguous, on the CPU.
 
     On the CPU, because sums of floats into bins are not reproducible on a GPU, and so that one generator draws the same
     labels wherever the predictions were made.
@@ -19,7 +19,7 @@ def as_float64(values: Tensor) -> Tensor:
 
 
 def as_probs(probs: Tensor, shape: str) -> Tensor:
-    """Probabilities in float64, one dimension a letter of `shape` ("BC", "SBC"), classes last.
+    """Return probabilities in float64, one dimension a letter of `shape` ("BC", "SBC"), classes last.
 
     Raises ValueError for another number of dimensions, an empty tensor, a negative entry or a sum over the classes that
     is not 1 within 1e-3 (so NaN raises too).
@@ -40,7 +40,7 @@ def as_probs(probs: Tensor, shape: str) -> Tensor:
 
 
 def as_labels(labels_B: Tensor, probs_BC: Tensor) -> Tensor:
-    """Labels in int64 on the CPU, fit for these probabilities.
+    """Return labels in int64 on the CPU, fit for these probabilities.
 
     Raises ValueError if they are not integers, not one for each example, or not a class.
     """
@@ -57,7 +57,7 @@ def as_labels(labels_B: Tensor, probs_BC: Tensor) -> Tensor:
 
 
 def same_shape(name: str, values: Tensor, target: Tensor) -> None:
-    """Raises ValueError unless both have one shape and at least one entry."""
+    """Raise ValueError unless both have one shape and at least one entry."""
     if values.shape != target.shape:
         raise ValueError(f"{name} has shape {tuple(values.shape)}, the target {tuple(target.shape)}")
     if target.numel() == 0:

@@ -1,4 +1,4 @@
-"""How good and how sure predictions are: classification from probabilities, regression from means.
+"""Accuracy and uncertainty of predictions: classification from probabilities, regression from means.
 
 Legend: B examples, C classes, S weight samples. All computing is in float64 on the CPU; every result is a Python float.
 The functions that take `probs` and `labels_B` raise ValueError as `inputs.as_probs` and `inputs.as_labels` do.
@@ -15,16 +15,16 @@ _SMALLEST = torch.finfo(torch.float64).tiny  # the smallest positive normal, 2.2
 
 
 def accuracy(probs_BC: Tensor, labels_B: Tensor) -> float:
-    """Share of examples whose most probable class is the label, in [0, 1]. Of equal classes the first one counts."""
+    """Return the share of examples whose most probable class is the label, in [0, 1]. Of equal classes the first counts."""
     probs_BC = as_probs(probs_BC, "BC")
     labels_B = as_labels(labels_B, probs_BC)
     return (probs_BC.argmax(1) == labels_B).double().mean().item()
 
 
 def nll(probs_BC: Tensor, labels_B: Tensor) -> float:
-    """Mean of -log p(label) over the examples, in nats.
+    """Return the mean of -log p(label) over the examples, in nats.
 
-    Probabilities are clamped at the smallest positive normal of float64 (2.2e-308), so that a label held impossible
+    Probabilities are clamped at the smallest positive normal of float64 (2.2e-308), so that an impossible label
     costs 708.4 nats and not infinity.
     """
     probs_BC = as_probs(probs_BC, "BC")
@@ -33,7 +33,7 @@ def nll(probs_BC: Tensor, labels_B: Tensor) -> float:
 
 
 def brier(probs_BC: Tensor, labels_B: Tensor) -> float:
-    """Mean over the examples of sum_c (p_c - 1[label = c])^2, in [0, 2]. Brier 1950, eq. 2."""
+    """Return the mean over the examples of sum_c (p_c - 1[label = c])^2, in [0, 2]. Brier 1950, eq. 2."""
     probs_BC = as_probs(probs_BC, "BC")
     labels_B = as_labels(labels_B, probs_BC)
     truth_BC = torch.zeros_like(probs_BC).scatter_(1, labels_B[:, None], 1.0)
@@ -41,12 +41,12 @@ def brier(probs_BC: Tensor, labels_B: Tensor) -> float:
 
 
 def predictive_entropy(probs_BC: Tensor) -> float:
-    """Mean over the examples of the entropy -sum_c p_c log p_c, in nats."""
+    """Return the mean over the examples of the entropy -sum_c p_c log p_c, in nats."""
     return _entropy(as_probs(probs_BC, "BC")).mean().item()
 
 
 def mutual_information(probs_SBC: Tensor) -> float:
-    """Mean over the examples of H(mean_s p_s) - mean_s H(p_s), in nats: what the weight samples disagree about.
+    """Return the mean over the examples of H(mean_s p_s) - mean_s H(p_s), in nats: the disagreement of weight samples.
 
     Never below 0: rounding alone could take it there. Houlsby et al. 2011, eq. 2.
     """
@@ -56,7 +56,7 @@ def mutual_information(probs_SBC: Tensor) -> float:
 
 
 def rmse(mean_B: Tensor, target_B: Tensor) -> float:
-    """Root of the mean squared error over all entries, in the target's unit. More dimensions may follow B.
+    """Return the root of the mean squared error over all entries, in the target's unit. More dimensions may follow B.
 
     Raises ValueError if the shapes differ or are empty.
     """
@@ -65,7 +65,7 @@ def rmse(mean_B: Tensor, target_B: Tensor) -> float:
 
 
 def gaussian_nll(means_SB: Tensor, noise_std: float, target_B: Tensor) -> float:
-    """Mean over the examples of -log( mean_s N(y; m_s, noise_std^2) ), in nats.
+    """Return the mean over the examples of -log( mean_s N(y; m_s, noise_std^2) ), in nats.
 
     Dimensions after B are outputs of one example: N is then their joint density, independent given the weights.
     Raises ValueError if means and target do not fit, S or B is 0, or noise_std is not positive and finite.
@@ -82,5 +82,5 @@ def gaussian_nll(means_SB: Tensor, noise_std: float, target_B: Tensor) -> float:
 
 
 def _entropy(probs: Tensor) -> Tensor:
-    """Entropy over the last dimension, in nats; 0 log 0 is 0."""
+    """Return the entropy over the last dimension, in nats; 0 log 0 is 0."""
     return torch.special.entr(probs).sum(-1)

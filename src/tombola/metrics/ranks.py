@@ -12,7 +12,7 @@ _FEWEST_TO_RANK = 3  # two things always correlate by -1 or 1
 
 
 def spearman(values_KN: Tensor) -> Tensor:
-    """[K, K], float64: Spearman's rank correlation of each pair of rows, with average ranks for ties; infinities rank.
+    """Return [K, K], float64: Spearman's rank correlation of each pair of rows; average ranks for ties; infinities rank.
 
     NaN where a row is constant, and everywhere for fewer than three columns. Raises ValueError for NaN or another shape.
     """
@@ -26,12 +26,12 @@ def spearman(values_KN: Tensor) -> Tensor:
     ranks_KN = torch.stack([_ranks(row) for row in as_float64(values_KN)])
     centred_KN = ranks_KN - ranks_KN.mean(1, keepdim=True)
     norms_K = centred_KN.norm(dim=1)
-    # 0/0 is NaN: of a constant
+    # a constant row has norm 0, and 0/0 is NaN
     return (centred_KN @ centred_KN.T / torch.outer(norms_K, norms_K)).clamp(-1, 1)
 
 
 def _ranks(values_N: Tensor) -> Tensor:
-    """[N], float64, from 1: equal values share the mean of their ranks."""
+    """Return ranks, [N], float64, from 1; equal values share the mean of their ranks."""
     _, place, counts = values_N.unique(return_inverse=True, return_counts=True)
     counts = counts.double()
     return (counts.cumsum(0) - (counts - 1) / 2)[place]

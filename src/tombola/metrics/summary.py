@@ -17,7 +17,7 @@ from .predictive import accuracy, brier, gaussian_nll, mutual_information, nll, 
 def classification(
     probs_SBC: Tensor, labels_B: Tensor, *, bins: int = 15, redraws: int = 100, generator: torch.Generator
 ) -> dict[str, float]:
-    """Every classification metric of the predictive, the mean of the samples' probabilities.
+    """Return every classification metric of the predictive, the mean of the samples' probabilities.
 
     Keys: accuracy, nll, brier, predictive_entropy, mutual_information, and for each m of CALIBRATION its value `m`, its
     null `m_null`, `m_null_low`, `m_null_high`, its `m_excess` and `m_empty_bins`. `generator` (CPU) redraws the labels
@@ -46,7 +46,7 @@ def classification(
 
 
 def regression(means_SB: Tensor, noise_std: float, target_B: Tensor) -> dict[str, float]:
-    """Keys: nll of the mixture over the samples, in nats, and rmse of their mean, in the target's unit.
+    """Return nll of the mixture over the samples, in nats, and rmse of their mean, in the target's unit.
 
     Raises ValueError as `gaussian_nll` does.
     """
@@ -57,7 +57,7 @@ def regression(means_SB: Tensor, noise_std: float, target_B: Tensor) -> dict[str
 
 
 def mean_over_repeats(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each key over the rows, and `accuracy_sd`.
+    """Return the mean of each key over the rows, and `accuracy_sd`.
 
     `accuracy_sd` is the standard deviation of accuracy over the rows (ddof 1), NaN for one row or without accuracy.
     Raises ValueError if there is no row or the rows' keys differ.

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from benchmarks import quietly, recipes
+from benchmarks import recipes, record
 from tombola.study.recipes import cifar10, expand, merged
 from tombola.study.spec import unfold
 
@@ -52,6 +52,6 @@ def test_the_best_value_of_each_setting_is_kept_and_heat_is_not_chosen(monkeypat
 
 def test_a_record_does_not_tell_the_places_of_a_machine(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", ["x", "--path", "/a/b", "--seeds", "2", "--store", "/c", "--settings", "learning rate"])
-    assert (
-        quietly.record_of("x", [])["command"] == "python -m benchmarks.x --path FILES --seeds 2 --settings 'learning rate'"
-    )
+    record.write(tmp_path / "record.json", "x", [])
+    command = json.loads((tmp_path / "record.json").read_text())["command"]
+    assert command == "python -m benchmarks.x --path FILES --seeds 2 --settings 'learning rate'"
