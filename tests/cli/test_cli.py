@@ -12,17 +12,24 @@ import pytest
 import torch
 import yaml
 
+import tombola
 from tombola.cli.app import app
 
 OPTIONS = {
     "run": {"studies", "--out", "--set", "--device", "--dry-run", "--jobs", "--store", "--minutes"},
-    "status": {"folder", "--watch"},
-    "report": {"folder", "--out"},
-    "compare": {"first", "second", "--out"},
+    "status": {"folder", "--watch", "--allow-imports"},
+    "report": {"folder", "--out", "--allow-imports"},
+    "compare": {"first", "second", "--out", "--allow-imports"},
     "claims": {"folders", "--csv", "--json"},
     "studies": {"name"},
-    "evaluate": {"ticket", "--samples", "--seed", "--batch-norm", "--batch-size", "--device"},
+    "evaluate": {"ticket", "--samples", "--seed", "--batch-norm", "--batch-size", "--device", "--allow-imports"},
 }
+
+
+def test_version(cli):
+    result = cli("--version")
+    assert result.exit_code == 0
+    assert result.output == f"tombola {tombola.__version__}\n"
 
 
 def test_the_commands_and_their_options_are_these(cli):
