@@ -62,6 +62,7 @@ _AllowImports = Annotated[
     bool,
     typer.Option("--allow-imports", help="Import modules that the files name, and so run their code: for files you trust."),
 ]
+_Formats = Annotated[str, typer.Option(metavar="LIST", help="Formats of the figures, beside CSV: any of png,svg,pdf.")]
 
 
 @_command
@@ -114,13 +115,14 @@ def status(
 def report(
     folder: _Folder,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The page; default: DIR/report.html.")] = None,
+    formats: _Formats = "png",
     allow_imports: _AllowImports = False,
 ) -> int:
     """Write the report of a study, finished or not: a page, and its figures as files."""
     from .commands import make_report
 
     with plugins.imports(allowed=allow_imports):
-        return make_report(folder, out)
+        return make_report(folder, out, formats)
 
 
 @_command
@@ -128,13 +130,14 @@ def compare(
     first: _Folder,
     second: _Folder,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page; figures go beside it.")] = Path("comparison.html"),
+    formats: _Formats = "png",
     allow_imports: _AllowImports = False,
 ) -> int:
     """Compare two studies on one page: common figures, paired gaps, and the settings that differ."""
     from .commands import compare_studies
 
     with plugins.imports(allowed=allow_imports):
-        return compare_studies(first, second, out)
+        return compare_studies(first, second, out, formats)
 
 
 @_command

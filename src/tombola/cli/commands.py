@@ -64,25 +64,27 @@ def _watch(console: Console, follower: Follower, picture: Picture) -> None:
             live.update(drawn(), refresh=True)
 
 
-def make_report(path: Path, out: Path | None) -> int:
-    """Always 0."""
+def make_report(path: Path, out: Path | None, formats: str) -> int:
+    """Write a study's page; formats: of its figures' files, with commas between them."""
     if out is not None:
         _check_page(out)
-    print(f"report: {StudyFolder.open(path).write_report(out)}")
+    kinds = _kinds(formats)
+    print(f"report: {StudyFolder.open(path).write_report(out, formats=kinds)}")
     return 0
 
 
-def compare_studies(first: Path, second: Path, out: Path) -> int:
-    """Always 0. Raises TombolaError for a folder that is no study, and for studies that have nothing in common."""
+def compare_studies(first: Path, second: Path, out: Path, formats: str) -> int:
+    """Write the page of two studies. Raises TombolaError for a folder without a study, and for nothing in common."""
     from tombola.report import write_comparison
 
     _check_page(out)
+    kinds = _kinds(formats)
     if first.resolve() == second.resolve():
         raise TombolaError(f"{first} is given twice; give the folders of two studies")
     folders = [StudyFolder.open(first), StudyFolder.open(second)]
     one, two = (folder.side(label) for folder, label in zip(folders, told_apart(folders), strict=True))
     try:
-        print(f"comparison: {write_comparison(one, two, out)}")
+        print(f"comparison: {write_comparison(one, two, out, formats=kinds)}")
     except OSError as error:
         raise TombolaError(f"cannot write {out}: {error.strerror}; choose another file with --out") from None
     return 0
@@ -150,3 +152,12 @@ def evaluate_file(path: Path, measure: EvaluateSettings, seed: int, device: str)
 def _check_page(out: Path) -> None:
     if out.suffix != ".html":
         raise TombolaError(f"--out {out}: the report is an .html file; give such a name")
+
+
+def _kinds(formats: str) -> list[str]:
+    from tombola.report.images import FORMATS
+
+    kinds = [kind.strip().lower() for kind in formats.split(",") if kind.strip()]
+    if unknown := [kind for kind in kinds if kind not in FORMATS]:
+        raise TombolaError(f"--formats {formats}: unknown format {unknown[0]!r}; choose from {', '.join(FORMATS)}")
+    return kinds

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
@@ -30,6 +31,9 @@ from tombola.training.checkpoint import TimeUp
 from tombola.training.out_of_memory import keep_freed_memory
 
 from .terminal import ConsoleWatcher, Follower, duration, graph_table, results_table, shown, until
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 INTERRUPTED = 130
 STOPPED = {TIME_UP: "the time is up", INTERRUPTED: "interrupted"}
@@ -153,8 +157,10 @@ def _run_all(names: list[str], folders: list[StudyFolder], under: Conditions) ->
         folder.store.prepare()  # what cannot be written to is said before the first runs
     for number, folder in enumerate(folders, start=1):
         _say_which(under, number, names)
-        if several and folder.settled:
-            under.say(f"all {len(folder.plan.stages)} stages are done, and the page was written of them")
+        if folder.settled:
+            under.say(f"0 of {len(folder.plan.stages)} stages to run, and the page was written of them")
+            if not several:
+                _say_results(folder, records.read([folder.path]), under)
             continue
         if ran and time.time() >= under.ends:  # a command with nothing run gets somewhere, however short its time
             under.say(f"{STOPPED[TIME_UP]} before its first stage; the same command goes on from there")
@@ -251,15 +257,18 @@ def _run(folder: StudyFolder, under: Conditions, before: Guesses) -> int:
         code = TIME_UP if isinstance(stopped, TimeUp) else INTERRUPTED
         console.print(f"{STOPPED[code]}: what is finished is kept; the same command goes on from there")
         return code
-    page = folder.write_report(failed=failed)
-    table = folder.write_records()
-    if len(table):
-        console.print(results_table(table, console.width))
-    under.say(f"records: {folder.path / 'records.parquet'}")
-    under.say(f"report:  {page}")
+    folder.write_report(failed=failed)
+    _say_results(folder, folder.write_records(), under)
     for sentence in failed:
         under.say(f"failed: {sentence}", style="red")
     return 1 if failed else 0
+
+
+def _say_results(folder: StudyFolder, table: "DataFrame", under: Conditions) -> None:
+    if len(table):
+        under.console.print(results_table(table, under.console.width))
+    under.say(f"records: {folder.path / 'records.parquet'}")
+    under.say(f"report:  {folder.path / 'report.html'}")
 
 
 def _run_here(folder: StudyFolder, under: Conditions, budget: Budget, after_each: Callable[[], None]) -> list[str]:

@@ -1,6 +1,7 @@
 """A study's output folder: its settings, its records, its page, and where its stages are."""
 
 import json
+from collections.abc import Sequence
 from contextlib import chdir, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,8 +114,8 @@ class StudyFolder:
             raise TombolaError(f"cannot write to {self.path}: {error.strerror}; free space or permissions") from None
         return table
 
-    def write_report(self, out: Path | None = None, failed: list[str] | None = None) -> Path:
-        """Writes the page (by default report.html) from what is finished."""
+    def write_report(self, out: Path | None = None, failed: Sequence[str] = (), formats: Sequence[str] = ("png",)) -> Path:
+        """Write the page (by default report.html) from what is finished; formats: of the figures' files."""
         from tombola.report import write_report
 
         page = out or self.path / "report.html"
@@ -122,7 +123,9 @@ class StudyFolder:
         try:
             times = records.stage_times(self.plan, self.store)
             views = records.collect_views(self.plan, self.store)
-            return write_report(table, self.resolved, page, stages=times, views=views, failed=failed or [], missing=todo)
+            return write_report(
+                table, self.resolved, page, stages=times, views=views, failed=failed, missing=todo, formats=formats
+            )
         except OSError as error:
             raise TombolaError(f"cannot write {page}: {error.strerror}; choose another file with --out") from None
 

@@ -149,7 +149,7 @@ def scripts() -> Scripts:
     digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (own, plotly)]
     hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
     policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
-    packed = base64.b64encode(gzip.compress(plotly.encode(), compresslevel=9, mtime=0)).decode()
+    packed = base64.b64encode(gzip.compress(plotly.encode(), compresslevel=6, mtime=0)).decode()
     return Scripts(Markup(own), Markup(packed), policy)
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
+KEYS = ["curve", "level", "seed"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ def level_gap(records: pd.DataFrame, curve: str, level_a: int, level_b: int, met
 
 def by_seed(records: pd.DataFrame, curve: str, level: int, metric: str) -> pd.Series:
     """The metric of that curve at that level, indexed by seed; seeds without a value are left out."""
-    rows = records[(records["curve"] == curve) & (records["level"] == level)]
+    # columns before rows: the records have a hundred columns, and a selection of rows copies all that it is given
+    rows = records.loc[(records["curve"] == curve) & (records["level"] == level), ["seed", metric]]
     return rows.groupby("seed")[metric].mean().dropna()
 
 
@@ -44,7 +46,7 @@ def _gap(differences: pd.Series) -> Gap:
     mean = float(found.mean()) if n else math.nan
     if n < 2:
         return Gap(mean, math.nan, math.nan, n)
-    half = float(student.ppf((1 + CONFIDENCE) / 2, n - 1) * found.std(ddof=1) / math.sqrt(n))
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2) * found.std(ddof=1) / math.sqrt(n))
     return Gap(mean, mean - half, mean + half, n)
 
 
@@ -72,8 +74,8 @@ def gaps(records: pd.DataFrame, a: str, b: str, metric: str, *, every_level: boo
 
 def levels(records: pd.DataFrame, curve: str, metric: str) -> list[int]:
     """The levels at which the curve has a value, in rising order."""
-    rows = records[(records["curve"] == curve) & records[metric].notna()]
-    return sorted(int(level) for level in rows["level"].unique())
+    found = records.loc[(records["curve"] == curve) & records[metric].notna(), "level"]
+    return sorted(int(level) for level in found.unique())
 
 
 def shared_level(records: pd.DataFrame, curves: Sequence[str], metric: str) -> int | None:
@@ -84,21 +86,16 @@ def shared_level(records: pd.DataFrame, curves: Sequence[str], metric: str) -> i
 
 def summary(records: pd.DataFrame, metric: str) -> pd.DataFrame:
     """One row per curve and level: density, mean, sd (n - 1), low, high (range over seeds), n; levels rise."""
-    seeds = by_curve_and_seed(records[records[metric].notna()], [metric])
-    found = seeds.groupby(["curve", "level"], as_index=False).agg(
-        density=("density", "mean"),
-        mean=(metric, "mean"),
-        sd=(metric, "std"),
-        low=(metric, "min"),
-        high=(metric, "max"),
-        n=(metric, "count"),
-    )
-    return found.sort_values(["curve", "level"], ignore_index=True)
+    seeds = by_curve_and_seed(records.loc[records[metric].notna(), [*KEYS, "density", metric]], [metric])
+    groups = seeds.groupby(["curve", "level"])
+    found = groups[metric]
+    columns = {"mean": found.mean(), "sd": found.std(), "low": found.min(), "high": found.max(), "n": found.count()}
+    return pd.DataFrame({"density": groups["density"].mean(), **columns}).reset_index()  # sorted, as groups are
 
 
 def by_curve_and_seed(records: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """One row per curve, level and seed, with the means of density and those columns."""
-    return records.groupby(["curve", "level", "seed"], as_index=False)[["density", *columns]].mean()
+    return records.groupby(KEYS, as_index=False)[["density", *columns]].mean()
 
 
 def density_at(records: pd.DataFrame, level: int) -> float:
