@@ -60,9 +60,9 @@ def _overlap(panel: Panel, rows: pd.DataFrame, look: dict[str, Style]) -> Seen:
         said += [_shared(at, f"The masks of {panel.reference} and {other}") for other, at in _last(curves, "other", look)]
     caption = (
         "Overlap of masks over weights left: the Jaccard index over the prunable weights, of two seeds of each curve, and "
-        f"of each curve with {panel.reference} of the same seed. Line: mean over pairs; band: smallest to largest. Dotted: "
-        "two independent random masks with the same number of weights in each layer (ratio of expectations). Only what lies "
-        "above it is agreement on which weights of a layer survive."
+        f"of each curve with {panel.reference} of the same seed; line: mean over pairs, band: smallest to largest. Dotted: "
+        "two independent random masks with the same number of weights in each layer (ratio of expectations), so that only "
+        "what lies above it is agreement on which weights of a layer survive."
     )
     return Seen(
         title="overlap of masks", findings=said, plates=[Plate(drawings=drawings, caption=caption)] if drawings else []
@@ -99,8 +99,8 @@ def _ranks(panel: Panel, rows: pd.DataFrame, look: dict[str, Style]) -> Seen:
     ]
     caption = (
         f"Spearman's rank correlation of scores over the surviving prunable weights of {curve}, all layers together: of "
-        f"every pair {_where(dense)}, and of each score with {first} over weights left. Means over seeds; band: smallest to "
-        "largest. On sparse tickets the survivors were chosen by that curve's own score, which cuts its range."
+        f"every pair {_where(dense)}, and of each score with {first} over weights left; line: mean over seeds, band: "
+        "smallest to largest. On sparse tickets the survivors were chosen by that curve's own score, which cuts its range."
     )
     return Seen(title="ranks of scores", findings=said, plates=[Plate(drawings=drawings, caption=caption)])
 
@@ -141,9 +141,9 @@ def _connectivity(panel: Panel, rows: pd.DataFrame, look: dict[str, Style]) -> S
             Plate(
                 drawings=drawings,
                 caption=f"The straight line between {ends}: how far its {quantity} rises above the straight line between "
-                "its ends, for the mean weights; and along the line at the sparsest level. Means and std are interpolated, "
-                "batch-norm statistics estimated anew at each point, from training examples. Line: mean over seeds; band: "
-                "smallest to largest. A barrier near 0 says that both ends lie in one valley.",
+                "its ends, for the mean weights, and along the line at the sparsest level; line: mean over seeds, band: "
+                "smallest to largest. Means and std are interpolated and batch-norm statistics estimated anew at each "
+                "point, from training examples; a barrier near 0 means that both ends lie in one valley.",
             )
         )
     return Seen(title="linear connectivity", findings=said, plates=plates)
@@ -180,7 +180,7 @@ def _early_bird(panel: Panel, rows: pd.DataFrame, look: dict[str, Style]) -> See
         )
     caption = (
         "How early the mask settles in the training of the dense network: the Jaccard index of the mask that each score "
-        "would give after an epoch (0: at the start) with the one at the end, at three densities. Line: mean over seeds; "
+        "would give after an epoch (0: at the start) with the one at the end, at three densities; line: mean over seeds, "
         "band: smallest to largest. Dotted: two independent random masks with the same number of weights in each layer."
     )
     return Seen(title="early-bird masks", findings=said, plates=[Plate(drawings=drawings, caption=caption)])

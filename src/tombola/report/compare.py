@@ -1,6 +1,6 @@
 """Two studies on one page: their curves in common figures, paired gaps, and the settings in which they differ."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from tombola.metrics.column import NONE
 
 from . import text
 from .figures import COLOURS, DASHES, MARKERS, Style
-from .images import SETTINGS, Picture
+from .images import DEFAULT_FORMATS, SETTINGS, Picture
 from .page import Closing, Section, as_yaml, data_of, fill, pictures_of, show
 from .panels import Panel, main_quantity, ordered_curves
 from .plates import plates_of_measurements
@@ -49,7 +49,7 @@ class Pair:
     second: str
 
 
-def render(first: Side, second: Side, folder: str) -> tuple[str, list[Picture]]:
+def render(first: Side, second: Side, folder: str, formats: Sequence[str] = DEFAULT_FORMATS) -> tuple[str, list[Picture]]:
     """The page as HTML, and its pictures, which it looks for in `folder`. Raises TombolaError for nothing in common."""
     sections, panels = [], []
     look: dict[str, Style] = {}
@@ -80,6 +80,7 @@ def render(first: Side, second: Side, folder: str) -> tuple[str, list[Picture]]:
         notes=[text.INTERVALS, PAIRING],
         closing=[Closing(title="Settings", tables=[settings_that_differ(first, second)], texts=texts)],
         folder=folder,
+        formats=formats,
         data=data_of(panels, look),
     )
     return html, pictures_of(sections)

@@ -9,6 +9,7 @@ from tombola.claims.nets import family_of
 from tombola.metrics.column import Column
 
 from . import layers, text
+from .analyses import Seen
 from .figures import Cell, Style, grid, null_of, plotted, styles
 from .panels import CONTROLS, Panel, panels
 from .plates import Plate
@@ -33,18 +34,23 @@ class Spot:
     curves: list[str]
 
 
-def overview(found: Sequence[Panel], look: dict[str, Style]) -> list[Plate]:
-    """Accuracy (or RMSE), MACE and layers of all nets; none for one net, nor for too many."""
+def overview(found: Sequence[Panel], look: dict[str, Style]) -> Seen | None:
+    """Return accuracy (or RMSE), MACE and layers of all nets; None for one net, and for too many."""
     merged = _by_family(found)
     if len({panel.records["model"].iloc[0] for panel in found}) < 2:
-        return []
+        return None
     spots = _spots(merged)
     if len(spots) > MOST:
-        return []
+        return None
     if any(curve not in look for spot in spots for curve in spot.curves):
         look = styles(list(dict.fromkeys(curve for panel in merged for curve in panel.curves)))
-    plates = [_measured(spots, quantity, look) for quantity in _quantities(merged)]
-    return [*plates, *_layers(merged, look)]
+    quantities = list(_quantities(merged))
+    leaders = {f"{spot.panel.title}, {each.label}": text.leader(spot.panel, each) for each in quantities for spot in spots}
+    return Seen(
+        title="The nets side by side",
+        findings=[f"{title}: {sentence}" for title, sentence in leaders.items()],
+        plates=[*(_measured(spots, quantity, look) for quantity in quantities), *_layers(merged, look)],
+    )
 
 
 def measured_cells(spots: Sequence[Spot], quantity: Column) -> list[Cell]:
@@ -81,12 +87,9 @@ def layer_cells(spots: Sequence[Spot]) -> list[Cell]:
 
 def _measured(spots: list[Spot], quantity: Column, look: dict[str, Style]) -> Plate:
     drawing = grid(measured_cells(spots, quantity), look, "density")
-    seen = {spot.panel.title: text.leader(spot.panel, quantity) for spot in spots}
-    null = " Grey: mean and 95% range of what a perfectly calibrated model would show." if quantity is MACE else ""
-    caption = (
-        f"{text.sentence(quantity.label)} over weights left, net by net. {text.MARKS} "
-        f"{text.seeds(spots[0].panel, quantity)}{null} " + " ".join(f"{title}: {text}" for title, text in seen.items())
-    )
+    null = "; grey: mean and 95% range of a perfectly calibrated model" if quantity is MACE else ""
+    count = text.seeds(spots[0].panel, quantity)
+    caption = f"{text.sentence(quantity.label)} over weights left, net by net{null}; {count} {text.MARKS}"
     return Plate(drawings={f"nets-{quantity.name}": drawing}, caption=caption)
 
 
@@ -99,7 +102,7 @@ def _layers(merged: list[Panel], look: dict[str, Style]) -> list[Plate]:
         return []
     caption = (
         "Density of each prunable tensor over its place in the network, at the sparsest level that the curves have in "
-        f"common, for the curves that find their own mask. {text.MARKS} A tensor at 0 is empty."
+        f"common, for the curves that find their own mask; a tensor at 0 is empty. {text.MARKS}"
     )
     return [Plate(drawings={"nets-layers": grid(cells, look, PLACE)}, caption=caption)]
 

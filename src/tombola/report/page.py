@@ -12,10 +12,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from . import explorer, figures, tables, text
-from .analyses import seen
+from .analyses import Seen, seen
 from .explorer import embedded, scripts
 from .figures import Style
-from .images import SETTINGS, Picture
+from .images import DEFAULT_FORMATS, SETTINGS, Picture
 from .overview import overview
 from .panels import Panel, ordered_curves, panels
 from .plates import Plate, plates, spent, time_table
@@ -64,6 +64,7 @@ def render(
     views: pd.DataFrame | None = None,
     failed: Sequence[str] = (),
     missing: int = 0,
+    formats: Sequence[str] = DEFAULT_FORMATS,
 ) -> tuple[str, list[Picture]]:
     """The page as HTML, and its pictures."""
     look = figures.styles(ordered_curves(records))
@@ -71,15 +72,11 @@ def render(
     sections: list[Section] = []
     with matplotlib.rc_context(SETTINGS):
         if side_by_side := overview(found, look):
-            sections.append(
-                Section(number=0, title="The nets side by side", findings=[], plates=show(side_by_side), wide=True)
-            )
+            sections.append(_seen(0, side_by_side.title, side_by_side, wide=True))
         for panel in found:
             own = None if stages is None else panel.stages(stages)
             sections.append(_section(panel, show(plates(panel, look, own)), own))
-            for view in seen(panel, views, look):
-                title = f"{panel.title}: {view.title}"
-                sections.append(Section(number=panel.number, title=title, findings=view.findings, plates=show(view.plates)))
+            sections += [_seen(panel.number, f"{panel.title}: {view.title}", view) for view in seen(panel, views, look)]
     closing = [
         Closing(
             title="Settings",
@@ -100,9 +97,14 @@ def render(
         notes=[*([text.INTERVALS] if sections else []), text.caveat(study)],
         closing=closing,
         folder=FIGURES,
+        formats=formats,
         data=data_of(found, look),
     )
     return html, pictures_of(sections)
+
+
+def _seen(number: int, title: str, found: Seen, *, wide: bool = False) -> Section:
+    return Section(number=number, title=title, findings=found.findings, plates=show(found.plates), wide=wide)
 
 
 def show(plates: list[Plate]) -> list[Shown]:

@@ -8,13 +8,14 @@ from typing import Any
 import pandas as pd
 
 from tombola.claims import Row, judge
+from tombola.claims.nets import FAMILIES, family_of
 from tombola.claims.paper import CLAIMS
 from tombola.claims.table import BESIDE_NOTE, NOTE, effect, named, parts, region, remark, row_keys, verdict_text
 from tombola.metrics.column import MINUS, NONE, Column
 
 from .panels import MAIN, OWN_MASK, Panel, values, written
 from .quantities import duration, left, listed, number
-from .statistics import by_seed, density_at, gaps, levels, summary
+from .statistics import by_seed, density_at, gaps, levels
 from .text import interval
 
 
@@ -32,7 +33,7 @@ class Table:
 def main_table(panel: Panel) -> Table:
     """Accuracy by weights left with the best epoch's beside it, or RMSE for regression."""
     quantity = panel.main
-    found = summary(panel.records, quantity.name).set_index(["curve", "level"])
+    found = panel.summary(quantity.name).set_index(["curve", "level"])
     best = panel.records.groupby(["curve", "level"])["best_accuracy"].mean()
     seeds = int(found["n"].max()) if len(found) else 0
     rows = []
@@ -200,8 +201,8 @@ class Claims:
 
 
 def claims_of(records: pd.DataFrame) -> Claims:
-    """Every claim of arXiv 2602.18825 judged by the records."""
-    rows = judge(records, CLAIMS) if len(records) else []
+    """Judge the claims of arXiv 2602.18825 by the records of its nets; none for records of other nets alone."""
+    rows = judge(records, CLAIMS) if len(records) and records["model"].map(family_of).isin(FAMILIES).any() else []
     without = [(named(row), row.claim.sentence, row.net, row.needs) for row in rows if not row.joint]
     return Claims(judged=[judged(row) for row in rows if row.joint], without=without)
 
