@@ -54,8 +54,12 @@ def write_comparison(first: Side, second: Side, out: Path, *, formats: Sequence[
 
 
 def _write(html: str, pictures: Sequence[Picture], out: Path, folder: str, formats: Sequence[str]) -> Path:
+    from .images import FORMATS
+
     (out.parent / folder).mkdir(parents=True, exist_ok=True)
     for picture in pictures:
+        for kind in FORMATS:  # a figure of another format would be one of older records
+            (out.parent / folder / f"{picture.name}.{kind}").unlink(missing_ok=True)
         for name, content in picture.files(formats).items():
             with written_aside(out.parent / folder / name) as aside:
                 aside.write_bytes(content)

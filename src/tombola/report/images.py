@@ -73,9 +73,9 @@ class Picture:
         return {f"{self.name}.{kind}": content for kind, content in {**figures, "csv": numbers}.items()}
 
     def inline(self, label: str) -> Markup:
-        """The SVG as an element that fills its container; the name goes before its ids, for a page repeats none."""
+        """Return the SVG as an element that fills its container; ids get the name as prefix, so that a page repeats none."""
         text = self.svg.decode()
-        text = text[text.index("<svg") :]  # the prolog has no place within a page
+        text = text[text.index("<svg") :]  # a page holds no prolog
         text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
         text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
         text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", text)

@@ -20,13 +20,11 @@ def layer_table(records: pd.DataFrame, curves: Sequence[str]) -> pd.DataFrame:
 
     Curves as given, levels rising, layers in the order of the network; only what has been recorded.
     """
-    known = records.loc[
-        ~records["layer_density"].fillna("").isin(["", "{}"]), ["curve", "level", "density", "layer_density"]
-    ]
-    known = known[known["curve"].isin(curves)]
-    # one row a layer: nets that share a curve's name may have other layers
+    recorded = ~records["layer_density"].fillna("").isin(["", "{}"]) & records["curve"].isin(curves)
+    known = records.loc[recorded, ["curve", "level", "density", "layer_density"]]
     layers = [json.loads(text) for text in known.pop("layer_density")]
-    long = known.loc[known.index.repeat([len(each) for each in layers])].rename(columns={"density": "left"})
+    # by place and not by index: tables that were put together may repeat an index
+    long = known.iloc[np.repeat(np.arange(len(known)), [len(each) for each in layers])].rename(columns={"density": "left"})
     long["layer"] = [name for each in layers for name in each]
     long["mean"] = [value for each in layers for value in each.values()]
     long["curve"] = pd.Categorical(long["curve"], list(curves))

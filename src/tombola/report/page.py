@@ -44,7 +44,7 @@ class Section:
     tables: list[Table] = field(default_factory=list)
     all_gaps: Table = field(default_factory=lambda: Table(title="", head=[], rows=[]))
     wide: bool = False
-    """Whether its figures take the whole width."""
+    """True if its figures take the whole width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def render(
     missing: int = 0,
     formats: Sequence[str] = DEFAULT_FORMATS,
 ) -> tuple[str, list[Picture]]:
-    """The page as HTML, and its pictures."""
+    """Return the page as HTML, and its pictures."""
     look = figures.styles(ordered_curves(records))
     found = panels(records)
     sections: list[Section] = []
@@ -118,12 +118,12 @@ def pictures_of(sections: list[Section]) -> list[Picture]:
 
 
 def data_of(panels: list[Panel], look: dict[str, Style]) -> dict[str, Any]:
-    """What the page's script reads."""
+    """Return the data for the page's script."""
     return {"panels": {str(panel.number): explorer.panel_data(panel, look) for panel in panels}}
 
 
 def fill(*, data: dict[str, Any], claims: Claims | None = None, **context: Any) -> str:
-    """The template with these values."""
+    """Return the template filled with these values."""
     folder = resources.files("tombola.report")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals["css"] = Markup(folder.joinpath("page.css").read_text())
@@ -132,7 +132,7 @@ def fill(*, data: dict[str, Any], claims: Claims | None = None, **context: Any) 
 
 
 def as_yaml(study: Mapping[str, Any]) -> str:
-    """The study as people write it."""
+    """Return the study as YAML."""
     return yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True)
 
 

@@ -205,7 +205,7 @@ def drift(panel: Panel) -> str:
 
 
 def layer_dots(panel: Panel, found: pd.DataFrame, level: int) -> str:
-    """Caption the densities of layers, with those that keep the most and the least, and the empty ones."""
+    """Caption the densities of layers, with the layers that keep the most and the least, and the empty ones."""
     seen = []
     for curve, rows in found.groupby("curve", sort=False):
         ordered = rows.sort_values("mean", kind="stable")
@@ -224,7 +224,7 @@ def layer_dots(panel: Panel, found: pd.DataFrame, level: int) -> str:
 
 
 def heat(table: pd.DataFrame, curves: list[str]) -> str:
-    """Caption a heat map, with the layers that lose all their weights on those curves."""
+    """Caption a heat map, with the layers that lose all their weights on the curves."""
     gone = []
     for curve in curves:
         rows = table[(table["curve"] == curve) & (table["mean"] == 0)]
