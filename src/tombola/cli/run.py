@@ -44,15 +44,8 @@ _RECORDS_EVERY = 60.0  # seconds between writes of the records of a running stud
 
 def local_engine(folder: StudyFolder, under: "Conditions", watcher: Watcher, budget: Budget) -> Engine:
     """Return the engine that runs a study's stages in this process."""
-    study = folder.variants[0].study
-    return LocalEngine(
-        folder.store,
-        under.device,
-        watcher,
-        study.checkpoint_seconds,
-        needs=budget.of,
-        ends=under.ends,
-    )
+    seconds = folder.variants[0].study.checkpoint_seconds
+    return LocalEngine(folder.store, under.device, watcher, seconds, needs=budget.of, ends=under.ends)
 
 
 @dataclass(frozen=True, kw_only=True)

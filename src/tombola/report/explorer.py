@@ -45,8 +45,7 @@ def panel_data(panel: Panel, look: dict[str, Style]) -> dict[str, Any]:
     metrics = metrics_of(panel)
     nulls = [f"{m}{end}" for m in metrics for end in NULL_ENDS if f"{m}_null_high" in panel.records]
     rows = by_curve_and_seed(panel.records, [*metrics, *nulls])
-    names = panel.records["curve"].map({curve: i for i, curve in enumerate(panel.curves)})
-    order = dict(zip(panel.records["curve"], names, strict=True))
+    order = {curve: i for i, curve in enumerate(panel.curves)}
     rows = rows.assign(curve=rows["curve"].map(order)).sort_values(["curve", "level", "seed"])
     return {
         "title": panel.title,
@@ -93,9 +92,9 @@ def _layers(panel: Panel) -> dict[str, Any] | None:
     if table.empty:
         return None
     names = list(table["layer"].unique())
-    curves = []
+    curves, ends = [], ("mean", "low", "high")
     for curve, rows in table.groupby("curve", sort=False):
-        grids = {name: rows.pivot(index="level", columns="layer", values=name).reindex(columns=names) for name in ENDS}
+        grids = {name: rows.pivot(index="level", columns="layer", values=name).reindex(columns=names) for name in ends}
         left = rows.groupby("level")["left"].first()
         curves.append(
             {
@@ -107,9 +106,6 @@ def _layers(panel: Panel) -> dict[str, Any] | None:
             }
         )
     return {"names": names, "curves": curves}
-
-
-ENDS = ("mean", "low", "high")
 
 
 def _numbers(values: pd.Series) -> list[float | int | None]:

@@ -57,31 +57,26 @@ def _measured(panel: Panel, look: dict[str, Style]) -> list[Plate]:
 
 def _curves(panel: Panel, quantity: Column, look: dict[str, Style]) -> Plate:
     name, closer = f"{panel.number}-{quantity.name}", panel.uncontrolled()
-    explorer = "curves" if quantity is panel.main else ""
-    if len(closer) < 2 or len(closer) == len(panel.curves):
-        drawings = {name: figures.over_density(panel.records, quantity, look)}
-        caption = text.over_density(panel, quantity)
-        return Plate(drawings=drawings, caption=caption, explorer=explorer, metric=quantity.name)
-    # shuffles fall so far that they hide how the tickets differ
-    records = panel.records[panel.records["curve"].isin(closer)]
-    few = {curve: look[curve] for curve in closer}
-    drawings = {
-        name: figures.over_density(panel.records, quantity, look, width=figures.NARROW),
-        f"{name}-without-controls": figures.over_density(records, quantity, few, width=figures.NARROW),
-    }
-    caption = text.over_density(panel, quantity, twice=True)
-    return Plate(drawings=drawings, caption=caption, explorer=explorer, metric=quantity.name)
+    twice = 2 <= len(closer) < len(panel.curves)
+    width = figures.NARROW if twice else WIDE
+    drawings = {name: figures.over_density(panel.records, quantity, look, width=width)}
+    if twice:  # shuffles fall so far that they hide how the tickets differ
+        records = panel.records[panel.records["curve"].isin(closer)]
+        few = {curve: look[curve] for curve in closer}
+        drawings[f"{name}-without-controls"] = figures.over_density(records, quantity, few, width=width)
+    caption = text.over_density(panel, quantity, twice=twice)
+    return Plate(
+        drawings=drawings, caption=caption, explorer="curves" if quantity is panel.main else "", metric=quantity.name
+    )
 
 
 def _layers(panel: Panel, look: dict[str, Style]) -> list[Plate]:
     found = []
     table = layers.layer_table(panel.records, panel.own_masks())
     curves = list(table["curve"].unique())
-    recorded = panel.records[panel.records["curve"].isin(curves)].assign(known=1.0)
-    recorded = recorded[~recorded["layer_density"].fillna("").isin(["", "{}"])]
-    level = shared_level(recorded, curves, "known")
-    if level is not None and recorded.loc[recorded["level"] == level, "density"].min() < 1:  # dense: nothing to see
-        rows = table[table["level"] == level]
+    level = shared_level(table, curves, "mean")
+    rows = table[table["level"] == level]
+    if level is not None and rows["left"].min() < 1:  # dense: nothing to see
         caption = text.layer_dots(panel, rows, level)
         found.append(Plate(drawings={f"{panel.number}-layers": layers.dots(rows, look)}, caption=caption))
     if table["level"].nunique() > 1:
