@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from tombola import __version__, plugins
+import tombola
+from tombola import plugins
 from tombola.errors import TombolaError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -15,7 +16,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"tombola {__version__}")
+        typer.echo(f"tombola {tombola.__version__}")
         raise typer.Exit
 
 
