@@ -3,9 +3,10 @@
 import json
 import sys
 
+import pandas as pd
 import pytest
 
-from tombola import files
+from tombola.engine.folder import StudyFolder
 
 MODULE = """
     from pathlib import Path
@@ -27,21 +28,19 @@ def trace(user_module, tmp_path):
 
 
 @pytest.fixture
-def made(cli, tiny, study_file, trace):
-    """The folder of a study whose model is the module's, and one of its tickets; the module is forgotten afterwards."""
-    result = cli("run", study_file(tiny | {"model": {"name": "theirs:build"}}), "--out", "out/tiny")
-    assert result.exit_code == 0, result.output  # a study that is run may import
-    assert trace.exists()
-    result = cli("run", study_file(tiny | {"name": "own"}), "--out", "out/own")
-    assert result.exit_code == 0, result.output
+def made(cli, tiny, study_file, trace, monkeypatch):
+    """Arguments of each command: a study whose model is the module's, one of its tickets; the module is forgotten again."""
+    with monkeypatch.context() as quick:  # pages take seconds
+        quick.setattr(StudyFolder, "write_report", lambda self, **_: self.path / "report.html")
+        for name, model in (("theirs", "theirs:build"), ("own", "mlp")):
+            study = tiny | {"name": name, "model": {"name": model}, "prune": {"levels": 0}}
+            result = cli("run", study_file(study), "--out", f"out/{name}")
+            assert result.exit_code == 0, result.output
+    assert trace.exists()  # a study that is run may import
     forget(trace)
-    ticket = next(path for path in trace.parent.glob("out/tombola-stages/*/ticket.safetensors") if names_module(path))
-    return {"status": ["out/tiny"], "report": ["out/tiny"], "compare": ["out/own", "out/tiny"], "evaluate": [ticket]}
-
-
-def names_module(path):
-    _, description = files.read(path)
-    return "theirs" in json.dumps(description) and files.read(path)[0].keys() > {"mask"}
+    key = pd.read_parquet("out/theirs/records.parquet")["ticket"].iloc[0]
+    ticket = f"out/tombola-stages/{key}/ticket.safetensors"
+    return {"status": ["out/theirs"], "report": ["out/theirs"], "compare": ["out/own", "out/theirs"], "evaluate": [ticket]}
 
 
 def forget(trace):
