@@ -150,7 +150,7 @@ def _run_all(names: list[str], folders: list[StudyFolder], under: Conditions) ->
         folder.store.prepare()  # raises for a place that cannot be written to, before the first study runs
     for number, folder in enumerate(folders, start=1):
         _say_which(under, number, names)
-        if folder.settled:
+        if folder.settled and (folder.path / "records.parquet").is_file():
             under.say(f"0 of {len(folder.plan.stages)} stages to run, and the page was written of them")
             if not several:
                 _say_results(folder, records.read([folder.path]), under)
