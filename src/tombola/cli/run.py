@@ -151,7 +151,7 @@ def _run_all(names: list[str], folders: list[StudyFolder], under: Conditions) ->
     for number, folder in enumerate(folders, start=1):
         _say_which(under, number, names)
         if folder.settled and (folder.path / "records.parquet").is_file():
-            under.say(f"0 of {len(folder.plan.stages)} stages to run, and the page was written of them")
+            under.say(f"0 of {len(folder.plan.stages)} stages to run; the page was written after them and is left as it is")
             if not several:
                 _say_results(folder, records.read([folder.path]), under)
             continue
