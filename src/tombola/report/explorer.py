@@ -82,7 +82,7 @@ def _metric(panel: Panel, column: str) -> dict[str, Any]:
         "scale": quantity.scale,
         "unit": quantity.suffix,
         "decimals": quantity.decimals if column in RECORDS else None,
-        "caption": text.explored(panel, quantity),
+        "caption": text.over_density(panel, quantity),
     }
 
 

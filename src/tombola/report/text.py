@@ -168,7 +168,9 @@ MARKS = "Mark: mean over seeds; bar: from the smallest to the largest; moved asi
 def over_density(panel: Panel, quantity: Column, *, twice: bool = False) -> str:
     """Caption curves, with the one that leads at the last level that all have. `twice`: also drawn without controls."""
     drawn = ": all curves, then a closer look without re-init and shuffles" if twice else ""
-    return f"{sentence(quantity.label)} over weights left{drawn}; {_spread(panel, quantity)}. {leader(panel, quantity)}"
+    grey = "; grey: mean and 95% range under perfect calibration" if f"{quantity.name}_null" in panel.records else ""
+    spread = _spread(panel, quantity)
+    return f"{sentence(quantity.label)} over weights left{drawn}; {spread}{grey}. {leader(panel, quantity)}"
 
 
 def calibration(panel: Panel, quantities: list[Column]) -> str:
@@ -180,12 +182,6 @@ def calibration(panel: Panel, quantities: list[Column]) -> str:
         "range of a perfectly calibrated model with the same predictions, averaged over the curves, so that only what lies "
         f"above it is miscalibration. At a curve's last level, {seen}."
     )
-
-
-def explored(panel: Panel, quantity: Column) -> str:
-    """Caption the interactive chart when it shows that quantity."""
-    grey = "; grey: mean and 95% range under perfect calibration" if f"{quantity.name}_null" in panel.records else ""
-    return f"{sentence(quantity.label)} over weights left; {_spread(panel, quantity)}{grey}. {leader(panel, quantity)}"
 
 
 def drift(panel: Panel) -> str:
