@@ -4,12 +4,26 @@ import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from tombola.errors import TombolaError
+
+_allowed = True  # one for the process and not a context variable: threads that a command starts must see it
+
+
+@contextmanager
+def imports(*, allowed: bool) -> Iterator[None]:
+    """Refuse import paths within the context unless they are `allowed`: for commands that read files of others."""
+    global _allowed
+    before, _allowed = _allowed, allowed
+    try:
+        yield
+    finally:
+        _allowed = before
 
 
 def resolve(name: str, known: Mapping[str, Any], kind: str) -> Any:
@@ -20,6 +34,11 @@ def resolve(name: str, known: Mapping[str, Any], kind: str) -> Any:
         near = get_close_matches(name, known, 1)
         meant = f"did you mean {near[0]!r}? " if near else ""
         raise TombolaError(f"unknown {kind} {name!r}: {meant}there are {', '.join(known)}, or package.module:name")
+    if not _allowed:
+        raise TombolaError(
+            f"{kind} {name!r} is an import path, and this command only reads: to import it would run code; "
+            "if you trust the files that name it, add --allow-imports, or import the module yourself in Python"
+        )
     module_name, _, attribute = name.partition(":")
     look_in(Path.cwd())  # as `python -m` does
     try:
@@ -34,8 +53,8 @@ def resolve(name: str, known: Mapping[str, Any], kind: str) -> Any:
 
 
 def look_in(folder: Path) -> None:
-    """Let import paths name modules in `folder`: last, so that a pandas.py beside a study hides no installed package."""
-    if str(folder) not in sys.path:
+    """Let import paths name modules in `folder`, where they are allowed; last, so that it hides no installed package."""
+    if _allowed and str(folder) not in sys.path:
         sys.path.append(str(folder))
 
 

@@ -12,17 +12,24 @@ import pytest
 import torch
 import yaml
 
+import tombola
 from tombola.cli.app import app
 
 OPTIONS = {
     "run": {"studies", "--out", "--set", "--device", "--dry-run", "--jobs", "--store", "--minutes"},
-    "status": {"folder", "--watch"},
-    "report": {"folder", "--out"},
-    "compare": {"first", "second", "--out"},
+    "status": {"folder", "--watch", "--allow-imports"},
+    "report": {"folder", "--out", "--formats", "--allow-imports"},
+    "compare": {"first", "second", "--out", "--formats", "--allow-imports"},
     "claims": {"folders", "--csv", "--json"},
     "studies": {"name"},
-    "evaluate": {"ticket", "--samples", "--seed", "--batch-norm", "--batch-size", "--device"},
+    "evaluate": {"ticket", "--samples", "--seed", "--batch-norm", "--batch-size", "--device", "--allow-imports"},
 }
+
+
+def test_version(cli):
+    result = cli("--version")
+    assert result.exit_code == 0
+    assert result.output == f"tombola {tombola.__version__}\n"
 
 
 def test_the_commands_and_their_options_are_these(cli):
@@ -62,6 +69,24 @@ def test_the_same_command_again_runs_nothing(cli, finished):
     again = cli("run", path, "--out", "out/tiny")
     assert "0 of" in again.output
     assert again.exit_code == 0
+
+
+def test_a_finished_study_keeps_its_page_and_shows_its_table(cli, finished):
+    _, folder, path = finished
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+    again = cli("run", path, "--out", "out/tiny")
+    assert before == {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+    assert "ticket (snr)" in again.output
+    assert "out/tiny/report.html" in again.output
+
+
+def test_figures_come_in_the_formats_that_are_asked_for(cli, refused, finished):
+    _, folder, _ = finished
+    assert {file.suffix for file in (folder / "figures").iterdir()} == {".png", ".csv"}
+    said = refused("report", folder, "--formats", "png,gif")
+    assert said == "--formats png,gif: unknown format 'gif'; choose from png, svg, pdf"
+    assert cli("report", folder, "--formats", "svg,pdf", "--out", "other/page.html").exit_code == 0
+    assert {file.suffix for file in (folder.parents[1] / "other" / "figures").iterdir()} == {".svg", ".pdf", ".csv"}
 
 
 def test_a_study_beside_it_reuses_its_stages(cli, finished, tiny, study_file):

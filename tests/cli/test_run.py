@@ -60,7 +60,7 @@ def test_what_studies_share_runs_once_and_what_is_settled_is_left(cli, two, tmp_
     assert "out/second/report.html" in result.output.splitlines()[-1]
 
     again = cli("run", *two, "--out", "out")
-    assert again.output.count("the page was written of them") == 2
+    assert again.output.count("the page was written after them") == 2
     other = cli("run", *two, "--out", "out", "--set", "evaluate.samples=3")
     assert "the page was written" not in other.output
 

@@ -15,8 +15,8 @@ def section(html):
 
 @pytest.fixture(scope="module")
 def shown():
-    """The section of a study of digits with tickets, deterministic tickets and controls."""
-    html, _ = render(digits(seeds=5, levels=10), STUDY)
+    """The section of a study of a VGG with tickets, deterministic tickets and controls."""
+    html, _ = render(digits(seeds=5, levels=10).assign(model="vgg11"), STUDY)
     return section(html)
 
 
@@ -43,8 +43,18 @@ def test_claims_without_data_are_folded_away_with_what_they_need(shown):
 
 
 def test_a_study_without_data_for_any_claim_has_no_such_section():
-    records = digits(seeds=2, levels=1)
+    records = digits(seeds=2, levels=1).assign(model="vgg11")
     html, _ = render(records[records["curve"] == "re-init (snr)"].assign(train_seconds=float("nan")), STUDY)
     assert section(html) == ""
     html, _ = render(digits().iloc[:0], STUDY)
     assert section(html) == ""
+
+
+def test_claims_are_about_the_nets_of_the_paper():
+    html, _ = render(digits(seeds=2, levels=1), STUDY)  # a multi-layer perceptron
+    assert section(html) == ""
+
+
+def test_figures_come_before_claims():
+    html, _ = render(digits(seeds=2, levels=2).assign(model="vgg11"), STUDY)
+    assert html.index("Figure 1.") < html.index('<section class="claims">') < html.index("Main settings")

@@ -148,7 +148,7 @@ def test_any_metric_can_be_chosen(opened: Opened) -> None:
     opened.choose("quantity", "nll")
     assert opened.page.locator("#curves-1 .ytitle").text_content() == "test NLL (nats)"
     caption = opened.page.locator("#curves-1 .caption:visible").text_content()
-    assert caption.startswith("NLL over weights left.")
+    assert caption.startswith("NLL over weights left; line: mean over 15 seeds")
     shown = opened.drawn("chart.data.find(trace => trace.name === 'ticket (mu)').y")
     assert shown == pytest.approx(
         RECORDS[RECORDS["curve"] == "ticket (mu)"].groupby("level")["nll"].mean().tolist(), rel=1e-4

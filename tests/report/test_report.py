@@ -18,7 +18,7 @@ from tombola.engine.records import stage_times
 from tombola.report import write_report
 from tombola.report.explorer import panel_data
 from tombola.report.figures import Drawing, styles
-from tombola.report.images import SETTINGS, Picture
+from tombola.report.images import FORMATS, SETTINGS, Picture
 from tombola.report.page import render
 from tombola.report.panels import panels, values, written
 from tombola.report.plates import plates
@@ -31,7 +31,7 @@ FIGURES = {
     *("1-ece", "1-mace", "1-layers", "1-heat-ticket", "1-heat-deterministic"),
     *("1-drift-mean", "1-drift-spread", "1-drift-rank"),
 }
-KINDS = {".png", ".svg", ".pdf", ".csv"}
+KINDS = {f".{kind}" for kind in (*FORMATS, "csv")}
 
 
 def names(pictures: list[Picture]) -> set[str]:
@@ -49,7 +49,7 @@ def drawn(records: pd.DataFrame, stages: pd.DataFrame | None = None) -> tuple[di
 @pytest.fixture(scope="module")
 def written_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of the finished study, with its figures beside it."""
-    return write_report(digits(), STUDY, tmp_path_factory.mktemp("report") / "report.html")
+    return write_report(digits(), STUDY, tmp_path_factory.mktemp("report") / "report.html", formats=FORMATS)
 
 
 def three_seeds(a: list[float], b: list[float]) -> pd.DataFrame:
@@ -311,6 +311,17 @@ def test_an_empty_layer_is_named_and_left_white() -> None:
     assert np.ma.getmaskarray(figure.axes[0].collections[0].get_array()).reshape(3, 7)[1].tolist() == [False] * 6 + [True]
 
 
+@pytest.mark.parametrize("records", [digits(), digits(seeds=1), regression()], ids=["three seeds", "one", "regression"])
+def test_a_caption_has_at_most_two_sentences(records: pd.DataFrame) -> None:
+    several = pd.concat([records.assign(model=model) for model in ("vgg11", "vit", "mlp")], ignore_index=True)
+    for shown in (records, several):
+        html, _ = render(shown, STUDY, stages=times(shown))
+        captions = re.findall(r'<span class="caption">(.*?)</span>', html, re.S)
+        assert len(captions) > 3
+        for caption in captions:
+            assert 1 <= len(re.findall(r"[.!?](?= |$)", caption)) <= 2, caption
+
+
 def test_times_are_summed_by_curve_and_kind() -> None:
     records = digits()
     drawings, captions = drawn(records, times(records))
@@ -360,9 +371,9 @@ def test_the_browser_gets_every_number_and_columns_of_ones_own() -> None:
 
 
 def test_equal_records_give_equal_bytes(written_page: Path) -> None:
-    html, pictures = render(digits(), STUDY)
+    html, pictures = render(digits(), STUDY, formats=FORMATS)
     assert html == written_page.read_text()
-    for name, content in pictures[0].files().items():
+    for name, content in pictures[0].files(FORMATS).items():
         assert content == (written_page.parent / "figures" / name).read_bytes()
     for picture in pictures:
         assert picture.svg == (written_page.parent / "figures" / f"{picture.name}.svg").read_bytes()

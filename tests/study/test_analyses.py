@@ -320,7 +320,7 @@ def test_the_command_line_runs_analyses_and_the_page_has_a_section_for_each(cli,
     for name in ("1-overlap-seeds", "1-ranks", "1-connectivity-noise", "1-connectivity-levels-path", "1-early-bird-20"):
         numbers = pd.read_csv(f"out/figures/{name}.csv")
         assert len(numbers)
-    assert "0 to run" in cli("status", "out").output
+    assert "0 to run" in cli("status", "out", "--allow-imports").output
 
 
 def test_a_regression_has_lines_too_and_emptied_layers_have_no_ranks(plan_of, run_plan, user_module):

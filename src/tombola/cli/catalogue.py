@@ -1,4 +1,4 @@
-"""What the shipped studies ask and cost, as a table. The numbers are those of benchmarks/costs.py, in studies/costs.json."""
+"""The table of shipped studies with their costs, which benchmarks/costs.py measured and wrote to studies/costs.json."""
 
 import json
 import re
@@ -13,17 +13,17 @@ from rich.text import Text
 from .terminal import duration
 
 SIZES = {"cpu": "measured", "gpu": "forecast", "full": "forecast"}
-"""Size -> where its numbers are from."""
+"""Size -> origin of its numbers."""
 _UNKNOWN = "-"
 
 
 def costs() -> dict[str, Any]:
-    """Size -> "studies", name -> seconds alone and added, trainings; and where it was measured, or what was `assumed`."""
+    """Return the costs: size -> "studies", name -> seconds alone and added, trainings; hardware, or assumptions."""
     return json.loads((resources.files("tombola") / "studies" / "costs.json").read_text())
 
 
 def studies_table(descriptions: Mapping[str, str], known: Mapping[str, Any]) -> RenderableType:
-    """A row for each study, with what it takes at each size, and a legend. known: as `costs` gives them."""
+    """Return a row for each study, with its time at each size, and a legend. known: as `costs` gives them."""
     table = Table(title="shipped studies: tombola run NAME", title_justify="left", show_lines=True)
     table.add_column("name", no_wrap=True)
     table.add_column("what it asks", ratio=1)
@@ -35,27 +35,27 @@ def studies_table(descriptions: Mapping[str, str], known: Mapping[str, Any]) -> 
 
 
 def first_sentence(description: str) -> str:
-    """In one line."""
+    """Return the first sentence, in one line."""
     return re.split(r"(?<=[.?!])\s", " ".join(description.split()), maxsplit=1)[0]
 
 
 def cell(known: Mapping[str, Any], size: str, study: str) -> str:
-    """What a study takes alone and, below it, what it adds; "-" where that is not known."""
+    """Return the time of a study alone and, below it, the time that it adds; "-" where that is not known."""
     cost = known.get(size, {}).get("studies", {}).get(study)
     return f"{duration(cost['alone_seconds'])}\n+{duration(cost['added_seconds'])}" if cost else _UNKNOWN
 
 
 def legend(known: Mapping[str, Any]) -> list[str]:
-    """How the numbers are to be read, and where they are from."""
+    """Return sentences that explain the numbers and name their origin."""
     said = [
-        "Above, what a study takes alone; below (+), what it adds after those listed before it: what studies have in common "
-        f"runs once. {_UNKNOWN}: not known. `tombola studies NAME` prints a study, --set size=SIZE chooses its size."
+        "Above: the time of a study alone; below (+): the time that it adds after the studies listed before it, as common "
+        f"stages run once. {_UNKNOWN}: unknown. `tombola studies NAME` prints a study, --set size=SIZE chooses its size."
     ]
     if (cpu := known.get("cpu", {})).get("studies"):
         together = duration(sum(cost["added_seconds"] for cost in cpu["studies"].values()))
         said.append(
             f"cpu: measured on {cpu['hardware']}, {cpu['processes']} processes, {cpu['date']}: all together {together}. "
-            "What is added is by the clock, with start and page; what a study takes alone is that of its stages."
+            "Added times are by the clock, with start and page; times alone are sums over stages."
         )
     else:
         said.append("cpu: not measured yet.")

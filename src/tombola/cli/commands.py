@@ -1,4 +1,4 @@
-"""What the commands of the command line do."""
+"""The commands that read: status, report, compare, claims, studies, evaluate. Each returns its exit code."""
 
 import time
 from contextlib import suppress
@@ -26,11 +26,11 @@ from .run import choose_device
 from .terminal import Follower, Picture, draw, graph_table
 
 _WATCH_EVERY = 1.0  # seconds
-_LINES_OF_STATUS = 40  # what is printed once may be longer than the terminal is high
+_LINES_OF_STATUS = 40  # a status that is printed once may be longer than the terminal is high
 
 
 def show_status(path: Path, watch: bool) -> int:
-    """Always 0. watch: again and again until nothing runs any more."""
+    """Print the stages and the state of a run. watch: again and again until nothing runs any more."""
     console, folder = Console(), StudyFolder.open(path)
     follower = Follower(folder.plan, folder.store, folder.timings)
     picture = follower.look()
@@ -38,21 +38,21 @@ def show_status(path: Path, watch: bool) -> int:
         console.print(graph_table(folder.plan, folder.store))
     elif follower.runs_now:
         _watch(console, follower, picture)
-        follower = Follower(folder.plan, folder.store, folder.timings)  # what failed is to do again: the next run tries it
+        follower = Follower(folder.plan, folder.store, folder.timings)  # the next run tries failed stages
         picture = follower.look()
     console.print(draw(replace(picture, failed=[]), console.width, max(console.height, _LINES_OF_STATUS)))
-    for sentence in picture.failed:  # in full: there is nothing below that has to stay in view
+    for sentence in picture.failed:  # in full: nothing below has to stay in view
         console.print(Text(sentence, style="red"), soft_wrap=True)
     done, stages = picture.stages
     if not follower.runs_now and done < stages:
-        console.print(f"nothing runs now: {stages - done} stages to run; `tombola run` goes on with the same command")
+        console.print(f"nothing runs now: {stages - done} stages to run; the same `tombola run` command continues")
     elif done == stages:
         console.print(f"all {stages} stages are done, 0 to run")
     return 0
 
 
 def _watch(console: Console, follower: Follower, picture: Picture) -> None:
-    """Returns when nothing runs any more, or at Ctrl-C: the run is not stopped by it."""
+    """Return when nothing runs any more, or at Ctrl-C, which does not stop the run."""
 
     def drawn() -> RenderableType:
         return draw(picture, console.width, console.height - 1)
@@ -64,32 +64,34 @@ def _watch(console: Console, follower: Follower, picture: Picture) -> None:
             live.update(drawn(), refresh=True)
 
 
-def make_report(path: Path, out: Path | None) -> int:
-    """Always 0."""
+def make_report(path: Path, out: Path | None, formats: str) -> int:
+    """Write a study's page; formats: of its figures' files, with commas between them."""
     if out is not None:
         _check_page(out)
-    print(f"report: {StudyFolder.open(path).write_report(out)}")
+    kinds = _kinds(formats)
+    print(f"report: {StudyFolder.open(path).write_report(out, formats=kinds)}")
     return 0
 
 
-def compare_studies(first: Path, second: Path, out: Path) -> int:
-    """Always 0. Raises TombolaError for a folder that is no study, and for studies that have nothing in common."""
+def compare_studies(first: Path, second: Path, out: Path, formats: str) -> int:
+    """Write the page of two studies. Raises TombolaError for a folder without a study, and for nothing in common."""
     from tombola.report import write_comparison
 
     _check_page(out)
+    kinds = _kinds(formats)
     if first.resolve() == second.resolve():
         raise TombolaError(f"{first} is given twice; give the folders of two studies")
     folders = [StudyFolder.open(first), StudyFolder.open(second)]
     one, two = (folder.side(label) for folder, label in zip(folders, told_apart(folders), strict=True))
     try:
-        print(f"comparison: {write_comparison(one, two, out)}")
+        print(f"comparison: {write_comparison(one, two, out, formats=kinds)}")
     except OSError as error:
         raise TombolaError(f"cannot write {out}: {error.strerror}; choose another file with --out") from None
     return 0
 
 
 def judge_claims(paths: list[Path], csv: Path | None, json: Path | None) -> int:
-    """Always 0. Raises TombolaError for a folder without records, and where a file cannot be written."""
+    """Print the claims' verdicts. Raises TombolaError for a folder without records, and where a file cannot be written."""
     from tombola.claims import judge
     from tombola.claims.paper import CLAIMS
     from tombola.claims.table import as_json, frame, printed
@@ -106,10 +108,10 @@ def judge_claims(paths: list[Path], csv: Path | None, json: Path | None) -> int:
 
 
 def list_studies(name: str | None) -> int:
-    """Always 0."""
+    """Print the shipped studies, or the YAML of one."""
     known = shipped()
     if name is not None:
-        read(name, [])  # says what is wrong with an unknown name
+        read(name, [])  # raises for an unknown name
         print(known.get(name, Path(name)).read_text(), end="")
         return 0
     Console().print(studies_table({study: read(study, []).get("description", "") for study in known}, costs()))
@@ -117,26 +119,26 @@ def list_studies(name: str | None) -> int:
 
 
 def evaluate_file(path: Path, measure: EvaluateSettings, seed: int, device: str) -> int:
-    """Always 0. Raises TombolaError for a ticket that is damaged, untrained, or whose model or data can't be had."""
+    """Print the metrics of a ticket. Raises TombolaError for a damaged or untrained one, and for lack of model or data."""
     ticket = load(path)
     model, data = ticket.info.get("model"), ticket.info.get("data")
-    _ = ticket.posterior  # says so where there is no trained state
+    _ = ticket.posterior  # raises where there is no trained state
     if not model or not data:
         raise TombolaError(f"{path} does not name its model and data (it was saved from Python); use ticket.predict there")
     module = models.build(model["name"], model["args"], model["input_shape"], model["outputs"], ("skeleton",))
     ticket.layout.check(module)
-    there = load_data(data["name"], data["args"])
-    if there.fingerprint != data["fingerprint"]:
+    found = load_data(data["name"], data["args"])
+    if found.fingerprint != data["fingerprint"]:
         raise TombolaError(
-            f"data {there.name!r} has fingerprint {there.fingerprint}, the ticket was trained on {data['fingerprint']}: "
+            f"data {found.name!r} has fingerprint {found.fingerprint}, the ticket was trained on {data['fingerprint']}: "
             "the data has changed since"
         )
     chosen = choose_device(device)
     train = restored(TrainSettings, ticket.info["settings"]["train"])
     words = ("evaluate", seed)
-    examples = there.held_out(measure.split)
-    row = evaluate_ticket(module.to(chosen), ticket, examples, measure, train, words, chosen, there.prepare)
-    what = f"the {measure.split} split of {there.name} ({row['examples']} examples)"
+    examples = found.held_out(measure.split)
+    row = evaluate_ticket(module.to(chosen), ticket, examples, measure, train, words, chosen, found.prepare)
+    what = f"the {measure.split} split of {found.name} ({row['examples']} examples)"
     table = Table(title=f"{path.name}: {model['name']} on {what}")
     table.add_column("metric")
     table.add_column("value", justify="right")
@@ -150,3 +152,12 @@ def evaluate_file(path: Path, measure: EvaluateSettings, seed: int, device: str)
 def _check_page(out: Path) -> None:
     if out.suffix != ".html":
         raise TombolaError(f"--out {out}: the report is an .html file; give such a name")
+
+
+def _kinds(formats: str) -> list[str]:
+    from tombola.report.images import FORMATS
+
+    kinds = [kind.strip().lower() for kind in formats.split(",") if kind.strip()]
+    if unknown := [kind for kind in kinds if kind not in FORMATS]:
+        raise TombolaError(f"--formats {formats}: unknown format {unknown[0]!r}; choose from {', '.join(FORMATS)}")
+    return kinds

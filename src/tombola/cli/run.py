@@ -1,10 +1,11 @@
-"""Running studies, one after another on one store: all are checked before the first one runs."""
+"""Run studies one after another on one store; all are checked before the first one runs."""
 
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
@@ -31,45 +32,41 @@ from tombola.training.out_of_memory import keep_freed_memory
 
 from .terminal import ConsoleWatcher, Follower, duration, graph_table, results_table, shown, until
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 INTERRUPTED = 130
 STOPPED = {TIME_UP: "the time is up", INTERRUPTED: "interrupted"}
-"""Exit code -> why a run that was not done has ended."""
+"""Exit code -> reason why a run ended before all was done."""
 _LOOK_AT_WORKERS = 0.1  # seconds
 _RECORDS_EVERY = 60.0  # seconds between writes of the records of a running study
 
 
 def local_engine(folder: StudyFolder, under: "Conditions", watcher: Watcher, budget: Budget) -> Engine:
     """Return the engine that runs a study's stages in this process."""
-    study = folder.variants[0].study
-    return LocalEngine(
-        folder.store,
-        under.device,
-        watcher,
-        study.checkpoint_seconds,
-        needs=budget.of,
-        ends=under.ends,
-    )
+    seconds = folder.variants[0].study.checkpoint_seconds
+    return LocalEngine(folder.store, under.device, watcher, seconds, needs=budget.of, ends=under.ends)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """The place and time of a command's runs: the same for all of its studies."""
+    """The conditions of a command's runs, the same for all of its studies."""
 
     console: Console
     device: torch.device
     jobs: int = 1
     threads: int = 1
-    """Of torch, where the study names none: shared by the processes."""
+    """Threads of torch where the study names none; the processes share them."""
     ends: float = math.inf
-    """By `time.time`: when it is stopped at the next place where nothing is lost."""
+    """Time, as `time.time` has it, after which the run stops as soon as nothing is lost."""
     engine: Callable[[StudyFolder, "Conditions", Watcher, Budget], Engine] = local_engine
-    """Makes what runs the stages where there is one process."""
+    """Factory of the engine of a run in one process."""
 
     def say(self, sentence: str, style: str = "") -> None:
         self.console.print(Text(sentence, style=style), soft_wrap=True)
 
     def set_threads(self, folder: StudyFolder) -> None:
-        """Set what the study wants; for each study, since several are run in one process."""
+        """Set the threads of the study; for each study, since several run in one process."""
         wanted = folder.variants[0].study.threads or max(1, self.threads // self.jobs)
         if wanted != torch.get_num_threads():
             torch.set_num_threads(wanted)
@@ -88,8 +85,8 @@ def run_studies(
 ) -> int:
     """Return the worst of the studies' exit codes: 0, 1 if a stage failed, 3 if the time is up, 130 if interrupted.
 
-    studies: names of shipped ones, of folders of them, or paths. out: of one study its folder, of several the folder of
-    theirs. Raises TombolaError for a mistake in any of them before anything was run.
+    studies: names of shipped ones, of folders of them, or paths. out: the folder of one study, the parent folder of several.
+    Raises TombolaError for a mistake in any of them before anything runs.
     """
     if minutes is not None and not minutes > 0:
         raise TombolaError(f"--minutes is {minutes:g}; give a number above 0, as --minutes 9.5")
@@ -106,7 +103,7 @@ def run_studies(
 
 
 def spread(names: Sequence[str]) -> list[str]:
-    """Return the studies that the names stand for, each once: the name of a folder of shipped ones stands for all in it."""
+    """Return the studies by name, each once; the name of a folder of shipped studies is replaced by all in it."""
     known = shipped()
     inside = {name: [study for study in known if study.startswith(f"{name.rstrip('/')}/")] for name in names}
     return list(dict.fromkeys(study for name in names for study in inside[name] or [name]))
@@ -131,7 +128,7 @@ def _folders(names: list[str], out: Path | None, changes: Sequence[str], store: 
 
 
 def _foresee_all(names: list[str], folders: list[StudyFolder], under: Conditions) -> int:
-    """Print each study's graph and forecast; last the forecast of all, in which what several of them need counts once."""
+    """Print each study's graph and forecast, and last the forecast of all together, in which shared stages count once."""
     guesses = Guesses()
     for number, folder in enumerate(folders, start=1):
         _say_which(under, number, names)
@@ -147,16 +144,18 @@ def _foresee_all(names: list[str], folders: list[StudyFolder], under: Conditions
 
 
 def _run_all(names: list[str], folders: list[StudyFolder], under: Conditions) -> int:
-    """Several end with the claims that they have data for, and with where things are."""
+    """Run the studies; after several, print the claims that have data, and the paths of records and pages."""
     several, worst, before, ran = len(folders) > 1, 0, Guesses(), False
     for folder in folders:
-        folder.store.prepare()  # what cannot be written to is said before the first runs
+        folder.store.prepare()  # raises for a place that cannot be written to, before the first study runs
     for number, folder in enumerate(folders, start=1):
         _say_which(under, number, names)
-        if several and folder.settled:
-            under.say(f"all {len(folder.plan.stages)} stages are done, and the page was written of them")
+        if folder.settled and (folder.path / "records.parquet").is_file():
+            under.say(f"0 of {len(folder.plan.stages)} stages to run; the page was written after them and is left as it is")
+            if not several:
+                _say_results(folder, records.read([folder.path]), under)
             continue
-        if ran and time.time() >= under.ends:  # a command with nothing run gets somewhere, however short its time
+        if ran and time.time() >= under.ends:  # each command runs at least one study a step further, however short its time
             under.say(f"{STOPPED[TIME_UP]} before its first stage; the same command goes on from there")
             return TIME_UP
         code, ran = _run(folder, under, before), True
@@ -176,7 +175,7 @@ def _say_which(under: Conditions, number: int, names: list[str]) -> None:
 
 
 def _say_claims(folders: list[StudyFolder], console: Console) -> None:
-    """Print the verdicts over all records, where there is data for any."""
+    """Print the verdicts over all records, if any claim has data."""
     table = records.read([folder.path for folder in folders])
     rows = judge(table, CLAIMS) if len(table) else []
     if any(row.joint for row in rows):
@@ -184,17 +183,17 @@ def _say_claims(folders: list[StudyFolder], console: Console) -> None:
 
 
 def _forecasts(folder: StudyFolder, under: Conditions, before: Guesses) -> tuple[list[Stage], Budget, Forecast, Guesses]:
-    """Return the stages to do, what they need of memory and of time, and times of steps: those of `before` with new ones."""
+    """Return the stages to do, their needs of memory and time, and the times of steps: those of `before` and new ones."""
     under.set_threads(folder)
     todo = missing(folder.plan, folder.store)
-    budget = Budget(todo, under.device, dataset)  # first: what is free is seen before anything was run
+    budget = Budget(todo, under.device, dataset)  # first: free memory is read before anything has run
     forecast = Forecast(folder.plan, folder.store, dataset, here(under.device))
     guesses = calibrate(forecast, under.device, dataset, before.joined(Guesses.read(folder.timings)))
     return todo, budget, forecast, guesses
 
 
 def _foresee(folder: StudyFolder, under: Conditions, before: Guesses) -> Guesses:
-    """Print the graph and a forecast, and write nothing. Return the times of steps, those of `before` with new ones."""
+    """Print the graph and a forecast, and write nothing. Return the times of steps: those of `before` and new ones."""
     todo, budget, forecast, guesses = _forecasts(folder, under, before)
     under.console.print(graph_table(folder.plan, folder.store))
     under.say(_counts(folder.plan, todo))
@@ -210,7 +209,7 @@ def _counts(plan: Plan, todo: list[Stage]) -> str:
 
 
 def _in_words(forecast: Forecast, jobs: int) -> str:
-    """Return how long what is to do will take."""
+    """Return the forecast as a sentence."""
     seconds = forecast.left(processes=jobs)
     if seconds is None:
         return "no time forecast: the first steps of a training could not be timed; the run will say why"
@@ -218,9 +217,9 @@ def _in_words(forecast: Forecast, jobs: int) -> str:
 
 
 def _run(folder: StudyFolder, under: Conditions, before: Guesses) -> int:
-    """Return 0, 1 if a stage failed or was left, 3 if the time is up and 130 if interrupted (then the same command goes on).
+    """Return 0, 1 if a stage failed or was left, 3 if the time is up, 130 if interrupted (then the same command continues).
 
-    before: times of steps that were taken earlier, for the forecast.
+    before: times of steps that were measured earlier, for the forecast.
     """
     console, plan = under.console, folder.plan
     to_run = f"{len(missing(plan, folder.store))} of {len(plan.stages)} stages to run"
@@ -251,15 +250,18 @@ def _run(folder: StudyFolder, under: Conditions, before: Guesses) -> int:
         code = TIME_UP if isinstance(stopped, TimeUp) else INTERRUPTED
         console.print(f"{STOPPED[code]}: what is finished is kept; the same command goes on from there")
         return code
-    page = folder.write_report(failed=failed)
-    table = folder.write_records()
-    if len(table):
-        console.print(results_table(table, console.width))
-    under.say(f"records: {folder.path / 'records.parquet'}")
-    under.say(f"report:  {page}")
+    folder.write_report(failed=failed)
+    _say_results(folder, folder.write_records(), under)
     for sentence in failed:
         under.say(f"failed: {sentence}", style="red")
     return 1 if failed else 0
+
+
+def _say_results(folder: StudyFolder, table: "DataFrame", under: Conditions) -> None:
+    if len(table):
+        under.console.print(results_table(table, under.console.width))
+    under.say(f"records: {folder.path / 'records.parquet'}")
+    under.say(f"report:  {folder.path / 'report.html'}")
 
 
 def _run_here(folder: StudyFolder, under: Conditions, budget: Budget, after_each: Callable[[], None]) -> list[str]:
@@ -273,7 +275,7 @@ def _run_here(folder: StudyFolder, under: Conditions, budget: Budget, after_each
 
 
 def _run_in_workers(folder: StudyFolder, under: Conditions, now_and_then: Callable[[], None]) -> list[str]:
-    """Do as `_run_here`; stages that are left because all workers have died are one more failure."""
+    """Run as `_run_here` does, in several processes; stages that are left when all workers have died are a failure."""
     store, follower = folder.store, Follower(folder.plan, folder.store, folder.timings)
     store.forget_failures(stage.key for stage in missing(folder.plan, store))
     with (
@@ -294,7 +296,7 @@ def _run_in_workers(folder: StudyFolder, under: Conditions, now_and_then: Callab
 
 
 def choose_device(name: str) -> torch.device:
-    """Raises TombolaError where a GPU is asked for and there is none."""
+    """Return the device of that name. Raises TombolaError where a GPU is asked for and there is none."""
     if name == "cuda" and not torch.cuda.is_available():
         raise TombolaError("--device cuda, but torch sees no GPU; use --device cpu or install a CUDA build of torch")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,6 +1,7 @@
 """Output folder of a study, with its settings, its records, its page, and the path of its stages."""
 
 import json
+from collections.abc import Sequence
 from contextlib import chdir, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,8 +114,8 @@ class StudyFolder:
             raise TombolaError(f"cannot write to {self.path}: {error.strerror}; free space or permissions") from None
         return table
 
-    def write_report(self, out: Path | None = None, failed: list[str] | None = None) -> Path:
-        """Write the page of the finished rows, by default report.html, and return its path."""
+    def write_report(self, out: Path | None = None, failed: Sequence[str] = (), formats: Sequence[str] = ("png",)) -> Path:
+        """Write the page (by default report.html) from what is finished; formats: of the figures' files."""
         from tombola.report import write_report
 
         page = out or self.path / "report.html"
@@ -123,7 +124,7 @@ class StudyFolder:
             times = records.stage_times(self.plan, self.store)
             analyses = records.collect_analyses(self.plan, self.store)
             return write_report(
-                table, self.resolved, page, stages=times, analyses=analyses, failed=failed or [], missing=todo
+                table, self.resolved, page, stages=times, analyses=analyses, failed=failed, missing=todo, formats=formats
             )
         except OSError as error:
             raise TombolaError(f"cannot write {page}: {error.strerror}; choose another file with --out") from None

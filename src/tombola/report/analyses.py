@@ -1,4 +1,4 @@
-"""The sections of analyses: figures, captions and sentences that are computed from the table of analyses."""
+"""Sections of analyses: figures, captions and sentences computed from the table of analyses."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .figures import NARROW, Drawing, Style, density_axis, start, styles, with_legend
+from .figures import NARROW, Drawing, Style, band, density_axis, start, styles, with_legend
 from .panels import Panel
 from .plates import Plate
 from .quantities import left, listed, number
@@ -18,14 +18,14 @@ BETWEEN = {
     "levels": "a ticket and the one of the level before",
     "rewinds": "a ticket and its sibling that was rewound in the learning rate alone",
 }
-"""What the two ends of a line are."""
+"""Kind of pair -> the two ends of a line between tickets."""
 SETTLED = 0.9
 """A mask counts as settled where its Jaccard index with the final one stays at least this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What a page shows of an analysis."""
+    """A section: figures with sentences, as of an analysis."""
 
     title: str
     findings: list[str]
@@ -36,7 +36,7 @@ Show = Callable[[Panel, pd.DataFrame, dict[str, Style]], Seen]
 
 
 def seen(panel: Panel, analyses: pd.DataFrame | None, look: dict[str, Style]) -> list[Seen]:
-    """The analyses of a panel that have numbers, in the order of `SHOWN`; one that is not in it stays in its table."""
+    """Return a section for each analysis of a panel with numbers, in the order of `SHOWN`; others stay in their table."""
     if analyses is None or analyses.empty:
         return []
     own = panel.records[["model", "data"]].iloc[0]
@@ -62,9 +62,9 @@ def _overlap(panel: Panel, rows: pd.DataFrame, look: dict[str, Style]) -> Seen:
         said += [_shared(at, f"The masks of {panel.reference} and {other}") for other, at in _last(curves, "other", look)]
     caption = (
         "Overlap of masks over weights left: the Jaccard index over the prunable weights, of two seeds of each curve, and "
-        f"of each curve with {panel.reference} of the same seed. Line: mean over pairs; band: smallest to largest. Dotted: "
-        "two independent random masks with the same number of weights in each layer (ratio of expectations). Only what lies "
-        "above it is agreement on which weights of a layer survive."
+        f"of each curve with {panel.reference} of the same seed; line: mean over pairs, band: smallest to largest. Dotted: "
+        "two independent random masks with the same number of weights in each layer (ratio of expectations), so that only "
+        "what lies above it is agreement on which weights of a layer survive."
     )
     return Seen(
         title="overlap of masks", findings=said, plates=[Plate(drawings=drawings, caption=caption)] if drawings else []
@@ -101,14 +101,14 @@ def _ranks(panel: Panel, rows: pd.DataFrame, look: dict[str, Style]) -> Seen:
     ]
     caption = (
         f"Spearman's rank correlation of scores over the surviving prunable weights of {curve}, all layers together: of "
-        f"every pair {_where(dense)}, and of each score with {first} over weights left. Means over seeds; band: smallest to "
-        "largest. On sparse tickets the survivors were chosen by that curve's own score, which cuts its range."
+        f"every pair {_where(dense)}, and of each score with {first} over weights left; line: mean over seeds, band: "
+        "smallest to largest. On sparse tickets the survivors were chosen by that curve's own score, which cuts its range."
     )
     return Seen(title="ranks of scores", findings=said, plates=[Plate(drawings=drawings, caption=caption)])
 
 
 def _in_layers(rows: pd.DataFrame, dense: pd.DataFrame, other: str) -> str:
-    """The same within layers, as a mean over them."""
+    """Return the correlation within layers, as a mean over them."""
     alike = rows[(rows["quantity"] == "spearman_by_layer") & rows["key"].isin(dense["key"])]
     alike = alike[(alike["score_a"] == dense["score_a"].iloc[0]) & (alike["score_b"] == other)]
     value = alike.drop_duplicates("key")["value"].mean()
@@ -143,9 +143,9 @@ def _connectivity(panel: Panel, rows: pd.DataFrame, look: dict[str, Style]) -> S
             Plate(
                 drawings=drawings,
                 caption=f"The straight line between {ends}: how far its {quantity} rises above the straight line between "
-                "its ends, for the mean weights; and along the line at the sparsest level. Means and std are interpolated, "
-                "batch-norm statistics estimated anew at each point, from training examples. Line: mean over seeds; band: "
-                "smallest to largest. A barrier near 0 says that both ends lie in one valley.",
+                "its ends, for the mean weights, and along the line at the sparsest level; line: mean over seeds, band: "
+                "smallest to largest. Means and std are interpolated and batch-norm statistics estimated anew at each "
+                "point, from training examples; a barrier near 0 means that both ends lie in one valley.",
             )
         )
     return Seen(title="linear connectivity", findings=said, plates=plates)
@@ -156,11 +156,11 @@ def _path_name(curve: str, quantity: str) -> str:
 
 
 def _path_look(path: pd.DataFrame, look: dict[str, Style]) -> dict[str, Style]:
-    """Solid for the mean weights, dashed for samples, in the curve's colour."""
-    there = {curve: style for curve, style in look.items() if (path["curve_a"] == curve).any()}
+    """Return solid lines for the mean weights, dashed ones for samples, in the curve's colour."""
+    present = {curve: style for curve, style in look.items() if (path["curve_a"] == curve).any()}
     return {
         _path_name(curve, quantity): style | {"linestyle": dash}
-        for curve, style in there.items()
+        for curve, style in present.items()
         for quantity, dash in (("_mean", "-"), ("_samples", "--"))
     }
 
@@ -182,14 +182,14 @@ def _early_bird(panel: Panel, rows: pd.DataFrame, look: dict[str, Style]) -> See
         )
     caption = (
         "How early the mask settles in the training of the dense network: the Jaccard index of the mask that each score "
-        "would give after an epoch (0: at the start) with the one at the end, at three densities. Line: mean over seeds; "
+        "would give after an epoch (0: at the start) with the one at the end, at three densities; line: mean over seeds, "
         "band: smallest to largest. Dotted: two independent random masks with the same number of weights in each layer."
     )
     return Seen(title="early-bird masks", findings=said, plates=[Plate(drawings=drawings, caption=caption)])
 
 
 def _settled(rows: pd.DataFrame) -> str:
-    """The first epoch from which on the mask is the final one, nearly; a mean over seeds."""
+    """Return the first epoch from which on the mask is close to the final one, as a mean over seeds."""
     found = []
     for _, own in rows.groupby("seed_a"):
         apart = own.loc[own["value"] < SETTLED, "x"]
@@ -198,13 +198,13 @@ def _settled(rows: pd.DataFrame) -> str:
 
 
 def _by_level(rows: pd.DataFrame, line: str) -> pd.DataFrame:
-    """Over seeds, at the mean density of each level."""
+    """Return the table of `over_seeds` at the mean density of each level."""
     densities = rows.groupby("level_a")["density"].transform("mean")
     return over_seeds(rows.assign(place=densities), line, "place")
 
 
 def _last(rows: pd.DataFrame, line: str, look: dict[str, Style]) -> list[tuple[str, pd.DataFrame]]:
-    """Each line's rows of its last level, in the order of the legend."""
+    """Return each line's rows of its last level, in the order of the legend."""
     found = []
     for name in look:
         own = rows[rows[line] == name]
@@ -214,7 +214,7 @@ def _last(rows: pd.DataFrame, line: str, look: dict[str, Style]) -> list[tuple[s
 
 
 def against(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """The pairs that the reference is one of, with the `other` one."""
+    """Return the pairs that the reference belongs to, with the `other` curve."""
     first, second = rows[rows["curve_a"] == reference], rows[rows["curve_b"] == reference]
     return pd.concat([first.assign(other=first["curve_b"]), second.assign(other=second["curve_a"])], ignore_index=True)
 
@@ -224,14 +224,13 @@ def _where(rows: pd.DataFrame) -> str:
 
 
 SHOWN: dict[str, Show] = {"overlap": _overlap, "ranks": _ranks, "connectivity": _connectivity, "early_bird": _early_bird}
-"""What the page shows of each analysis."""
-
+"""Analysis -> its section."""
 
 CHANCE = "by chance, at the same layer densities"
 
 
 def over_seeds(rows: pd.DataFrame, line: str, x: str) -> pd.DataFrame:
-    """One row a line and place: mean, low and high of `value`, mean of `chance`, how many there are; places fall."""
+    """Return a row for each line and place: mean, low and high of `value`, mean of `chance`, count; places fall."""
     found = rows.groupby([line, x], as_index=False, sort=False).agg(
         mean=("value", "mean"),
         low=("value", "min"),
@@ -245,7 +244,7 @@ def over_seeds(rows: pd.DataFrame, line: str, x: str) -> pd.DataFrame:
 
 
 def lines(found: pd.DataFrame, look: dict[str, Style], quantity: str, axis: str) -> Drawing:
-    """Lines with bands from the smallest to the largest, and dotted what chance gives. axis: "density", or its label.
+    """Draw lines with bands from the smallest to the largest, and dotted lines of chance. axis: "density", or its label.
 
     `found` is a table of `over_seeds`; `look` gives the order.
     """
@@ -255,9 +254,7 @@ def lines(found: pd.DataFrame, look: dict[str, Style], quantity: str, axis: str)
     shown = found.assign(x=100 * found["x"]) if axis == "density" else found
     for i, name in enumerate(present):
         rows = shown[shown["line"] == name]
-        if (rows["n"] > 1).any():
-            axes.fill_between(rows["x"], rows["low"], rows["high"], color=look[name]["color"], alpha=0.16, linewidth=0)
-        axes.plot(rows["x"], rows["mean"], label=name, zorder=3 + 1 / (1 + i), **look[name])
+        band(axes, rows, "x", "n", name, look[name], i)
         if by_chance:
             axes.plot(rows["x"], rows["chance"], color=look[name]["color"], linestyle=":", linewidth=1)
     if by_chance:
@@ -272,7 +269,7 @@ def lines(found: pd.DataFrame, look: dict[str, Style], quantity: str, axis: str)
 
 
 def matrix(table: pd.DataFrame, names: Sequence[str], label: str) -> Drawing:
-    """Correlations of every pair of names as colours, from -1 to 1, with their numbers. table: a, b, mean, low, high."""
+    """Draw correlations of every pair of names as colours with numbers, from -1 to 1. table: a, b, mean, low, high."""
     grid = np.eye(len(names))
     for a, b, mean in zip(table["a"], table["b"], table["mean"], strict=True):
         i, j = names.index(a), names.index(b)

@@ -1,6 +1,6 @@
 """Two studies on one page: their curves in common figures, paired gaps, and the settings in which they differ."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from tombola.metrics.column import NONE
 
 from . import text
 from .figures import COLOURS, DASHES, MARKERS, Style
-from .images import SETTINGS, Picture
+from .images import DEFAULT_FORMATS, SETTINGS, Picture
 from .page import Closing, Section, as_yaml, data_of, fill, pictures_of, show
 from .panels import Panel, main_quantity, ordered_curves
 from .plates import plates_of_measurements
@@ -34,10 +34,10 @@ class Side:
     """One of the two studies."""
 
     label: str
-    """What its curves are called by: the study's name, or the folder's where the names are equal."""
+    """Prefix of its curves: the study's name, or the folder's where the names are equal."""
     records: pd.DataFrame
     study: Mapping[str, Any]
-    """As resolved."""
+    """The resolved study."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Pair:
     second: str
 
 
-def render(first: Side, second: Side, folder: str) -> tuple[str, list[Picture]]:
-    """The page as HTML, and its pictures, which it looks for in `folder`. Raises TombolaError for nothing in common."""
+def render(first: Side, second: Side, folder: str, formats: Sequence[str] = DEFAULT_FORMATS) -> tuple[str, list[Picture]]:
+    """Return the page as HTML, with links into `folder`, and its pictures. Raises TombolaError for nothing in common."""
     sections, panels = [], []
     look: dict[str, Style] = {}
     with matplotlib.rc_context(SETTINGS):
@@ -80,13 +80,14 @@ def render(first: Side, second: Side, folder: str) -> tuple[str, list[Picture]]:
         notes=[text.INTERVALS, PAIRING],
         closing=[Closing(title="Settings", tables=[settings_that_differ(first, second)], texts=texts)],
         folder=folder,
+        formats=formats,
         data=data_of(panels, look),
     )
     return html, pictures_of(sections)
 
 
 def gap_table(panel: Panel, pairs: list[Pair], *, every_level: bool) -> Table:
-    """The first study minus the second for each curve of both, at the sparsest shared density or at every one."""
+    """Return the first study minus the second for each curve of both, at the sparsest shared density or at every one."""
     quantity, rows = panel.main, []
     for pair in pairs:
         for level, gap in gaps(panel.records, pair.first, pair.second, quantity.name, every_level=every_level):
@@ -103,7 +104,7 @@ def gap_table(panel: Panel, pairs: list[Pair], *, every_level: bool) -> Table:
 
 
 def settings_that_differ(first: Side, second: Side) -> Table:
-    """A row for each setting whose values differ; names and descriptions aside."""
+    """Return a row for each setting whose values differ, except names and descriptions."""
     one, two = _flat(first.study), _flat(second.study)
     paths = [path for path in dict.fromkeys([*one, *two]) if path not in ("name", "description")]
     rows = [[path, one.get(path, NONE), two.get(path, NONE)] for path in paths if one.get(path) != two.get(path)]
@@ -116,26 +117,26 @@ def settings_that_differ(first: Side, second: Side) -> Table:
 
 
 def common_levels(records: pd.DataFrame) -> pd.Series:
-    """The level of each row, counted anew over the densities of both studies, so that equal ones meet.
+    """Return the level of each row, counted anew over the densities of both studies, so that equal ones meet.
 
-    Columns: `side`, `own` (the curve within its study), `level`, `density`.
+    Columns of the records: `side`, `own` (the curve within its study), `level`, `density`.
     """
     own = ["side", "own", "level"]  # variants of one study may prune by other fractions
     means = records.groupby(own)["density"].mean().sort_values(ascending=False, kind="stable")
     found: dict[Any, int] = {}
     begin, number = float("inf"), -1
-    there: set[Any] = set()  # curves that have a level of this number
+    present: set[Any] = set()  # curves that have a level of this number
     for key, density in means.items():
         curve: Any = tuple(key)[:-1]  # type: ignore[arg-type]
-        if density < SAME_DENSITY * begin or curve in there:  # two levels of one curve are never one
-            number, begin, there = number + 1, density, set()
-        there.add(curve)
+        if density < SAME_DENSITY * begin or curve in present:  # two levels of one curve never share a number
+            number, begin, present = number + 1, density, set()
+        present.add(curve)
         found[key] = number
     return pd.Series([found[key] for key in zip(*(records[name] for name in own), strict=True)], index=records.index)
 
 
 def _shared(first: Side, second: Side) -> list[tuple[str, str]]:
-    """(model, data) of both studies, in the order of the first."""
+    """Return each (model, data) of both studies, in the order of the first."""
     of = [list(dict.fromkeys(zip(side.records["model"], side.records["data"], strict=True))) for side in (first, second)]
     shared = [each for each in of[0] if each in of[1]]
     if not shared:
@@ -148,7 +149,7 @@ def _shared(first: Side, second: Side) -> list[tuple[str, str]]:
 
 
 def common_panel(number: int, model: str, data: str, first: Side, second: Side) -> tuple[Panel, list[Pair], list[str]]:
-    """The panel of both studies, the curves that both have, and sentences about the others."""
+    """Return the panel of both studies, the curves that both have, and sentences about the others."""
     parts = []
     for i, side in enumerate((first, second)):
         rows = side.records[(side.records["model"] == model) & (side.records["data"] == data)]
@@ -180,7 +181,7 @@ def common_panel(number: int, model: str, data: str, first: Side, second: Side) 
 
 
 def look_of(panel: Panel) -> dict[str, Style]:
-    """A colour and a marker for each curve of a study, which its pair shares; dashes tell the studies apart."""
+    """Return a colour and a marker for each curve, the same for both of a pair; dashes tell the studies apart."""
     rows = panel.records.drop_duplicates("curve").set_index("curve").loc[panel.curves]
     numbers = {own: i for i, own in enumerate(dict.fromkeys(rows["own"]))}
     look = {}
@@ -192,7 +193,7 @@ def look_of(panel: Panel) -> dict[str, Style]:
 
 
 def finding(panel: Panel, pair: Pair) -> str:
-    """The first study's curve against the second's, at the sparsest density that both have."""
+    """Compare the first study's curve with the second's at the sparsest density that both have."""
     level = common_level(panel.records, pair.first, pair.second, panel.main.name)
     if level is None:
         return f"{pair.first} and {pair.second} share no density and seed."
@@ -206,7 +207,7 @@ def finding(panel: Panel, pair: Pair) -> str:
 
 
 def _flat(node: Any, path: str = "") -> dict[str, str]:
-    """The leaves of nested mappings as texts, by their dotted paths; a list is one leaf."""
+    """Return the leaves of nested mappings as texts, by their dotted paths; a list is one leaf."""
     if isinstance(node, Mapping) and node:
         parts = [_flat(value, f"{path}.{name}".strip(".")) for name, value in node.items()]
         return {key: text for part in parts for key, text in part.items()}

@@ -1,4 +1,4 @@
-"""What the browser draws from: the records of each panel as columns, with the captions that belong to them."""
+"""Data and scripts of the interactive charts: the records of each panel as columns, with captions."""
 
 import base64
 import gzip
@@ -41,12 +41,11 @@ DIGITS = 6
 
 
 def panel_data(panel: Panel, look: dict[str, Style]) -> dict[str, Any]:
-    """One panel as JSON-ready values: curves with their looks, metrics, rows (a list per column), layer densities."""
+    """Return one panel as JSON-ready values: curves with their looks, metrics, rows (a list per column), layer densities."""
     metrics = metrics_of(panel)
     nulls = [f"{m}{end}" for m in metrics for end in NULL_ENDS if f"{m}_null_high" in panel.records]
     rows = by_curve_and_seed(panel.records, [*metrics, *nulls])
-    names = panel.records["curve"].map({curve: i for i, curve in enumerate(panel.curves)})
-    order = dict(zip(panel.records["curve"], names, strict=True))
+    order = {curve: i for i, curve in enumerate(panel.curves)}
     rows = rows.assign(curve=rows["curve"].map(order)).sort_values(["curve", "level", "seed"])
     return {
         "title": panel.title,
@@ -67,7 +66,7 @@ def panel_data(panel: Panel, look: dict[str, Style]) -> dict[str, Any]:
 
 
 def metrics_of(panel: Panel) -> list[str]:
-    """The numeric columns that have values and a label: the panel's main quantity first, unknown ones last."""
+    """Return the numeric columns with values and a label: the panel's main quantity first, unknown ones last."""
     records = panel.records.drop(columns="side", errors="ignore")
     found = [str(column) for column in records if pd.api.types.is_numeric_dtype(records[column])]
     offered = [name for name in found if quantity_of(name).label and records[name].notna().any()]
@@ -83,19 +82,19 @@ def _metric(panel: Panel, column: str) -> dict[str, Any]:
         "scale": quantity.scale,
         "unit": quantity.suffix,
         "decimals": quantity.decimals if column in RECORDS else None,
-        "caption": text.explored(panel, quantity),
+        "caption": text.over_density(panel, quantity),
     }
 
 
 def _layers(panel: Panel) -> dict[str, Any] | None:
-    """Layer names, and per curve its levels with a list of densities for each; None where none is recorded."""
+    """Return layer names, and for each curve and level a list of densities; None if no densities are recorded."""
     table = layer_table(panel.records, panel.curves)
     if table.empty:
         return None
     names = list(table["layer"].unique())
-    curves = []
+    curves, ends = [], ("mean", "low", "high")
     for curve, rows in table.groupby("curve", sort=False):
-        grids = {name: rows.pivot(index="level", columns="layer", values=name).reindex(columns=names) for name in ENDS}
+        grids = {name: rows.pivot(index="level", columns="layer", values=name).reindex(columns=names) for name in ends}
         left = rows.groupby("level")["left"].first()
         curves.append(
             {
@@ -109,18 +108,10 @@ def _layers(panel: Panel) -> dict[str, Any] | None:
     return {"names": names, "curves": curves}
 
 
-ENDS = ("mean", "low", "high")
-
-
 def _numbers(values: pd.Series) -> list[float | int | None]:
-    """As JSON knows them: six digits, None for NaN."""
-    return [_number(float(value)) for value in values]
-
-
-def _number(value: float) -> float | int | None:
-    if not math.isfinite(value):
-        return None
-    return int(value) if value == int(value) else float(f"{value:.{DIGITS}g}")
+    """Return JSON values: six digits, None for NaN and infinity, integers without a point."""
+    rounded = [float(f"{value:.{DIGITS}g}") for value in values]
+    return [None if not math.isfinite(v) else int(v) if v.is_integer() else v for v in rounded]
 
 
 PARTS = ("marks.js", "explorer.js", "heatmap.js", "page.js")
@@ -128,19 +119,19 @@ PARTS = ("marks.js", "explorer.js", "heatmap.js", "page.js")
 
 @dataclass(frozen=True)
 class Scripts:
-    """What the template writes into the page."""
+    """Scripts that the template writes into the page, and their security policy."""
 
     own: Markup
-    """Our script."""
+    """The page's own script."""
     plotly: Markup
-    """Plotly's script, gzipped, as base64: the page is half as large, and is on the screen before the script is parsed."""
+    """Plotly's script, gzipped, as base64: this halves the page, and the browser shows it before it parses the script."""
     policy: str
-    """Content-Security-Policy: exactly these two scripts, styles and pictures made in the page, no request to anywhere."""
+    """Content-Security-Policy: exactly these two scripts, inline styles, pictures made in the page, no network request."""
 
 
 @cache
 def scripts() -> Scripts:
-    """The scripts that come with tombola and with plotly."""
+    """Return the scripts of tombola and of plotly."""
     from plotly.offline import get_plotlyjs
 
     folder = resources.files("tombola.report")
@@ -149,11 +140,11 @@ def scripts() -> Scripts:
     digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (own, plotly)]
     hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
     policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
-    packed = base64.b64encode(gzip.compress(plotly.encode(), compresslevel=9, mtime=0)).decode()
+    packed = base64.b64encode(gzip.compress(plotly.encode(), compresslevel=6, mtime=0)).decode()
     return Scripts(Markup(own), Markup(packed), policy)
 
 
 def embedded(value: Any) -> Markup:
-    """JSON that may stand inside a <script> element: nothing in it can end the element or begin a comment."""
+    """Return JSON for the inside of a <script> element: nothing in it can end the element or begin a comment."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

@@ -1,4 +1,4 @@
-"""The figures of curves over weights left. They are made without pyplot, so that no global state is left behind."""
+"""Figures of curves over weights left, made without pyplot and so without global state."""
 
 import math
 import textwrap
@@ -28,14 +28,14 @@ Style = dict[str, Any]
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, and the numbers that are plotted in it: a tidy table in the units of its axes."""
+    """A figure, and its plotted numbers: a tidy table in the units of its axes."""
 
     figure: Figure
     numbers: pd.DataFrame
 
 
 def styles(curves: list[str]) -> dict[str, Style]:
-    """Colour, marker and dashes of every curve: the same one in all figures of a page."""
+    """Return colour, marker and dashes of every curve, the same in all figures of a page."""
     return {
         curve: {
             "color": COLOURS[i % len(COLOURS)],
@@ -46,37 +46,45 @@ def styles(curves: list[str]) -> dict[str, Style]:
     }
 
 
-def over_density(records: pd.DataFrame, quantity: Column, look: dict[str, Style], *, width: float = WIDE) -> Drawing:
-    """The quantity over weights left: per curve the mean over seeds, and a band from the smallest to the largest."""
-    figure, axes = start(width, 1.6 + 0.3 * width, look)
+def over_density(
+    records: pd.DataFrame, quantity: Column, look: dict[str, Style], *, width: float = WIDE, null: bool = False
+) -> Drawing:
+    """Draw the quantity over weights left: per curve the mean over seeds, and a band from the smallest to the largest.
+
+    null: over the grey band of perfect calibration, for a calibration error.
+    """
+    figure, axes = start(width, 1.6 + 0.3 * width, [*look, *([PERFECT] if null else [])])
     found = plotted(records, quantity)
-    _draw_curves(axes, found, quantity, look)
+    numbers = [found]
+    if null:
+        grey = null_of(records, quantity)
+        axes.fill_between(grey["weights_left_percent"], grey["low"], grey["high"], color="0.82", linewidth=0, zorder=0)
+        axes.plot(grey["weights_left_percent"], grey["mean"], color="0.5", linewidth=1, zorder=1, label=PERFECT)
+        numbers.append(grey)
+    for i, curve in enumerate(curve for curve in look if (found["curve"] == curve).any()):
+        band(axes, found[found["curve"] == curve], "weights_left_percent", "seeds", curve, look[curve], i)
+    axes.set_ylabel(quantity.axis_label)
     density_axis(axes, found["weights_left_percent"])
     low, high = found["mean"].min(), found["mean"].max()
-    if quantity.name == "nll" and low > 0 and high / low > LOG_FACTOR:
+    if null:
+        axes.set_ylim(bottom=0)
+    elif quantity.name == "nll" and low > 0 and high / low > LOG_FACTOR:
         _log_value_axis(axes)
-    return Drawing(with_legend(figure), found)
+    return Drawing(with_legend(figure), pd.concat(numbers, ignore_index=True))
 
 
-def calibration(records: pd.DataFrame, quantity: Column, look: dict[str, Style]) -> Drawing:
-    """The same for a calibration error, over the grey band of what perfect calibration would show."""
-    figure, axes = start(NARROW, 1.6 + 0.3 * NARROW, [*look, PERFECT])
-    null = null_of(records, quantity)
-    x = null["weights_left_percent"]
-    axes.fill_between(x, null["low"], null["high"], color="0.82", linewidth=0, zorder=0)
-    axes.plot(x, null["mean"], color="0.5", linewidth=1, zorder=1, label=PERFECT)
-    found = plotted(records, quantity)
-    _draw_curves(axes, found, quantity, look)
-    density_axis(axes, found["weights_left_percent"])
-    axes.set_ylim(bottom=0)
-    return Drawing(with_legend(figure), pd.concat([found, null], ignore_index=True))
+def band(axes: Axes, rows: pd.DataFrame, x: str, count: str, label: str, style: Style, place: int) -> None:
+    """Draw the means as a line, over a band from low to high where a mean is of several values."""
+    if (rows[count] > 1).any():
+        axes.fill_between(rows[x], rows["low"], rows["high"], color=style["color"], alpha=0.16, linewidth=0)
+    axes.plot(rows[x], rows["mean"], label=label, zorder=3 + 1 / (1 + place), **style)  # the first curve lies on top
 
 
 PERFECT = "perfect calibration"
 
 
 def plotted(records: pd.DataFrame, quantity: Column) -> pd.DataFrame:
-    """The numbers of the curves: quantity, curve, level, weights_left_percent, mean, low, high, seeds."""
+    """Return the numbers of the curves: quantity, curve, level, weights_left_percent, mean, low, high, seeds."""
     found = summary(records, quantity.name)
     return pd.DataFrame(
         {
@@ -91,7 +99,7 @@ def plotted(records: pd.DataFrame, quantity: Column) -> pd.DataFrame:
 
 
 def null_of(records: pd.DataFrame, quantity: Column) -> pd.DataFrame:
-    """The null as one more curve: means over the curves, by level; low and high are those of its 95% range."""
+    """Return the null as one more curve: means over the curves, by level; low and high are the ends of its 95% range."""
     columns = {f"{quantity.name}_null{end}": name for end, name in (("", "mean"), ("_low", "low"), ("_high", "high"))}
     null = records.groupby("level")[["density", *columns]].mean().reset_index().rename(columns=columns)
     null["weights_left_percent"] = 100 * null.pop("density")
@@ -99,19 +107,19 @@ def null_of(records: pd.DataFrame, quantity: Column) -> pd.DataFrame:
 
 
 def start(width: float, height: float, labels: Iterable[str]) -> tuple[Figure, Axes]:
-    """A figure of that many inches, with room below for a legend of these labels."""
+    """Return a figure of this size in inches, with room below for a legend of these labels."""
     figure = Figure(figsize=(width, height + legend_room(width, list(labels))), layout="constrained")
     return figure, figure.add_subplot()
 
 
 def legend_room(width: float, labels: list[str]) -> float:
-    """Inches that the legend of these labels needs."""
+    """Return the height in inches of a legend of these labels."""
     rows = math.ceil(len(labels) / _legend_columns(width, labels))
     return 0.19 * rows + 0.13 * sum(_folded(width, label).count("\n") for label in labels)
 
 
 def with_legend(figure: Figure) -> Figure:
-    """The figure with its legend below the plots, where it can hide nothing; a label of several plots stands once."""
+    """Add a legend below the plots, where it hides nothing; a label of several plots appears once."""
     found = [axes.get_legend_handles_labels() for axes in figure.axes]
     by_label = {label: handle for handles, names in found for handle, label in zip(handles, names, strict=True)}
     labels, handles = list(by_label), list(by_label.values())
@@ -132,7 +140,7 @@ def _legend_columns(width: float, labels: list[str]) -> int:
 
 
 def _folded(width: float, label: str) -> str:
-    """The label in as many lines as it takes for one column: a longer one would leave the figure on both sides."""
+    """Fold the label into lines of one column: a longer one would leave the figure on both sides."""
     return textwrap.fill(label, max(8, int((width / _legend_size(width) - _LINE) / _LETTER)))
 
 
@@ -140,20 +148,8 @@ def _legend_size(width: float) -> float:
     return 7.5 if width < WIDE else 8.5
 
 
-def _draw_curves(axes: Axes, found: pd.DataFrame, quantity: Column, look: dict[str, Style]) -> None:
-    present = [curve for curve in look if (found["curve"] == curve).any()]
-    for i, curve in enumerate(present):
-        rows = found[found["curve"] == curve]
-        x = rows["weights_left_percent"]
-        if (rows["seeds"] > 1).any():
-            axes.fill_between(x, rows["low"], rows["high"], color=look[curve]["color"], alpha=0.16, linewidth=0)
-        order = 3 + 1 / (1 + i)  # the first curve, the reference, lies on top
-        axes.plot(x, rows["mean"], label=curve, zorder=order, **look[curve])
-    axes.set_ylabel(quantity.axis_label)
-
-
 def density_axis(axes: Axes, percent: pd.Series) -> None:
-    """A log axis of weights left, from dense on the left to sparse on the right."""
+    """Set a log axis of weights left, from dense on the left to sparse on the right."""
     most, least = 1.18 * percent.max(), min(percent.min() / 1.18, 0.5 * percent.max())
     axes.set_xscale("log")
     axes.set_xlim(most, least)
@@ -179,25 +175,25 @@ ASIDE = 0.012  # of the axis' length between two curves, so that their bars do n
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A small plot: its place in the grid, what stands above it, and its points: curve, x, mean, low, high, and more."""
+    """A small plot: its place in the grid, its title, and its points: curve, x, mean, low, high, and more."""
 
     row: int
     column: int
     title: str
     axis: str
-    """Of the values, with their unit."""
+    """Label of the values' axis, with the unit."""
     points: pd.DataFrame
 
 
 def grid(cells: Sequence[Cell], look: dict[str, Style], across: str) -> Drawing:
-    """The cells with a mark for each point and a bar from low to high. `across`: "density" (x in percent), or x's label.
+    """Draw cells with a mark for each point and a bar from low to high. `across`: "density" (x in percent), or x's label.
 
-    The numbers are the points of all cells, with `panel`, the title, and `quantity`, the axis; `x` as it is called in files.
+    The numbers are the points of all cells, with `panel`, the title, and `quantity`, the axis.
     """
     rows, columns = 1 + max(cell.row for cell in cells), 1 + max(cell.column for cell in cells)
-    there = set().union(*(cell.points["curve"] for cell in cells))
-    look = look | ({PERFECT: {}} if PERFECT in there else {})
-    names = [name for name in look if name in there]
+    present = set().union(*(cell.points["curve"] for cell in cells))
+    look = look | ({PERFECT: {}} if PERFECT in present else {})
+    names = [name for name in look if name in present]
     width = max(WIDE, 2.55 * columns)
     figure = Figure(figsize=(width, 0.35 + 1.95 * rows + legend_room(width, names)), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)

@@ -1,8 +1,9 @@
-"""Matplotlib figures as bytes: inline SVG for the page, four kinds of files for a folder. Equal figures give equal bytes."""
+"""Matplotlib figures as bytes: inline SVG for the page, files for a folder. Equal figures give equal bytes."""
 
 import html
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +36,20 @@ SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "tombola",
     "pdf.fonttype": 42,  # text that can be selected, as journals ask
 }
-UNDATED = {"Creator": None, "Producer": None, "CreationDate": None}
+HOW: dict[str, dict[str, Any]] = {  # without dates and versions, so that equal figures give equal bytes
+    "png": {"dpi": 200, "metadata": {"Software": None}},
+    "svg": {"metadata": {"Date": None, "Creator": None, "Format": None, "Type": None}},
+    "pdf": {"metadata": {"Creator": None, "Producer": None, "CreationDate": None}},
+}
+FORMATS = tuple(HOW)
+"""Formats of a figure's files; the numbers are written as CSV beside them."""
+DEFAULT_FORMATS = ("png",)
+"""A PDF embeds fonts, which takes longer than all else; the page holds the SVG anyway."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing that is laid out, with the name of its files."""
+    """A drawing that is laid out, with its name and its SVG."""
 
     name: str
     drawing: Drawing
@@ -48,28 +57,25 @@ class Picture:
 
     @classmethod
     def of(cls, name: str, drawing: Drawing) -> "Picture":
-        """Within matplotlib.rc_context(SETTINGS)."""
+        """Lay the drawing out. Call it within matplotlib.rc_context(SETTINGS)."""
         engine = drawing.figure.get_layout_engine()
         if engine is not None:
             engine.execute(drawing.figure)
-            drawing.figure.set_layout_engine("none")  # once is enough, and takes longer than a saving
-        svg = _saved(drawing.figure, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-        return cls(name, drawing, svg)
+            # None rather than "none": with the placeholder that "none" sets, each saving draws the figure twice
+            drawing.figure.set_layout_engine(None)
+        return cls(name, drawing, _saved(drawing.figure, "svg"))
 
-    def files(self) -> dict[str, bytes]:
-        """By file name: SVG, PDF, PNG at 200 dots per inch, and the numbers as CSV."""
+    def files(self, formats: Sequence[str] = DEFAULT_FORMATS) -> dict[str, bytes]:
+        """Return the figure in these formats, and its numbers as CSV, by file name."""
         with matplotlib.rc_context(SETTINGS):
-            return {
-                f"{self.name}.svg": self.svg,
-                f"{self.name}.pdf": _saved(self.drawing.figure, format="pdf", metadata=UNDATED),
-                f"{self.name}.png": _saved(self.drawing.figure, format="png", dpi=200, metadata={"Software": None}),
-                f"{self.name}.csv": self.drawing.numbers.to_csv(index=False, lineterminator="\n").encode(),
-            }
+            figures = {kind: self.svg if kind == "svg" else _saved(self.drawing.figure, kind) for kind in formats}
+        numbers = self.drawing.numbers.to_csv(index=False, lineterminator="\n").encode()
+        return {f"{self.name}.{kind}": content for kind, content in {**figures, "csv": numbers}.items()}
 
     def inline(self, label: str) -> Markup:
-        """The SVG as an element that fills its container; the name goes before its ids, for a page repeats none."""
+        """Return the SVG as an element that fills its container; ids get the name as prefix, so that a page repeats none."""
         text = self.svg.decode()
-        text = text[text.index("<svg") :]  # the prolog has no place within a page
+        text = text[text.index("<svg") :]  # a page holds no prolog
         text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
         text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
         text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", text)
@@ -78,7 +84,7 @@ class Picture:
         return Markup(text)
 
 
-def _saved(figure: Figure, **how: Any) -> bytes:
+def _saved(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, **how)
+    figure.savefig(buffer, format=kind, **HOW[kind])
     return buffer.getvalue()

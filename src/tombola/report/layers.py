@@ -1,4 +1,4 @@
-"""What is left of each layer: as dots at one level, and as a heat map over all levels."""
+"""Densities of the layers: as dots at one level, and as a heat map over all levels."""
 
 import json
 import math
@@ -16,36 +16,26 @@ COLOUR_MAP = "cividis"  # of even lightness steps, and the same to colour-blind 
 
 
 def layer_table(records: pd.DataFrame, curves: Sequence[str]) -> pd.DataFrame:
-    """Densities as fractions: curve, level, left (of the whole), layer, and over seeds mean, low, high.
+    """Return densities as fractions: curve, level, left (of the whole), layer, and over seeds mean, low, high.
 
     Curves as given, levels rising, layers in the order of the network; only what has been recorded.
     """
-    known = records[~records["layer_density"].fillna("").isin(["", "{}"])]
-    parts = []
-    for curve in curves:
-        rows = known[known["curve"] == curve]
-        for level in sorted(rows["level"].unique()):
-            at = rows[rows["level"] == level]
-            seeds = pd.DataFrame([json.loads(text) for text in at["layer_density"]])
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "curve": curve,
-                        "level": int(level),
-                        "left": at["density"].mean(),
-                        "layer": seeds.columns,
-                        "mean": seeds.mean().to_numpy(),
-                        "low": seeds.min().to_numpy(),
-                        "high": seeds.max().to_numpy(),
-                    }
-                )
-            )
-    columns = ["curve", "level", "left", "layer", "mean", "low", "high"]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    recorded = ~records["layer_density"].fillna("").isin(["", "{}"]) & records["curve"].isin(curves)
+    known = records.loc[recorded, ["curve", "level", "density", "layer_density"]]
+    layers = [json.loads(text) for text in known.pop("layer_density")]
+    # by place and not by index: tables that were put together may repeat an index
+    long = known.iloc[np.repeat(np.arange(len(known)), [len(each) for each in layers])].rename(columns={"density": "left"})
+    long["layer"] = [name for each in layers for name in each]
+    long["mean"] = [value for each in layers for value in each.values()]
+    long["curve"] = pd.Categorical(long["curve"], list(curves))
+    long["place"] = long.groupby("layer", sort=False).ngroup()
+    groups = long.groupby(["curve", "level", "place", "layer"], observed=True)
+    found = groups.agg(left=("left", "mean"), mean=("mean", "mean"), low=("mean", "min"), high=("mean", "max")).reset_index()
+    return found[["curve", "level", "left", "layer", "mean", "low", "high"]].astype({"curve": str})
 
 
 def dots(found: pd.DataFrame, look: dict[str, Style]) -> Drawing:
-    """A row per layer, the first one on top; a dot per curve, whose bar spans the seeds. Empty layers have no dot.
+    """Draw a row per layer, the first one on top; a dot per curve, whose bar spans the seeds. Empty layers have no dot.
 
     `found` is a layer table of one level.
     """
@@ -71,7 +61,7 @@ def dots(found: pd.DataFrame, look: dict[str, Style]) -> Drawing:
 
 
 def heat_map(table: pd.DataFrame, curve: str, least: float) -> Drawing:
-    """Layers by levels for one curve; the colour is the mean density over seeds, on a log scale from `least` to 1.
+    """Draw layers by levels for one curve; the colour is the mean density over seeds, on a log scale from `least` to 1.
 
     Empty layers stay white. `table` is a layer table.
     """
@@ -105,12 +95,12 @@ def heat_map(table: pd.DataFrame, curve: str, least: float) -> Drawing:
 
 
 def least_density(table: pd.DataFrame) -> float:
-    """The smallest positive mean of a layer table, where colours begin."""
+    """Return the smallest positive mean of a layer table, where colours begin."""
     return float(table.loc[table["mean"] > 0, "mean"].min())
 
 
 def _numbers(found: pd.DataFrame) -> pd.DataFrame:
-    """A layer table in percent, as it is plotted."""
+    """Return a layer table in percent, as it is plotted."""
     percent = {name: 100 * found[name] for name in ("mean", "low", "high")}
     numbers = found.assign(weights_left_percent=100 * found["left"], quantity="weights left in the layer (%)", **percent)
     return numbers[["quantity", "curve", "level", "weights_left_percent", "layer", "mean", "low", "high"]]

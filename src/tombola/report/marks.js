@@ -25,7 +25,7 @@ function choice(label, options, value, onchange) {
   return element('label', {class: 'choice'}, element('span', {}, label), list);
 }
 
-/** Plotly reads a little HTML in its texts: a name must not be read so. */
+/** Escapes a text: Plotly reads some HTML in its texts, and a name must not be read so. */
 function plain(text) {
   return String(text).replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;');
 }
@@ -41,7 +41,7 @@ function left(density) {
   return Number((100 * density).toPrecision(3)) + '%';
 }
 
-/** What goes below a mouse or a finger. */
+/** The look of a label at the mouse or the finger. */
 function hover(colour) {
   return {bgcolor: '#fff', bordercolor: colour, align: 'left', font: {...FONT, size: 12.5}};
 }

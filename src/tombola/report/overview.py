@@ -1,4 +1,4 @@
-"""The figures of a study of several nets: the nets side by side, so that one look answers the study's question."""
+"""The figures of a study of several nets, which show the nets side by side."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from tombola.claims.nets import family_of
 from tombola.metrics.column import Column
 
 from . import layers, text
+from .analyses import Seen
 from .figures import Cell, Style, grid, null_of, plotted, styles
 from .panels import CONTROLS, Panel, panels
 from .plates import Plate
@@ -16,15 +17,15 @@ from .quantities import MACE, left
 from .statistics import density_at, shared_level
 
 FEW = 5
-"""So many curves share a small plot; of more, controls and changed arms have plots of their own."""
+"""Largest number of curves in a small plot; with more, controls and changed arms have plots of their own."""
 MOST = 24
-"""Small plots in a figure; a study of more is not drawn side by side."""
+"""Largest number of small plots in a figure; a study of more is not drawn side by side."""
 PLACE = "prunable tensor, input to output"
 
 
 @dataclass(frozen=True)
 class Spot:
-    """A place in the grid with the curves that are drawn there."""
+    """A cell of the grid, and its curves."""
 
     row: int
     column: int
@@ -33,22 +34,27 @@ class Spot:
     curves: list[str]
 
 
-def overview(found: Sequence[Panel], look: dict[str, Style]) -> list[Plate]:
-    """Accuracy (or RMSE), MACE and layers of all nets; none for one net, nor for too many."""
+def overview(found: Sequence[Panel], look: dict[str, Style]) -> Seen | None:
+    """Return accuracy (or RMSE), MACE and layers of all nets; None for one net, and for too many."""
     merged = _by_family(found)
     if len({panel.records["model"].iloc[0] for panel in found}) < 2:
-        return []
+        return None
     spots = _spots(merged)
     if len(spots) > MOST:
-        return []
+        return None
     if any(curve not in look for spot in spots for curve in spot.curves):
         look = styles(list(dict.fromkeys(curve for panel in merged for curve in panel.curves)))
-    plates = [_measured(spots, quantity, look) for quantity in _quantities(merged)]
-    return [*plates, *_layers(merged, look)]
+    quantities = list(_quantities(merged))
+    leaders = {f"{spot.panel.title}, {each.label}": text.leader(spot.panel, each) for each in quantities for spot in spots}
+    return Seen(
+        title="The nets side by side",
+        findings=[f"{title}: {sentence}" for title, sentence in leaders.items()],
+        plates=[*(_measured(spots, quantity, look) for quantity in quantities), *_layers(merged, look)],
+    )
 
 
 def measured_cells(spots: Sequence[Spot], quantity: Column) -> list[Cell]:
-    """What is drawn of a quantity; of a calibration error, with its null."""
+    """Return the cells of a quantity; of a calibration error with its null."""
     cells = []
     for spot in spots:
         records = spot.panel.records[spot.panel.records["curve"].isin(spot.curves)]
@@ -62,7 +68,7 @@ def measured_cells(spots: Sequence[Spot], quantity: Column) -> list[Cell]:
 
 
 def layer_cells(spots: Sequence[Spot]) -> list[Cell]:
-    """Density over the place in the network, at the sparsest level that the curves have in common."""
+    """Return the cells of density over the place in the network, at the sparsest level that the curves share."""
     cells = []
     for spot in spots:
         table = layers.layer_table(spot.panel.records, spot.curves)
@@ -81,12 +87,9 @@ def layer_cells(spots: Sequence[Spot]) -> list[Cell]:
 
 def _measured(spots: list[Spot], quantity: Column, look: dict[str, Style]) -> Plate:
     drawing = grid(measured_cells(spots, quantity), look, "density")
-    seen = {spot.panel.title: text.leader(spot.panel, quantity) for spot in spots}
-    null = " Grey: mean and 95% range of what a perfectly calibrated model would show." if quantity is MACE else ""
-    caption = (
-        f"{text.sentence(quantity.label)} over weights left, net by net. {text.MARKS} "
-        f"{text.seeds(spots[0].panel, quantity)}{null} " + " ".join(f"{title}: {text}" for title, text in seen.items())
-    )
+    null = "; grey: mean and 95% range of a perfectly calibrated model" if quantity is MACE else ""
+    count = text.seeds(spots[0].panel, quantity)
+    caption = f"{text.sentence(quantity.label)} over weights left, net by net{null}; {count} {text.MARKS}"
     return Plate(drawings={f"nets-{quantity.name}": drawing}, caption=caption)
 
 
@@ -99,13 +102,13 @@ def _layers(merged: list[Panel], look: dict[str, Style]) -> list[Plate]:
         return []
     caption = (
         "Density of each prunable tensor over its place in the network, at the sparsest level that the curves have in "
-        f"common, for the curves that find their own mask. {text.MARKS} A tensor at 0 is empty."
+        f"common, for the curves that find their own mask; a tensor at 0 is empty. {text.MARKS}"
     )
     return [Plate(drawings={"nets-layers": grid(cells, look, PLACE)}, caption=caption)]
 
 
 def _spots(merged: list[Panel], whole: bool = False) -> list[Spot]:
-    """A column for each net and a row for each variant and group of curves."""
+    """Return a column for each net and a row for each variant and group of curves."""
     columns = list(dict.fromkeys(_net(panel) for panel in merged))
     several = len({panel.records["data"].iloc[0] for panel in merged}) > 1
     rows: dict[tuple[str, str], int] = {}
@@ -123,7 +126,7 @@ def _spots(merged: list[Panel], whole: bool = False) -> list[Spot]:
 
 
 def _groups(panel: Panel) -> dict[str, list[str]]:
-    """Curves by the row that they are drawn in: controls beside what they are controls of, changed arms in their own."""
+    """Group curves into rows: controls beside the tickets that they control, changed arms in a row of their own."""
     if len(panel.curves) <= FEW:
         return {"": panel.curves}
     firsts = panel.records.drop_duplicates("curve").set_index("curve")
@@ -142,7 +145,7 @@ def _where(panel: Panel, rows: pd.Series) -> list[str]:
 
 
 def _repeats(panel: Panel, curve: str) -> bool:
-    """Whether it is the reference by another name: an arm that sets what the study sets already."""
+    """True for the reference by another name: an arm that sets a value which the study sets already."""
     keys = panel.records.groupby("curve")["key"].agg(set)
     return curve != panel.reference and keys[curve] == keys[panel.reference]
 
@@ -154,7 +157,7 @@ def _quantities(found: Sequence[Panel]) -> Iterator[Column]:
 
 
 def _by_family(found: Sequence[Panel]) -> list[Panel]:
-    """Sizes of one family become one panel, whose curves say which."""
+    """Merge the sizes of one family into one panel, whose curves name the size."""
     if not found:
         return []
     records = pd.concat([panel.records for panel in found], ignore_index=True)

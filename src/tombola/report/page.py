@@ -12,10 +12,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from . import explorer, figures, tables, text
-from .analyses import seen
+from .analyses import Seen, seen
 from .explorer import embedded, scripts
 from .figures import Style
-from .images import SETTINGS, Picture
+from .images import DEFAULT_FORMATS, SETTINGS, Picture
 from .overview import overview
 from .panels import Panel, ordered_curves, panels
 from .plates import Plate, plates, spent, time_table
@@ -44,7 +44,7 @@ class Section:
     tables: list[Table] = field(default_factory=list)
     all_gaps: Table = field(default_factory=lambda: Table(title="", head=[], rows=[]))
     wide: bool = False
-    """Whether its figures take the whole width."""
+    """True if its figures take the whole width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,24 +64,19 @@ def render(
     analyses: pd.DataFrame | None = None,
     failed: Sequence[str] = (),
     missing: int = 0,
+    formats: Sequence[str] = DEFAULT_FORMATS,
 ) -> tuple[str, list[Picture]]:
-    """The page as HTML, and its pictures."""
+    """Return the page as HTML, and its pictures."""
     look = figures.styles(ordered_curves(records))
     found = panels(records)
     sections: list[Section] = []
     with matplotlib.rc_context(SETTINGS):
         if side_by_side := overview(found, look):
-            sections.append(
-                Section(number=0, title="The nets side by side", findings=[], plates=show(side_by_side), wide=True)
-            )
+            sections.append(_seen(0, side_by_side.title, side_by_side, wide=True))
         for panel in found:
             own = None if stages is None else panel.stages(stages)
             sections.append(_section(panel, show(plates(panel, look, own)), own))
-            for analysis in seen(panel, analyses, look):
-                title = f"{panel.title}: {analysis.title}"
-                sections.append(
-                    Section(number=panel.number, title=title, findings=analysis.findings, plates=show(analysis.plates))
-                )
+            sections += [_seen(panel.number, f"{panel.title}: {one.title}", one) for one in seen(panel, analyses, look)]
     closing = [
         Closing(
             title="Settings",
@@ -102,9 +97,14 @@ def render(
         notes=[*([text.INTERVALS] if sections else []), text.caveat(study)],
         closing=closing,
         folder=FIGURES,
+        formats=formats,
         data=data_of(found, look),
     )
     return html, pictures_of(sections)
+
+
+def _seen(number: int, title: str, found: Seen, *, wide: bool = False) -> Section:
+    return Section(number=number, title=title, findings=found.findings, plates=show(found.plates), wide=wide)
 
 
 def show(plates: list[Plate]) -> list[Shown]:
@@ -118,12 +118,12 @@ def pictures_of(sections: list[Section]) -> list[Picture]:
 
 
 def data_of(panels: list[Panel], look: dict[str, Style]) -> dict[str, Any]:
-    """What the page's script reads."""
+    """Return the data for the page's script."""
     return {"panels": {str(panel.number): explorer.panel_data(panel, look) for panel in panels}}
 
 
 def fill(*, data: dict[str, Any], claims: Claims | None = None, **context: Any) -> str:
-    """The template with these values."""
+    """Return the template filled with these values."""
     folder = resources.files("tombola.report")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals["css"] = Markup(folder.joinpath("page.css").read_text())
@@ -132,7 +132,7 @@ def fill(*, data: dict[str, Any], claims: Claims | None = None, **context: Any) 
 
 
 def as_yaml(study: Mapping[str, Any]) -> str:
-    """The study as people write it."""
+    """Return the study as YAML."""
     return yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True)
 
 

@@ -1,8 +1,8 @@
-"""A panel is what may share one figure: the rows of one model, one data set and one variant."""
+"""Panels: the records that may share one figure, of one model, one data set and one variant."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -10,6 +10,7 @@ import pandas as pd
 from tombola.metrics.column import Column
 
 from .quantities import ACCURACY, RMSE, listed
+from .statistics import summary
 
 CONTROLS = (
     *("transplant_shuffle", "transplant_reinit"),
@@ -21,7 +22,7 @@ OWN_MASK = ("ticket", "deterministic")  # the chains that prune; the other arms 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """The records of one figure, and what follows from them."""
+    """The records of one section and of its figures."""
 
     number: int
     title: str
@@ -30,28 +31,35 @@ class Panel:
     curves: list[str]  # in the order of legends and tables
     reference: str  # the curve that the others are compared with
     main: Column  # accuracy, or RMSE for regression
+    _summaries: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+
+    def summary(self, metric: str) -> pd.DataFrame:
+        """Return `statistics.summary` of the records; kept, since sentences, captions and tables ask for it again."""
+        if metric not in self._summaries:
+            self._summaries[metric] = summary(self.records, metric)
+        return self._summaries[metric]
 
     def arm(self, curve: str) -> str:
-        """The arm that the curve shows."""
+        """Return the arm that the curve shows."""
         return str(self.records.loc[self.records["curve"] == curve, "arm"].iloc[0])
 
     def uncontrolled(self) -> list[str]:
-        """The curves that are no control of another one."""
+        """Return the curves that are no control of another one."""
         return [curve for curve in self.curves if self.arm(curve) not in CONTROLS]
 
     def own_masks(self) -> list[str]:
-        """The curves that found their mask themselves."""
+        """Return the curves that found their mask themselves."""
         return [curve for curve in self.curves if self.arm(curve) in OWN_MASK]
 
     def stages(self, stages: pd.DataFrame) -> pd.DataFrame:
-        """Those of a table of stages that were run for this panel."""
+        """Return the rows of a table of stages that were run for this panel."""
         own = self.records[["model", "data"]].iloc[0]
         here = (stages["model"] == own["model"]) & (stages["data"] == own["data"]) & (stages["variant"] == self.variant)
         return stages[here]
 
 
 def panels(records: pd.DataFrame) -> list[Panel]:
-    """The panels in the order in which the records name them; none for empty records. Infinite values become NaN."""
+    """Return the panels in the order in which the records name them. Infinite values become NaN."""
     if records.empty:
         return []
     records = records.replace([math.inf, -math.inf], math.nan).assign(variant=records["variant"].fillna(""))
@@ -63,7 +71,7 @@ def panels(records: pd.DataFrame) -> list[Panel]:
 
 
 def ordered_curves(records: pd.DataFrame) -> list[str]:
-    """The names of the curves: by arm, snr before other scores, then as they come."""
+    """Return the names of the curves: by arm, snr before other scores, then as they come."""
     if records.empty:
         return []
     firsts = records.drop_duplicates("curve")
@@ -72,7 +80,7 @@ def ordered_curves(records: pd.DataFrame) -> list[str]:
 
 
 def main_quantity(records: pd.DataFrame) -> Column:
-    """Accuracy, or RMSE for regression."""
+    """Return accuracy, or RMSE for regression."""
     return ACCURACY if records["accuracy"].notna().any() else RMSE
 
 
@@ -115,7 +123,7 @@ MAIN = {
 
 
 def values(node: Any, *path: str) -> list[Any]:
-    """What stands at that path of nested mappings; several values for a fan-out, none where it is not set."""
+    """Return the values at a path of nested mappings: several for a fan-out, none where it is not set."""
     if isinstance(node, list | tuple):
         return [value for each in node for value in values(each, *path)]
     if not path:
@@ -124,7 +132,7 @@ def values(node: Any, *path: str) -> list[Any]:
 
 
 def written(found: list[Any]) -> str:
-    """The values of a setting as words: "0.001 and 0.01", "yes", "not stated"."""
+    """Return the values of a setting as words: "0.001 and 0.01", "yes", "not stated"."""
     return listed([_word(value) for value in found]) if found else "not stated"
 
 

@@ -15,8 +15,6 @@ from .quantities import DRIFT, ECE, MACE, NLL, duration, listed
 from .statistics import shared_level
 from .tables import Table
 
-HEATED = 2  # heat maps that are drawn as files: the reference, and the deterministic curve beside it
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plate:
@@ -25,19 +23,19 @@ class Plate:
     drawings: dict[str, Drawing]
     caption: str
     explorer: str = ""
-    """What the browser draws in its place, "curves" or "layers"; empty: nothing."""
+    """Interactive chart in its place, "curves" or "layers"; empty: none."""
     metric: str = ""
-    """The column that the interactive chart shows at first, or when the figure asks for it."""
+    """Column that the interactive chart shows first, or that the figure's link chooses."""
 
 
 def plates(panel: Panel, look: dict[str, Style], stages: pd.DataFrame | None = None) -> list[Plate]:
-    """All figures of a panel, those whose numbers there are. `stages`: the time of each stage of this panel."""
+    """Return the figures of a panel for which it has numbers. `stages`: the time of each stage of this panel."""
     look = {curve: look[curve] for curve in panel.curves}
     return [*_measured(panel, look), *_layers(panel, look), *_drift(panel, look), *_times(panel, stages)]
 
 
 def plates_of_measurements(panel: Panel, look: dict[str, Style]) -> list[Plate]:
-    """The figures of curves alone: what was measured, and the drift of sigma."""
+    """Return the figures of curves alone: metrics, and the drift of sigma."""
     look = {curve: look[curve] for curve in panel.curves}
     return [*_measured(panel, look), *_drift(panel, look)]
 
@@ -49,44 +47,42 @@ def _measured(panel: Panel, look: dict[str, Style]) -> list[Plate]:
             found.append(_curves(panel, quantity, look))
     shown = [quantity for quantity in (ECE, MACE) if panel.records[quantity.name].notna().any()]
     if shown:
-        drawings = {f"{panel.number}-{each.name}": figures.calibration(panel.records, each, look) for each in shown}
+        drawings = {
+            f"{panel.number}-{each.name}": figures.over_density(panel.records, each, look, width=figures.NARROW, null=True)
+            for each in shown
+        }
         found.append(Plate(drawings=drawings, caption=text.calibration(panel, shown), metric=shown[0].name))
     return found
 
 
 def _curves(panel: Panel, quantity: Column, look: dict[str, Style]) -> Plate:
     name, closer = f"{panel.number}-{quantity.name}", panel.uncontrolled()
-    explorer = "curves" if quantity is panel.main else ""
-    if len(closer) < 2 or len(closer) == len(panel.curves):
-        drawings = {name: figures.over_density(panel.records, quantity, look)}
-        caption = text.over_density(panel, quantity)
-        return Plate(drawings=drawings, caption=caption, explorer=explorer, metric=quantity.name)
-    # shuffles fall so far that they hide how the tickets differ
-    records = panel.records[panel.records["curve"].isin(closer)]
-    few = {curve: look[curve] for curve in closer}
-    drawings = {
-        name: figures.over_density(panel.records, quantity, look, width=figures.NARROW),
-        f"{name}-without-controls": figures.over_density(records, quantity, few, width=figures.NARROW),
-    }
-    caption = text.over_density(panel, quantity, twice=True)
-    return Plate(drawings=drawings, caption=caption, explorer=explorer, metric=quantity.name)
+    twice = 2 <= len(closer) < len(panel.curves)
+    width = figures.NARROW if twice else WIDE
+    drawings = {name: figures.over_density(panel.records, quantity, look, width=width)}
+    if twice:  # shuffles fall so far that they hide how the tickets differ
+        records = panel.records[panel.records["curve"].isin(closer)]
+        few = {curve: look[curve] for curve in closer}
+        drawings[f"{name}-without-controls"] = figures.over_density(records, quantity, few, width=width)
+    caption = text.over_density(panel, quantity, twice=twice)
+    return Plate(
+        drawings=drawings, caption=caption, explorer="curves" if quantity is panel.main else "", metric=quantity.name
+    )
 
 
 def _layers(panel: Panel, look: dict[str, Style]) -> list[Plate]:
     found = []
     table = layers.layer_table(panel.records, panel.own_masks())
     curves = list(table["curve"].unique())
-    recorded = panel.records[panel.records["curve"].isin(curves)].assign(known=1.0)
-    recorded = recorded[~recorded["layer_density"].fillna("").isin(["", "{}"])]
-    level = shared_level(recorded, curves, "known")
-    if level is not None and recorded.loc[recorded["level"] == level, "density"].min() < 1:  # dense: nothing to see
-        rows = table[table["level"] == level]
+    level = shared_level(table, curves, "mean")
+    rows = table[table["level"] == level]
+    if level is not None and rows["left"].min() < 1:  # dense: nothing to see
         caption = text.layer_dots(panel, rows, level)
         found.append(Plate(drawings={f"{panel.number}-layers": layers.dots(rows, look)}, caption=caption))
     if table["level"].nunique() > 1:
         least = layers.least_density(table)
         arms = {panel.arm(curve): curve for curve in reversed(curves)}
-        chosen = list(dict.fromkeys([curves[0], arms.get("deterministic", curves[0])]))[:HEATED]
+        chosen = list(dict.fromkeys([curves[0], arms.get("deterministic", curves[0])]))
         drawings = {f"{panel.number}-heat-{panel.arm(curve)}": layers.heat_map(table, curve, least) for curve in chosen}
         found.append(Plate(drawings=drawings, caption=text.heat(table, chosen), explorer="layers"))
     return found
@@ -111,22 +107,22 @@ def _times(panel: Panel, stages: pd.DataFrame | None) -> list[Plate]:
     return [Plate(drawings={f"{panel.number}-time": bars(table)}, caption=caption(table))]
 
 
-KINDS = ("train", "prune", "evaluate")  # the rest is quick, but for views
+KINDS = ("train", "prune", "evaluate")  # other stages are quick, except for analyses
 OTHER = "other"
 GREYS = {"train": "0.35", "prune": "0.6", "evaluate": "0.8", OTHER: "0.93"}  # colours are for curves
 UNITS = {"hours": 3600.0, "minutes": 60.0, "seconds": 1.0}
 
 
 def spent(stages: pd.DataFrame, curves: Sequence[str]) -> pd.DataFrame:
-    """Seconds by curve (rows, in that order) and kind (`KINDS` and "other"); curves without a stage are left out."""
+    """Return seconds by curve (rows, in order) and kind (`KINDS` and "other"), without curves that have no stage."""
     kinds = stages["kind"].where(stages["kind"].isin(KINDS), OTHER)
     table = stages.groupby(["curve", kinds])["seconds"].sum().unstack(fill_value=0)
-    there = [curve for curve in curves if curve in table.index]
-    return table.reindex(index=there, columns=[*KINDS, OTHER], fill_value=0.0)
+    present = [curve for curve in curves if curve in table.index]
+    return table.reindex(index=present, columns=[*KINDS, OTHER], fill_value=0.0)
 
 
 def bars(table: pd.DataFrame) -> Drawing:
-    """A bar per curve, the first one on top, whose parts are the kinds of stages."""
+    """Draw a bar for each curve, the first one on top, whose parts are the kinds of stages."""
     unit = next((name for name, size in UNITS.items() if table.to_numpy().sum(axis=1).max() >= 2 * size), "seconds")
     figure = Figure(figsize=(WIDE, 1.15 + 0.27 * len(table)), layout="constrained")
     axes = figure.add_subplot()
@@ -145,7 +141,7 @@ def bars(table: pd.DataFrame) -> Drawing:
 
 
 def caption(table: pd.DataFrame) -> str:
-    """How much time in all, and for what most of it."""
+    """Caption the times: the total, and the share of each kind."""
     total = table.to_numpy().sum()
     shares = (table.sum() / total).sort_values(ascending=False) if total else table.sum()
     named = listed([f"{100 * share:.0f}% {kind}" for kind, share in shares.items() if share >= 0.005])
@@ -156,7 +152,7 @@ def caption(table: pd.DataFrame) -> str:
 
 
 def time_table(stages: pd.DataFrame, table: pd.DataFrame) -> Table:
-    """The same numbers, with how many trainings there were and what one took."""
+    """Return the times as a table, with the number of trainings and the mean time of one."""
     trained = stages[stages["kind"] == "train"].groupby("curve")["seconds"]
     counts, means = trained.count(), trained.mean()
     rows = [

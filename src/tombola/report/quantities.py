@@ -1,4 +1,4 @@
-"""The columns of the records that figures and sentences name, and how other numbers and lists are written."""
+"""The columns that figures and sentences name, and functions that write numbers and lists as words."""
 
 import math
 
@@ -10,22 +10,22 @@ DRIFT = [RECORDS[name] for name in names("drift")]
 
 
 def quantity_of(name: str) -> Column:
-    """Return the column of that name; one that the table lacks goes by its own name."""
+    """Return the column of that name; a column of the user's own is labelled by its name."""
     return RECORDS.get(name) or Column(name, "metric", "", "", label=name.replace("_", " "))
 
 
 def left(density: float) -> str:
-    """A density in percent with three digits: 0.0115 is "1.15%"."""
+    """Return a density in percent with three digits: 0.0115 is "1.15%"."""
     return f"{100 * density:.3g}%"
 
 
 def number(value: float) -> str:
-    """Three digits after the point; a dash for NaN."""
+    """Return three digits after the point; a dash for NaN."""
     return NONE if math.isnan(value) else f"{value:.3f}".replace("-", MINUS)
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that suits: "95 s", "12.3 min", "3.1 h"."""
+    """Return seconds in a unit that suits them: "95 s", "12.3 min", "3.1 h"."""
     if math.isnan(seconds):
         return NONE
     if seconds < 120:
@@ -36,12 +36,12 @@ def duration(seconds: float) -> str:
 
 
 def listed(words: list[str]) -> str:
-    """ "a", "a and b", "a, b and c"; "none" for an empty list."""
+    """Return "a", "a and b", "a, b and c"; "none" for an empty list."""
     if len(words) < 2:
         return words[0] if words else "none"
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def shortened(words: list[str], most: int = 4) -> str:
-    """The same for long lists: "a, b, c, d and 12 more"."""
+    """Return `listed` words, of long lists the first: "a, b, c, d and 12 more"."""
     return listed(words) if len(words) <= most + 1 else f"{', '.join(words[:most])} and {len(words) - most} more"

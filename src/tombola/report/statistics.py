@@ -1,4 +1,4 @@
-"""Statistics over seeds. Every function takes the records of one panel: one model, one data set, one variant."""
+"""Statistics over seeds, for the records of one panel: one model, one data set, one variant."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
+KEYS = ["curve", "level", "seed"]
 
 
 @dataclass(frozen=True)
@@ -22,34 +23,35 @@ class Gap:
 
 
 def paired_gap(records: pd.DataFrame, curve_a: str, curve_b: str, level: int, metric: str) -> Gap:
-    """Curve a minus curve b at that level, paired over the seeds that both have."""
+    """Return curve a minus curve b at a level, paired over the seeds that both have."""
     return _gap(by_seed(records, curve_a, level, metric) - by_seed(records, curve_b, level, metric))
 
 
 def level_gap(records: pd.DataFrame, curve: str, level_a: int, level_b: int, metric: str) -> Gap:
-    """Level a minus level b of one curve, paired over the seeds that both have."""
+    """Return level a minus level b of one curve, paired over the seeds that both have."""
     return _gap(by_seed(records, curve, level_a, metric) - by_seed(records, curve, level_b, metric))
 
 
 def by_seed(records: pd.DataFrame, curve: str, level: int, metric: str) -> pd.Series:
-    """The metric of that curve at that level, indexed by seed; seeds without a value are left out."""
-    rows = records[(records["curve"] == curve) & (records["level"] == level)]
+    """Return the metric of a curve at a level, indexed by seed, without seeds that have no value."""
+    # columns before rows: the records have a hundred columns, and a selection of rows copies all that it is given
+    rows = records.loc[(records["curve"] == curve) & (records["level"] == level), ["seed", metric]]
     return rows.groupby("seed")[metric].mean().dropna()
 
 
 def _gap(differences: pd.Series) -> Gap:
-    """Mean and Student t interval (n - 1 degrees of freedom); no interval below two seeds."""
+    """Return the mean and its Student t interval (n - 1 degrees of freedom); no interval below two seeds."""
     found = differences.dropna()  # pandas aligns the seeds and leaves NaN where one of the two is missing
     n = len(found)
     mean = float(found.mean()) if n else math.nan
     if n < 2:
         return Gap(mean, math.nan, math.nan, n)
-    half = float(student.ppf((1 + CONFIDENCE) / 2, n - 1) * found.std(ddof=1) / math.sqrt(n))
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2) * found.std(ddof=1) / math.sqrt(n))
     return Gap(mean, mean - half, mean + half, n)
 
 
 def common_level(records: pd.DataFrame, curve_a: str, curve_b: str, metric: str) -> int | None:
-    """The sparsest level at which both have two seeds in common; failing that, one seed; None if they share none."""
+    """Return the sparsest level at which both share two seeds; failing that, one seed; None if they share no seed."""
     lone = None
     for level in reversed(levels(records, curve_a, metric)):
         seeds = paired_gap(records, curve_a, curve_b, level, metric).n
@@ -71,43 +73,38 @@ def gaps(records: pd.DataFrame, a: str, b: str, metric: str, *, every_level: boo
 
 
 def levels(records: pd.DataFrame, curve: str, metric: str) -> list[int]:
-    """The levels at which the curve has a value, in rising order."""
-    rows = records[(records["curve"] == curve) & records[metric].notna()]
-    return sorted(int(level) for level in rows["level"].unique())
+    """Return the levels at which the curve has a value, in rising order."""
+    found = records.loc[(records["curve"] == curve) & records[metric].notna(), "level"]
+    return sorted(int(level) for level in found.unique())
 
 
 def shared_level(records: pd.DataFrame, curves: Sequence[str], metric: str) -> int | None:
-    """The sparsest level that every one of the curves has; None if there is none."""
+    """Return the sparsest level that all of the curves have, or None."""
     shared = set.intersection(*(set(levels(records, curve, metric)) for curve in curves)) if curves else set()
     return max(shared, default=None)
 
 
 def summary(records: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """One row per curve and level: density, mean, sd (n - 1), low, high (range over seeds), n; levels rise."""
-    seeds = by_curve_and_seed(records[records[metric].notna()], [metric])
-    found = seeds.groupby(["curve", "level"], as_index=False).agg(
-        density=("density", "mean"),
-        mean=(metric, "mean"),
-        sd=(metric, "std"),
-        low=(metric, "min"),
-        high=(metric, "max"),
-        n=(metric, "count"),
-    )
-    return found.sort_values(["curve", "level"], ignore_index=True)
+    """Return a row for each curve and level: density, mean, sd (n - 1), low, high (range over seeds), n; levels rise."""
+    seeds = by_curve_and_seed(records.loc[records[metric].notna(), [*KEYS, "density", metric]], [metric])
+    groups = seeds.groupby(["curve", "level"])
+    found = groups[metric]
+    columns = {"mean": found.mean(), "sd": found.std(), "low": found.min(), "high": found.max(), "n": found.count()}
+    return pd.DataFrame({"density": groups["density"].mean(), **columns}).reset_index()  # sorted, as groups are
 
 
 def by_curve_and_seed(records: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """One row per curve, level and seed, with the means of density and those columns."""
-    return records.groupby(["curve", "level", "seed"], as_index=False)[["density", *columns]].mean()
+    """Return a row for each curve, level and seed, with the means of density and of the columns."""
+    return records.groupby(KEYS, as_index=False)[["density", *columns]].mean()
 
 
 def density_at(records: pd.DataFrame, level: int) -> float:
-    """The mean density of the rows at that level."""
+    """Return the mean density of the rows at a level."""
     return float(np.mean(records.loc[records["level"] == level, "density"]))
 
 
 def exceeding(records: pd.DataFrame, curve: str, level: int, metric: str) -> tuple[int, int]:
-    """In how many seeds the calibration error is above its own perfect-calibration range, and of how many."""
+    """Count the seeds whose calibration error is above its own perfect-calibration range, and all seeds."""
     error = by_seed(records, curve, level, metric)
     bound = by_seed(records, curve, level, f"{metric}_null_high")
     known = error.index.intersection(bound.index)

@@ -8,13 +8,14 @@ from typing import Any
 import pandas as pd
 
 from tombola.claims import Row, judge
+from tombola.claims.nets import FAMILIES, family_of
 from tombola.claims.paper import CLAIMS
 from tombola.claims.table import BESIDE_NOTE, NOTE, effect, named, parts, region, remark, row_keys, verdict_text
 from tombola.metrics.column import MINUS, NONE, Column
 
 from .panels import MAIN, OWN_MASK, Panel, values, written
 from .quantities import duration, left, listed, number
-from .statistics import by_seed, density_at, gaps, levels, summary
+from .statistics import by_seed, density_at, gaps, levels
 from .text import interval
 
 
@@ -30,9 +31,9 @@ class Table:
 
 
 def main_table(panel: Panel) -> Table:
-    """Accuracy by weights left with the best epoch's beside it, or RMSE for regression."""
+    """Return accuracy by weights left with the best epoch's beside it, or RMSE for regression."""
     quantity = panel.main
-    found = summary(panel.records, quantity.name).set_index(["curve", "level"])
+    found = panel.summary(quantity.name).set_index(["curve", "level"])
     best = panel.records.groupby(["curve", "level"])["best_accuracy"].mean()
     seeds = int(found["n"].max()) if len(found) else 0
     rows = []
@@ -60,7 +61,7 @@ def main_table(panel: Panel) -> Table:
 
 
 def gap_table(panel: Panel, *, every_level: bool) -> Table:
-    """The reference minus each other curve, at the last level they share or at every one."""
+    """Return the reference minus each other curve, at the last level that they share or at every one."""
     quantity, rows = panel.main, []
     for curve in panel.curves:
         if curve != panel.reference:
@@ -77,7 +78,7 @@ def gap_table(panel: Panel, *, every_level: bool) -> Table:
 
 
 def drift_table(panel: Panel) -> Table:
-    """The movement of log sigma at the last level of every curve that has sigmas."""
+    """Return the change of log sigma at the last level of every curve that has sigmas."""
     rows = []
     for curve in panel.curves:
         reached = levels(panel.records, curve, "drift_mean")
@@ -96,7 +97,7 @@ def drift_table(panel: Panel) -> Table:
 
 
 def settings_table(study: Mapping[str, Any], records: pd.DataFrame) -> Table:
-    """The main settings."""
+    """Return the main settings."""
     rows = [[label, written(values(study, *path))] for label, path in MAIN.items()]
     scores = [] if records.empty else [str(score) for score in records["score"].dropna().unique()]
     rows.insert(list(MAIN).index("fraction pruned per level"), ["score", listed(scores)])
@@ -104,7 +105,7 @@ def settings_table(study: Mapping[str, Any], records: pd.DataFrame) -> Table:
 
 
 def environment_table(records: pd.DataFrame) -> Table:
-    """Where the trainings ran."""
+    """Return device, torch version and number of test examples of the trainings."""
     columns = ["device", "torch", "examples"]
     counts = records[columns].fillna("?").value_counts(sort=False).reset_index()
     rows = [[str(value) for value in row] for row in counts.itertuples(index=False)]
@@ -123,11 +124,11 @@ MEASURES: dict[str, Callable[[float], str]] = {
     "seconds": duration,
     "flops": lambda value: NONE if math.isnan(value) else f"{value:.3g}",
 }
-"""What is counted, by the end of its columns' names, and how it is written."""
+"""End of the costs' column names -> function that writes a value."""
 
 
 def cost_table(panel: Panel) -> Table:
-    """Training time and operations of each curve's tickets, a mean over seeds, beside those of the reference.
+    """Return training time and operations of each curve's tickets, means over seeds, beside the reference's.
 
     No rows for fewer than two curves.
     """
@@ -149,21 +150,21 @@ def cost_table(panel: Panel) -> Table:
         groups=(("", 1), ("training time", 4), ("operations", 4)),
         head=["curve", *("one ticket", "times", "every level", "times") * len(MEASURES)],
         rows=rows,
-        note="One ticket: its training and all that it stands on, the levels before it (a transplant's are deterministic). "
-        "Every level: a ticket at each level; a chain that prunes has them all on its way, a transplant takes a Bayesian "
-        f"training more for each. Times: over {panel.reference}. Means over seeds; trainings only, with the test pass after "
-        "each epoch. Operations are as torch counts them.",
+        note="One ticket: its training and all trainings that it depends on, the levels before it (a transplant's are "
+        "deterministic). Every level: a ticket at each level; a chain that prunes has them all on its way, a transplant "
+        f"takes a Bayesian training more for each. Times: over {panel.reference}. Means over seeds; trainings only, with "
+        "the test pass after each epoch. Operations are as torch counts them.",
     )
 
 
 def _last_level(records: pd.DataFrame, curves: list[str]) -> int | None:
-    """The last level that all of the curves have; none if that is the dense one."""
+    """Return the last level that all of the curves have; None if it is the dense one."""
     shared = set.intersection(*(set(records.loc[records["curve"] == curve, "level"]) for curve in curves))
     return int(max(shared)) if shared and max(shared) > 0 else None
 
 
 def _costs(panel: Panel, curve: str, last: int, measure: str) -> tuple[float, float]:
-    """Of one ticket at that level, and of one at every level to it."""
+    """Return the cost of one ticket at the last level, and of a ticket at every level up to it."""
     own = panel.records[(panel.records["curve"] == curve) & (panel.records["level"] <= last)]
     one = own.loc[own["level"] == last, f"total_{measure}"].mean(skipna=False)
     if panel.arm(curve) in OWN_MASK:
@@ -192,7 +193,7 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class Claims:
-    """The section: empty where no claim has data."""
+    """The section of claims; empty where no claim has data."""
 
     judged: list[Judged]
     without: list[tuple[str, str, str, str]]  # name, sentence, net, what it needs
@@ -200,14 +201,14 @@ class Claims:
 
 
 def claims_of(records: pd.DataFrame) -> Claims:
-    """Every claim of arXiv 2602.18825 judged by the records."""
-    rows = judge(records, CLAIMS) if len(records) else []
+    """Judge the claims of arXiv 2602.18825 by the records of its nets; none for records of other nets alone."""
+    rows = judge(records, CLAIMS) if len(records) and records["model"].map(family_of).isin(FAMILIES).any() else []
     without = [(named(row), row.claim.sentence, row.net, row.needs) for row in rows if not row.joint]
     return Claims(judged=[judged(row) for row in rows if row.joint], without=without)
 
 
 def judged(row: Row) -> Judged:
-    """The texts of a row that has data."""
+    """Return the texts of a row that has data."""
     assert row.joint is not None
     found = row.joint.deciding
     words = [found.part.contrast.words, *filter(None, (parts(row), remark(row))), f"{len(row_keys(row))} rows"]

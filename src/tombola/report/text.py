@@ -1,4 +1,4 @@
-"""What is seen, in sentences that are computed from the records."""
+"""Findings and captions: sentences computed from the records. A caption has at most two: how to read it, what is seen."""
 
 import math
 from collections.abc import Mapping
@@ -19,8 +19,6 @@ from .statistics import (
     level_gap,
     levels,
     paired_gap,
-    shared_level,
-    summary,
 )
 
 INTERVALS = (
@@ -30,7 +28,7 @@ INTERVALS = (
 
 
 def findings(panel: Panel) -> list[str]:
-    """The sentences about one panel: ticket against dense, against every other curve, calibration, sigma."""
+    """Return the sentences about one panel: ticket against dense, against every other curve, calibration, sigma."""
     sentences = [dense_sentence(panel)]
     for curve in panel.curves:
         if curve == panel.reference:
@@ -46,7 +44,7 @@ def findings(panel: Panel) -> list[str]:
 
 
 def gap_sentence(a: str, b: str, gap: Gap, quantity: Column, where: str) -> str:
-    """Whether a is above b, below it, or neither, with the mean gap, its interval and the number of seeds."""
+    """State that a is above b, below it, or neither, with the mean gap, its interval and the number of seeds."""
     mean = f"{quantity.signed(gap.mean)} {quantity.gap_unit}"
     if gap.n < 2:
         return f"{a} minus {b} is {mean} in {quantity.label} {where}: n = 1 seed, so no interval and no verdict."
@@ -63,12 +61,12 @@ def gap_sentence(a: str, b: str, gap: Gap, quantity: Column, where: str) -> str:
 
 
 def interval(gap: Gap, quantity: Column) -> str:
-    """ "+1.20 to +3.40"; a dash where there is no interval."""
+    """Return "+1.20 to +3.40"; a dash where there is no interval."""
     return NONE if math.isnan(gap.low) else f"{quantity.signed(gap.low)} to {quantity.signed(gap.high)}"
 
 
 def dense_sentence(panel: Panel) -> str:
-    """The reference at its last level, and against its own dense network."""
+    """Compare the reference at its last level with its own dense network."""
     curve, quantity, records = panel.reference, panel.main, panel.records
     reached = levels(records, curve, quantity.name)
     if not reached:
@@ -89,7 +87,7 @@ def dense_sentence(panel: Panel) -> str:
 
 
 def calibration_sentences(panel: Panel) -> list[str]:
-    """Whether the reference's last ECE exceeds what perfect calibration would show; none for regression."""
+    """Compare the reference's last ECE with what perfect calibration would show; none for regression."""
     curve, records = panel.reference, panel.records
     last = common_level(records, curve, curve, "ece")  # with two seeds, if there are two
     if last is None:
@@ -107,7 +105,7 @@ def calibration_sentences(panel: Panel) -> list[str]:
 
 
 def drift_sentences(panel: Panel) -> list[str]:
-    """How far the reference's final sigmas still rank as the initial ones did; none without sigmas."""
+    """Compare the ranks of the reference's final sigmas with the initial ones; none without sigmas."""
     reached = levels(panel.records, panel.reference, "drift_rank")
     if not reached:
         return []
@@ -122,7 +120,7 @@ def drift_sentences(panel: Panel) -> list[str]:
 
 
 def diverged_sentences(panel: Panel) -> list[str]:
-    """How many tickets have no finite result; none if all have one."""
+    """Count the tickets without a finite result; none if all have one."""
     missing = int(panel.records[[panel.main.name, "nll"]].isna().any(axis=1).sum())
     if not missing:
         return []
@@ -133,7 +131,7 @@ def diverged_sentences(panel: Panel) -> list[str]:
 
 
 def caveat(study: Mapping[str, Any]) -> str:
-    """What the gaps to re-init and shuffles depend on, with this study's settings."""
+    """Name the settings on which the gaps to re-init and shuffles depend, with this study's values."""
     lr = written(values(study, "train", "lr"))
     pruned = values(study, "prune", "classifier")
     classifier = listed(["it is" if each else "it is not" for each in pruned]) if pruned else "not stated"
@@ -144,12 +142,12 @@ def caveat(study: Mapping[str, Any]) -> str:
 
 
 def unfinished(missing: int) -> str:
-    """ "unfinished: 3 stages to go"; empty if nothing is missing."""
+    """Return "unfinished: 3 stages to go"; an empty text if nothing is missing."""
     return f"unfinished: {missing} stage{'s' if missing != 1 else ''} to go" if missing else ""
 
 
 def lead(panels: list[Panel]) -> str:
-    """What the study is, in one sentence."""
+    """Describe the study in one sentence."""
     if not panels:
         return "A study of sparse Bayesian neural networks through lottery tickets: nothing is finished yet."
     titles = listed([panel.title for panel in panels])
@@ -168,32 +166,26 @@ MARKS = "Mark: mean over seeds; bar: from the smallest to the largest; moved asi
 
 
 def over_density(panel: Panel, quantity: Column, *, twice: bool = False) -> str:
-    """How to read the curves, and which one leads at the last level that all have. `twice`: also without controls."""
+    """Caption curves, with the one that leads at the last level that all have. `twice`: also drawn without controls."""
     drawn = ": all curves, then a closer look without re-init and shuffles" if twice else ""
-    seen = f"{_spread(panel, quantity)} {leader(panel, quantity)}"
-    return f"{sentence(quantity.label)} over weights left{drawn}. {seen}"
+    grey = "; grey: mean and 95% range under perfect calibration" if f"{quantity.name}_null" in panel.records else ""
+    spread = _spread(panel, quantity)
+    return f"{sentence(quantity.label)} over weights left{drawn}; {spread}{grey}. {leader(panel, quantity)}"
 
 
 def calibration(panel: Panel, quantities: list[Column]) -> str:
-    """What the grey band is, and which curves leave their own range at their last level."""
+    """Caption the calibration errors, with the curves that leave their own range at their last level."""
     names = listed([quantity.label for quantity in quantities])
-    seen = " ".join(_exceeding(panel, quantity) for quantity in quantities)
+    seen = "; ".join(_exceeding(panel, quantity) for quantity in quantities)
     return (
-        f"Calibration: {names} over weights left; lower is better. {_spread(panel, quantities[0])} Grey: what a "
-        "perfectly calibrated model with the same predictions would show, for lack of test examples alone; mean and "
-        f"95% range, averaged over the curves. Only what lies above it is miscalibration. {seen}"
+        f"Calibration: {names} over weights left (lower is better); {_spread(panel, quantities[0])}; grey: mean and 95% "
+        "range of a perfectly calibrated model with the same predictions, averaged over the curves, so that only what lies "
+        f"above it is miscalibration. At a curve's last level, {seen}."
     )
 
 
-def explored(panel: Panel, quantity: Column) -> str:
-    """The caption of the interactive chart when it shows that quantity."""
-    null = f"{quantity.name}_null"
-    grey = " Grey: mean and 95% range under perfect calibration." if null in panel.records else ""
-    return over_density(panel, quantity) + grey
-
-
 def drift(panel: Panel) -> str:
-    """What the three quantities are, and the rank correlation at every curve's last level."""
+    """Caption the drift of sigma, with the rank correlation at every curve's last level."""
     seen = []
     for curve in panel.curves:
         reached = levels(panel.records, curve, "drift_rank")
@@ -202,33 +194,33 @@ def drift(panel: Panel) -> str:
             seen.append(f"{curve} {number(rank)}")
     ranks = f" Rank correlation at each curve's last level: {listed(seen)}." if seen else ""
     return (
-        "Sigma drift over weights left: how log sigma changes from its initialisation, as a mean over the surviving "
-        "weights, as the standard deviation of that change, and as the rank correlation of initial and final sigma (near "
-        f"1: a score that uses sigma ranks the initial jitter). {_spread(panel, DRIFT[0])}{ranks}"
+        "Sigma drift over weights left: the change of log sigma from its initialisation, as a mean over the surviving "
+        "weights, as its standard deviation, and as the rank correlation of initial and final sigma (near 1: a score that "
+        f"uses sigma ranks the initial jitter); {_spread(panel, DRIFT[0])}.{ranks}"
     )
 
 
 def layer_dots(panel: Panel, found: pd.DataFrame, level: int) -> str:
-    """Which layers keep the most and the least on every curve that prunes, and the layers that are empty."""
+    """Caption the densities of layers, with the layers that keep the most and the least, and the empty ones."""
     seen = []
     for curve, rows in found.groupby("curve", sort=False):
         ordered = rows.sort_values("mean", kind="stable")
         least, most = ordered.iloc[0], ordered.iloc[-1]
         seen.append(
             f"{curve} keeps most of {most['layer']} ({left(most['mean'])}) and least of {least['layer']} "
-            f"({left(least['mean'])})."
+            f"({left(least['mean'])})"
         )
     gone = found[found["mean"] == 0]
     empty = [f"{layer} ({curve})" for layer, curve in zip(gone["layer"], gone["curve"], strict=True)]
-    rest = f" Empty, and not drawn: {shortened(empty)}." if empty else ""
+    rest = f"; empty, and not drawn: {shortened(empty)}" if empty else ""
     return (
         f"Density per layer with {left(density_at(panel.records, level))} left overall (level {level}), for the curves "
-        f"that find their own mask. Dot: mean over seeds; bar: smallest to largest. {' '.join(seen)}{rest}"
+        f"that find their own mask; dot: mean over seeds, bar: smallest to largest. {sentence('; '.join(seen))}{rest}."
     )
 
 
 def heat(table: pd.DataFrame, curves: list[str]) -> str:
-    """What a cell is, and the layers that lose all their weights on those curves."""
+    """Caption a heat map, with the layers that lose all their weights on the curves."""
     gone = []
     for curve in curves:
         rows = table[(table["curve"] == curve) & (table["mean"] == 0)]
@@ -242,34 +234,33 @@ def heat(table: pd.DataFrame, curves: list[str]) -> str:
 
 
 def _spread(panel: Panel, quantity: Column) -> str:
-    counts = summary(panel.records, quantity.name)["n"]
-    if counts.max() == 1:
-        return "One seed: no spread shown."
-    some = "" if counts.min() == counts.max() else f" (some points have only {counts.min()})"
-    return f"Line: mean over {counts.max()} seeds{some}; band: smallest to largest."
+    if panel.summary(quantity.name)["n"].max() == 1:
+        return "one seed, so no spread is shown"
+    return f"line: mean over {seeds(panel, quantity).removesuffix('.')}, band: smallest to largest"
 
 
 def seeds(panel: Panel, quantity: Column) -> str:
-    """Of how many seeds a mean is."""
-    counts = summary(panel.records, quantity.name)["n"]
+    """Return the number of seeds behind a mean, as a sentence."""
+    counts = panel.summary(quantity.name)["n"]
     least, most = int(counts.min()), int(counts.max())
     return f"{most} seed{'s' if most > 1 else ''}{'' if least == most else f' (some points have only {least})'}."
 
 
 def leader(panel: Panel, quantity: Column) -> str:
-    """Which curve is ahead at the sparsest level that all have, by how much, and which is last."""
-    found = summary(panel.records, quantity.name)
-    curves = [curve for curve in panel.curves if (found["curve"] == curve).any()]
-    level = shared_level(panel.records, curves, quantity.name)
-    if level is None:
+    """Name the curve that is ahead at the sparsest level that all have, by how much, and the last one."""
+    found = panel.summary(quantity.name)
+    curves_at = found.groupby("level")["curve"].nunique()
+    shared = curves_at.index[curves_at == found["curve"].nunique()]
+    if not len(shared):
         return "The curves have no level in common yet."
+    level = int(shared.max())
     means = found[found["level"] == level].set_index("curve")["mean"]
     ordered = means.sort_values(ascending=not quantity.higher_is_better)
     first = f"{ordered.index[0]} has {quantity.show(ordered.iloc[0])}"
     where = f"At {left(density_at(panel.records, level))} left, the sparsest level that all curves have,"
     if len(ordered) == 1:
         return f"{where} {first}."
-    ahead = f"{quantity.signed(abs(ordered.iloc[0] - ordered.iloc[1])).removeprefix('+')} {quantity.gap_unit}"
+    ahead = f"{quantity.signed(abs(ordered.iloc[0] - ordered.iloc[1])).removeprefix('+')} {quantity.gap_unit}".rstrip()
     extreme = "highest" if quantity.higher_is_better else "lowest"
     return (
         f"{where} {first}, the {extreme} mean, {ahead} from the next, {ordered.index[1]}; {ordered.index[-1]} is last "
@@ -289,10 +280,10 @@ def _exceeding(panel: Panel, quantity: Column) -> str:
         elif above:
             sometimes.append(curve)
     names = "every curve" if len(always) == len(panel.curves) else listed(always)
-    some = f"; in some seeds for {listed(sometimes)}" if sometimes else ""
-    return f"At a curve's last level, {quantity.label} is above that curve's own range in every seed for {names}{some}."
+    some = f", in some seeds for {listed(sometimes)}" if sometimes else ""
+    return f"{quantity.label} is above that curve's own range in every seed for {names}{some}"
 
 
 def sentence(name: str) -> str:
-    """The name as a sentence begins."""
+    """Return the text with a capital letter."""
     return name[0].upper() + name[1:]

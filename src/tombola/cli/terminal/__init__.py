@@ -1,4 +1,4 @@
-"""The terminal's display: a run as it goes on, the status of one from elsewhere, tables."""
+"""The terminal's display: the progress of a run here or elsewhere, and tables."""
 
 from .follow import Follower
 from .picture import Finished, Picture, Running, draw, duration, until

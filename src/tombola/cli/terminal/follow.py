@@ -1,4 +1,4 @@
-"""A study as it gets on, in this process or in others: from the store, the progress files and the logs of what failed."""
+"""Progress of a study in this process or in others, from the store, the progress files and the logs of failures."""
 
 import math
 import time
@@ -22,7 +22,7 @@ _SHOWN = 6  # of the stages that have ended
 
 
 class Follower:
-    """Observer of a study: each look reads only what is new, and gives the picture of the moment."""
+    """Observer of a study: each look reads only what is new, and returns the picture of the moment."""
 
     def __init__(self, plan: Plan, store: Store, timings: Path):
         self._plan, self._store, self._timings = plan, store, timings
@@ -36,11 +36,11 @@ class Follower:
         self._forecast: Forecast | None = None
         self._where: tuple[str, int] | None = None
         self.runs: list[Seen] = []
-        """Processes that are at this study or at one of its stages, stopped ones too; of the last look."""
+        """Processes at this study or at one of its stages at the last look, stopped ones too."""
         self.own: Progress | None = None
-        """Of the run in this process, where there is one: newer than its file."""
+        """Progress of the run in this process, if any; it is newer than its file."""
         self.failures: dict[str, str] = {}
-        """Key -> sentence, of what failed in this process: it may say more than the log does."""
+        """Key -> sentence, for failures in this process; it may say more than the log does."""
 
     def look(self) -> Picture:
         own = copy(self.own)  # the engine's thread changes it while this one draws
@@ -50,7 +50,7 @@ class Follower:
         forecast = self._read_what_ended((alive[0].device, alive[0].threads) if alive else None)
         since = self.own.since if self.own else min((progress.since for progress in alive), default=None)
         failed = self._failed(forecast, {progress.key for progress in alive}, since)
-        running: dict[str, Running] = {}  # by stage: one that stopped and is run again is running
+        running: dict[str, Running] = {}  # by stage: one that stopped and runs again counts as running
         for one in sorted(self.runs, key=lambda one: ("stopped", "silent", "running").index(one.state)):
             if one.progress.key in self._stages and one.progress.key not in self._done:
                 running[one.progress.key] = self._running(one, forecast)
@@ -71,13 +71,13 @@ class Follower:
 
     @property
     def runs_now(self) -> bool:
-        """Return whether a process was at work at the last look, as far as can be told."""
+        """True if a process was at work at the last look, as far as is known."""
         return any(one.state != "stopped" for one in self.runs)
 
     def _read_what_ended(self, where: tuple[str, int] | None) -> Forecast:
-        """Return the forecast with what has ended since the last look; made anew where the run is seen to be elsewhere."""
-        there = {path.name for path in self._store.root.glob("*")}  # one look at the disk rather than one for each stage
-        ended = [key for key in there & self._stages.keys() - self._done if self._store.done(key)]
+        """Return the forecast without the stages that ended since the last look; a new one for another device."""
+        found = {path.name for path in self._store.root.glob("*")}  # one look at the disk rather than one for each stage
+        ended = [key for key in found & self._stages.keys() - self._done if self._store.done(key)]
         ended.sort(key=self._store.finished, reverse=True)
         if self._forecast is None or (where is not None and where != self._where):
             self._where, self._forecast = where, Forecast(self._plan, self._store, dataset, where)
@@ -88,19 +88,19 @@ class Follower:
                 record = self._store.record(key)
                 seconds, result = record["run"]["seconds"], result_of(record)
                 self._forecast.drop(self._stages[key], seconds)
-                if result or seconds >= 1:  # the prunings and shufflings of a moment would hide what was trained
+                if result or seconds >= 1:  # short prunings and shuffles would hide the trainings
                     newest.append(Finished(self._names[key], seconds, result))
         self._done.update(ended)
         self._finished = [*newest, *self._finished][:_SHOWN]
         return self._forecast
 
     def _failed(self, forecast: Forecast, at_work: set[str], since: float | None) -> list[str]:
-        """Return a sentence for each failure. What builds on one of this run is no longer waited for."""
+        """Return a sentence for each failure, and drop from the forecast the stages that build on one of this run."""
         failed: list[str] = []
-        there = {path.stem for path in self._store.unfinished.glob("*.error")} - self._done - at_work
-        for key in [key for key in self._stages if key in there]:
+        logged = {path.stem for path in self._store.unfinished.glob("*.error")} - self._done - at_work
+        for key in [key for key in self._stages if key in logged]:
             failed_at, said = self._store.failure(key)
-            if not said:  # it is tried again
+            if not said:  # it will be tried again
                 continue
             log = f"{self._names[key]} failed: {said} (details in {self._store.error_path(key)})"
             failed.append(self.failures.get(key, log))
@@ -119,7 +119,7 @@ class Follower:
 
 
 def _epoch(stage: Stage, done: int) -> tuple[int, int] | None:
-    """Return the epoch that follows `done` steps of the stage, and how many its schedule has."""
+    """Return the epoch that follows `done` steps of the stage, and the number of epochs of its schedule."""
     if (trained := training_of(stage)) is None:
         return None
     steps, epochs = epoch_steps(trained, dataset), trained.settings.epochs

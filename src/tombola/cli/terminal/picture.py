@@ -1,4 +1,4 @@
-"""The picture of a study at one moment: what runs, what has just ended, what failed, the time left."""
+"""The picture of a study at one moment: running, finished and failed stages, the time left."""
 
 import time
 from dataclasses import dataclass, field
@@ -10,25 +10,25 @@ from rich.text import Text
 
 from tombola.engine.progress import Progress
 
-_LEAST_HEIGHT = 8  # lines: the study, what runs, what failed
-_DONE = 6  # lines for what has ended
+_LEAST_HEIGHT = 8  # lines: the study, running stages, failures
+_DONE = 6  # lines for finished stages
 
 Lines = list[RenderableType]
 
 
 @dataclass(frozen=True)
 class Running:
-    """A stage that a process is at, or was when it stopped."""
+    """A stage that a process runs, or ran when it stopped."""
 
     progress: Progress
     state: str = "running"
     """running, stopped or silent, as in `progress.Seen`."""
     epoch: tuple[int, int] | None = None
-    """The one it is in, from 1, of all; None where the stage has none."""
+    """The current epoch, from 1, and their number; None for a stage without epochs."""
     left: float | None = None
-    """Seconds."""
+    """Seconds to its end."""
     own: bool = False
-    """True in this process: then nobody needs to be told where."""
+    """True for a stage of this process, which is shown without process and host."""
 
 
 @dataclass(frozen=True)
@@ -46,23 +46,23 @@ class Picture:
 
     study: str
     stages: tuple[int, int]
-    """Done, of all."""
+    """Done stages, and all."""
     steps: tuple[float, float]
-    """Done, of all: training steps, other stages as one."""
+    """Done steps, and all: training steps; each other stage counts as one."""
     now: float
     since: float | None = None
-    """Start of the run; None where nothing runs."""
+    """Start of the run; None if nothing runs."""
     left: float | None = None
     running: list[Running] = field(default_factory=list)
     finished: list[Finished] = field(default_factory=list)
-    """The newest first."""
+    """Finished stages, the newest first."""
     failed: list[str] = field(default_factory=list)
     curves: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Label -> tickets evaluated, of all."""
+    """Label -> evaluated tickets, and all."""
 
 
 def draw(picture: Picture, width: int, height: int) -> RenderableType:
-    """Return the picture in at most `width` columns and `height` lines; the least of it takes 8 lines where much failed."""
+    """Return the picture in at most `width` columns and `height` lines; with many failures it takes at least 8 lines."""
     title, words = _study(picture, width)
     room = max(_LEAST_HEIGHT, height) - 1 - len(words)
     running = [line for one in picture.running for line in _running(one, width, picture.now)]
@@ -94,7 +94,7 @@ _STATES = {"running": "now", "stopped": "stopped", "silent": "silent"}
 
 
 def _study(picture: Picture, width: int) -> tuple[RenderableType, Lines]:
-    """Return the line of the whole study, and the line of its time, if there is something to say."""
+    """Return the line of the whole study, and the line of its time, if anything is known of it."""
     (done, stages), (steps_done, steps) = picture.stages, picture.steps
     part = steps_done / steps if steps else 1.0
     name = Text(_cut(picture.study, width // 3), style="bold")
@@ -108,7 +108,7 @@ def _study(picture: Picture, width: int) -> tuple[RenderableType, Lines]:
 
 
 def until(left: float | None, now: float) -> str:
-    """Return the time left in words, and when that is."""
+    """Return the time left in words, with the time of day at which it ends."""
     if left is None:
         return "no forecast of the time left yet"
     end = time.localtime(now + left)
@@ -119,7 +119,7 @@ def until(left: float | None, now: float) -> str:
 
 
 def _running(one: Running, width: int, now: float) -> Lines:
-    """Return two lines: which stage, how far it is."""
+    """Return two lines: the stage, and its progress."""
     progress, words = one.progress, []
     if one.epoch:
         words.append(f"epoch {one.epoch[0]}/{one.epoch[1]}")
@@ -152,7 +152,7 @@ def _finished(one: Finished, width: int) -> RenderableType:
 
 
 def _curves(curves: dict[str, tuple[int, int]], width: int) -> Lines:
-    """Return the tickets evaluated by curve, as many beside each other as fit."""
+    """Return the evaluated tickets by curve, side by side as far as they fit."""
     if not curves:
         return []
     count = max(len(f"{done}/{total}") for done, total in curves.values())
@@ -166,7 +166,7 @@ def _curves(curves: dict[str, tuple[int, int]], width: int) -> Lines:
 
 
 def _row(*cells: RenderableType, fill: int | None = None) -> RenderableType:
-    """Return the cells beside each other; the one of the number `fill` takes what room the others leave."""
+    """Return the cells side by side; cell number `fill` takes the width that the others leave."""
     grid = Table.grid(padding=(0, 1), expand=fill is not None)
     for i, _ in enumerate(cells):
         grid.add_column(no_wrap=True, ratio=1 if i == fill else None)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def results_table(records: "DataFrame", width: int) -> Table:
-    """Return mean and deviation over seeds of accuracy (or RMSE) by curve and weights left; as many levels as fit."""
+    """Return mean and deviation over seeds of accuracy (or RMSE) by curve and weights left, for the levels that fit."""
     metric = "accuracy" if records["accuracy"].notna().any() else "rmse"
     columns = ["curve", *(c for c in ("model", "data", "variant") if records[c].nunique() > 1)]
     groups = {" · ".join(str(part) for part in name if part): rows for name, rows in records.groupby(columns, sort=False)}
@@ -40,7 +40,7 @@ def results_table(records: "DataFrame", width: int) -> Table:
 
 
 def graph_table(plan: Plan, store: Store) -> Table:
-    """Return the graph: for each curve and level what has to be done, with how many seeds have it."""
+    """Return the graph: for each curve and level its stages, with the number of seeds that have them."""
     table = Table(title=f"{plan.name}: stages, done of all seeds", title_justify="left")
     for column in ("curve", "level", "stages of a level, parents first"):
         table.add_column(column, no_wrap=column != "curve")
@@ -50,7 +50,7 @@ def graph_table(plan: Plan, store: Store) -> Table:
         for place, stage in enumerate(_new_stages(row.stage)):
             groups[_name(row.labels, row.labels["curve"]), row.labels["level"]][place, stage.kind].add(stage.key)
     known = {stage.key for stage in ancestors(*(row.stage for row in plan.rows))}
-    for analysis in plan.analyses:  # of their stages those that no row of the records needs
+    for analysis in plan.analyses:  # only the stages that no row of the records needs
         name = _name(analysis.labels, f"{analysis.labels['view']} between {analysis.labels['between']}")
         for stage in (*analysis.stage.parents, analysis.stage):
             if stage.key not in known:

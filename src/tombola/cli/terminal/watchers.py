@@ -1,4 +1,4 @@
-"""A run as it goes on: a live picture in a terminal, a line now and then elsewhere."""
+"""The display of a run: a live picture in a terminal, a line now and then in other output."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,16 +14,16 @@ from tombola.study.stages import Stage
 from .follow import Follower
 from .picture import Picture, draw, until
 
-_DRAWN_A_SECOND = 1.0  # oftener is unrest, and takes time from the training
+_DRAWN_A_SECOND = 1.0  # more would flicker, and take time from the training
 _SOON, _LATER = 10.0, 60.0  # seconds between lines, in the first minute and after it
 
 
 @contextmanager
 def shown(console: Console, look: Callable[[], Picture]) -> Iterator[Callable[[], None]]:
-    """Show what `look` gives, until the context ends. Gives a function to call often, at which lines that are due come.
+    """Show the pictures of `look` until the context ends. Yields a function to call often, which prints lines that are due.
 
-    A terminal gets the picture, once a second below whatever is printed; it is taken away at the end. Other output gets a
-    line after ten seconds, then every ten, after a minute every minute.
+    A terminal shows the picture, once a second below other output, and clears it at the end. Other output gets a line every
+    ten seconds, after a minute every minute.
     """
     if console.is_terminal and not console.is_dumb_terminal:
         with Live(
@@ -49,7 +49,7 @@ def shown(console: Console, look: Callable[[], Picture]) -> Iterator[Callable[[]
 
 
 def line_of(picture: Picture) -> str:
-    """Return the picture in a line."""
+    """Return the picture in one line."""
     (done, stages), (steps_done, steps) = picture.stages, picture.steps
     line = f"{done} of {stages} stages done ({100 * steps_done / max(1, steps):.0f}% of the steps)"
     line += f", {until(picture.left, picture.now)}"
@@ -60,7 +60,7 @@ def line_of(picture: Picture) -> str:
 
 
 class ConsoleWatcher:
-    """Prints what the engine of this process says, and tells the follower how it gets on."""
+    """Watcher that prints the messages of this process's engine and passes its progress to the follower."""
 
     def __init__(self, console: Console, follower: Follower, turn: Callable[[], None]):
         self._console, self._follower, self._turn = console, follower, turn
