@@ -1,4 +1,4 @@
-"""Where a training's batches come from: tensors on the device, tensors that stay elsewhere, or the caller's own loader.
+"""Batches of a training: from tensors on the device, from tensors elsewhere, or from the caller's own loader.
 
 Legend: N examples, B examples of a batch.
 """
@@ -22,24 +22,24 @@ _AHEAD = 4  # batches that a StreamedBatches reads before they are asked for
 _AT_ONCE = 1 << 27  # bytes of prepared inputs that a GPU makes in one go: launches, not bytes, are what small images cost it
 
 Prepare = Callable[[Tensor], Tensor]
-"""Stored inputs of some examples -> what the network takes, as `Dataset.prepare`."""
+"""Function from stored inputs to the network's inputs, as `Dataset.prepare`."""
 
 
 class Batches(Protocol):
-    """What the training loop needs of data."""
+    """Protocol of the data that the training loop reads."""
 
     examples: int
-    """N, of the KL's weight heat / N."""
+    """Number N of training examples: the KL's weight is heat / N."""
     steps: int
-    """Batches of an epoch."""
+    """Number of batches in an epoch."""
 
     def epoch(self, epoch: int, skip: int) -> Iterator[Batch]:
-        """The batches of that epoch from the `skip`-th on: the same at every call."""
+        """Yield the batches of that epoch from the `skip`-th on, the same at every call."""
         ...
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Batches of an epoch of TensorBatches."""
+    """Return the number of batches in an epoch of TensorBatches."""
     full, rest = divmod(examples, batch_size)
     # a last batch of one example, which batch norm cannot normalise, joins the one before
     return max(1, full + (rest > 1))
@@ -48,7 +48,7 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
 class TensorBatches:
     """Shuffled batches from tensors on one device, without a data loader.
 
-    Of each batch the inputs are gathered, augmented, then prepared, on that device. Order and augmentation have streams of
+    The inputs of a batch are gathered, augmented, then prepared, on that device. Order and augmentation have streams of
     their own, named by seed and epoch.
     """
 
@@ -62,7 +62,7 @@ class TensorBatches:
         prepare: Prepare | None = None,
         device: torch.device | str | None = None,
     ):
-        """device: where batches are wanted, by default where the inputs are."""
+        """Take the tensors. device: of the batches, by default that of the inputs."""
         if len(inputs) != len(targets) or not len(inputs):
             raise TombolaError(f"there are {len(inputs)} inputs for {len(targets)} targets; give as many, at least one")
         self.inputs, self.targets, self.batch_size = inputs, targets, batch_size
@@ -72,6 +72,7 @@ class TensorBatches:
         self.steps = steps_per_epoch(self.examples, batch_size)
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """Yield the batches of that epoch from the `skip`-th on."""
         draw = None
         if self.augment is not None:
             stream = streams.generator("augment", self.seed, epoch)
@@ -89,17 +90,17 @@ class TensorBatches:
             yield from zip(inputs.split(sizes), targets.split(sizes), strict=True)
 
     def _at_once(self) -> int:
-        """Batches that are gathered, augmented and prepared together; on a CPU one, which stays in its cache."""
+        """Return the number of batches prepared together; on a CPU one, which stays in its cache."""
         if self.device.type == "cpu":
             return 1
         return max(1, _AT_ONCE // (4 * self.inputs[0].numel() * self.batch_size))
 
     def _placed(self, order: Tensor) -> Tensor:
-        """The epoch's order [N] where it is read. Whole: a copy for each batch would wait for a GPU at every step."""
+        """Move the epoch's order [N] to where rows are gathered: a copy for each batch would synchronise at every step."""
         return order.to(self.device)
 
     def _gathered(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(inputs, targets, rows) of each batch, on the device."""
+        """Yield (inputs, targets, rows) of each batch, on the device."""
         for rows in batches:
             # not inputs[rows], which is four times slower for small images
             yield self.inputs.index_select(0, rows), self.targets[rows], rows
@@ -140,10 +141,10 @@ class StreamedBatches(TensorBatches):
 
 
 class LoaderBatches:
-    """The caller's own loader of batches (pairs or mappings), moved to a device.
+    """Batches (pairs or mappings) of the caller's own loader, moved to a device.
 
-    `loader` is iterated anew each epoch. A resumed run has the same batches if the loader repeats itself. One that shuffles
-    by torch's global randomness (a DataLoader without a generator) does: the training loop seeds that by the epoch.
+    The loader is iterated anew each epoch. A resumed run has the same batches if the loader repeats itself. A DataLoader
+    without a generator does: it shuffles by torch's global randomness, which the training loop seeds by the epoch.
     """
 
     def __init__(self, loader: Iterable[Batch], examples: int | None = None, device: torch.device | str = "cpu"):
@@ -166,7 +167,7 @@ class LoaderBatches:
         self.examples, self.steps = examples, len(loader)
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """As `Batches.epoch`. Raises TombolaError where the loader gives fewer batches than its length says."""
+        """Yield the batches as `Batches.epoch` does. Raises TombolaError if they are fewer than the loader's length."""
         given = 0
         for batch in self._loader:
             given += 1

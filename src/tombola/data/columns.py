@@ -1,4 +1,4 @@
-"""Columns of a Hugging Face table: which hold inputs and targets, and what they become."""
+"""Inputs and targets from the columns of a Hugging Face table."""
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -18,9 +18,10 @@ _READ = 1000  # rows read together
 def tables_of(
     splits: Mapping[str, Any], inputs: str | list[str] | None, target: str | None, decoder: Decoder
 ) -> tuple[dict[str, Table], list[str] | None]:
-    """Part -> its table, of part -> `datasets.Dataset`; and the names of the classes, None for a regression.
+    """Return the table of each part, and the names of the classes (None for a regression).
 
-    Raises TombolaError for a column that is missing, ambiguous, or of a kind that is no input or target.
+    splits: part -> `datasets.Dataset`. Raises TombolaError for a column that is missing, ambiguous, or of a kind that is no
+    input or target.
     """
     features = splits["train"].features
     for part, rows in splits.items():
@@ -37,7 +38,7 @@ def tables_of(
 
 
 def _kind(feature: Any) -> str:
-    """What a column holds, in a word."""
+    """Name the kind of a column's values in a word."""
     import datasets
 
     if isinstance(feature, datasets.ClassLabel):
@@ -98,7 +99,7 @@ def _target_column(features: Any, target: str | None, inputs: list[str], name: s
 
 
 def _targets(splits: Mapping[str, Any], column: str, name: str) -> tuple[dict[str, Tensor], list[str] | None]:
-    """Classes [N], numbered in sorted order where the column does not number them itself; or reals [N, 1]."""
+    """Return classes [N], numbered in sorted order unless the column numbers them itself; or reals [N, 1]."""
     feature = splits["train"].features[column]
     values = {part: rows.select_columns(column)[:][column] for part, rows in splits.items()}
     for part, some in values.items():
@@ -143,7 +144,7 @@ def _images(rows: Any, part: str, columns: list[str], decoder: Decoder) -> Any:
 
 
 def _bytes(cell: Any) -> bytes | None:
-    """An image's file: within the table, or where the table says."""
+    """Return an image's file, from the cell itself or from the path in it; None if it is missing."""
     if not cell or cell["bytes"] is not None or not cell["path"]:
         return cell["bytes"] if cell else None
     try:
@@ -166,7 +167,7 @@ def _numbers(rows: Any, part: str, columns: list[str], decoder: Decoder) -> Any:
                     value = torch.tensor([float("nan") if c is None else c for c in cells], dtype=torch.float32)
                 except (ValueError, TypeError):  # lists that differ in length, or words
                     raise TombolaError(
-                        f"data {decoder.name!r}: {what} is no array of numbers; mend it or take the row out"
+                        f"data {decoder.name!r}: {what} is no array of numbers; correct it or take the row out"
                     ) from None
                 value = value[0] if value.ndim > 1 else value
                 decoder.alike(what, value, "; inputs need one shape")

@@ -1,4 +1,4 @@
-"""A folder of images: one subfolder a class, within train/ and test/ or at the top."""
+"""Images from a folder with one subfolder a class, within train/ and test/ or at the top."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from .images import Decoder
 from .source import Options, Table, assemble, check_numbers, check_parts, decoder_of
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-"""Of files that are images; others are left alone."""
+"""Suffixes of image files; other files are ignored."""
 
 _FOLDERS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test", "testing")}
 
@@ -31,7 +31,7 @@ def folder(
     mode: str | None = None,
     normalise: Any = "auto",
 ) -> Dataset:
-    """The images below `path`, in one subfolder a class: path/train/CLASS/*, path/test/CLASS/*, or path/CLASS/*.
+    """Return the images below `path`, in one subfolder a class: path/train/CLASS/*, path/test/CLASS/*, or path/CLASS/*.
 
     test, validation: a subfolder's name, or how many training images to hold out. The rest is as in `huggingface`.
     """
@@ -69,7 +69,7 @@ def _part(here: Path, part: str) -> Path | None:
 
 
 def _classes(here: Path, title: str) -> dict[str, list[Path]]:
-    """Class -> its images, both sorted by name."""
+    """Return the images of each class; classes and images are sorted by name."""
     folders = [f for f in sorted(here.iterdir()) if f.is_dir() and not f.name.startswith(".")]
     found = {f.name: sorted(i for i in f.rglob("*") if _is_image(i)) for f in folders}
     if not found:

@@ -1,4 +1,4 @@
-"""Any Hugging Face data set: by its name on the hub, or files of that layout on this machine."""
+"""Hugging Face data sets, by name on the hub or from local files of the same layout."""
 
 import glob
 import re
@@ -23,7 +23,7 @@ FORMATS = {
     ".json": "json",
     ".jsonl": "json",
 }
-"""Kinds of local files, by the end of their names."""
+"""Formats of local files, by suffix."""
 
 _SPLITS = {
     "train": "train|training",
@@ -33,7 +33,7 @@ _SPLITS = {
 
 
 _ABOUT = ("dataset_info", "dataset_dict", "state.json", "package.json")
-"""Files that only tell about a folder's data."""
+"""Beginnings of the names of files that describe a folder's data."""
 
 
 def huggingface(
@@ -52,7 +52,7 @@ def huggingface(
     normalise: Any = "auto",
     revision: str | None = None,
 ) -> Dataset:
-    """The data set `path`: a name on the hub, a folder, a file, or a pattern of files (parquet, arrow, csv, json).
+    """Return the data set `path`: a name on the hub, a folder, a file, or a pattern of files (parquet, arrow, csv, json).
 
     name, revision: of a configuration and version on the hub. train, test, validation: splits there, or how many training
     examples to hold out. inputs, target: columns, where they are not the only image and the only class label. subset,
@@ -85,7 +85,7 @@ def huggingface(
 
 
 def _local(path: str) -> list[Path]:
-    """The files meant, sorted; none where it is a name on the hub. Raises TombolaError where there are no such files."""
+    """Return the files at `path`, sorted; none if it is a name on the hub. Raises TombolaError if they do not exist."""
     here = Path(path).expanduser()
     if here.is_file():
         found = [here]
@@ -111,7 +111,7 @@ def _local(path: str) -> list[Path]:
 
 
 def _title(path: str, files: list[Path]) -> str:
-    """What the data is called: the hub's name without its owner; the folder of files; the name of a single file."""
+    """Return the name of the data: the hub's name without its owner, the folder of files, or the name of a single file."""
     if not files:
         return path.rpartition("/")[2]
     here = Path(path).expanduser()
@@ -124,7 +124,7 @@ def _title(path: str, files: list[Path]) -> str:
 
 
 def _split_in(text: str) -> str | None:
-    """The split that a file's or folder's name tells: the start of a shard's name, or a word in it, as the hub reads it."""
+    """Return the split in a file's or folder's name: the start of a shard's name, or a word in it, as the hub reads it."""
     if shard := re.match(r"([A-Za-z_]\w*)-\d{5}-of-\d{5}", text):
         return shard[1]
     for split, words in _SPLITS.items():
@@ -134,7 +134,7 @@ def _split_in(text: str) -> str | None:
 
 
 def _from_files(path: str, files: list[Path], space: Path) -> Mapping[str, Callable[[], Any]]:
-    """Split -> what reads its `datasets.Dataset`, through a copy in `space`."""
+    """Return a function for each split that reads its `datasets.Dataset`, through a copy in `space`."""
     import datasets
 
     here = Path(path).expanduser()
@@ -177,7 +177,7 @@ def _from_hub(path: str, name: str | None, revision: str | None) -> Mapping[str,
 
 
 def _in_short(error: BaseException) -> str:
-    """The first cause, in one line."""
+    """Return the error's first cause in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split())
@@ -186,7 +186,7 @@ def _in_short(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's own progress bars; afterwards as it was."""
+    """Hide the progress bars of `datasets` meanwhile."""
     import datasets
 
     shown = datasets.is_progress_bar_enabled()

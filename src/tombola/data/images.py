@@ -1,4 +1,4 @@
-"""Image files to uint8 tensors of one shape."""
+"""Decoding of image files to uint8 tensors of one shape."""
 
 import io
 from dataclasses import dataclass, field
@@ -14,63 +14,37 @@ _GRAY = {"1", "L", "LA"}
 _COLOUR = {"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"}
 
 # ITU-T T.81, table K.1: what most encoders scale by their quality. Sorted, since decoders order them differently.
-_LUMINANCE = (
-    *(
-        10,
-        11,
-        12,
-        12,
-        13,
-        14,
-        14,
-        14,
-        16,
-        16,
-        16,
-        17,
-        18,
-        19,
-        22,
-        22,
-        24,
-        24,
-        24,
-        26,
-        29,
-        35,
-        37,
-        40,
-        40,
-        49,
-        51,
-        51,
-        55,
-        55,
-    ),
-    *(56, 56, 57, 58, 60, 61, 62, 64, 64, 68, 69, 72, 77, 78, 80, 81, 87, 87, 92, 92, 95, 98, 99, 100, 101, 103, 103, 103),
-    *(104, 109, 112, 113, 120, 121),
+_LUMINANCE = tuple(
+    map(
+        int,
+        "10 11 12 12 13 14 14 14 16 16 16 17 18 19 22 22 24 24 24 26 29 35 37 40 40 49 51 51 55 55 56 56 57 58 60 61 62 64 "
+        "64 68 69 72 77 78 80 81 87 87 92 92 95 98 99 100 101 103 103 103 104 109 112 113 120 121".split(),
+    )
 )
 
 
 @dataclass
 class Decoder:
-    """Decodes images one after another; all must come out alike."""
+    """Decoder of images, one after another; all results have one shape."""
 
     name: str
-    """Of the data, for errors."""
+    """Name of the data, for errors."""
     mode: str | None = None
-    """RGB or L to convert every image; None: gray or colour, as the first is."""
+    """Mode RGB or L to convert every image to; None: that of the first image."""
     size: int | None = None
     pool: int = 1
     qualities: set[int | None] = field(default_factory=set)
-    """JPEG qualities that were met; None of an image that is no JPEG or whose tables are not the usual ones."""
+    """JPEG qualities found; None for an image that is no JPEG or has unusual tables."""
     first: tuple[str, tuple[int, ...]] | None = None
-    """(name, shape) of the first example."""
+    """Name and shape of the first example."""
     found: str | None = None
     """Mode of the first image, RGB or L."""
 
     def __call__(self, what: str, data: bytes | None) -> Tensor:
-        """The image [C, H, W], uint8. what: its name. Raises TombolaError naming one that is corrupt or unlike."""
+        """Return the image [C, H, W], uint8. Raises TombolaError for one that is corrupt or unlike the first.
+
+        what: its name in errors.
+        """
         from PIL import Image
 
         if data is None:
@@ -111,7 +85,7 @@ class Decoder:
         return image if image.mode == wanted else image.convert(wanted)
 
     def alike(self, what: str, value: Tensor, mend: str) -> None:
-        """Raises TombolaError where the shape is not that of the first example."""
+        """Raise TombolaError if the shape is not that of the first example."""
         shape = tuple(value.shape)
         self.first = self.first or (what, shape)
         if shape != self.first[1]:
@@ -129,7 +103,7 @@ class Decoder:
 
 
 def _resized(image: Any, size: int) -> Any:
-    """The shorter side becomes `size` (bilinear over the whole area, as Pillow does), then the middle square is cut out."""
+    """Resize the shorter side to `size` (bilinear over the whole area), then cut out the middle square."""
     from PIL import Image
 
     factor = size / min(image.size)
@@ -141,7 +115,7 @@ def _resized(image: Any, size: int) -> Any:
 
 @lru_cache(maxsize=256)
 def jpeg_quality(luminance: tuple[int, ...]) -> int | None:
-    """The quality 1-100 whose luminance table this is, by the scaling of the Independent JPEG Group; None for others."""
+    """Return the quality 1-100 of a luminance table in the scaling of the Independent JPEG Group; None for other tables."""
     return _by_table().get(tuple(sorted(luminance)))
 
 

@@ -1,4 +1,4 @@
-"""A ticket: which weights survive, where they start, and (once trained) where they ended.
+"""Ticket: a mask, the state its weights start at and (once trained) the state they ended at; and its file.
 
 Legend: P parameters of the layout, S weight samples, B examples.
 """
@@ -23,32 +23,33 @@ from tombola.posterior.predictive import Prediction, classes_of, outputs
 from tombola.posterior.state import State
 
 FORMAT = 2
-"""Of files as written: 2 names the posterior's family. Files of format 1, which do not, are read as well."""
+"""Format of files as written: 2 names the posterior's family. Files of format 1, which do not, are read as well."""
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """Mask, rewind state, trained state, and in `info` where it came from (model, data, settings, parents, versions)."""
+    """Mask, rewind state, trained state, and in `info` its origin (model, data, settings, parents, versions)."""
 
     mask: Tensor
-    """Bool [P]; False is pruned."""
+    """Mask, bool [P]; False is pruned."""
     rewind: State
-    """Where the surviving weights start."""
+    """State at which the surviving weights start."""
     trained: State | None = None
     info: dict[str, Any] = field(default_factory=dict)
 
     @property
     def layout(self) -> Layout:
+        """Layout of the parameters."""
         return self.rewind.posterior.layout
 
     @property
     def posterior(self) -> Posterior:
-        """The trained posterior. Raises TombolaError if there is none."""
+        """Posterior as trained. Raises TombolaError if the ticket is untrained."""
         return self._trained().posterior
 
     @property
     def end(self) -> State:
-        """Where it ended: its trained state, or where it starts while it is untrained."""
+        """State at the end: the trained one, or the rewind state of an untrained ticket."""
         return self.trained or self.rewind
 
     @property
@@ -63,13 +64,14 @@ class Ticket:
         return int(self.mask.sum()) / self.mask.numel()
 
     def layer_density(self) -> dict[str, float]:
-        """Surviving fraction of each prunable tensor, by name."""
+        """Return the surviving fraction of each prunable tensor, by name."""
         return {s.name: self.mask[s.slice].double().mean().item() for s in self.layout.prunable_segments()}
 
     def state_dict(self, module: nn.Module, *, seed: int | None = None) -> dict[str, Any]:
-        """A plain state_dict of `module` with the trained posterior's mean, or with a weight sample: of `seed`, as the first
-        one of `predict`. In the dtypes of `module`, which is not changed; tied weights under all their names.
+        """Return a plain state_dict of `module` with the trained posterior's mean, or with a weight sample of `seed`.
 
+        The sample is the first one of `predict`. Values have the dtypes of `module`, which is not changed; tied weights
+        stand under all their names.
         Raises TombolaError if the ticket is untrained or of another model.
         """
         self.layout.check(module)
@@ -83,7 +85,7 @@ class Ticket:
         return {name: found[name].clone() if name in found else copy.deepcopy(value) for name, value in own.items()}
 
     def write_mean(self, module: nn.Module) -> nn.Module:
-        """Loads `state_dict` of the mean into `module`, which becomes an ordinary sparse network; returns it."""
+        """Load `state_dict` of the mean into `module`, which becomes an ordinary sparse network; return it."""
         module.load_state_dict(self.state_dict(module))
         return module
 
@@ -98,10 +100,11 @@ class Ticket:
         batch_norm: Literal["running", "batch"] = "running",
         select: Callable[[Any], Tensor] = logits_of,
     ) -> Prediction:
-        """Class probabilities with their uncertainty for `inputs` of B examples, from `samples` weight samples.
+        """Return class probabilities with their uncertainty for `inputs` of B examples, from `samples` weight samples.
 
         inputs, batch, batch_norm, select: as of `outputs`. Raises TombolaError if the ticket is untrained, of another model,
-        or a regression (then use `outputs`)."""
+        or a regression (then use `outputs`).
+        """
         if "log_noise" in self._trained().likelihood:
             raise TombolaError("the ticket is a regression and has no class probabilities; use ticket.outputs")
         return classes_of(
@@ -119,20 +122,21 @@ class Ticket:
         batch_norm: Literal["running", "batch"] = "running",
         select: Callable[[Any], Tensor] = logits_of,
     ) -> Tensor:
-        """What the module puts out at each weight sample, [S, B, ...], on its device: logits, or for a regression its means.
+        """Return the module's output at each weight sample, [S, B, ...], on its device: logits, or means of a regression.
 
         inputs: what the module is called with: a tensor, a tuple of positional or a mapping of keyword arguments. Equal
         seeds give equal weight samples, so batches of a loader can be predicted one by one. batch: examples a forward pass.
-        batch_norm: by running statistics, or by those of each `batch` at hand: the result then depends on its size and on
+        batch_norm: by running statistics, or by the statistics of each `batch`: the result then depends on its size and on
         which examples share one. select: the tensor of an output [B, ...]; by default itself, its `logits`, or the first of
-        a tuple."""
+        a tuple.
+        """
         state, stream = self._trained().to(next(module.parameters()).device), (seed,)
         return outputs(
             module, state, inputs, samples=samples, stream=stream, batch=batch, batch_norm=batch_norm, select=select
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes a safetensors file; of masked weights nothing is stored, so it shrinks with the density.
+        """Write a safetensors file without the masked weights, so that its size shrinks with the density.
 
         A tensor of the posterior whose first, or else last, dimension is P, and which is 0 at every masked weight, is
         stored for the surviving ones alone; the description says along which dimension (`surviving`).
@@ -163,7 +167,7 @@ class Ticket:
 
 
 def load(path: str | Path, module: nn.Module | None = None) -> Ticket:
-    """The ticket in a file. With `module`, checks that it is a ticket of that model.
+    """Return the ticket in a file. module: checks that it is a ticket of that model.
 
     Raises TombolaError naming what does not fit: a missing, truncated or altered file, another format, another model.
     """
@@ -211,13 +215,13 @@ def _indices(mask: Tensor) -> Tensor:
 
 
 def ticket_of(state: State, info: dict[str, Any] | None = None) -> Ticket:
-    """The dense ticket that starts at `state`."""
+    """Return the dense ticket that starts at `state`."""
     mask = torch.ones(state.posterior.layout.numel, dtype=torch.bool)
     return Ticket(mask, state.to("cpu"), None, info or {})
 
 
 def with_mask(ticket: Ticket, mask: Tensor, start: State) -> Ticket:
-    """An untrained ticket: `mask`, and `start` under it."""
+    """Return the untrained ticket of `mask`, with `start` under it."""
     return replace(ticket, mask=mask, rewind=start.masked(mask), trained=None)
 
 

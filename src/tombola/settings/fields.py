@@ -1,4 +1,4 @@
-"""A field of settings: its sentence, the bounds of its value, and marks of what it matters to."""
+"""Fields of settings: a sentence, the bounds of the value, and marks of what depends on it."""
 
 import dataclasses
 from dataclasses import field
@@ -9,15 +9,15 @@ from tombola.errors import TombolaError
 Mark = Literal["bayesian", "costless", "unlabelled", "column", "whole"]
 
 BAYESIAN: Mark = "bayesian"
-"""Deterministic training does not read the field."""
+"""Mark of a field that deterministic training does not read."""
 COSTLESS: Mark = "costless"
-"""The field changes neither the time nor the memory of a step; others, also ones to come, are taken to change both."""
+"""Mark of a field that changes neither the time nor the memory of a step; all others are taken to change both."""
 UNLABELLED: Mark = "unlabelled"
-"""The `settings` label of records leaves the field out: it changes no number, or a label of its own stands for it."""
+"""Mark of a field left out of the `settings` label of records: it changes no number, or has a label of its own."""
 COLUMN: Mark = "column"
-"""Records have a column of the field, so the name of a variant leaves it out."""
+"""Mark of a field with a column in records, so the name of a variant leaves it out."""
 WHOLE: Mark = "whole"
-"""The field is of the whole study and does not fan out."""
+"""Mark of a field of the whole study, which does not fan out."""
 
 
 def setting(
@@ -42,13 +42,13 @@ def marked(settings: Any, mark: Mark) -> set[str]:
 
 
 def priced(settings: Any) -> list[str]:
-    """Return as "name=value" what the cost of a step depends on."""
+    """Return the settings that the cost of a step depends on, as "name=value"."""
     costless = marked(settings, COSTLESS)
     return [f"{f.name}={getattr(settings, f.name)}" for f in dataclasses.fields(settings) if f.name not in costless]
 
 
 class Checked:
-    """Checks bounds and choices when made. Types are checked where YAML is read (strictly, and unknown keys are errors).
+    """Base of settings: checks bounds and choices when made. Types are checked strictly when YAML is read.
 
     A whole number in the place of a real one becomes real: 1 and 1.0 are one setting, so they have one key.
     """
