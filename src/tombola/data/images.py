@@ -11,15 +11,18 @@ from torch import Tensor
 from tombola.errors import TombolaError
 
 _GRAY = {"1", "L", "LA"}
-_COLOUR = {"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"}
+_COLOUR = {"RGB", "RGBA", "P", "PA", "YCbCr", "RGBX"}
+_ON_REQUEST = {"CMYK", "LAB", "HSV"}
+"""Modes without one meaning as RGB (inks, profiles): they are converted where args.mode asks for it."""
+
+_FORMATS = {"PNG", "JPEG", "MPO", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM"}
+"""Formats whose depth of channels and frames are checked. MPO is a camera's JPEG with a preview behind it."""
 
 # ITU-T T.81, table K.1: what most encoders scale by their quality. Sorted, since decoders order them differently.
-_LUMINANCE = tuple(
-    map(
-        int,
-        "10 11 12 12 13 14 14 14 16 16 16 17 18 19 22 22 24 24 24 26 29 35 37 40 40 49 51 51 55 55 56 56 57 58 60 61 62 64 "
-        "64 68 69 72 77 78 80 81 87 87 92 92 95 98 99 100 101 103 103 103 104 109 112 113 120 121".split(),
-    )
+_LUMINANCE = (
+    *(10, 11, 12, 12, 13, 14, 14, 14, 16, 16, 16, 17, 18, 19, 22, 22, 24, 24, 24, 26, 29, 35),
+    *(37, 40, 40, 49, 51, 51, 55, 55, 56, 56, 57, 58, 60, 61, 62, 64, 64, 68, 69, 72, 77, 78),
+    *(80, 81, 87, 87, 92, 92, 95, 98, 99, 100, 101, 103, 103, 103, 104, 109, 112, 113, 120, 121),
 )
 
 
@@ -45,14 +48,16 @@ class Decoder:
 
         what: its name in errors.
         """
-        from PIL import Image
+        from PIL import Image, ImageOps
 
         if data is None:
             raise TombolaError(f"data {self.name!r}: {what} is missing; take it out of the source")
         try:
             with Image.open(io.BytesIO(data)) as image:
+                self._check_whole(what, image)
                 image.load()
                 tables = getattr(image, "quantization", None)
+                ImageOps.exif_transpose(image, in_place=True)
                 image = self._converted(what, image)
                 if self.size is not None:
                     image = _resized(image, self.size)
@@ -68,12 +73,36 @@ class Decoder:
         self.alike(what, pixels, "(channels, height, width); set args.size to resize all")
         return self._pooled(what, pixels)
 
+    def _check_whole(self, what: str, image: Any) -> None:
+        """Raise TombolaError for an image of which decoding would drop bits or frames."""
+        if image.format not in _FORMATS:
+            raise TombolaError(f"data {self.name!r}: {what} is a {image.format} file; convert it to PNG")
+        # Pillow's modes of colour have 8 bits whatever the file has; the depth is in the arguments of its decoder: "RGB;16B"
+        # of a PNG, ("RGB;16L", 0, 1) of a TIFF, ("RGB", largest value) of a PPM. A BMP's "BGR;16" is 16 bits a pixel.
+        arguments = image.tile[0][3] if image.tile else ""  # a WebP has none
+        raw, *rest = arguments if isinstance(arguments, tuple) else (arguments,)
+        deep = (";16" in str(raw) and image.format != "BMP") or (image.format == "PPM" and rest and rest[0] > 255)
+        if deep and image.mode in _COLOUR:
+            raise TombolaError(
+                f"data {self.name!r}: {what} has 16 bits a channel; only images of 8 are taken: scale it, or turn it into "
+                "numbers in a function of your own that returns a tombola.data.Dataset"
+            )
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        if frames > 1:
+            raise TombolaError(f"data {self.name!r}: {what} has {frames} frames; give an image of one")
+
     def _converted(self, what: str, image: Any) -> Any:
         mode = "L" if image.mode in _GRAY else "RGB" if image.mode in _COLOUR else None
+        if image.mode in _ON_REQUEST and self.mode is not None:
+            mode = "RGB"
         if mode is None:
+            asked = "set args.mode to RGB to convert it" if image.mode in _ON_REQUEST else "convert it"
             raise TombolaError(
-                f"data {self.name!r}: {what} has mode {image.mode}; only images of 8 bits a channel are taken"
+                f"data {self.name!r}: {what} has mode {image.mode}; only gray and RGB images of 8 bits a channel are taken: "
+                f"{asked}"
             )
+        if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+            raise TombolaError(f"data {self.name!r}: {what} is transparent in places; paint it on a background")
         self.found = self.found or mode
         if self.mode is None and mode != self.found:
             words = {"L": "grayscale", "RGB": "colour"}
