@@ -25,7 +25,7 @@ from tombola.errors import TombolaError
 from .dataset import Dataset, digest_of
 from .normalise import Normalise
 
-FORMAT = 1
+FORMAT = 2
 """Version of the decoding: when it is raised, older files are not read."""
 SPLITS = ("train", "validation", "test")
 

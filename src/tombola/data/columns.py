@@ -100,23 +100,33 @@ def _target_column(features: Any, target: str | None, inputs: list[str], name: s
 
 def _targets(splits: Mapping[str, Any], column: str, name: str) -> tuple[dict[str, Tensor], list[str] | None]:
     """Return classes [N], numbered in sorted order unless the column numbers them itself; or reals [N, 1]."""
-    feature = splits["train"].features[column]
+    features = {part: rows.features[column] for part, rows in splits.items()}
+    kinds = {part: _kind(feature) for part, feature in features.items()}
+    alike = {kinds["train"]} | ({"numbers", "whole numbers"} if "numbers" in kinds["train"] else set())
+    if other := next((part for part, kind in kinds.items() if kind not in alike), None):
+        raise TombolaError(
+            f"data {name!r}: target column {column!r} holds {kinds['train']} in train, {kinds[other]} in {other}; give all "
+            "splits the same"
+        )
     values = {part: rows.select_columns(column)[:][column] for part, rows in splits.items()}
     for part, some in values.items():
         if None in some:
             raise TombolaError(
                 f"data {name!r}: row {some.index(None)} of {part} has no {column!r}; take it out of the source"
             )
-    if _kind(feature) == "numbers":
+    if kinds["train"] == "numbers":
         reals = {part: torch.tensor(some, dtype=torch.float32).view(-1, 1) for part, some in values.items()}
         for part, some in reals.items():
             _check_finite(some, 0, part, [column], name)
         return reals, None
-    if _kind(feature) == "class":
-        names, numbers = list(feature.names), {i: i for i in range(len(feature.names))}
+    if kinds["train"] == "class":
+        distinct = list(features["train"].names)
+        for part, feature in features.items():  # a split may number the same names in another order
+            own = dict(enumerate(feature.names))
+            values[part] = [own.get(number, number) for number in values[part]]
     else:
         distinct = sorted(set(values["train"]))
-        names, numbers = [str(value) for value in distinct], {value: i for i, value in enumerate(distinct)}
+    names, numbers = [str(value) for value in distinct], {value: i for i, value in enumerate(distinct)}
     for part, some in values.items():
         if strange := set(some) - numbers.keys():
             hidden = " (hidden labels?)" if -1 in strange else ""

@@ -31,7 +31,6 @@ _SPLITS = {
     "test": "test|testing|eval|evaluation",
 }
 
-
 _ABOUT = ("dataset_info", "dataset_dict", "state.json", "package.json")
 """Beginnings of the names of files that describe a folder's data."""
 
@@ -69,7 +68,7 @@ def huggingface(
 
     def decode(space: Path) -> Decoded:
         with _quiet():
-            splits = _from_files(path, files, space / "copy") if files else _from_hub(path, name, revision)
+            splits = _from_files(path, files, target, space / "copy") if files else _from_hub(path, name, revision)
             wanted = options.named(train)
             for part, split in wanted.items():
                 if split not in splits:
@@ -133,16 +132,26 @@ def _split_in(text: str) -> str | None:
     return None
 
 
-def _from_files(path: str, files: list[Path], space: Path) -> Mapping[str, Callable[[], Any]]:
-    """Return a function for each split that reads its `datasets.Dataset`, through a copy in `space`."""
+def _from_files(path: str, files: list[Path], target: str | None, space: Path) -> Mapping[str, Callable[[], Any]]:
+    """Return a function for each split that reads its `datasets.Dataset`, through a copy in `space`.
+
+    target: its words in a CSV file are taken as they are: there NA is a class, and only an empty cell is missing.
+    """
     import datasets
 
     here = Path(path).expanduser()
 
     def read(kind: str, some: list[str]) -> Any:
-        extra = {"sep": "\t"} if some[0].lower().endswith(".tsv") else {}
+        escaped = [glob.escape(file) for file in some]  # the library takes every path as a pattern
+        load = partial(datasets.load_dataset, kind, data_files=escaped, split="train", cache_dir=str(space))
+        load = partial(load, sep="\t") if some[0].lower().endswith(".tsv") else load
         try:
-            return datasets.load_dataset(kind, data_files=some, split="train", cache_dir=str(space), **extra)
+            rows = load()
+            found = rows[target] if kind == "csv" and target in rows.features else []
+            if None in found and all(cell is None or isinstance(cell, str) for cell in found):
+                literal = load(keep_default_na=False, na_values=[""])
+                rows = rows.remove_columns(target).add_column(target, literal[target])
+            return rows
         except Exception as error:
             raise TombolaError(f"{path} can't be read: {_in_short(error)}; check the files") from error
 
