@@ -4,13 +4,22 @@ Legend: N examples, B examples of a batch.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+)
 
 from tombola import streams
 from tombola.errors import TombolaError
@@ -148,19 +157,25 @@ class LoaderBatches:
     """
 
     def __init__(self, loader: Iterable[Batch], examples: int | None = None, device: torch.device | str = "cpu"):
-        """examples: N of the whole training set; by default the length of the loader's `dataset`.
+        """Take the loader. examples: N of the whole training set; by default the examples of a data set that it draws.
 
         Raises TombolaError for a loader without a length, one that can be iterated only once, and where N is not known.
         """
         name = type(loader).__name__
+        if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+            raise TombolaError(
+                f"{name} is a data set, which gives single examples; give a torch.utils.data.DataLoader of it"
+            )
         if not isinstance(loader, Sized):
             raise TombolaError(f"the loader {name} has no length (its batches of an epoch); give one that has, as a list")
         if not len(loader):
             raise TombolaError(f"the loader {name} is empty; give at least one batch")
+        examples = examples_drawn(loader) if examples is None else examples
         if examples is None:
-            if not isinstance(dataset := getattr(loader, "dataset", None), Sized):
-                raise TombolaError(f"of the loader {name} the number of training examples is not known; give `examples`")
-            examples = len(dataset)
+            raise TombolaError(
+                f"the number of training examples of the loader {name} is not known, from its data set and sampler; give "
+                "`examples`"
+            )
         if examples < 1:
             raise TombolaError(f"examples is {examples}; it must be at least 1")
         self._loader, self._device = loader, torch.device(device)
@@ -172,9 +187,50 @@ class LoaderBatches:
         for batch in self._loader:
             given += 1
             if given > skip:
-                yield moved(batch, self._device)
+                yield moved(as_tensors(batch), self._device)
         if given < self.steps:
             raise TombolaError(
                 f"the loader {type(self._loader).__name__} gave {given} batches in epoch {epoch + 1}, its length is "
                 f"{self.steps}; it must give as many each time it is iterated"
             )
+
+
+def examples_drawn(loader: Any) -> int | None:
+    """Return the number of different examples that a loader draws over many epochs; None if it is not known.
+
+    It is not known for a sampler, or batch sampler, of another kind than torch's uniform ones: weighted, or of the user.
+    """
+    dataset = getattr(loader, "dataset", None)
+    if not isinstance(dataset, Sized):
+        return None
+    if not isinstance(loader, DataLoader) or isinstance(dataset, IterableDataset):
+        return len(dataset)
+    batches = loader.batch_sampler
+    if type(batches) is not BatchSampler:  # None where the data set itself gives batches
+        return None
+    sampler: Any = batches.sampler
+    if isinstance(sampler, RandomSampler):
+        return len(sampler.data_source)
+    if isinstance(sampler, SubsetRandomSampler):
+        return len(set(sampler.indices))
+    if isinstance(sampler, SequentialSampler | Sequence):
+        seen = list(sampler)[: len(loader) * batches.batch_size]  # with drop_last the rest is never drawn
+        return len(set(seen))
+    return None
+
+
+def as_tensors(value: Any) -> Any:
+    """Return a batch, inputs or targets with tensors for numpy arrays of numbers, their floats in torch's default dtype."""
+    if isinstance(value, Mapping):
+        return {name: as_tensors(part) for name, part in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(as_tensors(part) for part in value)
+    if isinstance(value, Tensor) or not hasattr(value, "__array__") or value.__array__().dtype.kind not in "biuf":
+        return value
+    array = value.__array__()
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch has little arithmetic of these
+        array = array.astype("int64")
+    if not array.flags.writeable or any(step < 0 for step in array.strides):  # torch cannot share such memory
+        array = array.copy()
+    found = torch.as_tensor(array)
+    return found.to(torch.get_default_dtype()) if found.is_floating_point() else found
