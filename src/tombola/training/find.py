@@ -25,6 +25,7 @@ from tombola.pruning.rewind import parse_rewind, step_of
 from tombola.pruning.scores import SCORES, WITHOUT_STD
 from tombola.pruning.ticket import Ticket, ticket_of, with_mask
 from tombola.settings import PosteriorSettings, PruneSettings, TrainSettings
+from tombola.settings.fields import settings_of
 from tombola.settings.keys import canonical
 from tombola.streams import generator
 
@@ -55,7 +56,8 @@ def find_tickets(
 
     The module is left as it was; it starts from its present values. Raises TombolaError for settings that do not fit.
     """
-    train, prune, posterior = train or TrainSettings(), prune or PruneSettings(), posterior or PosteriorSettings()
+    train, prune = settings_of(TrainSettings, train, "train"), settings_of(PruneSettings, prune, "prune")
+    posterior = settings_of(PosteriorSettings, posterior, "posterior")
     plugins.resolve(prune.score, SCORES, "score")
     batches = _batches_of(data, examples, train.batch_size, seed, device)
     posterior = method_of(train.method).start(posterior, train, batches.examples)
