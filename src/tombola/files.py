@@ -75,7 +75,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     checksum, _, text = header[_KEY].partition(" ")
     if checksum != _checksum(tensors, text):
         raise TombolaError(f"{path} is corrupt: its checksum does not match; take another copy or train it anew")
-    return tensors, json.loads(text)
+    try:
+        description = json.loads(text)
+    except ValueError:
+        description = None
+    if not isinstance(description, dict):
+        raise TombolaError(f"{path} is corrupt: its description is no JSON mapping; take another copy or train it anew")
+    return tensors, description
 
 
 def pack(mask: Tensor) -> Tensor:

@@ -17,10 +17,13 @@ from torch import Tensor, nn
 from tombola import files, streams
 from tombola.errors import TombolaError
 from tombola.posterior.batch import logits_of
+from tombola.posterior.binding import buffers_of
 from tombola.posterior.families import Posterior
 from tombola.posterior.layout import Layout
 from tombola.posterior.predictive import Prediction, classes_of, outputs
 from tombola.posterior.state import State
+
+from .damage import check_fields, check_surviving, damaged, layout_in, mask_in, state_in
 
 FORMAT = 2
 """Format of files as written: 2 names the posterior's family. Files of format 1, which do not, are read as well."""
@@ -36,6 +39,13 @@ class Ticket:
     """State at which the surviving weights start."""
     trained: State | None = None
     info: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return density, sizes and kind in one line."""
+        kept, total = int(self.mask.cpu()[self.layout.prunable].sum()), int(self.layout.prunable.sum())
+        kind = f"{self.end.posterior.family}, {'untrained' if self.trained is None else 'trained'}"
+        level = f", level {self.info['level']}" if "level" in self.info else ""
+        return f"<Ticket: {kept:,} of {total:,} prunable weights ({self.density:.3%}), {kind}{level}>"
 
     @property
     def layout(self) -> Layout:
@@ -175,25 +185,45 @@ def load(path: str | Path, module: nn.Module | None = None) -> Ticket:
     found = description.get("format")
     if found not in (1, FORMAT) or "mask" not in tensors:
         raise TombolaError(f"{path} is no ticket of format 1 or {FORMAT} (found {found!r}); use the tombola that wrote it")
-    layout = Layout.from_json(description["layout"])
+    try:
+        ticket = _ticket_in(tensors, description)
+    except TombolaError as error:
+        raise TombolaError(f"cannot load {path}: {error}") from None
     if module is not None:
         try:
-            layout.check(module)
+            ticket.layout.check(module)
+            _check_buffers(ticket, module)
         except TombolaError as error:
             raise TombolaError(f"{path} does not fit the model: {error}") from None
-    mask = files.unpack(tensors.pop("mask"), layout.numel)
+    return ticket
+
+
+def _ticket_in(tensors: dict[str, Tensor], description: dict[str, Any]) -> Ticket:
+    """Return the ticket of a file's parts. Raises TombolaError for parts that do not fit."""
+    first = description["format"] == 1
+    check_fields(description, {"format", "layout", "info"} | (set() if first else {"surviving"}))
+    layout = layout_in(description["layout"])
+    mask = mask_in(tensors.pop("mask"), layout.numel)
     flat = {name: 0 for name in tensors if name.partition(".")[2].startswith("posterior.")}
-    surviving = flat if found == 1 else description["surviving"]
+    surviving = flat if first else description["surviving"]
+    check_surviving(surviving, tensors, int(mask.sum()))
     states: dict[str, dict[str, Tensor]] = {"rewind": {}, "trained": {}}
     for name, value in tensors.items():
         when, _, rest = name.partition(".")
+        if when not in states:
+            raise damaged(f"it has a tensor {name!r}, which is of no state")
         states[when][rest] = _spread(value, mask, surviving[name]) if name in surviving else value
-    try:
-        rewind, trained = (State.of_tensors(layout, mask, own).masked(mask) if own else None for own in states.values())
-    except TombolaError as error:
-        raise TombolaError(f"cannot load {path}: {error}") from None
-    assert rewind is not None
+    rewind = state_in(layout, mask, states["rewind"], "rewind")
+    trained = state_in(layout, mask, states["trained"], "trained") if states["trained"] else None
     return Ticket(mask, rewind, trained, description["info"])
+
+
+def _check_buffers(ticket: Ticket, module: nn.Module) -> None:
+    """Raise TombolaError unless the ticket's states have the buffers of the module."""
+    own, found = buffers_of(module).keys(), ticket.rewind.buffers.keys() | ticket.end.buffers.keys()
+    for name in sorted(own ^ found):
+        one, other = ("it", type(module).__name__) if name in found else (type(module).__name__, "it")
+        raise TombolaError(f"{one} has a buffer {name!r} that {other} lacks: it is another model")
 
 
 def _parameters_along(value: Tensor, kept: Tensor, pruned: Tensor) -> int | None:
