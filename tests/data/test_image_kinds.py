@@ -80,8 +80,11 @@ def test_animations_and_pages_are_refused(kind):
     ],
     ids=["palette", "colour key", "RGBA", "gray and alpha", "WebP"],
 )
-def test_transparent_images_are_refused(data):
+def test_transparency_is_dropped_on_request_alone(data):
     refused(data, "is transparent in places")
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(image.convert("RGB"))
+    assert np.array_equal(Decoder("zoo", mode="RGB")("a.png", data).permute(1, 2, 0).numpy(), expected)
 
 
 def test_an_alpha_channel_that_hides_nothing_is_left_out():

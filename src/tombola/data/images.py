@@ -101,8 +101,12 @@ class Decoder:
                 f"data {self.name!r}: {what} has mode {image.mode}; only gray and RGB images of 8 bits a channel are taken: "
                 f"{asked}"
             )
-        if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
-            raise TombolaError(f"data {self.name!r}: {what} is transparent in places; paint it on a background")
+        hides = self.mode is None and image.has_transparency_data
+        if hides and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+            raise TombolaError(
+                f"data {self.name!r}: {what} is transparent in places; paint it on a background, or set args.mode to RGB or "
+                "L to drop the transparency"
+            )
         self.found = self.found or mode
         if self.mode is None and mode != self.found:
             words = {"L": "grayscale", "RGB": "colour"}
