@@ -11,15 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-)
+from torch.utils import data as loading
 
 from tombola import streams
 from tombola.errors import TombolaError
@@ -162,7 +154,7 @@ class LoaderBatches:
         Raises TombolaError for a loader without a length, one that can be iterated only once, and where N is not known.
         """
         name = type(loader).__name__
-        if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+        if isinstance(loader, loading.Dataset) and not isinstance(loader, loading.IterableDataset):
             raise TombolaError(
                 f"{name} is a data set, which gives single examples; give a torch.utils.data.DataLoader of it"
             )
@@ -203,17 +195,17 @@ def examples_drawn(loader: Any) -> int | None:
     dataset = getattr(loader, "dataset", None)
     if not isinstance(dataset, Sized):
         return None
-    if not isinstance(loader, DataLoader) or isinstance(dataset, IterableDataset):
+    if not isinstance(loader, loading.DataLoader) or isinstance(dataset, loading.IterableDataset):
         return len(dataset)
     batches = loader.batch_sampler
-    if type(batches) is not BatchSampler:  # None where the data set itself gives batches
+    if type(batches) is not loading.BatchSampler:  # None where the data set itself gives batches
         return None
     sampler: Any = batches.sampler
-    if isinstance(sampler, RandomSampler):
+    if isinstance(sampler, loading.RandomSampler):
         return len(sampler.data_source)
-    if isinstance(sampler, SubsetRandomSampler):
+    if isinstance(sampler, loading.SubsetRandomSampler):
         return len(set(sampler.indices))
-    if isinstance(sampler, SequentialSampler | Sequence):
+    if isinstance(sampler, loading.SequentialSampler | Sequence):
         seen = list(sampler)[: len(loader) * batches.batch_size]  # with drop_last the rest is never drawn
         return len(set(seen))
     return None

@@ -38,19 +38,14 @@ def draw(targets: Tensor, n: int, *stream: streams.Word) -> Tensor:
     return torch.cat(drawn).sort().values
 
 
-def without(rows: Tensor, drawn: Tensor) -> Tensor:
-    """Return the rows that were not drawn, in their order. drawn: positions in `rows`."""
-    kept = torch.ones(len(rows), dtype=torch.bool)
-    kept[drawn] = False
-    return rows[kept]
-
-
 def hold_out(targets: Tensor, rows: Tensor, n: int, part: str, name: str) -> tuple[Tensor, Tensor]:
     """Return (rows that stay, n rows held out as `part`), drawn from the stream ("split", name, part)."""
     if not 0 <= n < len(rows):
         raise TombolaError(f"data {name!r}: {part} is {n}, of {len(rows)} training examples; leave some to train on")
     drawn = draw(targets[rows], n, "split", name, part)
-    return without(rows, drawn), rows[drawn]
+    stays = torch.ones(len(rows), dtype=torch.bool)
+    stays[drawn] = False
+    return rows[stays], rows[drawn]
 
 
 def subset(targets: Tensor, rows: Tensor, n: int | None, part: str, name: str) -> Tensor:

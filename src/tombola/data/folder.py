@@ -12,7 +12,7 @@ from tombola.errors import TombolaError
 from .cache import Decoded, cached, identity_of
 from .dataset import Dataset
 from .images import Decoder
-from .source import Options, Table, assemble, check_numbers, check_parts, decoder_of
+from .source import Options, Table, assemble, decoder_of
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 """Suffixes of image files; other files are ignored."""
@@ -39,9 +39,7 @@ def folder(
     if not here.is_dir():
         raise TombolaError(f"there is no folder {path} (seen from {Path.cwd()}); check the path")
     title = here.resolve().name
-    check_numbers(title, subset=subset, subset_test=subset_test)
-    check_parts(title, validation=validation, test=test)
-    decoder, options = decoder_of(title, size, pool, mode), Options(validation, test, subset, subset_test, normalise)
+    decoder, options = decoder_of(title, size, pool, mode), Options(title, validation, test, subset, subset_test, normalise)
     train = _part(here, "train")
     found = {"train": _classes(train or here, title)}
     for part, name in options.named("train").items():
@@ -59,7 +57,7 @@ def folder(
     def decode(space: Path) -> Decoded:
         names = list(found["train"])
         tables = {part: _table(part, classes, names, decoder) for part, classes in found.items()}
-        return assemble(title, tables, names, options, decoder)
+        return assemble(tables, names, options, decoder)
 
     return cached(["folder", str(here.resolve()), files, arguments], decode)
 

@@ -13,7 +13,7 @@ from tombola.errors import TombolaError
 from .cache import Decoded, cached, identity_of
 from .columns import tables_of
 from .dataset import Dataset
-from .source import Options, assemble, check_numbers, check_parts, decoder_of
+from .source import Options, assemble, check_parts, decoder_of
 
 FORMATS = {
     ".parquet": "parquet",
@@ -60,9 +60,8 @@ def huggingface(
     """
     files = _local(path)
     title = _title(path, files) + (f"-{name}" if name else "")
-    check_numbers(title, subset=subset, subset_test=subset_test)
-    check_parts(title, train=train, validation=validation, test=test)
-    decoder, options = decoder_of(title, size, pool, mode), Options(validation, test, subset, subset_test, normalise)
+    check_parts(title, train=train)
+    decoder, options = decoder_of(title, size, pool, mode), Options(title, validation, test, subset, subset_test, normalise)
     where: list[Any] = [identity_of(f) for f in files] or [path, revision]
     arguments = [title, name, train, test, validation, inputs, target, subset, subset_test, size, pool, mode, normalise]
 
@@ -78,7 +77,7 @@ def huggingface(
                     )
             parts = {part: splits[split]() for part, split in wanted.items()}
             tables, classes = tables_of(parts, inputs, target, decoder)
-        return assemble(title, tables, classes, options, decoder)
+        return assemble(tables, classes, options, decoder)
 
     return cached(["huggingface", where, arguments], decode)
 

@@ -149,13 +149,8 @@ def _resized(image: Any, size: int) -> Any:
 @lru_cache(maxsize=256)
 def jpeg_quality(luminance: tuple[int, ...]) -> int | None:
     """Return the quality 1-100 of a luminance table in the scaling of the Independent JPEG Group; None for other tables."""
-    return _by_table().get(tuple(sorted(luminance)))
-
-
-@lru_cache(maxsize=1)
-def _by_table() -> dict[tuple[int, ...], int]:
-    tables = {}
     for quality in range(1, 101):
         scale = 200 - 2 * quality if quality >= 50 else 5000 // quality
-        tables[tuple(min(255, max(1, (base * scale + 50) // 100)) for base in _LUMINANCE)] = quality
-    return tables
+        if sorted(luminance) == [min(255, max(1, (base * scale + 50) // 100)) for base in _LUMINANCE]:
+            return quality
+    return None

@@ -28,14 +28,20 @@ class Table:
 
 @dataclass(frozen=True)
 class Options:
-    """Options of every source."""
+    """Options of every source. Raises TombolaError for values out of bounds."""
 
+    name: str
+    """Name of the data, for errors."""
     validation: str | int
     """Name of a split, or number of training examples to hold out."""
     test: str | int
     subset: int | None
     subset_test: int | None
     normalise: Any
+
+    def __post_init__(self) -> None:
+        check_numbers(self.name, subset=self.subset, subset_test=self.subset_test)
+        check_parts(self.name, validation=self.validation, test=self.test)
 
     def named(self, train: str) -> dict[str, str]:
         """Return the parts that are whole splits of the source, with these splits' names."""
@@ -67,13 +73,12 @@ def decoder_of(name: str, size: int | None, pool: int, mode: str | None) -> Deco
     return Decoder(name, mode, size, pool)
 
 
-def assemble(
-    name: str, tables: Mapping[str, Table], classes: Sequence[str] | None, options: Options, decoder: Decoder
-) -> Decoded:
+def assemble(tables: Mapping[str, Table], classes: Sequence[str] | None, options: Options, decoder: Decoder) -> Decoded:
     """Draw held-out parts and subsets of the tables (train and, where named, the others), and decode the rows.
 
-    name: of the draws, and with the quality of its JPEGs of the data. classes: None for a regression.
+    The options' name is that of the draws, and with the quality of its JPEGs of the data. classes: None for a regression.
     """
+    name = options.name
     for part, table in tables.items():
         if not len(table.targets):
             raise TombolaError(f"data {name!r}: the {part} split is empty; name another with args.{part}")

@@ -16,16 +16,8 @@ from tombola.posterior.layout import Layout
 from tombola.posterior.point import Point
 from tombola.posterior.state import State
 
-_ROW = {
-    "name": str,
-    "shape": list,
-    "start": int,
-    "random": bool,
-    "decayed": bool,
-    "prunable": bool,
-    "fan_in": int,
-    "why": str,
-}
+_FLAGS = {"random": bool, "decayed": bool, "prunable": bool}
+_ROW = {"name": str, "shape": list, "start": int, **_FLAGS, "fan_in": int, "why": str}
 """Fields of a segment in the description of a layout."""
 
 
