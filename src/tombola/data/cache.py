@@ -150,14 +150,9 @@ def _put(file: BinaryIO, value: Tensor) -> None:
 
 
 def _stacks(examples: Iterable[Tensor]) -> Iterator[Tensor]:
-    waiting = []
-    for example in examples:
-        waiting.append(example)
-        if len(waiting) == _WRITTEN:
-            yield torch.stack(waiting)
-            waiting = []
-    if waiting:
-        yield torch.stack(waiting)
+    left = iter(examples)
+    while some := list(itertools.islice(left, _WRITTEN)):
+        yield torch.stack(some)
 
 
 @contextmanager
