@@ -145,10 +145,10 @@ def _from_files(path: str, files: list[Path], target: str | None, space: Path) -
         load = partial(datasets.load_dataset, kind, data_files=escaped, split="train", cache_dir=str(space))
         load = partial(load, sep="\t") if some[0].lower().endswith(".tsv") else load
         try:
-            rows = load()
+            rows: Any = load()
             found = rows[target] if kind == "csv" and target in rows.features else []
             if None in found and all(cell is None or isinstance(cell, str) for cell in found):
-                literal = load(keep_default_na=False, na_values=[""])
+                literal: Any = load(keep_default_na=False, na_values=[""])
                 rows = rows.remove_columns(target).add_column(target, literal[target])
             return rows
         except Exception as error:

@@ -201,7 +201,8 @@ def load(path: str | Path, module: nn.Module | None = None) -> Ticket:
 def _ticket_in(tensors: dict[str, Tensor], description: dict[str, Any]) -> Ticket:
     """Return the ticket of a file's parts. Raises TombolaError for parts that do not fit."""
     first = description["format"] == 1
-    check_fields(description, {"format", "layout", "info"} | (set() if first else {"surviving"}))
+    known = {"format", "layout", "info"}
+    check_fields(description, known if first else known | {"surviving"})
     layout = layout_in(description["layout"])
     mask = mask_in(tensors.pop("mask"), layout.numel)
     flat = {name: 0 for name in tensors if name.partition(".")[2].startswith("posterior.")}
