@@ -1,8 +1,8 @@
-"""The one error that is a user's to mend."""
+"""Error for invalid input of the user."""
 
 
 class TombolaError(ValueError):
-    """Bad input. Its message is one sentence that names the culprit, the value and the mend.
+    """Error of the user's input. Its message is one sentence that names the culprit, the value and the correction.
 
-    The command line prints it without a traceback and leaves with exit code 2.
+    The command line prints it without a traceback and exits with code 2.
     """

@@ -1,6 +1,6 @@
-"""Files that a reader never sees half-written; and tensors with a JSON description in one safetensors file.
+"""Files written aside and renamed into place; and safetensors files with a JSON description and a checksum over both.
 
-Such a file has a checksum over both. Nothing is ever unpickled.
+Nothing is ever unpickled.
 """
 
 import ctypes
@@ -54,14 +54,13 @@ def write(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -
     try:
         with written_aside(path) as aside:
             save_file(stored, aside, metadata=header)
-    except OSError as error:
-        raise TombolaError(f"cannot write {path}: {error.strerror or error}; check the folder's permissions") from None
-    except SafetensorError as error:
-        raise TombolaError(f"cannot write {path}: {error}; check the folder's permissions and space") from None
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise TombolaError(f"cannot write {path}: {why}; check the folder's permissions and space") from None
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Raises TombolaError for a file that is missing, truncated, altered, or not of tombola."""
+    """Return tensors and description. Raises TombolaError for a missing, truncated, altered or foreign file."""
     path = Path(path)
     if not path.is_file():
         raise TombolaError(f"there is no file {path}; check the path")
@@ -76,18 +75,24 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     checksum, _, text = header[_KEY].partition(" ")
     if checksum != _checksum(tensors, text):
         raise TombolaError(f"{path} is corrupt: its checksum does not match; take another copy or train it anew")
-    return tensors, json.loads(text)
+    try:
+        description = json.loads(text)
+    except ValueError:
+        description = None
+    if not isinstance(description, dict):
+        raise TombolaError(f"{path} is corrupt: its description is no JSON mapping; take another copy or train it anew")
+    return tensors, description
 
 
 def pack(mask: Tensor) -> Tensor:
-    """Bool [P] as bits, uint8 [ceil(P / 8)]."""
+    """Return a mask, bool [P], as bits, uint8 [ceil(P / 8)]."""
     padded = torch.zeros(-(-mask.numel() // 8) * 8, dtype=torch.uint8)
     padded[: mask.numel()] = mask.cpu()
     return (padded.view(-1, 8) << torch.arange(8, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
 
 
 def unpack(bits: Tensor, numel: int) -> Tensor:
-    """The inverse of `pack`: bool [numel]."""
+    """Return the mask, bool [numel], that `pack` packed."""
     return (bits.view(-1, 1) >> torch.arange(8, dtype=torch.uint8) & 1).view(-1)[:numel].bool()
 
 

@@ -1,4 +1,4 @@
-"""Finding what a name in a study means: one of ours, or the user's own `package.module:function`."""
+"""Resolution of names in settings: a built-in, or the user's own `package.module:function`."""
 
 import hashlib
 import importlib
@@ -27,7 +27,7 @@ def imports(*, allowed: bool) -> Iterator[None]:
 
 
 def resolve(name: str, known: Mapping[str, Any], kind: str) -> Any:
-    """`known[name]`, or what an import path names. Raises TombolaError for anything else."""
+    """Return `known[name]`, or the object of an import path. Raises TombolaError for any other name."""
     if ":" not in name:
         if name in known:
             return known[name]
@@ -46,7 +46,7 @@ def resolve(name: str, known: Mapping[str, Any], kind: str) -> Any:
     except ImportError as error:
         raise TombolaError(f"cannot import {kind} {name!r}: {error}; run where {module_name!r} can be imported") from None
     except Exception as error:  # whatever the user's module does when it is imported
-        raise TombolaError(f"cannot import {kind} {name!r}: {_in_short(error)}; mend {module_name!r}") from error
+        raise TombolaError(f"cannot import {kind} {name!r}: {_in_short(error)}; correct {module_name!r}") from error
     if not callable(found):
         raise TombolaError(f"{kind} {name!r}: module {module_name!r} has no function {attribute!r}; check the name")
     return found
@@ -59,10 +59,10 @@ def look_in(folder: Path) -> None:
 
 
 def call(factory: Callable[..., Any], offered: Mapping[str, Any], args: Mapping[str, Any], name: str) -> Any:
-    """`factory(**args)` with those of `offered` that it takes. Raises TombolaError for arguments that do not fit."""
+    """Return `factory(**args)`, with the arguments of `offered` that it takes. Raises TombolaError for wrong arguments."""
     try:
         signature = inspect.signature(factory)
-    except ValueError as error:  # some builtins tell nothing of themselves
+    except ValueError as error:  # some builtins have no signature
         raise TombolaError(f"{name}: {_in_short(error)}; wrap it in a function of yours") from None
     takes_all = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     arguments = {k: v for k, v in offered.items() if takes_all or k in signature.parameters} | dict(args)
@@ -76,11 +76,11 @@ def call(factory: Callable[..., Any], offered: Mapping[str, Any], args: Mapping[
     except TombolaError:
         raise
     except Exception as error:
-        raise TombolaError(f"{name} failed with args {dict(args)}: {_in_short(error)}; mend them or it") from error
+        raise TombolaError(f"{name} failed with args {dict(args)}: {_in_short(error)}; correct them or it") from error
 
 
 def source_digest(name: str, known: Mapping[str, Any]) -> str:
-    """A hash of the module that a user's name lives in; empty for ours, whose changes raise a stage's version."""
+    """Return a hash of the module of a user's name; empty for a built-in, whose changes raise a stage's version."""
     if name in known:
         return ""
     target = inspect.unwrap(resolve(name, known, "name"))
@@ -92,5 +92,5 @@ def source_digest(name: str, known: Mapping[str, Any]) -> str:
 
 
 def _in_short(error: Exception) -> str:
-    """An error of the user's code in one line."""
+    """Return an error of the user's code in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

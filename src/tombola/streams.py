@@ -1,4 +1,4 @@
-"""Named random streams: every draw of the project comes from a generator that is named.
+"""Named random streams: every draw of the project comes from a generator with a name.
 
 `generator("order", seed, epoch)` is the same stream on every machine. Streams that arms of one seed share (`init`, `split`,
 `order`, `augment`) leave the arm out of their names; `noise` has the stage in it.
@@ -15,19 +15,19 @@ from torch import Tensor
 
 Word = str | int
 Name = tuple[Word, ...]
-"""The name of a stream, by parts."""
+"""Name of a stream, by parts."""
 
 _MT_WORDS = 624  # the words of the Mersenne Twister's state
 _MT_OFFSET = 24  # where they start in torch's generator state: after seed (8 bytes), left (4), seeded (4), next (8)
 
 
 def digest(*name: Word) -> bytes:
-    """SHA-256 of the name, 32 bytes. Their JSON is hashed, so that ("a", "b") and ("ab",) differ, as do 1 and "1"."""
+    """Return the SHA-256 of the name, 32 bytes. Its JSON is hashed: ("a", "b") and ("ab",) differ, as do 1 and "1"."""
     return hashlib.sha256(json.dumps(name, separators=(",", ":")).encode()).digest()
 
 
 def generator(*name: Word, device: torch.device | str = "cpu") -> torch.Generator:
-    """The stream of that name, at its beginning.
+    """Return the stream of that name, at its beginning.
 
     A CPU generator keeps only 32 bits of `manual_seed`, so its whole state is filled from the digest; a CUDA generator
     takes 64 bits.
@@ -42,7 +42,7 @@ def generator(*name: Word, device: torch.device | str = "cpu") -> torch.Generato
 
 @contextmanager
 def global_stream(*name: Word, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Within it, torch's *global* randomness is the named stream; after it, what it was before.
+    """Replace torch's *global* randomness by the named stream meanwhile; restore it afterwards.
 
     For code that takes no generator: a module's own initialisation, dropout.
     """
@@ -54,7 +54,7 @@ def global_stream(*name: Word, device: torch.device | str = "cpu") -> Iterator[N
 
 
 def reseed_global(*name: Word, device: torch.device | str = "cpu") -> None:
-    """Puts torch's global randomness at the beginning of the named stream. Only within `global_stream`, which undoes it."""
+    """Set torch's global randomness to the beginning of the named stream. Only within `global_stream`, which undoes it."""
     torch.default_generator.set_state(_cpu_state(name))
     if torch.device(device).type == "cuda":
         with torch.cuda.device(device):  # seeds the current one

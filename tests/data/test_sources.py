@@ -453,7 +453,7 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(here):
     picture("zoo/test/bee/0.png")
     no_folder("class 'bee' is in test but not in train", "zoo")
     Path("zoo/train/ape/1.png").symlink_to("gone.png")
-    no_folder("zoo/train/ape/1.png can't be read (No such file or directory); mend it or take it out", "zoo")
+    no_folder("zoo/train/ape/1.png can't be read (No such file or directory); repair it or take it out", "zoo")
 
 
 def test_bad_data_in_a_study_is_exit_code_two(pets, refused, study_file):

@@ -172,7 +172,7 @@ def test_arguments_that_do_not_fit_are_refused(name, args, said, user_module):
 @pytest.mark.parametrize("source", ["def net(:", "nothing_here", "raise SystemError('x')"])
 def test_a_module_that_breaks_when_imported_is_refused(source, user_module):
     user_module("my_broken", source)
-    with pytest.raises(TombolaError, match=r"cannot import model 'my_broken:net': .*; mend 'my_broken'"):
+    with pytest.raises(TombolaError, match=r"cannot import model 'my_broken:net': .*; correct 'my_broken'"):
         made("my_broken:net", (6,))
 
 

@@ -158,7 +158,7 @@ def test_shuffled_keeps_the_dense_start_under_the_new_mask(how, start):
 
 def test_transplanted_is_the_deterministic_start_with_the_bayesian_std(layout, start):
     point = start.as_family("point")
-    ticket = prune_by(trained_ticket(point), point, SCORES["magnitude"])
+    ticket = prune_by(trained_ticket(point), point, SCORES["magnitude"], "magnitude")
     planted = transplanted(ticket, start)
     q, mask = planted.rewind.posterior, ticket.mask
     assert torch.equal(planted.mask, mask)
@@ -172,7 +172,7 @@ def test_transplanted_is_the_deterministic_start_with_the_bayesian_std(layout, s
 def test_transplanting_takes_the_means_of_the_ticket_not_of_the_bayesian_net(layout, start, net):
     other = initial_state(net, layout, PosteriorSettings(mean="kaiming_uniform"), 7)
     point = start.as_family("point")
-    planted = transplanted(prune_by(trained_ticket(point), point, SCORES["magnitude"]), other)
+    planted = transplanted(prune_by(trained_ticket(point), point, SCORES["magnitude"], "magnitude"), other)
     random = planted.mask & layout.is_random
     assert torch.equal(planted.rewind.posterior.mean[random], start.posterior.mean[random])
     assert not torch.equal(planted.rewind.posterior.mean[random], other.posterior.mean[random])
@@ -180,7 +180,7 @@ def test_transplanting_takes_the_means_of_the_ticket_not_of_the_bayesian_net(lay
 
 def test_transplanting_into_a_point_or_another_model_is_an_error(start):
     point = start.as_family("point")
-    ticket = prune_by(trained_ticket(point), point, SCORES["magnitude"])
+    ticket = prune_by(trained_ticket(point), point, SCORES["magnitude"], "magnitude")
     with pytest.raises(TombolaError, match="needs a state to take std from"):
         transplanted(ticket, point)
     wider = nn.Linear(6, 4)

@@ -1,4 +1,4 @@
-"""Data by name: functions (**args) -> Dataset. Any import path works as well; `Dataset` takes tensors in memory."""
+"""Data sets by name: functions (**args) -> Dataset. An import path names a function of the user's own."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +17,7 @@ DATA: dict[str, Callable[..., Dataset]] = {"digits": digits, "huggingface": hugg
 
 
 def load_data(name: str, args: Mapping[str, Any]) -> Dataset:
-    """Raises TombolaError for an unknown name or arguments that do not fit."""
+    """Return the data set. Raises TombolaError for an unknown name or arguments that do not fit."""
     dataset = plugins.call(plugins.resolve(name, DATA, "data set"), {}, args, f"data {name}")
     if not isinstance(dataset, Dataset):
         raise TombolaError(f"data {name!r} returned {type(dataset).__name__}, not a tombola Dataset")

@@ -1,16 +1,17 @@
-"""Where a training's batches come from: tensors on the device, tensors that stay elsewhere, or the caller's own loader.
+"""Batches of a training: from tensors on the device, from tensors elsewhere, or from the caller's own loader.
 
 Legend: N examples, B examples of a batch.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils import data as loading
 
 from tombola import streams
 from tombola.errors import TombolaError
@@ -22,24 +23,24 @@ _AHEAD = 4  # batches that a StreamedBatches reads before they are asked for
 _AT_ONCE = 1 << 27  # bytes of prepared inputs that a GPU makes in one go: launches, not bytes, are what small images cost it
 
 Prepare = Callable[[Tensor], Tensor]
-"""Stored inputs of some examples -> what the network takes, as `Dataset.prepare`."""
+"""Function from stored inputs to the network's inputs, as `Dataset.prepare`."""
 
 
 class Batches(Protocol):
-    """What the training loop needs of data."""
+    """Protocol of the data that the training loop reads."""
 
     examples: int
-    """N, of the KL's weight heat / N."""
+    """Number N of training examples: the KL's weight is heat / N."""
     steps: int
-    """Batches of an epoch."""
+    """Number of batches in an epoch."""
 
     def epoch(self, epoch: int, skip: int) -> Iterator[Batch]:
-        """The batches of that epoch from the `skip`-th on: the same at every call."""
+        """Yield the batches of that epoch from the `skip`-th on, the same at every call."""
         ...
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Batches of an epoch of TensorBatches."""
+    """Return the number of batches in an epoch of TensorBatches."""
     full, rest = divmod(examples, batch_size)
     # a last batch of one example, which batch norm cannot normalise, joins the one before
     return max(1, full + (rest > 1))
@@ -48,7 +49,7 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
 class TensorBatches:
     """Shuffled batches from tensors on one device, without a data loader.
 
-    Of each batch the inputs are gathered, augmented, then prepared, on that device. Order and augmentation have streams of
+    The inputs of a batch are gathered, augmented, then prepared, on that device. Order and augmentation have streams of
     their own, named by seed and epoch.
     """
 
@@ -62,7 +63,7 @@ class TensorBatches:
         prepare: Prepare | None = None,
         device: torch.device | str | None = None,
     ):
-        """device: where batches are wanted, by default where the inputs are."""
+        """Take the tensors. device: of the batches, by default that of the inputs."""
         if len(inputs) != len(targets) or not len(inputs):
             raise TombolaError(f"there are {len(inputs)} inputs for {len(targets)} targets; give as many, at least one")
         self.inputs, self.targets, self.batch_size = inputs, targets, batch_size
@@ -72,6 +73,7 @@ class TensorBatches:
         self.steps = steps_per_epoch(self.examples, batch_size)
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """Yield the batches of that epoch from the `skip`-th on."""
         draw = None
         if self.augment is not None:
             stream = streams.generator("augment", self.seed, epoch)
@@ -89,17 +91,17 @@ class TensorBatches:
             yield from zip(inputs.split(sizes), targets.split(sizes), strict=True)
 
     def _at_once(self) -> int:
-        """Batches that are gathered, augmented and prepared together; on a CPU one, which stays in its cache."""
+        """Return the number of batches prepared together; on a CPU one, which stays in its cache."""
         if self.device.type == "cpu":
             return 1
         return max(1, _AT_ONCE // (4 * self.inputs[0].numel() * self.batch_size))
 
     def _placed(self, order: Tensor) -> Tensor:
-        """The epoch's order [N] where it is read. Whole: a copy for each batch would wait for a GPU at every step."""
+        """Move the epoch's order [N] to where rows are gathered: a copy for each batch would synchronise at every step."""
         return order.to(self.device)
 
     def _gathered(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(inputs, targets, rows) of each batch, on the device."""
+        """Yield (inputs, targets, rows) of each batch, on the device."""
         for rows in batches:
             # not inputs[rows], which is four times slower for small images
             yield self.inputs.index_select(0, rows), self.targets[rows], rows
@@ -140,40 +142,87 @@ class StreamedBatches(TensorBatches):
 
 
 class LoaderBatches:
-    """The caller's own loader of batches (pairs or mappings), moved to a device.
+    """Batches (pairs or mappings) of the caller's own loader, moved to a device.
 
-    `loader` is iterated anew each epoch. A resumed run has the same batches if the loader repeats itself. One that shuffles
-    by torch's global randomness (a DataLoader without a generator) does: the training loop seeds that by the epoch.
+    The loader is iterated anew each epoch. A resumed run has the same batches if the loader repeats itself. A DataLoader
+    without a generator does: it shuffles by torch's global randomness, which the training loop seeds by the epoch.
     """
 
     def __init__(self, loader: Iterable[Batch], examples: int | None = None, device: torch.device | str = "cpu"):
-        """examples: N of the whole training set; by default the length of the loader's `dataset`.
+        """Take the loader. examples: N of the whole training set; by default the examples of a data set that it draws.
 
         Raises TombolaError for a loader without a length, one that can be iterated only once, and where N is not known.
         """
         name = type(loader).__name__
+        if isinstance(loader, loading.Dataset) and not isinstance(loader, loading.IterableDataset):
+            raise TombolaError(
+                f"{name} is a data set, which gives single examples; give a torch.utils.data.DataLoader of it"
+            )
         if not isinstance(loader, Sized):
             raise TombolaError(f"the loader {name} has no length (its batches of an epoch); give one that has, as a list")
         if not len(loader):
             raise TombolaError(f"the loader {name} is empty; give at least one batch")
+        examples = examples_drawn(loader) if examples is None else examples
         if examples is None:
-            if not isinstance(dataset := getattr(loader, "dataset", None), Sized):
-                raise TombolaError(f"of the loader {name} the number of training examples is not known; give `examples`")
-            examples = len(dataset)
+            raise TombolaError(
+                f"the number of training examples of the loader {name} is not known, from its data set and sampler; give "
+                "`examples`"
+            )
         if examples < 1:
             raise TombolaError(f"examples is {examples}; it must be at least 1")
         self._loader, self._device = loader, torch.device(device)
         self.examples, self.steps = examples, len(loader)
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """As `Batches.epoch`. Raises TombolaError where the loader gives fewer batches than its length says."""
+        """Yield the batches as `Batches.epoch` does. Raises TombolaError if they are fewer than the loader's length."""
         given = 0
         for batch in self._loader:
             given += 1
             if given > skip:
-                yield moved(batch, self._device)
+                yield moved(as_tensors(batch), self._device)
         if given < self.steps:
             raise TombolaError(
                 f"the loader {type(self._loader).__name__} gave {given} batches in epoch {epoch + 1}, its length is "
                 f"{self.steps}; it must give as many each time it is iterated"
             )
+
+
+def examples_drawn(loader: Any) -> int | None:
+    """Return the number of different examples that a loader draws over many epochs; None if it is not known.
+
+    It is not known for a sampler, or batch sampler, of another kind than torch's uniform ones: weighted, or of the user.
+    """
+    dataset = getattr(loader, "dataset", None)
+    if not isinstance(dataset, Sized):
+        return None
+    if not isinstance(loader, loading.DataLoader) or isinstance(dataset, loading.IterableDataset):
+        return len(dataset)
+    batches = loader.batch_sampler
+    if type(batches) is not loading.BatchSampler:  # None where the data set itself gives batches
+        return None
+    sampler: Any = batches.sampler
+    if isinstance(sampler, loading.RandomSampler):
+        return len(sampler.data_source)
+    if isinstance(sampler, loading.SubsetRandomSampler):
+        return len(set(sampler.indices))
+    if isinstance(sampler, loading.SequentialSampler | Sequence):
+        seen = list(sampler)[: len(loader) * batches.batch_size]  # with drop_last the rest is never drawn
+        return len(set(seen))
+    return None
+
+
+def as_tensors(value: Any) -> Any:
+    """Return a batch, inputs or targets with tensors for numpy arrays of numbers, their floats in torch's default dtype."""
+    if isinstance(value, Mapping):
+        return {name: as_tensors(part) for name, part in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(as_tensors(part) for part in value)
+    if isinstance(value, Tensor) or not hasattr(value, "__array__") or value.__array__().dtype.kind not in "biuf":
+        return value
+    array = value.__array__()
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch has little arithmetic of these
+        array = array.astype("int64")
+    if not array.flags.writeable or any(step < 0 for step in array.strides):  # torch cannot share such memory
+        array = array.copy()
+    found = torch.as_tensor(array)
+    return found.to(torch.get_default_dtype()) if found.is_floating_point() else found

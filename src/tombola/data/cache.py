@@ -1,6 +1,6 @@
 """Decoded data on disk: one safetensors file a data set, written once, then mapped into memory.
 
-The file is named by a hash of where the data comes from and how it was decoded, is written aside and renamed into place.
+The file's name is a hash of the data's source and decoding. It is written aside and renamed into place.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ from tombola.errors import TombolaError
 from .dataset import Dataset, digest_of
 from .normalise import Normalise
 
-FORMAT = 1
-"""Raised when decoding changes: older files are then not looked at."""
+FORMAT = 2
+"""Version of the decoding: when it is raised, older files are not read."""
 SPLITS = ("train", "validation", "test")
 
 _WRITTEN = 256  # examples stacked for one write
@@ -35,39 +35,37 @@ _TYPES = {torch.uint8: "U8", torch.float32: "F32", torch.int64: "I64"}
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a source gives to be stored: all splits in one go, so that an image's shape is checked against all others'."""
+    """Examples of a source, to be stored; all splits together, so that each shape is checked against all others."""
 
     targets: dict[str, Tensor]
-    """Of each of `SPLITS`."""
+    """Targets of each of `SPLITS`."""
     inputs: Iterable[Tensor]
-    """Every example [...], in the order of the splits; all of one shape and dtype."""
+    """Inputs [...] of every example in the order of the splits, all of one shape and dtype."""
     finish: Callable[[Tensor], tuple[str, Normalise]]
-    """Of the stored train inputs: what tables call the data, and its normalisation."""
+    """Function from the stored train inputs to the name of the data in tables and its normalisation."""
 
 
 def root() -> Path:
-    """$TOMBOLA_CACHE, or ~/.cache/tombola."""
+    """Return $TOMBOLA_CACHE, or ~/.cache/tombola."""
     return Path(os.environ.get("TOMBOLA_CACHE") or Path.home() / ".cache" / "tombola")
 
 
 def cached(identity: Any, decode: Callable[[Path], Decoded]) -> Dataset:
-    """The data set of that identity (JSON), memory-mapped; decoded and written first where it is not there yet.
+    """Return the data set of that identity (JSON), memory-mapped; it is decoded and written first if the cache lacks it.
 
-    decode: gets a folder for what it needs meanwhile. Raises TombolaError where the cache can't be written.
+    decode: takes a folder for temporary files. Raises TombolaError where the cache can't be written.
     """
     from filelock import FileLock  # here, so that data in memory need torch alone
 
     key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:24]
     path = root() / f"{key}.safetensors"
     try:
-        if path.is_file():
-            try:
-                return _mapped(path)
-            except (SafetensorError, KeyError, ValueError):
-                pass  # damaged: made anew
+        if (found := _mapped(path)) is not None:
+            return found
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            if not path.is_file() or not _is_whole(path):  # another process was faster
+            found = _mapped(path)  # another process may have been faster
+            if found is None:
                 aside = path.with_suffix(".part")
                 shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
                 aside.mkdir()
@@ -76,46 +74,43 @@ def cached(identity: Any, decode: Callable[[Path], Decoded]) -> Dataset:
                     (aside / "data").replace(path)
                 finally:
                     shutil.rmtree(aside, ignore_errors=True)
+                found = _mapped(path)
     except OSError as error:
         raise TombolaError(
             f"cannot keep decoded data in {path.parent}: {error.strerror or error}; free space, or set "
             "TOMBOLA_CACHE to another folder"
         ) from None
-    return _mapped(path)
+    assert found is not None
+    return found
 
 
 def identity_of(file: Path) -> list[Any]:
-    """What tells a source's file from another one, and from itself before a change."""
+    """Return path, size and time of a source's file: together they change whenever the file does."""
     try:
         about = file.stat()
     except OSError as error:  # a link to nothing
-        raise TombolaError(f"{file} can't be read ({error.strerror}); mend it or take it out") from None
+        raise TombolaError(f"{file} can't be read ({error.strerror}); repair it or take it out") from None
     return [str(file.resolve()), about.st_size, about.st_mtime_ns]
 
 
-def _is_whole(path: Path) -> bool:
+def _mapped(path: Path) -> Dataset | None:
+    """Return the data in a file, whose tensors are views of the mapped file; None if it is missing or damaged."""
     try:
-        _mapped(path)
-    except (SafetensorError, KeyError, ValueError):
-        return False
-    return True
-
-
-def _mapped(path: Path) -> Dataset:
-    with safe_open(path, "pt") as file:  # its tensors are views of the mapped file: nothing is read yet
-        about = json.loads(file.metadata()["tombola"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    train, validation, test = ((tensors[f"{s}.inputs"], tensors[f"{s}.targets"]) for s in SPLITS)
-    mean, std = (tuple(about["normalise"][part]) for part in ("mean", "std"))
-    normalise = Normalise(mean, std, about["normalise"]["scale"])
-    return Dataset(about["name"], train, validation, test, normalise, about["digest"])
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()["tombola"])
+            train, validation, test = ((file.get_tensor(f"{s}.inputs"), file.get_tensor(f"{s}.targets")) for s in SPLITS)
+        mean, std = (tuple(about["normalise"][part]) for part in ("mean", "std"))
+        normalise = Normalise(mean, std, about["normalise"]["scale"])
+        return Dataset(about["name"], train, validation, test, normalise, about["digest"])
+    except (FileNotFoundError, SafetensorError, KeyError, ValueError):
+        return None
 
 
 def _write(path: Path, data: Decoded) -> None:
-    """Targets first, then inputs as they come; the header last, into the room kept for it: it tells the data's hash."""
+    """Write targets, inputs, and last the header, which holds the data's hash, into the space left for it."""
     stacks = _stacks(data.inputs)
     first = next(stacks)
-    room = 4096 + 64 * first.shape[1]  # of which normalisation takes up to 50 bytes a channel
+    room = 4096 + 64 * first.shape[1]  # normalisation takes up to 50 bytes a channel
     with path.open("wb") as file:
         file.write(b" " * (8 + room))
         for split in SPLITS:
@@ -134,7 +129,7 @@ def _write(path: Path, data: Decoded) -> None:
 
 
 def _head(file: BinaryIO, room: int, targets: dict[str, Tensor], like: Tensor, about: Any) -> None:
-    """Writes the header of safetensors: the length of a JSON text, the text, spaces. like: some stacked inputs."""
+    """Write the header of safetensors: the length of a JSON text, the text, spaces. like: some stacked inputs."""
     header: dict[str, Any] = {"__metadata__": {"tombola": json.dumps(about)}}
     at = 0
     for kind in ("targets", "inputs"):
@@ -155,19 +150,14 @@ def _put(file: BinaryIO, value: Tensor) -> None:
 
 
 def _stacks(examples: Iterable[Tensor]) -> Iterator[Tensor]:
-    waiting = []
-    for example in examples:
-        waiting.append(example)
-        if len(waiting) == _WRITTEN:
-            yield torch.stack(waiting)
-            waiting = []
-    if waiting:
-        yield torch.stack(waiting)
+    left = iter(examples)
+    while some := list(itertools.islice(left, _WRITTEN)):
+        yield torch.stack(some)
 
 
 @contextmanager
 def progress(total: int, what: str) -> Iterator[Callable[[], None]]:
-    """A function to call once an example: after two seconds a bar appears, where there is a terminal to see it."""
+    """Give a function to call once an example; after two seconds it shows a bar, if stderr is a terminal."""
     from rich.console import Console
     from rich.errors import LiveError
     from rich.progress import Progress

@@ -1,4 +1,4 @@
-"""Which rows of a source become which split: held-out parts and subsets, each class in proportion.
+"""Draws of rows of a source: held-out parts and subsets, each class in proportion.
 
 Legend: N rows, n rows wanted, C classes.
 """
@@ -11,9 +11,9 @@ from tombola.errors import TombolaError
 
 
 def apportion(counts: list[int], n: int) -> list[int]:
-    """n shared out in proportion to `counts`, by largest remainders; no share is above its count.
+    """Share n out in proportion to `counts`, by largest remainders; no share is above its count.
 
-    If n is at least the number of classes that have anything, each of them gets at least one.
+    If n is at least the number of non-empty classes, each of them gets at least one.
     """
     total = sum(counts)
     assert 0 <= n <= total, (n, total)
@@ -28,7 +28,7 @@ def apportion(counts: list[int], n: int) -> list[int]:
 
 
 def draw(targets: Tensor, n: int, *stream: streams.Word) -> Tensor:
-    """[n] sorted rows of `targets` [N], drawn without repeats from the named stream; classes in proportion."""
+    """Draw n rows of `targets` [N] without repeats from the named stream, classes in proportion; return them sorted, [n]."""
     order = torch.randperm(len(targets), generator=streams.generator(*stream))
     if targets.is_floating_point():
         return order[:n].sort().values
@@ -38,23 +38,18 @@ def draw(targets: Tensor, n: int, *stream: streams.Word) -> Tensor:
     return torch.cat(drawn).sort().values
 
 
-def without(rows: Tensor, drawn: Tensor) -> Tensor:
-    """The rows that were not drawn, in their order. drawn: positions in `rows`."""
-    kept = torch.ones(len(rows), dtype=torch.bool)
-    kept[drawn] = False
-    return rows[kept]
-
-
 def hold_out(targets: Tensor, rows: Tensor, n: int, part: str, name: str) -> tuple[Tensor, Tensor]:
-    """(rows that stay, n rows held out as `part`) of `rows`, drawn by the stream (part, name)."""
+    """Return (rows that stay, n rows held out as `part`), drawn from the stream ("split", name, part)."""
     if not 0 <= n < len(rows):
         raise TombolaError(f"data {name!r}: {part} is {n}, of {len(rows)} training examples; leave some to train on")
     drawn = draw(targets[rows], n, "split", name, part)
-    return without(rows, drawn), rows[drawn]
+    stays = torch.ones(len(rows), dtype=torch.bool)
+    stays[drawn] = False
+    return rows[stays], rows[drawn]
 
 
 def subset(targets: Tensor, rows: Tensor, n: int | None, part: str, name: str) -> Tensor:
-    """n of the rows; all for None. Raises TombolaError where n is too many, or too few to keep every class."""
+    """Return n of the rows, or all for None. Raises TombolaError if n is too large, or too small to keep every class."""
     if n is None:
         return rows
     classes = 1 if targets.is_floating_point() else len(targets[rows].unique())
@@ -67,7 +62,7 @@ def subset(targets: Tensor, rows: Tensor, n: int | None, part: str, name: str) -
 
 
 def check_classes(train: Tensor, classes: list[str], name: str) -> None:
-    """Raises TombolaError naming a class that none of the training targets has."""
+    """Raise TombolaError naming a class that none of the training targets has."""
     missing = (train.bincount(minlength=len(classes)) == 0).nonzero()[:, 0].tolist()
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""

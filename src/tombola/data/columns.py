@@ -1,4 +1,4 @@
-"""Columns of a Hugging Face table: which hold inputs and targets, and what they become."""
+"""Inputs and targets from the columns of a Hugging Face table."""
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -18,9 +18,10 @@ _READ = 1000  # rows read together
 def tables_of(
     splits: Mapping[str, Any], inputs: str | list[str] | None, target: str | None, decoder: Decoder
 ) -> tuple[dict[str, Table], list[str] | None]:
-    """Part -> its table, of part -> `datasets.Dataset`; and the names of the classes, None for a regression.
+    """Return the table of each part, and the names of the classes (None for a regression).
 
-    Raises TombolaError for a column that is missing, ambiguous, or of a kind that is no input or target.
+    splits: part -> `datasets.Dataset`. Raises TombolaError for a column that is missing, ambiguous, or of a kind that is no
+    input or target.
     """
     features = splits["train"].features
     for part, rows in splits.items():
@@ -37,7 +38,7 @@ def tables_of(
 
 
 def _kind(feature: Any) -> str:
-    """What a column holds, in a word."""
+    """Name the kind of a column's values in a word."""
     import datasets
 
     if isinstance(feature, datasets.ClassLabel):
@@ -98,24 +99,34 @@ def _target_column(features: Any, target: str | None, inputs: list[str], name: s
 
 
 def _targets(splits: Mapping[str, Any], column: str, name: str) -> tuple[dict[str, Tensor], list[str] | None]:
-    """Classes [N], numbered in sorted order where the column does not number them itself; or reals [N, 1]."""
-    feature = splits["train"].features[column]
+    """Return classes [N], numbered in sorted order unless the column numbers them itself; or reals [N, 1]."""
+    features = {part: rows.features[column] for part, rows in splits.items()}
+    kinds = {part: _kind(feature) for part, feature in features.items()}
+    alike = {kinds["train"]} | ({"numbers", "whole numbers"} if "numbers" in kinds["train"] else set())
+    if other := next((part for part, kind in kinds.items() if kind not in alike), None):
+        raise TombolaError(
+            f"data {name!r}: target column {column!r} holds {kinds['train']} in train, {kinds[other]} in {other}; give all "
+            "splits the same"
+        )
     values = {part: rows.select_columns(column)[:][column] for part, rows in splits.items()}
     for part, some in values.items():
         if None in some:
             raise TombolaError(
                 f"data {name!r}: row {some.index(None)} of {part} has no {column!r}; take it out of the source"
             )
-    if _kind(feature) == "numbers":
+    if kinds["train"] == "numbers":
         reals = {part: torch.tensor(some, dtype=torch.float32).view(-1, 1) for part, some in values.items()}
         for part, some in reals.items():
             _check_finite(some, 0, part, [column], name)
         return reals, None
-    if _kind(feature) == "class":
-        names, numbers = list(feature.names), {i: i for i in range(len(feature.names))}
+    if kinds["train"] == "class":
+        distinct = list(features["train"].names)
+        for part, feature in features.items():  # a split may number the same names in another order
+            own = dict(enumerate(feature.names))
+            values[part] = [own.get(number, number) for number in values[part]]
     else:
         distinct = sorted(set(values["train"]))
-        names, numbers = [str(value) for value in distinct], {value: i for i, value in enumerate(distinct)}
+    names, numbers = [str(value) for value in distinct], {value: i for i, value in enumerate(distinct)}
     for part, some in values.items():
         if strange := set(some) - numbers.keys():
             hidden = " (hidden labels?)" if -1 in strange else ""
@@ -143,7 +154,7 @@ def _images(rows: Any, part: str, columns: list[str], decoder: Decoder) -> Any:
 
 
 def _bytes(cell: Any) -> bytes | None:
-    """An image's file: within the table, or where the table says."""
+    """Return an image's file, from the cell itself or from the path in it; None if it is missing."""
     if not cell or cell["bytes"] is not None or not cell["path"]:
         return cell["bytes"] if cell else None
     try:
@@ -166,7 +177,7 @@ def _numbers(rows: Any, part: str, columns: list[str], decoder: Decoder) -> Any:
                     value = torch.tensor([float("nan") if c is None else c for c in cells], dtype=torch.float32)
                 except (ValueError, TypeError):  # lists that differ in length, or words
                     raise TombolaError(
-                        f"data {decoder.name!r}: {what} is no array of numbers; mend it or take the row out"
+                        f"data {decoder.name!r}: {what} is no array of numbers; correct it or take the row out"
                     ) from None
                 value = value[0] if value.ndim > 1 else value
                 decoder.alike(what, value, "; inputs need one shape")

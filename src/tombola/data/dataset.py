@@ -17,7 +17,7 @@ from tombola.errors import TombolaError
 from .normalise import Normalise
 
 Split = tuple[Tensor, Tensor]
-"""(inputs [N, ...], targets [N] of class indices or [N, ...] of reals)."""
+"""Pair (inputs [N, ...], targets [N] of class indices or [N, ...] of reals)."""
 
 _CHUNK = 1 << 24  # bytes looked at together: a memory map need not fit in memory
 
@@ -27,14 +27,14 @@ class Dataset:
     """Three splits on one device, or mapped into memory from a file."""
 
     name: str
-    """What tables call it."""
+    """Name of the data in tables."""
     train: Split
     validation: Split
     test: Split
     normalise: Normalise | None = None
-    """From stored inputs (uint8 pixels) to the network's; None where they are stored as the network takes them."""
+    """Function from stored inputs (uint8 pixels) to the network's; None if they are stored as the network takes them."""
     digest: str = ""
-    """`digest_of` the three splits, where it is known already."""
+    """Result of `digest_of` the three splits, if it is known already."""
 
     def __post_init__(self) -> None:
         for split, (inputs, targets) in (("train", self.train), ("validation", self.validation), ("test", self.test)):
@@ -61,13 +61,13 @@ class Dataset:
 
     @property
     def outputs(self) -> int:
-        """Classes, or the dimension of the target."""
+        """Number of classes, or dimension of the target."""
         if self.is_classification:
             return int(max(int(t.max()) for _, t in (self.train, self.test))) + 1
         return self.train[1][0].numel()
 
     def held_out(self, which: str) -> Split:
-        """The split `test` or `validation`. Raises TombolaError where no validation examples are held out."""
+        """Return the split `test` or `validation`. Raises TombolaError if no validation examples are held out."""
         found = self.test if which == "test" else self.validation
         if not len(found[0]):
             raise TombolaError(
@@ -77,22 +77,24 @@ class Dataset:
 
     @property
     def nbytes(self) -> int:
-        """Size of all inputs, as stored."""
+        """Bytes of all stored inputs."""
         return sum(inputs.numel() * inputs.element_size() for inputs, _ in (self.train, self.validation, self.test))
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of every number in it and of the normalisation; part of the keys of the stages that use it."""
+        """Hash of every number in it and of the normalisation; part of the keys of the stages that use it."""
         digest = self.digest or digest_of(self.train, self.validation, self.test)
         if self.normalise is not None:
             digest = hashlib.sha256(f"{digest} {self.normalise}".encode()).hexdigest()
         return digest[:16]
 
     def prepare(self, inputs: Tensor) -> Tensor:
-        """What the network takes, of stored inputs [B, ...]: normalised floats."""
+        """Return the network's inputs from stored ones [B, ...]: normalised floats."""
         return inputs if self.normalise is None else self.normalise(inputs)
 
     def to(self, device: torch.device | str) -> "Dataset":
+        """Return the data with all splits on the device."""
+
         def moved(split: Split) -> Split:
             return split[0].to(device), split[1].to(device)
 
@@ -100,7 +102,7 @@ class Dataset:
 
 
 def digest_of(*splits: Split) -> str:
-    """SHA-256 of the dtypes, shapes and bytes of the tensors, read piece by piece; 64 hexadecimal digits."""
+    """Return the SHA-256 (64 hexadecimal digits) of the tensors' dtypes, shapes and bytes, read piece by piece."""
     total = hashlib.sha256()
     for tensor in (t for split in splits for t in split):
         total.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -117,7 +119,7 @@ def _chunks(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 def split(name: str, inputs: Tensor, targets: Tensor, *, validation: int, test: int) -> Dataset:
-    """Random splits of the given sizes, the rest for training; the same for every seed: only `name` draws them."""
+    """Split at random into parts of the given sizes and the rest for training; drawn by `name` alone, whatever the seed."""
     if not all(isinstance(size, int) and size >= 0 for size in (validation, test)):
         raise TombolaError(f"data {name!r}: validation is {validation!r}, test {test!r}; both are numbers of examples")
     if validation + test >= len(inputs):

@@ -1,5 +1,7 @@
-"""scikit-learn's handwritten digits: 1,797 images of 8x8 pixels in 10 classes (UCI Optical Recognition of Handwritten
-Digits, its test part). Real, small, and needs no download."""
+"""Handwritten digits of scikit-learn: 1,797 images of 8x8 pixels in 10 classes, without a download.
+
+They are the test part of UCI's Optical Recognition of Handwritten Digits.
+"""
 
 import torch
 
@@ -7,7 +9,7 @@ from .dataset import Dataset, split
 
 
 def digits(validation: int = 180, test: int = 360) -> Dataset:
-    """Images [1, 8, 8] in [0, 1]; 1,257 to train on unless other sizes are held out."""
+    """Return images [1, 8, 8] in [0, 1]; by default 1,257 of them to train on."""
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)

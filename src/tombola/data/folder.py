@@ -1,4 +1,4 @@
-"""A folder of images: one subfolder a class, within train/ and test/ or at the top."""
+"""Images from a folder with one subfolder a class, within train/ and test/ or at the top."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +12,10 @@ from tombola.errors import TombolaError
 from .cache import Decoded, cached, identity_of
 from .dataset import Dataset
 from .images import Decoder
-from .source import Options, Table, assemble, check_numbers, check_parts, decoder_of
+from .source import Options, Table, assemble, decoder_of
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-"""Of files that are images; others are left alone."""
+"""Suffixes of image files; other files are ignored."""
 
 _FOLDERS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test", "testing")}
 
@@ -31,7 +31,7 @@ def folder(
     mode: str | None = None,
     normalise: Any = "auto",
 ) -> Dataset:
-    """The images below `path`, in one subfolder a class: path/train/CLASS/*, path/test/CLASS/*, or path/CLASS/*.
+    """Return the images below `path`, in one subfolder a class: path/train/CLASS/*, path/test/CLASS/*, or path/CLASS/*.
 
     test, validation: a subfolder's name, or how many training images to hold out. The rest is as in `huggingface`.
     """
@@ -39,9 +39,7 @@ def folder(
     if not here.is_dir():
         raise TombolaError(f"there is no folder {path} (seen from {Path.cwd()}); check the path")
     title = here.resolve().name
-    check_numbers(title, subset=subset, subset_test=subset_test)
-    check_parts(title, validation=validation, test=test)
-    decoder, options = decoder_of(title, size, pool, mode), Options(validation, test, subset, subset_test, normalise)
+    decoder, options = decoder_of(title, size, pool, mode), Options(title, validation, test, subset, subset_test, normalise)
     train = _part(here, "train")
     found = {"train": _classes(train or here, title)}
     for part, name in options.named("train").items():
@@ -59,7 +57,7 @@ def folder(
     def decode(space: Path) -> Decoded:
         names = list(found["train"])
         tables = {part: _table(part, classes, names, decoder) for part, classes in found.items()}
-        return assemble(title, tables, names, options, decoder)
+        return assemble(tables, names, options, decoder)
 
     return cached(["folder", str(here.resolve()), files, arguments], decode)
 
@@ -69,7 +67,7 @@ def _part(here: Path, part: str) -> Path | None:
 
 
 def _classes(here: Path, title: str) -> dict[str, list[Path]]:
-    """Class -> its images, both sorted by name."""
+    """Return the images of each class; classes and images are sorted by name."""
     folders = [f for f in sorted(here.iterdir()) if f.is_dir() and not f.name.startswith(".")]
     found = {f.name: sorted(i for i in f.rglob("*") if _is_image(i)) for f in folders}
     if not found:

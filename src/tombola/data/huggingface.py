@@ -1,4 +1,4 @@
-"""Any Hugging Face data set: by its name on the hub, or files of that layout on this machine."""
+"""Hugging Face data sets, by name on the hub or from local files of the same layout."""
 
 import glob
 import re
@@ -13,7 +13,7 @@ from tombola.errors import TombolaError
 from .cache import Decoded, cached, identity_of
 from .columns import tables_of
 from .dataset import Dataset
-from .source import Options, assemble, check_numbers, check_parts, decoder_of
+from .source import Options, assemble, check_parts, decoder_of
 
 FORMATS = {
     ".parquet": "parquet",
@@ -23,7 +23,7 @@ FORMATS = {
     ".json": "json",
     ".jsonl": "json",
 }
-"""Kinds of local files, by the end of their names."""
+"""Formats of local files, by suffix."""
 
 _SPLITS = {
     "train": "train|training",
@@ -31,9 +31,8 @@ _SPLITS = {
     "test": "test|testing|eval|evaluation",
 }
 
-
 _ABOUT = ("dataset_info", "dataset_dict", "state.json", "package.json")
-"""Files that only tell about a folder's data."""
+"""Beginnings of the names of files that describe a folder's data."""
 
 
 def huggingface(
@@ -52,7 +51,7 @@ def huggingface(
     normalise: Any = "auto",
     revision: str | None = None,
 ) -> Dataset:
-    """The data set `path`: a name on the hub, a folder, a file, or a pattern of files (parquet, arrow, csv, json).
+    """Return the data set `path`: a name on the hub, a folder, a file, or a pattern of files (parquet, arrow, csv, json).
 
     name, revision: of a configuration and version on the hub. train, test, validation: splits there, or how many training
     examples to hold out. inputs, target: columns, where they are not the only image and the only class label. subset,
@@ -61,15 +60,14 @@ def huggingface(
     """
     files = _local(path)
     title = _title(path, files) + (f"-{name}" if name else "")
-    check_numbers(title, subset=subset, subset_test=subset_test)
-    check_parts(title, train=train, validation=validation, test=test)
-    decoder, options = decoder_of(title, size, pool, mode), Options(validation, test, subset, subset_test, normalise)
+    check_parts(title, train=train)
+    decoder, options = decoder_of(title, size, pool, mode), Options(title, validation, test, subset, subset_test, normalise)
     where: list[Any] = [identity_of(f) for f in files] or [path, revision]
     arguments = [title, name, train, test, validation, inputs, target, subset, subset_test, size, pool, mode, normalise]
 
     def decode(space: Path) -> Decoded:
         with _quiet():
-            splits = _from_files(path, files, space / "copy") if files else _from_hub(path, name, revision)
+            splits = _from_files(path, files, target, space / "copy") if files else _from_hub(path, name, revision)
             wanted = options.named(train)
             for part, split in wanted.items():
                 if split not in splits:
@@ -79,13 +77,13 @@ def huggingface(
                     )
             parts = {part: splits[split]() for part, split in wanted.items()}
             tables, classes = tables_of(parts, inputs, target, decoder)
-        return assemble(title, tables, classes, options, decoder)
+        return assemble(tables, classes, options, decoder)
 
     return cached(["huggingface", where, arguments], decode)
 
 
 def _local(path: str) -> list[Path]:
-    """The files meant, sorted; none where it is a name on the hub. Raises TombolaError where there are no such files."""
+    """Return the files at `path`, sorted; none if it is a name on the hub. Raises TombolaError if they do not exist."""
     here = Path(path).expanduser()
     if here.is_file():
         found = [here]
@@ -111,7 +109,7 @@ def _local(path: str) -> list[Path]:
 
 
 def _title(path: str, files: list[Path]) -> str:
-    """What the data is called: the hub's name without its owner; the folder of files; the name of a single file."""
+    """Return the name of the data: the hub's name without its owner, the folder of files, or the name of a single file."""
     if not files:
         return path.rpartition("/")[2]
     here = Path(path).expanduser()
@@ -124,7 +122,7 @@ def _title(path: str, files: list[Path]) -> str:
 
 
 def _split_in(text: str) -> str | None:
-    """The split that a file's or folder's name tells: the start of a shard's name, or a word in it, as the hub reads it."""
+    """Return the split in a file's or folder's name: the start of a shard's name, or a word in it, as the hub reads it."""
     if shard := re.match(r"([A-Za-z_]\w*)-\d{5}-of-\d{5}", text):
         return shard[1]
     for split, words in _SPLITS.items():
@@ -133,16 +131,26 @@ def _split_in(text: str) -> str | None:
     return None
 
 
-def _from_files(path: str, files: list[Path], space: Path) -> Mapping[str, Callable[[], Any]]:
-    """Split -> what reads its `datasets.Dataset`, through a copy in `space`."""
+def _from_files(path: str, files: list[Path], target: str | None, space: Path) -> Mapping[str, Callable[[], Any]]:
+    """Return a function for each split that reads its `datasets.Dataset`, through a copy in `space`.
+
+    target: its words in a CSV file are taken as they are: there NA is a class, and only an empty cell is missing.
+    """
     import datasets
 
     here = Path(path).expanduser()
 
     def read(kind: str, some: list[str]) -> Any:
-        extra = {"sep": "\t"} if some[0].lower().endswith(".tsv") else {}
+        escaped = [glob.escape(file) for file in some]  # the library takes every path as a pattern
+        load = partial(datasets.load_dataset, kind, data_files=escaped, split="train", cache_dir=str(space))
+        load = partial(load, sep="\t") if some[0].lower().endswith(".tsv") else load
         try:
-            return datasets.load_dataset(kind, data_files=some, split="train", cache_dir=str(space), **extra)
+            rows: Any = load()
+            found = rows[target] if kind == "csv" and target in rows.features else []
+            if None in found and all(cell is None or isinstance(cell, str) for cell in found):
+                literal: Any = load(keep_default_na=False, na_values=[""])
+                rows = rows.remove_columns(target).add_column(target, literal[target])
+            return rows
         except Exception as error:
             raise TombolaError(f"{path} can't be read: {_in_short(error)}; check the files") from error
 
@@ -177,7 +185,7 @@ def _from_hub(path: str, name: str | None, revision: str | None) -> Mapping[str,
 
 
 def _in_short(error: BaseException) -> str:
-    """The first cause, in one line."""
+    """Return the error's first cause in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split())
@@ -186,7 +194,7 @@ def _in_short(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's own progress bars; afterwards as it was."""
+    """Hide the progress bars of `datasets` meanwhile."""
     import datasets
 
     shown = datasets.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""Image files to uint8 tensors of one shape."""
+"""Decoding of image files to uint8 tensors of one shape."""
 
 import io
 from dataclasses import dataclass, field
@@ -11,74 +11,53 @@ from torch import Tensor
 from tombola.errors import TombolaError
 
 _GRAY = {"1", "L", "LA"}
-_COLOUR = {"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"}
+_COLOUR = {"RGB", "RGBA", "P", "PA", "YCbCr", "RGBX"}
+_ON_REQUEST = {"CMYK", "LAB", "HSV"}
+"""Modes without one meaning as RGB (inks, profiles): they are converted where args.mode asks for it."""
+
+_FORMATS = {"PNG", "JPEG", "MPO", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM"}
+"""Formats whose depth of channels and frames are checked. MPO is a camera's JPEG with a preview behind it."""
 
 # ITU-T T.81, table K.1: what most encoders scale by their quality. Sorted, since decoders order them differently.
 _LUMINANCE = (
-    *(
-        10,
-        11,
-        12,
-        12,
-        13,
-        14,
-        14,
-        14,
-        16,
-        16,
-        16,
-        17,
-        18,
-        19,
-        22,
-        22,
-        24,
-        24,
-        24,
-        26,
-        29,
-        35,
-        37,
-        40,
-        40,
-        49,
-        51,
-        51,
-        55,
-        55,
-    ),
-    *(56, 56, 57, 58, 60, 61, 62, 64, 64, 68, 69, 72, 77, 78, 80, 81, 87, 87, 92, 92, 95, 98, 99, 100, 101, 103, 103, 103),
-    *(104, 109, 112, 113, 120, 121),
+    *(10, 11, 12, 12, 13, 14, 14, 14, 16, 16, 16, 17, 18, 19, 22, 22, 24, 24, 24, 26, 29, 35),
+    *(37, 40, 40, 49, 51, 51, 55, 55, 56, 56, 57, 58, 60, 61, 62, 64, 64, 68, 69, 72, 77, 78),
+    *(80, 81, 87, 87, 92, 92, 95, 98, 99, 100, 101, 103, 103, 103, 104, 109, 112, 113, 120, 121),
 )
 
 
 @dataclass
 class Decoder:
-    """Decodes images one after another; all must come out alike."""
+    """Decoder of images, one after another; all results have one shape."""
 
     name: str
-    """Of the data, for errors."""
+    """Name of the data, for errors."""
     mode: str | None = None
-    """RGB or L to convert every image; None: gray or colour, as the first is."""
+    """Mode RGB or L to convert every image to; None: that of the first image."""
     size: int | None = None
     pool: int = 1
     qualities: set[int | None] = field(default_factory=set)
-    """JPEG qualities that were met; None of an image that is no JPEG or whose tables are not the usual ones."""
+    """JPEG qualities found; None for an image that is no JPEG or has unusual tables."""
     first: tuple[str, tuple[int, ...]] | None = None
-    """(name, shape) of the first example."""
+    """Name and shape of the first example."""
     found: str | None = None
     """Mode of the first image, RGB or L."""
 
     def __call__(self, what: str, data: bytes | None) -> Tensor:
-        """The image [C, H, W], uint8. what: its name. Raises TombolaError naming one that is corrupt or unlike."""
-        from PIL import Image
+        """Return the image [C, H, W], uint8. Raises TombolaError for one that is corrupt or unlike the first.
+
+        what: its name in errors.
+        """
+        from PIL import Image, ImageOps
 
         if data is None:
             raise TombolaError(f"data {self.name!r}: {what} is missing; take it out of the source")
         try:
             with Image.open(io.BytesIO(data)) as image:
+                self._check_whole(what, image)
                 image.load()
                 tables = getattr(image, "quantization", None)
+                ImageOps.exif_transpose(image, in_place=True)
                 image = self._converted(what, image)
                 if self.size is not None:
                     image = _resized(image, self.size)
@@ -94,11 +73,39 @@ class Decoder:
         self.alike(what, pixels, "(channels, height, width); set args.size to resize all")
         return self._pooled(what, pixels)
 
+    def _check_whole(self, what: str, image: Any) -> None:
+        """Raise TombolaError for an image of which decoding would drop bits or frames."""
+        if image.format not in _FORMATS:
+            raise TombolaError(f"data {self.name!r}: {what} is a {image.format} file; convert it to PNG")
+        # Pillow's modes of colour have 8 bits whatever the file has; the depth is in the arguments of its decoder: "RGB;16B"
+        # of a PNG, ("RGB;16L", 0, 1) of a TIFF, ("RGB", largest value) of a PPM. A BMP's "BGR;16" is 16 bits a pixel.
+        arguments = image.tile[0][3] if image.tile else ""  # a WebP has none
+        raw, *rest = arguments if isinstance(arguments, tuple) else (arguments,)
+        deep = (";16" in str(raw) and image.format != "BMP") or (image.format == "PPM" and rest and rest[0] > 255)
+        if deep and image.mode in _COLOUR:
+            raise TombolaError(
+                f"data {self.name!r}: {what} has 16 bits a channel; only images of 8 are taken: scale it, or turn it into "
+                "numbers in a function of your own that returns a tombola.data.Dataset"
+            )
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        if frames > 1:
+            raise TombolaError(f"data {self.name!r}: {what} has {frames} frames; give an image of one")
+
     def _converted(self, what: str, image: Any) -> Any:
         mode = "L" if image.mode in _GRAY else "RGB" if image.mode in _COLOUR else None
+        if image.mode in _ON_REQUEST and self.mode is not None:
+            mode = "RGB"
         if mode is None:
+            asked = "set args.mode to RGB to convert it" if image.mode in _ON_REQUEST else "convert it"
             raise TombolaError(
-                f"data {self.name!r}: {what} has mode {image.mode}; only images of 8 bits a channel are taken"
+                f"data {self.name!r}: {what} has mode {image.mode}; only gray and RGB images of 8 bits a channel are taken: "
+                f"{asked}"
+            )
+        hides = self.mode is None and image.has_transparency_data
+        if hides and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+            raise TombolaError(
+                f"data {self.name!r}: {what} is transparent in places; paint it on a background, or set args.mode to RGB or "
+                "L to drop the transparency"
             )
         self.found = self.found or mode
         if self.mode is None and mode != self.found:
@@ -111,7 +118,7 @@ class Decoder:
         return image if image.mode == wanted else image.convert(wanted)
 
     def alike(self, what: str, value: Tensor, mend: str) -> None:
-        """Raises TombolaError where the shape is not that of the first example."""
+        """Raise TombolaError if the shape is not that of the first example."""
         shape = tuple(value.shape)
         self.first = self.first or (what, shape)
         if shape != self.first[1]:
@@ -129,7 +136,7 @@ class Decoder:
 
 
 def _resized(image: Any, size: int) -> Any:
-    """The shorter side becomes `size` (bilinear over the whole area, as Pillow does), then the middle square is cut out."""
+    """Resize the shorter side to `size` (bilinear over the whole area), then cut out the middle square."""
     from PIL import Image
 
     factor = size / min(image.size)
@@ -141,14 +148,9 @@ def _resized(image: Any, size: int) -> Any:
 
 @lru_cache(maxsize=256)
 def jpeg_quality(luminance: tuple[int, ...]) -> int | None:
-    """The quality 1-100 whose luminance table this is, by the scaling of the Independent JPEG Group; None for others."""
-    return _by_table().get(tuple(sorted(luminance)))
-
-
-@lru_cache(maxsize=1)
-def _by_table() -> dict[tuple[int, ...], int]:
-    tables = {}
+    """Return the quality 1-100 of a luminance table in the scaling of the Independent JPEG Group; None for other tables."""
     for quality in range(1, 101):
         scale = 200 - 2 * quality if quality >= 50 else 5000 // quality
-        tables[tuple(min(255, max(1, (base * scale + 50) // 100)) for base in _LUMINANCE)] = quality
-    return tables
+        if sorted(luminance) == [min(255, max(1, (base * scale + 50) // 100)) for base in _LUMINANCE]:
+            return quality
+    return None

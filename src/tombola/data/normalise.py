@@ -1,4 +1,4 @@
-"""From stored inputs to what a network takes: a scale and a shift for each channel, applied batch by batch on the device."""
+"""Normalisation of stored inputs: a scale and a shift for each channel, applied batch by batch on the device."""
 
 import math
 from collections.abc import Sequence
@@ -12,35 +12,37 @@ from torch import Tensor
 from tombola.errors import TombolaError
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and standard deviation of ImageNet's red, green and blue in [0, 1]: what most published recipes use."""
+"""Mean and standard deviation of ImageNet's red, green and blue in [0, 1], as in most published recipes."""
 
 _CHUNK = 4096  # examples
 
 
 @dataclass(frozen=True)
 class Normalise:
-    """(x / scale - mean) / std for each channel, in float32."""
+    """Function (x / scale - mean) / std for each channel, in float32."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     scale: float = 1.0
-    """255 for uint8 pixels: mean and std are then of values in [0, 1]."""
+    """Scale of the inputs: 255 for uint8 pixels, so that mean and std are of values in [0, 1]."""
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Inputs [B, C, ...] of any dtype -> float32 of the same shape, on the same device."""
+        """Return normalised inputs [B, C, ...] in float32, on their device."""
         factor, shift = _affine(self, inputs.device, inputs.ndim)
         return inputs.to(torch.float32).mul_(factor).add_(shift)
 
 
 @lru_cache(maxsize=32)
 def _affine(normalise: Normalise, device: torch.device, ndim: int) -> tuple[Tensor, Tensor]:
-    """x * factor + shift; made once a device, since copying even six numbers there takes time."""
+    """Return (factor, shift) of x * factor + shift; once a device, since copying even six numbers there takes time."""
     mean, std = (torch.tensor(v, dtype=torch.float64).view(-1, *[1] * (ndim - 2)) for v in (normalise.mean, normalise.std))
     return (1 / (normalise.scale * std)).float().to(device), (-mean / std).float().to(device)
 
 
 def normalise_of(choice: str | dict[str, Sequence[float]], train: Tensor, name: str) -> Normalise:
-    """What `choice` says for stored inputs like `train` [N, C, ...]: auto, imagenet, own, none, or {mean: [..], std: [..]}.
+    """Return the normalisation of that name for stored inputs like `train` [N, C, ...].
+
+    choice: auto, imagenet, own, none, or {mean: [..], std: [..]}.
 
     auto: imagenet for colour images, own for anything else. own: of the training examples. Raises TombolaError.
     """
@@ -69,7 +71,7 @@ def normalise_of(choice: str | dict[str, Sequence[float]], train: Tensor, name: 
 
 
 def _numbers(given: Any) -> tuple[float, ...]:
-    """The finite numbers in a list; empty for anything else."""
+    """Return the finite numbers in a list; empty for anything else."""
     try:
         numbers = tuple(float(v) for v in given)
     except (TypeError, ValueError):
@@ -78,7 +80,7 @@ def _numbers(given: Any) -> tuple[float, ...]:
 
 
 def _moments(train: Tensor, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel. Six digits, so that they do not depend on the order of summation."""
+    """Return mean and standard deviation of each channel, to six digits so that the order of summation does not count."""
     total, count = torch.zeros(train.shape[1], dtype=torch.float64), train[:, :1].numel()
     for part in train.split(_CHUNK):
         total += part.to(torch.float64).transpose(0, 1).flatten(1).sum(1)

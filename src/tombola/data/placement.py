@@ -1,4 +1,4 @@
-"""Where data lies while it is trained on: on the device, or in its file and sent batch by batch."""
+"""Placement of training data: on the device, or in its file and sent batch by batch."""
 
 import os
 from pathlib import Path
@@ -12,16 +12,16 @@ from .augment import flip_and_crop
 from .batches import StreamedBatches, TensorBatches
 from .dataset import Dataset
 
-_SHARE = 0.5  # of the free memory that data may take: the rest is the network's
+_SHARE = 0.5  # of the free memory; the rest is left to the network
 
 
 def fits(data: Dataset, device: torch.device) -> bool:
-    """Whether the stored inputs take less than half of what is free on the device now."""
+    """Return whether the stored inputs take less than half of the device's free memory."""
     return data.nbytes < _SHARE * free_memory(device)
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes; on a CPU what the system, or the control group this process is in, has left."""
+    """Return the free bytes; on a CPU of the system or of this process's control group, whichever has less."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     left = []
@@ -42,7 +42,7 @@ def free_memory(device: torch.device) -> int:
 def training_batches(
     data: Dataset, settings: DataSettings, batch_size: int, seed: streams.Word, device: torch.device
 ) -> TensorBatches:
-    """The training split in batches, augmented as the settings say; the same bits wherever the data lies."""
+    """Return the training split in batches, augmented by the settings; the bits do not depend on the placement."""
     augment = flip_and_crop(flip=settings.flip, crop=settings.crop) if settings.flip or settings.crop else None
     resident = fits(data, device) if settings.resident is None else settings.resident
     if not resident:

@@ -1,4 +1,4 @@
-"""What every source of examples has in common: from its splits to what is decoded and stored."""
+"""Steps common to all sources of examples: from tables of undecoded splits to stored data."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,40 +18,46 @@ from .normalise import normalise_of
 
 @dataclass(frozen=True)
 class Table:
-    """One split of a source, of which nothing is decoded yet."""
+    """Undecoded split of a source."""
 
     targets: Tensor
-    """[N] classes, or [N, 1] reals."""
+    """Classes [N], or reals [N, 1]."""
     read: Callable[[list[int]], Iterator[Tensor]]
-    """The inputs of some rows, one after another: uint8 images [C, H, W] or float32 numbers."""
+    """Function that yields the inputs of some rows: uint8 images [C, H, W] or float32 numbers."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What may be asked of every source."""
+    """Options of every source. Raises TombolaError for values out of bounds."""
 
+    name: str
+    """Name of the data, for errors."""
     validation: str | int
-    """A split's name, or how many training examples to hold out."""
+    """Name of a split, or number of training examples to hold out."""
     test: str | int
     subset: int | None
     subset_test: int | None
     normalise: Any
 
+    def __post_init__(self) -> None:
+        check_numbers(self.name, subset=self.subset, subset_test=self.subset_test)
+        check_parts(self.name, validation=self.validation, test=self.test)
+
     def named(self, train: str) -> dict[str, str]:
-        """Which of the source's splits are used whole: part -> its name there."""
+        """Return the parts that are whole splits of the source, with these splits' names."""
         parts = {"train": train, "validation": self.validation, "test": self.test}
         return {part: name for part, name in parts.items() if isinstance(name, str)}
 
 
 def check_numbers(name: str, **values: Any) -> None:
-    """Raises TombolaError for a value that is neither None nor a whole number of at least 1."""
+    """Raise TombolaError for a value that is neither None nor a whole number of at least 1."""
     for key, value in values.items():
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise TombolaError(f"data {name!r}: {key} is {value!r}; it must be a whole number, at least 1")
 
 
 def check_parts(name: str, **values: Any) -> None:
-    """Raises TombolaError for a value that is neither the name of a split nor a number of examples."""
+    """Raise TombolaError for a value that is neither the name of a split nor a number of examples."""
     for key, value in values.items():
         whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0 and key != "train"
         if not (whole or (isinstance(value, str) and value)):
@@ -60,20 +66,19 @@ def check_parts(name: str, **values: Any) -> None:
 
 
 def decoder_of(name: str, size: int | None, pool: int, mode: str | None) -> Decoder:
-    """Raises TombolaError for values out of bounds."""
+    """Return the decoder. Raises TombolaError for values out of bounds."""
     check_numbers(name, size=size, pool=pool)
     if mode not in (None, "RGB", "L"):
         raise TombolaError(f"data {name!r}: mode is {mode!r}; it must be RGB or L")
     return Decoder(name, mode, size, pool)
 
 
-def assemble(
-    name: str, tables: Mapping[str, Table], classes: Sequence[str] | None, options: Options, decoder: Decoder
-) -> Decoded:
-    """Draws held-out parts and subsets, and decodes what is left of the tables (train and, where named, the others).
+def assemble(tables: Mapping[str, Table], classes: Sequence[str] | None, options: Options, decoder: Decoder) -> Decoded:
+    """Draw held-out parts and subsets of the tables (train and, where named, the others), and decode the rows.
 
-    name: names the draws, and with the quality of its JPEGs the data. classes: None for a regression.
+    The options' name is that of the draws, and with the quality of its JPEGs of the data. classes: None for a regression.
     """
+    name = options.name
     for part, table in tables.items():
         if not len(table.targets):
             raise TombolaError(f"data {name!r}: the {part} split is empty; name another with args.{part}")
@@ -104,7 +109,7 @@ def assemble(
 
 
 def called(name: str, qualities: set[int | None]) -> str:
-    """What tables call the data: images that are all JPEGs of one quality are not the lossless ones, and are told apart."""
+    """Return the data's name in tables, with the quality if all images are JPEGs of one: they are not the lossless ones."""
     (quality,) = qualities if len(qualities) == 1 else (None,)
     suffix = f"-jpeg{quality}"
     return name if quality is None or name.endswith(suffix) else name + suffix

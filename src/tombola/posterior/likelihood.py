@@ -27,13 +27,15 @@ class Categorical(nn.Module):
     def __init__(self, label_smoothing: float = 0.0):
         super().__init__()
         self.label_smoothing = label_smoothing
+        self._looked = False
 
     def forward(self, output: Any, batch: Batch) -> Tensor:
         """Log likelihood of each example, [B], in nats.
 
         Logits [B, C] and class indices [B]; with positions [B, T, C] and [B, T], summed over those whose label is not -100.
         Labels may be class probabilities in the logits' shape. With label smoothing e (in training mode) the target is
-        (1 - e) one-hot + e / C. Raises TombolaError for other shapes.
+        (1 - e) one-hot + e / C. Raises TombolaError for other shapes, for a single logit, for indices outside 0 to C - 1,
+        and for rows that are no probabilities.
         """
         logits, labels = self.compared(output, batch)
         soft = labels.is_floating_point()
@@ -42,6 +44,9 @@ class Categorical(nn.Module):
                 f"labels {labels.dtype} of shape {tuple(labels.shape)} do not fit logits of shape {tuple(logits.shape)}, "
                 "whose last dimension is the classes'"
             )
+        if labels.device.type == "cpu" or not self._looked:  # a look at values waits for a GPU: there one at the first batch
+            check_classes(labels, logits.shape[-1])
+            self._looked = True
         logits = logits if logits.dtype == torch.float64 else logits.float()  # bf16 would round the loss
         classes, smoothing = logits.shape[-1], self.label_smoothing if self.training else 0.0
         labels = labels.reshape(-1, classes) if soft else labels.reshape(-1).long()  # int32, bool
@@ -53,6 +58,35 @@ class Categorical(nn.Module):
     def compared(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """The logits, and the labels that they are held against."""
         return logits_of(output), targets_of(batch)
+
+
+def check_classes(labels: Tensor, classes: int) -> None:
+    """Raise TombolaError for labels that are neither indices of the `classes` nor probabilities of them."""
+    if classes < 2:
+        raise TombolaError(
+            "the categorical likelihood needs one output for each class, the network has one in all; give it two outputs, "
+            "or a likelihood of your own: the negative binary_cross_entropy_with_logits of each example"
+        )
+    if labels.is_floating_point():
+        sums = labels.float().sum(-1)
+        wrong = ~((sums - 1).abs() < 1e-2) | ~(labels >= 0).all(-1)  # NaN is wrong, too; bf16 rounds the sums
+        if bool(wrong.any()):
+            raise TombolaError(
+                f"a row of floating-point labels sums to {sums[wrong][0].item():.4g}, but class probabilities are at least "
+                "0 and sum to 1; for several classes an example (multi-label) give a likelihood of your own: the negative "
+                "sum of binary_cross_entropy_with_logits"
+            )
+    else:
+        numbers = labels.long()
+        least, most = map(int, numbers.aminmax()) if numbers.numel() else (0, 0)
+        if least >= 0 and most < classes:  # nearly always; the masks below would cost small networks time
+            return
+        wrong = ((numbers < 0) | (numbers >= classes)) & (numbers != IGNORED)
+        if bool(wrong.any()):
+            raise TombolaError(
+                f"there is a label {numbers[wrong][0].item()}, but the network has {classes} outputs: labels are 0 to "
+                f"{classes - 1}, or {IGNORED} where an example does not count"
+            )
 
 
 class NextToken(Categorical):
@@ -80,9 +114,19 @@ class GaussianNoise(nn.Module):
         return math.exp(self.log_noise.item())
 
     def forward(self, output: Any, batch: Batch) -> Tensor:
-        """Log density of each example, [B], in nats, summed over the target's dimensions."""
-        mean = logits_of(output)
-        target = targets_of(batch).reshape_as(mean)
+        """Return the log density of each example, [B], in nats, summed over the target's dimensions.
+
+        Raises TombolaError for targets of another shape; dimensions of 1 do not count.
+        """
+        mean, target = logits_of(output), targets_of(batch)
+        if [n for n in mean.shape if n != 1] != [n for n in target.shape if n != 1]:
+            raise TombolaError(
+                f"targets of shape {tuple(target.shape)} do not fit outputs of shape {tuple(mean.shape)}; give one target "
+                "for each output, in the same order"
+            )
+        if target.device.type == "cpu" and not bool(target.isfinite().all()):  # on a GPU a look would wait for it
+            raise TombolaError("a target is not finite; leave the example out, or fill the target")
+        target = target.reshape_as(mean)
         residual = (target - mean) * torch.exp(-self.log_noise)
         log_density = -0.5 * residual.square() - self.log_noise - 0.5 * math.log(2 * math.pi)
         return log_density.reshape(len(log_density), -1).sum(1)  # outputs [B] too

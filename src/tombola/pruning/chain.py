@@ -22,14 +22,14 @@ class TrainStep(Protocol[N_contra, T_co]):
 
 @dataclass(frozen=True)
 class Level(Generic[N, T]):
-    """One level of a chain: a ticket, its training, and where the survivors of every level restart, unmasked."""
+    """One level of a chain: a ticket, its training, and the unmasked state at which the survivors of every level restart."""
 
     level: int
     ticket: N
     trained: T
     dense: N | T
     start: str
-    """Where in the schedule the survivors restart, as `parse_rewind` returns it."""
+    """Place in the schedule where the survivors restart, as `parse_rewind` returns it."""
 
 
 def walk_chain(
@@ -37,9 +37,9 @@ def walk_chain(
 ) -> Iterator[Level[N, T]]:
     """Walk the levels of one chain, from the dense start on; a level is made when it is asked for.
 
-    What is walked over is the caller's: tickets that are trained at once (`find_tickets`), or stages that describe it (a
-    study). train: see `TrainStep`. prune: makes the next ticket from a training, what survivors restart from, and the level
-    that is pruned. Raises TombolaError for a `rewind` that is none.
+    The nodes are tickets that are trained at once (`find_tickets`), or stages that describe a training (a study). prune:
+    makes the next ticket from a training, the restart of the survivors, and the pruned level. Raises TombolaError for an
+    invalid `rewind`.
     """
     at = parse_rewind(settings.rewind)
     restart: N | T = train(dense, 0, "", at) if at else dense

@@ -1,4 +1,4 @@
-"""One level of iterative pruning, and the arms that a level's ticket gives."""
+"""One level of iterative pruning, and the control arms made from a level's ticket."""
 
 import warnings
 from collections.abc import Callable
@@ -18,12 +18,12 @@ from .ticket import Ticket, with_mask
 
 
 def prune_ticket(ticket: Ticket, start: State, settings: PruneSettings, generator: torch.Generator) -> Ticket:
-    """Return the next level's ticket: the trained posterior of `ticket` is scored, a fraction of what is left is pruned,
-    and the survivors restart at `start` (the whole of it: means, std, deterministic parameters, buffers).
+    """Return the next level's ticket: `ticket` pruned by its trained posterior, its survivors restarted at `start`.
 
-    settings: their `score`, `sigma`, `fraction` and `scope`. generator: for scores that draw, and a shuffled sigma.
+    start: read whole (means, std, deterministic parameters, buffers). settings: their `score`, `sigma`,
+    `fraction` and `scope`. generator: for scores that draw, and a shuffled sigma.
 
-    Warns with the names of layers of which nothing is left any more. Raises TombolaError for an unknown name.
+    Warns with the names of layers that this level has emptied. Raises TombolaError for an unknown name.
     """
     score = plugins.resolve(settings.score, SCORES, "score")
     layout, q = ticket.layout, ticket.posterior
@@ -48,7 +48,7 @@ def _at_the_start(ticket: Ticket, generator: torch.Generator) -> Tensor | None:
 
 
 def _shuffled(ticket: Ticket, generator: torch.Generator) -> Tensor | None:
-    """Among the survivors of each layer."""
+    """Return the trained std, permuted among the survivors of each layer."""
     if (trained := ticket.posterior.std) is None:
         return None
     std = trained.clone()
@@ -63,16 +63,16 @@ SIGMAS: dict[str, Callable[[Ticket, torch.Generator], Tensor | None]] = {
     "start": _at_the_start,
     "shuffled": _shuffled,
 }
-"""What a score sees as std [P], None of a point; all but the first are controls of whether the learned sigma counts."""
+"""Sources of the std [P] that a score reads, None for a point; the last two are controls of the learned sigma."""
 
 
 def shuffled(ticket: Ticket, start: State, how: str, generator: torch.Generator) -> Ticket:
-    """The ticket with its mask shuffled (`layerwise`, `global` or `even`) and the dense `start` under the new mask."""
+    """Return the ticket with its mask shuffled (`layerwise`, `global` or `even`) and the dense `start` under it."""
     return with_mask(ticket, SHUFFLES[how](ticket.layout, ticket.mask, generator), start)
 
 
 def transplanted(ticket: Ticket, bayesian: State) -> Ticket:
-    """A deterministic ticket in a Bayesian network: its mask and its rewind values as means, std from `bayesian`.
+    """Return a deterministic ticket in a Bayesian network: its mask and its rewind values as means, std from `bayesian`.
 
     Raises TombolaError if the two have different layouts or `bayesian` has no std.
     """

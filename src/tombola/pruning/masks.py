@@ -1,4 +1,4 @@
-"""Masks over the flat order of a layout: keep the top, shuffle.
+"""Pruning and shuffling of masks over the flat order of a layout.
 
 Legend: P parameters; a mask is bool [P] and True outside the prunable segments.
 """
@@ -11,12 +11,12 @@ from tombola.posterior.layout import Layout, Segment
 
 
 def prune_count(remaining: int, fraction: float) -> int:
-    """How many of `remaining` weights a level prunes: the fraction, rounded to the nearest number (ties to even)."""
+    """Return the number of `remaining` weights that a level prunes: the fraction, rounded (ties to even)."""
     return round(remaining * fraction)
 
 
 def drop_lowest(scores: Tensor, count: int) -> Tensor:
-    """Bool [n]: all but exactly `count` of the lowest scores; among equals the higher index goes first."""
+    """Return bool [n], False at exactly `count` of the lowest scores; among equals the higher index is dropped first."""
     # stable sort: ties keep the lower index, so the count is exact
     order = torch.sort(scores, descending=True, stable=True).indices
     keep = torch.ones(scores.numel(), dtype=torch.bool)
@@ -25,7 +25,7 @@ def drop_lowest(scores: Tensor, count: int) -> Tensor:
 
 
 def prune(layout: Layout, mask: Tensor, scores: Tensor, fraction: float, scope: str) -> Tensor:
-    """The next mask: of the surviving prunable weights, `fraction` with the lowest scores are pruned.
+    """Return the next mask: the `fraction` of the surviving prunable weights with the lowest scores is pruned.
 
     scores: [P], read only where a prunable weight survives. scope: `global` ranks all of them together, `layerwise` takes
     the fraction of each segment.
@@ -49,26 +49,26 @@ def _each_prunable(layout: Layout) -> list[Tensor]:
 
 
 GROUPS = {"global": _all_prunable, "layerwise": _each_prunable}
-"""Scope -> the index sets within which weights compete."""
+"""Index sets within which weights compete, by scope."""
 
 
 def emptied(layout: Layout, mask: Tensor) -> list[str]:
-    """Names of prunable tensors of which nothing is left."""
+    """Return the names of prunable tensors without a surviving weight."""
     return [s.name for s in layout.prunable_segments() if not bool(mask[s.slice].any())]
 
 
 def shuffle_layerwise(layout: Layout, mask: Tensor, generator: torch.Generator) -> Tensor:
-    """Each segment's mask permuted within itself: every layer keeps its count."""
+    """Permute each segment's mask within itself: every layer keeps its count."""
     return _permute(mask, _each_prunable(layout), generator)
 
 
 def shuffle_global(layout: Layout, mask: Tensor, generator: torch.Generator) -> Tensor:
-    """All prunable segments' masks concatenated and permuted: the total is kept."""
+    """Permute the mask over all prunable segments together: the total is kept."""
     return _permute(mask, _all_prunable(layout), generator)
 
 
 def shuffle_even(layout: Layout, mask: Tensor, generator: torch.Generator) -> Tensor:
-    """Every segment random at the global density, to one weight; the total is kept exactly."""
+    """Draw every segment at random at the global density, to one weight; the total is kept exactly."""
     segments = layout.prunable_segments()
     kept = int(mask[layout.prunable].sum())
     result = mask.clone()
@@ -90,7 +90,7 @@ def _permute(mask: Tensor, groups: list[Tensor], generator: torch.Generator) -> 
 
 
 def _even_counts(sizes: list[int], kept: int) -> list[int]:
-    """Shares of `kept` in proportion to the sizes; what rounding down leaves goes to the largest remainders."""
+    """Share `kept` out in proportion to the sizes; the remainder of rounding down goes to the largest fractions."""
     total = max(1, sum(sizes))
     counts = [kept * size // total for size in sizes]
     by_remainder = sorted(range(len(sizes)), key=lambda i: (-(kept * sizes[i] % total), i))

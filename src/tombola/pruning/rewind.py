@@ -1,4 +1,4 @@
-"""What the rewind setting says: init, epoch:K, step:K, or learning_rate."""
+"""Reading of the rewind setting: init, epoch:K, step:K, or learning_rate."""
 
 import re
 
@@ -6,7 +6,7 @@ from tombola.errors import TombolaError
 
 
 def parse_rewind(rewind: str) -> str:
-    """Where in the schedule survivors restart, as `step_of` takes it: "epoch:K", "step:K", or "" for its beginning.
+    """Return where in the schedule survivors restart, for `step_of`: "epoch:K", "step:K", or "" for its beginning.
 
     Raises TombolaError for any other text.
     """
@@ -18,7 +18,7 @@ def parse_rewind(rewind: str) -> str:
 
 
 def step_of(where: str, steps_per_epoch: int) -> int | None:
-    """The step that "epoch:K" or "step:K" names; None for ""."""
+    """Return the step that "epoch:K" or "step:K" names; None for ""."""
     if not where:
         return None
     unit, _, count = where.partition(":")

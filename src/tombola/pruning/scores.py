@@ -1,6 +1,6 @@
-"""What ranks weights: higher survives. A new score is a function of a few lines and a line in SCORES.
+"""Scores that rank weights: higher survives. A new score is a function of a few lines and a line in SCORES.
 
-mean, std: flat float64 tensors of the surviving prunable weights; the generator is for scores that draw. One number each.
+mean, std: flat float64 tensors [n] of the surviving prunable weights; generator: for scores that draw. Result: [n].
 """
 
 import math
@@ -15,44 +15,44 @@ Score = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 
 def mu(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
-    """abs(mean)."""
+    """Return abs(mean)."""
     return mean.abs()
 
 
 def snr(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
-    """abs(mean) / std: Graves 2011; "IMP" of a Bayesian network in arXiv 2602.18825. Infinite where std is 0."""
+    """Return abs(mean) / std: Graves 2011; "IMP" of a Bayesian network in arXiv 2602.18825. Infinite where std is 0."""
     return mean.abs() / std
 
 
 def square(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
-    """sqrt(mean^2 + std^2), the root of E w^2."""
+    """Return sqrt(mean^2 + std^2), the root of E w^2."""
     return (mean.square() + std.square()).sqrt()
 
 
 def random(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform in [0, 1): the baseline that knows nothing."""
+    """Draw uniformly from [0, 1): the baseline without information."""
     return torch.rand(mean.shape, generator=generator, dtype=mean.dtype)
 
 
 def std_large(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
-    """std: the uncertain weights survive."""
+    """Return std: the uncertain weights survive."""
     return std
 
 
 def std_small(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
-    """-std: the certain weights survive."""
+    """Return -std: the certain weights survive."""
     return -std
 
 
 def folded_mean(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
-    """E abs(w), the mean of the folded normal (used by SSVI)."""
+    """Return E abs(w), the mean of the folded normal (used by SSVI)."""
     ratio = mean / std
     folded = mean * torch.erf(ratio / math.sqrt(2)) + std * math.sqrt(2 / math.pi) * torch.exp(-0.5 * ratio.square())
     return torch.where(std > 0, folded, mean.abs())
 
 
 def folded_snr(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
-    """E abs(w) / sd abs(w), the signal-to-noise ratio of the folded normal (used by SSVI)."""
+    """Return E abs(w) / sd abs(w), the signal-to-noise ratio of the folded normal (used by SSVI)."""
     size, ratio = mean.abs(), mean.abs() / std
     excess = std * math.sqrt(2 / math.pi) * torch.exp(-0.5 * ratio.square()) - size * torch.erfc(ratio / math.sqrt(2))
     first = size + excess  # sd^2 = std^2 + mean^2 - first^2 without the difference of nearly equal squares
@@ -60,12 +60,12 @@ def folded_snr(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def snr_coded(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
-    """abs(mean) / (std^2 + 1e-6): what the code of arXiv 2602.18825 calls snr."""
+    """Return abs(mean) / (std^2 + 1e-6), "snr" in the code of arXiv 2602.18825."""
     return mean.abs() / (std.square() + 1e-6)
 
 
 def square_coded(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
-    """mean^2 + (log std)^2: what the code of arXiv 2602.18825 calls square; it ranks by log std."""
+    """Return mean^2 + (log std)^2, "square" in the code of arXiv 2602.18825; it ranks by log std."""
     return mean.square() + std.log().square()
 
 
@@ -84,14 +84,14 @@ SCORES: dict[str, Score] = {
 }
 
 WITHOUT_STD = frozenset({"magnitude", "mu", "random"})
-"""The scores that make sense for a deterministic network."""
+"""Names of the scores that make sense for a deterministic network."""
 
 
 def evaluate(name: str, score: Score, mean: Tensor, std: Tensor | None, generator: torch.Generator) -> Tensor:
-    """The score of each weight, float64 [n].
+    """Return the score of each weight, float64 [n].
 
-    std: None of a point, for which a user's score gets zeros. Raises TombolaError for one of `SCORES` that needs a std which
-    is not there, for another shape, and for NaN, which cannot be ranked.
+    std: None for a point, for which a user's score gets zeros. Raises TombolaError if one of `SCORES` needs the std that a
+    point lacks, for a wrong shape, and for NaN, which cannot be ranked.
     """
     if std is None:
         if name in SCORES and name not in WITHOUT_STD:
@@ -106,5 +106,7 @@ def evaluate(name: str, score: Score, mean: Tensor, std: Tensor | None, generato
     values = values.masked_fill(nothing, -math.inf)
     undefined = int(values.isnan().sum())
     if undefined:
-        raise TombolaError(f"score {name!r} is nan for {undefined} of {values.numel()} weights; mend it or train less far")
+        raise TombolaError(
+            f"score {name!r} is nan for {undefined} of {values.numel()} weights; correct it or train less far"
+        )
     return values

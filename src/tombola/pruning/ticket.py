@@ -1,4 +1,4 @@
-"""A ticket: which weights survive, where they start, and (once trained) where they ended.
+"""Ticket: a mask, the state its weights start at and (once trained) the state they ended at; and its file.
 
 Legend: P parameters of the layout, S weight samples, B examples.
 """
@@ -17,38 +17,49 @@ from torch import Tensor, nn
 from tombola import files, streams
 from tombola.errors import TombolaError
 from tombola.posterior.batch import logits_of
+from tombola.posterior.binding import buffers_of
 from tombola.posterior.families import Posterior
 from tombola.posterior.layout import Layout
 from tombola.posterior.predictive import Prediction, classes_of, outputs
 from tombola.posterior.state import State
 
+from .damage import check_fields, check_surviving, damaged, layout_in, mask_in, state_in
+
 FORMAT = 2
-"""Of files as written: 2 names the posterior's family. Files of format 1, which do not, are read as well."""
+"""Format of files as written: 2 names the posterior's family. Files of format 1, which do not, are read as well."""
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """Mask, rewind state, trained state, and in `info` where it came from (model, data, settings, parents, versions)."""
+    """Mask, rewind state, trained state, and in `info` its origin (model, data, settings, parents, versions)."""
 
     mask: Tensor
-    """Bool [P]; False is pruned."""
+    """Mask, bool [P]; False is pruned."""
     rewind: State
-    """Where the surviving weights start."""
+    """State at which the surviving weights start."""
     trained: State | None = None
     info: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Return density, sizes and kind in one line."""
+        kept, total = int(self.mask.cpu()[self.layout.prunable].sum()), int(self.layout.prunable.sum())
+        kind = f"{self.end.posterior.family}, {'untrained' if self.trained is None else 'trained'}"
+        level = f", level {self.info['level']}" if "level" in self.info else ""
+        return f"<Ticket: {kept:,} of {total:,} prunable weights ({self.density:.3%}), {kind}{level}>"
+
     @property
     def layout(self) -> Layout:
+        """Layout of the parameters."""
         return self.rewind.posterior.layout
 
     @property
     def posterior(self) -> Posterior:
-        """The trained posterior. Raises TombolaError if there is none."""
+        """Posterior as trained. Raises TombolaError if the ticket is untrained."""
         return self._trained().posterior
 
     @property
     def end(self) -> State:
-        """Where it ended: its trained state, or where it starts while it is untrained."""
+        """State at the end: the trained one, or the rewind state of an untrained ticket."""
         return self.trained or self.rewind
 
     @property
@@ -63,13 +74,14 @@ class Ticket:
         return int(self.mask.sum()) / self.mask.numel()
 
     def layer_density(self) -> dict[str, float]:
-        """Surviving fraction of each prunable tensor, by name."""
+        """Return the surviving fraction of each prunable tensor, by name."""
         return {s.name: self.mask[s.slice].double().mean().item() for s in self.layout.prunable_segments()}
 
     def state_dict(self, module: nn.Module, *, seed: int | None = None) -> dict[str, Any]:
-        """A plain state_dict of `module` with the trained posterior's mean, or with a weight sample: of `seed`, as the first
-        one of `predict`. In the dtypes of `module`, which is not changed; tied weights under all their names.
+        """Return a plain state_dict of `module` with the trained posterior's mean, or with a weight sample of `seed`.
 
+        The sample is the first one of `predict`. Values have the dtypes of `module`, which is not changed; tied weights
+        stand under all their names.
         Raises TombolaError if the ticket is untrained or of another model.
         """
         self.layout.check(module)
@@ -83,7 +95,7 @@ class Ticket:
         return {name: found[name].clone() if name in found else copy.deepcopy(value) for name, value in own.items()}
 
     def write_mean(self, module: nn.Module) -> nn.Module:
-        """Loads `state_dict` of the mean into `module`, which becomes an ordinary sparse network; returns it."""
+        """Load `state_dict` of the mean into `module`, which becomes an ordinary sparse network; return it."""
         module.load_state_dict(self.state_dict(module))
         return module
 
@@ -98,10 +110,11 @@ class Ticket:
         batch_norm: Literal["running", "batch"] = "running",
         select: Callable[[Any], Tensor] = logits_of,
     ) -> Prediction:
-        """Class probabilities with their uncertainty for `inputs` of B examples, from `samples` weight samples.
+        """Return class probabilities with their uncertainty for `inputs` of B examples, from `samples` weight samples.
 
         inputs, batch, batch_norm, select: as of `outputs`. Raises TombolaError if the ticket is untrained, of another model,
-        or a regression (then use `outputs`)."""
+        or a regression (then use `outputs`).
+        """
         if "log_noise" in self._trained().likelihood:
             raise TombolaError("the ticket is a regression and has no class probabilities; use ticket.outputs")
         return classes_of(
@@ -119,20 +132,21 @@ class Ticket:
         batch_norm: Literal["running", "batch"] = "running",
         select: Callable[[Any], Tensor] = logits_of,
     ) -> Tensor:
-        """What the module puts out at each weight sample, [S, B, ...], on its device: logits, or for a regression its means.
+        """Return the module's output at each weight sample, [S, B, ...], on its device: logits, or means of a regression.
 
         inputs: what the module is called with: a tensor, a tuple of positional or a mapping of keyword arguments. Equal
         seeds give equal weight samples, so batches of a loader can be predicted one by one. batch: examples a forward pass.
-        batch_norm: by running statistics, or by those of each `batch` at hand: the result then depends on its size and on
+        batch_norm: by running statistics, or by the statistics of each `batch`: the result then depends on its size and on
         which examples share one. select: the tensor of an output [B, ...]; by default itself, its `logits`, or the first of
-        a tuple."""
+        a tuple.
+        """
         state, stream = self._trained().to(next(module.parameters()).device), (seed,)
         return outputs(
             module, state, inputs, samples=samples, stream=stream, batch=batch, batch_norm=batch_norm, select=select
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes a safetensors file; of masked weights nothing is stored, so it shrinks with the density.
+        """Write a safetensors file without the masked weights, so that its size shrinks with the density.
 
         A tensor of the posterior whose first, or else last, dimension is P, and which is 0 at every masked weight, is
         stored for the surviving ones alone; the description says along which dimension (`surviving`).
@@ -163,7 +177,7 @@ class Ticket:
 
 
 def load(path: str | Path, module: nn.Module | None = None) -> Ticket:
-    """The ticket in a file. With `module`, checks that it is a ticket of that model.
+    """Return the ticket in a file. module: checks that it is a ticket of that model.
 
     Raises TombolaError naming what does not fit: a missing, truncated or altered file, another format, another model.
     """
@@ -171,25 +185,46 @@ def load(path: str | Path, module: nn.Module | None = None) -> Ticket:
     found = description.get("format")
     if found not in (1, FORMAT) or "mask" not in tensors:
         raise TombolaError(f"{path} is no ticket of format 1 or {FORMAT} (found {found!r}); use the tombola that wrote it")
-    layout = Layout.from_json(description["layout"])
+    try:
+        ticket = _ticket_in(tensors, description)
+    except TombolaError as error:
+        raise TombolaError(f"cannot load {path}: {error}") from None
     if module is not None:
         try:
-            layout.check(module)
+            ticket.layout.check(module)
+            _check_buffers(ticket, module)
         except TombolaError as error:
             raise TombolaError(f"{path} does not fit the model: {error}") from None
-    mask = files.unpack(tensors.pop("mask"), layout.numel)
+    return ticket
+
+
+def _ticket_in(tensors: dict[str, Tensor], description: dict[str, Any]) -> Ticket:
+    """Return the ticket of a file's parts. Raises TombolaError for parts that do not fit."""
+    first = description["format"] == 1
+    known = {"format", "layout", "info"}
+    check_fields(description, known if first else known | {"surviving"})
+    layout = layout_in(description["layout"])
+    mask = mask_in(tensors.pop("mask"), layout.numel)
     flat = {name: 0 for name in tensors if name.partition(".")[2].startswith("posterior.")}
-    surviving = flat if found == 1 else description["surviving"]
+    surviving = flat if first else description["surviving"]
+    check_surviving(surviving, tensors, int(mask.sum()))
     states: dict[str, dict[str, Tensor]] = {"rewind": {}, "trained": {}}
     for name, value in tensors.items():
         when, _, rest = name.partition(".")
+        if when not in states:
+            raise damaged(f"it has a tensor {name!r}, which is of no state")
         states[when][rest] = _spread(value, mask, surviving[name]) if name in surviving else value
-    try:
-        rewind, trained = (State.of_tensors(layout, mask, own).masked(mask) if own else None for own in states.values())
-    except TombolaError as error:
-        raise TombolaError(f"cannot load {path}: {error}") from None
-    assert rewind is not None
+    rewind = state_in(layout, mask, states["rewind"], "rewind")
+    trained = state_in(layout, mask, states["trained"], "trained") if states["trained"] else None
     return Ticket(mask, rewind, trained, description["info"])
+
+
+def _check_buffers(ticket: Ticket, module: nn.Module) -> None:
+    """Raise TombolaError unless the ticket's states have the buffers of the module."""
+    own, found = buffers_of(module).keys(), ticket.rewind.buffers.keys() | ticket.end.buffers.keys()
+    for name in sorted(own ^ found):
+        one, other = ("it", type(module).__name__) if name in found else (type(module).__name__, "it")
+        raise TombolaError(f"{one} has a buffer {name!r} that {other} lacks: it is another model")
 
 
 def _parameters_along(value: Tensor, kept: Tensor, pruned: Tensor) -> int | None:
@@ -211,13 +246,13 @@ def _indices(mask: Tensor) -> Tensor:
 
 
 def ticket_of(state: State, info: dict[str, Any] | None = None) -> Ticket:
-    """The dense ticket that starts at `state`."""
+    """Return the dense ticket that starts at `state`."""
     mask = torch.ones(state.posterior.layout.numel, dtype=torch.bool)
     return Ticket(mask, state.to("cpu"), None, info or {})
 
 
 def with_mask(ticket: Ticket, mask: Tensor, start: State) -> Ticket:
-    """An untrained ticket: `mask`, and `start` under it."""
+    """Return the untrained ticket of `mask`, with `start` under it."""
     return replace(ticket, mask=mask, rewind=start.masked(mask), trained=None)
 
 

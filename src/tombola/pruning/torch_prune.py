@@ -1,4 +1,4 @@
-"""Taking over what torch.nn.utils.prune has pruned."""
+"""Conversion of a module pruned by torch.nn.utils.prune."""
 
 import copy
 
@@ -9,7 +9,7 @@ from tombola.errors import TombolaError
 
 
 def from_torch_prune(module: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
-    """(plain module, masks) of a `module` pruned by torch.nn.utils.prune, which is not changed.
+    """Return (plain module, masks) of a `module` pruned by torch.nn.utils.prune, which is not changed.
 
     The plain module is a copy without `weight_orig`, `weight_mask` and hooks: its weights have their plain names, and are 0
     where pruned. masks: bool, by parameter name, as `Bayesian` and `find_tickets` take them. Raises TombolaError if nothing

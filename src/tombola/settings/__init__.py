@@ -1,6 +1,6 @@
-"""The settings of posteriors, training and pruning: frozen, each field with a sentence. They need torch-free Python only.
+"""Settings of posteriors, training, pruning, models, data and evaluation: frozen, a sentence a field, without torch.
 
-A field's marks say what it matters to (`fields`); what of the settings enters stage keys is in `keys`.
+`fields` has the marks of fields; `keys` their defaults in stage keys.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from .fields import BAYESIAN, COLUMN, COSTLESS, UNLABELLED, Checked, setting
 
 @dataclass(frozen=True, kw_only=True)
 class PosteriorSettings(Checked):
-    """How the posterior starts, and which parameters are random."""
+    """Start of the posterior, and choice of the random parameters."""
 
     mean: Literal["module", "kaiming_uniform"] = setting(
         "module", "Where the means start: the module's own initialisation, or U(-b, b) with b = 1/sqrt(fan_in)."
@@ -166,7 +166,7 @@ class TrainSettings(Checked):
 
 
 def check_samples(estimator: str, samples: int) -> None:
-    """Raises TombolaError for a number of weight samples that the estimator cannot have."""
+    """Raise TombolaError for a number of weight samples that the estimator cannot have."""
     if samples < 1:
         raise TombolaError(f"samples is {samples}; it must be at least 1")
     if estimator == "antithetic" and samples % 2:
@@ -202,7 +202,7 @@ class PruneSettings(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings(Checked):
-    """The network."""
+    """Network: its name, its arguments and its start."""
 
     name: str = setting(
         "mlp",
@@ -216,7 +216,7 @@ class ModelSettings(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings(Checked):
-    """The data."""
+    """Data: their name, arguments, augmentation and placement."""
 
     name: str = setting(
         "digits",
@@ -240,7 +240,7 @@ class DataSettings(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(Checked):
-    """How a trained ticket is measured."""
+    """Evaluation of a trained ticket."""
 
     split: Literal["test", "validation"] = setting(
         "test",

@@ -1,23 +1,28 @@
-"""A field of settings: its sentence, the bounds of its value, and marks of what it matters to."""
+"""Fields of settings: a sentence, the bounds of the value, and marks of what depends on it."""
 
 import dataclasses
+import inspect
+from collections.abc import Mapping
 from dataclasses import field
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from difflib import get_close_matches
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
 
 from tombola.errors import TombolaError
 
 Mark = Literal["bayesian", "costless", "unlabelled", "column", "whole"]
 
 BAYESIAN: Mark = "bayesian"
-"""Deterministic training does not read the field."""
+"""Mark of a field that deterministic training does not read."""
 COSTLESS: Mark = "costless"
-"""The field changes neither the time nor the memory of a step; others, also ones to come, are taken to change both."""
+"""Mark of a field that changes neither the time nor the memory of a step; all others are taken to change both."""
 UNLABELLED: Mark = "unlabelled"
-"""The `settings` label of records leaves the field out: it changes no number, or a label of its own stands for it."""
+"""Mark of a field left out of the `settings` label of records: it changes no number, or has a label of its own."""
 COLUMN: Mark = "column"
-"""Records have a column of the field, so the name of a variant leaves it out."""
+"""Mark of a field with a column in records, so the name of a variant leaves it out."""
 WHOLE: Mark = "whole"
-"""The field is of the whole study and does not fan out."""
+"""Mark of a field of the whole study, which does not fan out."""
 
 
 def setting(
@@ -42,34 +47,122 @@ def marked(settings: Any, mark: Mark) -> set[str]:
 
 
 def priced(settings: Any) -> list[str]:
-    """Return as "name=value" what the cost of a step depends on."""
+    """Return the settings that the cost of a step depends on, as "name=value"."""
     costless = marked(settings, COSTLESS)
     return [f"{f.name}={getattr(settings, f.name)}" for f in dataclasses.fields(settings) if f.name not in costless]
 
 
 class Checked:
-    """Checks bounds and choices when made. Types are checked where YAML is read (strictly, and unknown keys are errors).
+    """Base of settings: checks names, types, choices and bounds when made.
 
     A whole number in the place of a real one becomes real: 1 and 1.0 are one setting, so they have one key.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"strict": True, "extra": "forbid"}
 
+    def __new__(cls, *values: Any, **given: Any) -> Self:
+        names = _names(cls)
+        if values:
+            raise TombolaError(f"{cls.__name__} takes its settings by name: {cls.__name__}({names[0]}=...)")
+        for name in given:
+            if name not in names:
+                near = get_close_matches(name, names, 1)
+                owners = [kind.__name__ for kind in Checked.__subclasses__() if name in _names(kind)]
+                meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+                raise TombolaError(
+                    f"{cls.__name__} has no setting {name!r}: {f'it is one of {owners[0]}' if owners else meant}"
+                )
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = _as_real(getattr(self, f.name), f.type)
+            value = getattr(self, f.name)
+            try:
+                value = _fitted(value, f.type)
+            except TypeError:
+                raise TombolaError(
+                    f"{f.name} is {_shown(value)}; it must be {_in_words(f.type)}{_mend(value, f.type)}"
+                ) from None
             object.__setattr__(self, f.name, value)
-            if get_origin(f.type) is Literal and value not in get_args(f.type):
-                raise TombolaError(f"{f.name} is {value!r}; it must be one of {', '.join(get_args(f.type))}")
             for item in value if isinstance(value, list) else [value]:
                 if isinstance(item, int | float) and not isinstance(item, bool):
                     _check_bounds(f.name, item, f.metadata)
 
 
-def _as_real(value: Any, kind: Any) -> Any:
-    if kind == list[float]:
-        return [_as_real(item, float) for item in value]
-    return float(value) if kind is float and type(value) is int else value
+T = TypeVar("T", bound=Checked)
+
+
+def settings_of(kind: type[T], given: T | None, name: str) -> T:
+    """Return the settings of the argument `name`, for None the defaults. Raises TombolaError for another type."""
+    if given is None:
+        return kind()
+    if isinstance(given, kind):
+        return given
+    fields = ", ".join(f"{k}={v!r}" for k, v in given.items()) if isinstance(given, Mapping) else "..."
+    raise TombolaError(f"{name} is {_shown(given)}; give {kind.__name__}({fields})")
+
+
+def _names(settings: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(settings)]
+
+
+def _fitted(value: Any, kind: Any) -> Any:
+    """Return the value as a field of type `kind` holds it. Raises TypeError if it does not fit."""
+    inner = get_args(kind)
+    match get_origin(kind) or kind:
+        case origin if origin is Literal:
+            fits = isinstance(value, str) and value in inner
+        case origin if origin in (Union, UnionType):
+            option = type(None) if value is None else next(k for k in inner if k is not type(None))
+            # a whole number stays one here, as it always has in keys
+            return value if type(value) is int and option is float else _fitted(value, option)
+        case origin if origin is list:
+            fits = isinstance(value, list | tuple)
+            value = [_fitted(item, inner[0]) for item in value] if fits else value
+        case origin if origin in (int, float):
+            fits = isinstance(value, Integral if origin is int else Real) and not isinstance(value, bool)
+            value = origin(value) if fits else value  # of numpy, too
+        case origin:
+            fits = isinstance(value, origin)
+    if not fits:
+        raise TypeError
+    return value
+
+
+_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "True or False", type(None): "None"}
+
+
+def _in_words(kind: Any) -> str:
+    """Describe the type of a field."""
+    inner = get_args(kind)
+    match get_origin(kind) or kind:
+        case origin if origin is Literal:
+            return f"one of {', '.join(inner)}"
+        case origin if origin in (Union, UnionType):
+            return " or ".join(map(_in_words, inner))
+        case origin if origin is list:
+            return f"a list, each {_in_words(inner[0])}"
+        case origin if origin is dict:
+            return "a dict"
+        case origin:
+            return _WORDS.get(origin, origin.__name__)
+
+
+def _shown(value: Any) -> str:
+    """Show a value in an error: functions, classes and containers by their kind."""
+    if inspect.isroutine(value) or inspect.isclass(value):
+        return f"the {'class' if inspect.isclass(value) else 'function'} {value.__name__}"
+    short = (value is None or isinstance(value, str | int | float | list | tuple)) and len(repr(value)) <= 80
+    return repr(value) if short else f"a {type(value).__name__}"
+
+
+def _mend(value: Any, kind: Any) -> str:
+    """Return the nearest right choice, or how a function is named, if that is what is wrong."""
+    if callable(value):
+        return ": give an import path, as 'package.module:name', and not the object itself"
+    choices = [c for k in (kind, *get_args(kind)) if get_origin(k) is Literal for c in get_args(k)]
+    near = get_close_matches(value, choices, 1) if isinstance(value, str) else []
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _check_bounds(name: str, value: float, bounds: Any) -> None:

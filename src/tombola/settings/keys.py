@@ -1,4 +1,4 @@
-"""What of the settings enters a stage's key: the fields that differ from their defaults in keys."""
+"""Settings in stage keys: the fields that differ from their frozen defaults."""
 
 import dataclasses
 from typing import Any
@@ -88,10 +88,10 @@ KEY_DEFAULTS: dict[str, dict[str, Any]] = {
         "redraws": 100,
     },
 }
-"""Class -> field -> its default in keys, which never changes once a release has it.
+"""Defaults in keys, by class and field; one never changes once a release has it.
 
-A default of the class may change: then what it stands for enters keys, and old results answer for the old value alone. A new
-field's entry is the value that gives the old behaviour.
+A default of the class may change: its new value then enters keys, and old results keep the old value's keys. The entry of a
+new field is the value that gives the old behaviour.
 """
 
 

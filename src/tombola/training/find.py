@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from tombola import plugins
-from tombola.data.batches import Batches, LoaderBatches, TensorBatches
+from tombola.data.batches import Batches, LoaderBatches, TensorBatches, as_tensors
 from tombola.errors import TombolaError
 from tombola.inference import OBJECTIVES, is_deterministic, method_of
 from tombola.inference.estimators import ESTIMATORS
@@ -24,6 +25,7 @@ from tombola.pruning.rewind import parse_rewind, step_of
 from tombola.pruning.scores import SCORES, WITHOUT_STD
 from tombola.pruning.ticket import Ticket, ticket_of, with_mask
 from tombola.settings import PosteriorSettings, PruneSettings, TrainSettings
+from tombola.settings.fields import settings_of
 from tombola.settings.keys import canonical
 from tombola.streams import generator
 
@@ -33,7 +35,7 @@ from .optim import SCHEDULES
 
 def find_tickets(
     module: nn.Module,
-    data: tuple[Tensor, Tensor] | Iterable[Batch],
+    data: tuple[Tensor, Tensor] | TensorDataset | Iterable[Batch],
     *,
     examples: int | None = None,
     likelihood: nn.Module | LogLikelihood | None = None,
@@ -47,14 +49,15 @@ def find_tickets(
 ) -> list[Ticket]:
     """Iterative pruning of `module`: one trained ticket a level, dense first, sparsest last.
 
-    data: a pair of tensors in memory (inputs, targets), which is shuffled and cut by `train.batch_size`; or a loader of
-        batches with a length, iterated anew each epoch.
-    examples: N, the size of a loader's training set; by default the length of its `dataset`.
+    data: a pair (inputs, targets) of tensors or numpy arrays in memory, or a TensorDataset of it, which is shuffled and cut
+        by `train.batch_size`; or a loader of batches with a length, iterated anew each epoch.
+    examples: N, the size of a loader's training set; by default the examples of its `dataset` that it draws.
     likelihood, mask: as of `Bayesian`; a likelihood takes the place of the settings' one.
 
     The module is left as it was; it starts from its present values. Raises TombolaError for settings that do not fit.
     """
-    train, prune, posterior = train or TrainSettings(), prune or PruneSettings(), posterior or PosteriorSettings()
+    train, prune = settings_of(TrainSettings, train, "train"), settings_of(PruneSettings, prune, "prune")
+    posterior = settings_of(PosteriorSettings, posterior, "posterior")
     plugins.resolve(prune.score, SCORES, "score")
     batches = _batches_of(data, examples, train.batch_size, seed, device)
     posterior = method_of(train.method).start(posterior, train, batches.examples)
@@ -70,7 +73,7 @@ def find_tickets(
         own = likelihood if inspect.isfunction(likelihood) else type(likelihood)
         info["likelihood"] = f"{own.__module__}:{own.__qualname__}"
     state = initial_state(module, layout, posterior, seed).to("cpu").as_family(method_of(train.method).learns)
-    dense = with_mask(ticket_of(state, info), layout.mask_of(mask or {}), state)
+    dense = with_mask(ticket_of(state, info), layout.mask_of(as_tensors(mask or {})), state)
     with _bar(prune.levels + 1, train.epochs * batches.steps, progress) as show:
 
         def trained(ticket: Ticket, level: int, start: str, stop: str) -> Ticket:
@@ -94,13 +97,16 @@ def find_tickets(
 
 
 def _batches_of(data: Any, examples: int | None, size: int, seed: int, device: torch.device | str) -> Batches:
-    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
-        return TensorBatches(data[0].to(device), data[1].to(device), size, seed)
+    name = type(data).__name__
+    data = data.tensors if isinstance(data, TensorDataset) else data
+    pair = as_tensors(data) if isinstance(data, tuple) else ()
+    if len(pair) == 2 and all(isinstance(part, Tensor) for part in pair):
+        return TensorBatches(pair[0].to(device), pair[1].to(device), size, seed)
     if hasattr(data, "train") and hasattr(data, "fingerprint"):
         raise TombolaError("data is a Dataset; give its training part as a network takes it: (prepare(inputs), targets)")
     if isinstance(data, tuple | Mapping | Tensor):
         raise TombolaError(
-            f"data is a {type(data).__name__}; it must be a pair of tensors (inputs, targets), a loader or a list of batches"
+            f"data is a {name}; it must be a pair of tensors (inputs, targets), a loader or a list of batches"
         )
     return LoaderBatches(data, examples, device)
 
@@ -124,9 +130,12 @@ def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, step
 
 
 def _check_targets(targets: Tensor, train: TrainSettings) -> None:
+    """Raise TombolaError for targets that do not fit the likelihood of the settings, or are not finite."""
     if (train.likelihood == "categorical") == targets.is_floating_point():
         wanted = "gaussian" if targets.is_floating_point() else "categorical"
         raise TombolaError(f"likelihood {train.likelihood!r} does not fit targets of {targets.dtype}; use {wanted!r}")
+    if not bool(targets.isfinite().all()):
+        raise TombolaError("a target is not finite; leave the example out, or fill the target")
 
 
 @contextmanager

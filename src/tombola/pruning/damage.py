@@ -1,0 +1,110 @@
+"""Checks of the parts of a ticket's file: a right checksum shows that a file is whole, not that its parts fit.
+
+Legend: P parameters of the layout.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tombola import files
+from tombola.errors import TombolaError
+from tombola.posterior.gaussian import Gaussian
+from tombola.posterior.layout import Layout
+from tombola.posterior.point import Point
+from tombola.posterior.state import State
+
+_FLAGS = {"random": bool, "decayed": bool, "prunable": bool}
+_ROW = {"name": str, "shape": list, "start": int, **_FLAGS, "fan_in": int, "why": str}
+"""Fields of a segment in the description of a layout."""
+
+
+def damaged(text: str) -> TombolaError:
+    """Return the error of a file that no version of tombola wrote."""
+    return TombolaError(f"{text}; take another copy of the file, or train it anew")
+
+
+def check_fields(description: dict[str, Any], known: set[str]) -> None:
+    """Raise TombolaError unless the description has exactly the `known` fields, and `info` is a mapping."""
+    for name in sorted(description.keys() ^ known):
+        raise damaged(f"its description {'has an unknown' if name in description else 'lacks the'} field {name!r}")
+    if not isinstance(description["info"], dict):
+        raise damaged("its info is no mapping")
+
+
+def layout_in(rows: Any) -> Layout:
+    """Return the layout of a description. Raises TombolaError for segments that are no flat order of parameters."""
+    if not isinstance(rows, list) or not rows:
+        raise damaged("its layout is no list of parameters")
+    start, roles = 0, []
+    for row in rows:
+        if not isinstance(row, dict) or {name: type(value) for name, value in row.items()} != _ROW:
+            name = row.get("name", "?") if isinstance(row, dict) else row
+            raise damaged(f"its layout has a parameter {name!r} whose fields are not {', '.join(_ROW)}")
+        if not all(type(n) is int and n >= 0 for n in row["shape"]) or row["fan_in"] < 0 or row["start"] != start:
+            raise damaged(
+                f"the shape, fan_in or start of parameter {row['name']!r} in its layout does not fit the one before"
+            )
+        start += math.prod(row["shape"])
+        roles.append((not row["random"], row["random"] != row["decayed"]))
+    if len({row["name"] for row in rows}) < len(rows) or roles != sorted(roles):
+        raise damaged("its layout has a parameter twice, or random ones after the others")
+    return Layout.from_json(rows)
+
+
+def mask_in(bits: Tensor, numel: int) -> Tensor:
+    """Return the mask, bool [P], packed in `bits`. Raises TombolaError for bits of another number of parameters."""
+    if bits.dtype != torch.uint8 or tuple(bits.shape) != (-(-numel // 8),):
+        raise damaged(f"its mask is {bits.dtype} of shape {list(bits.shape)}, its layout has {numel} parameters")
+    mask = files.unpack(bits, numel)
+    if not torch.equal(files.pack(mask), bits):
+        raise damaged(f"its mask has bits behind the last of {numel} parameters")
+    return mask
+
+
+def check_surviving(surviving: Any, tensors: dict[str, Tensor], kept: int) -> None:
+    """Raise TombolaError unless `surviving` maps tensors to their dimension of the `kept` surviving weights."""
+    if not isinstance(surviving, dict):
+        raise damaged("its field 'surviving' is no mapping")
+    for name, dim in surviving.items():
+        value = tensors.get(name)
+        if value is None or not name.partition(".")[2].startswith("posterior."):
+            raise damaged(f"its field 'surviving' names {name!r}, which is no tensor of a posterior")
+        if type(dim) is not int or not 0 <= dim < value.ndim or value.shape[dim] != kept:
+            raise damaged(f"{name!r} has shape {list(value.shape)} and dimension {dim!r} of {kept} surviving weights")
+
+
+def state_in(layout: Layout, mask: Tensor, tensors: dict[str, Tensor], when: str) -> State:
+    """Return the state of the tensors under the mask. Raises TombolaError for tensors that are missing, extra or unfit."""
+    for name in tensors:
+        if name.partition(".")[0] not in ("posterior", "buffer", "likelihood"):
+            raise damaged(f"it has a tensor {f'{when}.{name}'!r}, which is of no state")
+    try:
+        state = State.of_tensors(layout, mask, tensors)
+        _check_posterior(state, layout.numel, when)
+        state = state.masked(mask)
+    except TombolaError:
+        raise
+    except Exception as error:  # whatever a family does with tensors that are missing, extra, or of another shape
+        raise damaged(f"the tensors of its {when} posterior do not fit: {' '.join(str(error).split())}") from None
+    noise = state.likelihood.get("log_noise", torch.zeros(()))
+    if noise.ndim or not noise.is_floating_point() or not noise.isfinite():
+        raise damaged(f"log_noise of its {when} likelihood is no finite number")
+    return state
+
+
+def _check_posterior(state: State, numel: int, when: str) -> None:
+    q = state.posterior
+    for name, value in q.tensors().items():
+        flat = tuple(value.shape) == (numel,) and value.is_floating_point() and value.dtype == q.mean.dtype
+        # other families have tensors of any shape and dtype
+        if (isinstance(q, Gaussian | Point) and not flat) or not bool(value.isfinite().all()):
+            raise damaged(
+                f"{name} of its {when} posterior is {value.dtype} of shape {list(value.shape)}, or not finite; it must be a "
+                f"finite number for each of {numel} parameters"
+            )
+    for name, marginal in (("mean", q.mean), ("std", q.std)):
+        if marginal is not None and (tuple(marginal.shape) != (numel,) or not bool(marginal.isfinite().all())):
+            raise damaged(f"the {name} of its {when} posterior is not a finite number for each of {numel} parameters")

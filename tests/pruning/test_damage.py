@@ -1,0 +1,238 @@
+"""Ticket files with a right checksum whose parts do not fit: each is one sentence, and never a ticket."""
+
+import copy
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from tombola import files
+from tombola.errors import TombolaError
+from tombola.posterior.layout import Layout
+from tombola.posterior.likelihood import GaussianNoise
+from tombola.posterior.state import State, initial_state
+from tombola.pruning.ticket import Ticket, load
+from tombola.settings import PosteriorSettings
+
+
+def net():
+    return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.ReLU(), nn.Linear(2, 2), nn.Linear(2, 1))
+
+
+def a_ticket(kind="gaussian"):
+    """Of a regression; 21 parameters, so that the last byte of the mask has 3 bits to spare."""
+    module = net()
+    layout = Layout.of(module)
+    state = initial_state(module, layout, PosteriorSettings(prior_mean="start"), 0).as_family(kind)
+    mask = ~layout.prunable | (torch.arange(layout.numel) % 2 == 0)
+    learned = {name: value.detach() for name, value in GaussianNoise(learn_noise=True).state_dict().items()}
+    end = State(state.posterior, state.buffers, learned)
+    return Ticket(mask, state.masked(mask), end.masked(mask), {"level": 1})
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Tensors and description of good files, by family."""
+    path, found = tmp_path_factory.mktemp("good") / "t", {}
+    for kind in ("gaussian", "point"):
+        a_ticket(kind).save(path)
+        found[kind] = files.read(path)
+    return found
+
+
+def loaded(path, tensors, description, module=None):
+    """The ticket in a file of these parts, or the sentence that refuses it."""
+    files.write(path, tensors, description)
+    try:
+        return load(path, module)
+    except TombolaError as error:
+        said = str(error)
+    assert "\n" not in said
+    assert str(path) in said
+    return said
+
+
+MEAN, MASK = "trained.posterior.gaussian.mean", "mask"
+
+
+def segment(i, **changes):
+    return lambda tensors, about: about["layout"][i].update(changes)
+
+
+def put(name, change):
+    def mutate(tensors, about):
+        tensors[name] = change(tensors[name])
+
+    return mutate
+
+
+def rename(old, new):
+    return lambda tensors, about: tensors.update({new: tensors.pop(old)})
+
+
+def first_is(value):
+    return lambda tensor: torch.cat([torch.tensor([value]), tensor[1:]])
+
+
+WRONG = {
+    "a mean too short": (put(MEAN, lambda t: t[:-1]), "surviving weights"),
+    "a mean of two dimensions": (put(MEAN, lambda t: t[:, None]), "must be a finite number for each of 21 parameters"),
+    "a mean of whole numbers": (put(MEAN, lambda t: t.long()), "mean of its trained posterior is torch.int64"),
+    "a mean of half precision": (put(MEAN, lambda t: t.half()), "log_std of its trained posterior is torch.float32"),
+    "a mean that is nan": (put(MEAN, first_is(math.nan)), "mean of its trained posterior .* not finite"),
+    "a log_std that is infinite": (put("rewind.posterior.gaussian.log_std", first_is(math.inf)), "log_std of its rewind"),
+    "a std that is infinite": (put("rewind.posterior.gaussian.log_std", first_is(99.0)), "the std of its rewind"),
+    "a prior that is infinite": (put("rewind.posterior.gaussian.prior_mean", first_is(-math.inf)), "prior_mean of its"),
+    "a noise that is nan": (put("trained.likelihood.log_noise", lambda t: t * math.nan), "log_noise .* no finite number"),
+    "a noise of two numbers": (put("trained.likelihood.log_noise", lambda t: torch.zeros(2)), "log_noise"),
+    "no mean": (lambda t, about: (t.pop(MEAN), about["surviving"].pop(MEAN)), "posterior do not fit: .*'mean'"),
+    "a mean that is listed alone": (lambda t, about: t.pop(MEAN), "'surviving' names 'trained.posterior.gaussian.mean'"),
+    "a tensor too many": (
+        lambda t, about: t.update({"trained.posterior.gaussian.x": torch.zeros(21)}),
+        "posterior do not fit",
+    ),
+    "two families": (lambda t, about: t.update({"trained.posterior.point.mean": torch.zeros(21)}), "is of one family"),
+    "a tensor of no state": (
+        lambda t, about: t.update({"before.buffer.x": torch.zeros(1)}),
+        "'before.buffer.x', which is of no",
+    ),
+    "a tensor of no part": (
+        rename("rewind.buffer.1.running_var", "rewind.bufer.1.running_var"),
+        "'rewind.bufer.1.running_var'",
+    ),
+    "no start": (
+        lambda t, about: [
+            about["surviving"].pop(n, None) for n in list(t) if n.startswith("rewind") and t.pop(n) is not None
+        ],
+        "rewind posterior do not fit",
+    ),
+    "a mask too long": (put(MASK, lambda t: torch.cat([t, t])), "its mask is torch.uint8 of shape .6., .* 21 parameters"),
+    "a mask too short": (put(MASK, lambda t: t[:2]), "its mask is"),
+    "a mask of whole numbers": (put(MASK, lambda t: t.int()), "its mask is torch.int32"),
+    "a bit behind the mask": (put(MASK, lambda t: t | torch.tensor([0, 0, 128], dtype=torch.uint8)), "bits behind the last"),
+    "a mask that keeps another number": (put(MASK, lambda t: t | 1 | 2 | 4), "surviving weights"),
+    "an unknown field": (lambda t, about: about.update(note="x"), "has an unknown field 'note'"),
+    "no info": (lambda t, about: about.pop("info"), "lacks the field 'info'"),
+    "an info that is a list": (lambda t, about: about.update(info=[]), "its info is no mapping"),
+    "no surviving": (lambda t, about: about.pop("surviving"), "lacks the field 'surviving'"),
+    "surviving as a list": (lambda t, about: about.update(surviving=[]), "'surviving' is no mapping"),
+    "a dimension that is not there": (lambda t, about: about["surviving"].update({MEAN: 1}), "dimension 1 of"),
+    "a dimension that is text": (lambda t, about: about["surviving"].update({MEAN: "0"}), "dimension '0' of"),
+    "a buffer as surviving": (
+        lambda t, about: about["surviving"].update({"rewind.buffer.1.running_var": 0}),
+        "no tensor",
+    ),
+    "no layout": (lambda t, about: about.update(layout=[]), "its layout is no list of parameters"),
+    "a layout of words": (lambda t, about: about.update(layout=["0.weight"]), "whose fields are not name, shape"),
+    "a segment with a field": (segment(0, colour="red"), "whose fields are not name, shape"),
+    "a shape of text": (segment(0, shape="23"), "whose fields are not"),
+    "a shape below 0": (segment(0, shape=[-2, -3]), "does not fit the one before"),
+    "a shape that is larger": (segment(0, shape=[2, 4]), "does not fit the one before"),
+    "a start that overlaps": (segment(1, start=1), "does not fit the one before"),
+    "a flag that is a number": (segment(0, random=1), "whose fields are not"),
+    "roles out of order": (segment(0, random=False), "random ones after the others"),
+    "a name twice": (segment(1, name="0.weight"), "has a parameter twice"),
+    "another format": (lambda t, about: about.update(format=3), "no ticket of format 1"),
+}
+
+
+def test_the_files_that_are_mutated_are_good(parts, tmp_path):
+    for tensors, description in parts.values():
+        assert isinstance(loaded(tmp_path / "t", tensors, description, net()), Ticket)
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_part_that_does_not_fit_is_named(kind, parts, tmp_path):
+    mutate, said = WRONG[kind]
+    tensors, description = copy.deepcopy(parts["gaussian"])
+    mutate(tensors, description)
+    error = loaded(tmp_path / "t", tensors, description)
+    assert isinstance(error, str)
+    assert re.search(said, error), error
+
+
+def test_buffers_are_those_of_the_model(parts, tmp_path):
+    for old, new in (("var", "vary"), ("mean", "men")):
+        tensors, description = copy.deepcopy(parts["point"])
+        for when in ("rewind", "trained"):
+            rename(f"{when}.buffer.1.running_{old}", f"{when}.buffer.1.running_{new}")(tensors, description)
+        said = loaded(tmp_path / "t", tensors, description, net())
+        assert re.search(
+            "does not fit the model: (it|Sequential) has a buffer '1.running_.*' that (it|Sequential) lacks", said
+        )
+
+
+ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 30), st.floats(), st.text(max_size=3), st.just([]), st.just({})
+)
+VALUES = st.sampled_from([0.0, 1.0, -1.0, 1e38, math.nan, math.inf])
+DTYPES = st.sampled_from([torch.float32, torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool])
+
+
+def mutated(data, tensors, description, rows, surviving):
+    """One change of a tensor's values, shape, dtype, or name; or of a field of the description, its rows or `surviving`."""
+    name = data.draw(st.sampled_from(sorted(tensors)))
+    row = data.draw(st.sampled_from(rows))
+    what = data.draw(
+        st.sampled_from(["value", "cut", "grown", "shape", "dtype", "name", "gone", "row", "field", "surviving"])
+    )
+    value = tensors[name]
+    if what == "value" and value.numel():
+        flat = value.flatten().clone()
+        number = data.draw(VALUES if value.is_floating_point() else st.integers(0, 255))
+        flat[data.draw(st.integers(0, value.numel() - 1))] = number
+        tensors[name] = flat.view(value.shape)
+    elif what in ("cut", "grown"):
+        tensors[name] = value[..., :-1] if what == "cut" and value.ndim else torch.stack([value, value])
+    elif what == "shape":
+        tensors[name] = value[None]
+    elif what == "dtype":
+        tensors[name] = value.to(data.draw(DTYPES))
+    elif what in ("name", "gone"):
+        tensors[data.draw(st.sampled_from([f"{name}x", f"x{name}", name.replace("rewind", "trained"), "x"]))] = value
+        tensors.pop(name)
+    elif what == "row":
+        row[data.draw(st.sampled_from([*row, "x"]))] = data.draw(ANYTHING)
+    elif what == "field":
+        description[data.draw(st.sampled_from([*description, "x"]))] = data.draw(ANYTHING)
+    else:
+        surviving[name] = data.draw(ANYTHING)
+
+
+def fuzz(examples):
+    """A file with up to three changes is refused in one sentence, or it is a whole ticket that predicts."""
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(data=st.data())
+    def run(parts, tmp_path, data):
+        tensors, description = copy.deepcopy(parts[data.draw(st.sampled_from(sorted(parts)))])
+        rows, surviving = description["layout"], description["surviving"]
+        for _ in range(data.draw(st.integers(1, 3))):
+            mutated(data, tensors, description, rows, surviving)
+        found = loaded(tmp_path / "t", tensors, description)
+        if isinstance(found, str):
+            return
+        for state in (found.rewind, found.end):
+            q = state.posterior
+            assert q.mean.shape == found.mask.shape == (found.layout.numel,)
+            assert q.mean.isfinite().all()
+            assert q.std is None or (q.std.isfinite() & (q.std >= 0)).all()
+            assert not q.mean[~found.mask].any()
+        assert "\n" not in repr(found)
+
+    return run
+
+
+test_twenty_mutations = fuzz(20)
+test_many_mutations = pytest.mark.slow(fuzz(400))
+
+
+def test_a_ticket_is_shown_in_one_line():
+    ticket = a_ticket()
+    assert repr(ticket) == "<Ticket: 5 of 10 prunable weights (50.000%), gaussian, trained, level 1>"
+    assert repr(Ticket(ticket.mask, ticket.rewind)) == "<Ticket: 5 of 10 prunable weights (50.000%), gaussian, untrained>"
+    assert repr([a_ticket("point")]) == "[<Ticket: 5 of 10 prunable weights (50.000%), point, trained, level 1>]"
