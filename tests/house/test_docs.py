@@ -153,7 +153,7 @@ def test_every_column_of_the_records_is_documented(demo):
 
 
 def test_every_view_is_documented():
-    assert first_column("docs/analyses.md", "# Views of tickets") == list(VIEWS)
+    assert first_column("docs/analyses.md", "# Analyses of tickets") == list(VIEWS)
 
 
 def test_every_score_and_arm_is_documented():
