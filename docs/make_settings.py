@@ -89,7 +89,7 @@ TAIL = """
 Any of them may be an import path of your own, `module:function`: [a score](add-a-score.md), [a model](add-a-model.md),
 [data](add-data.md), [a method, a schedule](add-a-method.md),
 [an estimator](estimators.md#add-an-estimator),
-[a view](analyses.md#add-a-view). What each score is: [scores](concepts.md#scores).
+[an analysis](analyses.md#add-an-analysis). What each score is: [scores](concepts.md#scores).
 """
 
 
