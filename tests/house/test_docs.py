@@ -1,7 +1,10 @@
 """The documentation: its code runs, its links lead somewhere, and what it lists is what there is."""
 
 import importlib.util
+import os
 import re
+import shutil
+import subprocess
 import sys
 import typing
 from pathlib import Path
@@ -106,6 +109,33 @@ def test_studies_of_how_to_pages_run(page, name, folder):
     assert len(records) == len(plan_study(unfold(read(name, [])), dataset).rows)
     assert records["nll"].notna().all()
     assert (here / "runs" / study / "report.html").is_file()
+
+
+def patched(page, source):
+    """Apply the page's diffs to the package at `source`. What is added stands before or after lines that are there."""
+    for block in blocks(page, "diff"):
+        path, *lines = block.splitlines()
+        file = source.parents[1] / path.removeprefix("# ")
+        old = "".join(f"{line[1:]}\n" for line in lines if not line.startswith("+"))
+        new = "".join(f"{line[1:]}\n" for line in lines if not line.startswith("-"))
+        text = file.read_text()
+        assert text.count(old) == 1, f"{page}: {path} has other lines"
+        file.write_text(text.replace(old, new))
+
+
+def test_a_score_and_a_column_are_added_as_the_pages_say(tmp_path):
+    source = tmp_path / "src" / "tombola"
+    shutil.copytree(ROOT / "src" / "tombola", source, ignore=shutil.ignore_patterns("__pycache__"))
+    patched("docs/add-a-score.md", source)
+    patched("docs/add-a-column.md", source)
+    changes = ["seeds=[0]", "arms=[ticket]", "prune.score=margin", "prune.levels=1", "train.epochs=1", "evaluate.samples=2"]
+    arguments = ["tombola", "run", "demo", "--device", "cpu", *(f"--set={change}" for change in changes)]
+    code = f"import sys; sys.argv = {arguments}; from tombola.cli.app import main; main()"
+    environment = os.environ | {"PYTHONPATH": str(source.parent)}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    records = pd.read_parquet(tmp_path / "runs" / "demo" / "records.parquet")
+    assert list(records["score"]) == ["margin", "margin"]
+    assert records["confidence"].between(0.1, 1).all()
 
 
 def test_api_of_the_readme_is_short():
