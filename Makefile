@@ -9,9 +9,10 @@ INSTALLED := $(VENV)/.installed
 demo: install
 	$(BIN)/tombola run demo
 
-# a file of tests a process at a time, on every core; two threads in each would only get in each other's way
+# a file of tests a process at a time, on every core; two threads in each would only get in each other's way.
+# In the order of the files: xdist's own, most tests first, would leave the long files of few tests to the end
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow

@@ -15,7 +15,7 @@ HEAD = """# Recipes
 
 <!-- Made by `python docs/make_recipes.py > docs/recipes.md` from the recipe and the records in results/. Do not edit. -->
 
-The settings of a study of CIFAR-10 come from one file, `src/tombola/study/recipes/cifar10.yaml`. A study names a size and nets:
+The settings of a study of CIFAR-10 come from `src/tombola/study/recipes/cifar10.yaml`. A study names a size and nets:
 
 ```
 name: scores

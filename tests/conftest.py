@@ -3,13 +3,15 @@
 import importlib
 import sys
 import textwrap
-import traceback
 from collections import Counter
+from copy import deepcopy
 
 import pytest
 import torch
 import yaml
 from hypothesis import settings
+
+from support.running import TINY, command_line, leave_out_figures
 
 torch.set_num_threads(1)
 settings.register_profile("tombola", deadline=None, max_examples=40)  # the first example pays for imports
@@ -21,29 +23,19 @@ def _import_path_restored(monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def decoded(tmp_path_factory):
-    """Where all tests keep decoded data."""
-    return tmp_path_factory.mktemp("decoded")
-
-
-@pytest.fixture(autouse=True)
-def _cache_apart(monkeypatch, decoded):
-    monkeypatch.setenv("TOMBOLA_CACHE", str(decoded))
+    """The folder of decoded data, one for all tests and for fixtures of any scope."""
+    folder = tmp_path_factory.mktemp("decoded")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOMBOLA_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture
 def tiny():
-    """A study of seconds: 297 digits to train on, one level, half of the weights pruned."""
-    return {
-        "name": "tiny",
-        "threads": 1,
-        "data": {"name": "digits", "args": {"validation": 0, "test": 1500}},
-        "model": {"name": "mlp", "args": {"hidden": [8]}},
-        "train": {"epochs": 2, "batch_size": 64, "lr": 0.01},
-        "prune": {"fraction": 0.5, "levels": 1},
-        "evaluate": {"samples": 2},
-    }
+    """Raw settings of a study of seconds, to change."""
+    return deepcopy(TINY)
 
 
 @pytest.fixture
@@ -88,22 +80,17 @@ def study_file(tmp_path):
 
 
 @pytest.fixture
-def cli(tmp_path, monkeypatch):
+def no_figures(monkeypatch):
+    """Pages without pictures; a fixture of a wider scope draws them."""
+    leave_out_figures(monkeypatch)
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, no_figures):
     """The command line in this process, in an empty folder. An error that it does not catch fails the test."""
-    from typer.testing import CliRunner
-
-    from tombola.cli.app import app
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*args):
-        result = CliRunner().invoke(app, [str(arg) for arg in args])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            pytest.fail("".join(traceback.format_exception(result.exception)))
-        return result
-
-    return call
+    return command_line
 
 
 @pytest.fixture

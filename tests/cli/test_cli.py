@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 import yaml
 
 import tombola
+from support.running import TINY, command_line
 from tombola.cli.app import app
 
 OPTIONS = {
@@ -40,17 +42,28 @@ def test_the_commands_and_their_options_are_these(cli):
             assert not option.startswith("--") or option in shown, (command, option)
 
 
-@pytest.fixture
-def finished(cli, tiny, study_file, tmp_path):
-    """A finished run of the tiny study: its result and its folder."""
-    path = study_file(tiny | {"arms": ["ticket", "reinit"]})
-    result = cli("run", path, "--out", "out/tiny")
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A finished run of a short study, and its figures drawn: its result and the folder it was started in. Only read."""
+    home = tmp_path_factory.mktemp("finished")
+    (home / "study.yaml").write_text(yaml.safe_dump(TINY | {"arms": ["ticket", "reinit"]}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("COLUMNS", "200")
+        result = command_line("run", "study.yaml", "--out", "out/tiny")
     assert result.exit_code == 0, result.output
-    return result, tmp_path / "out" / "tiny", path
+    return result, home
 
 
-def test_run_prints_a_table_and_writes_records_and_a_page(finished):
-    result, folder, _ = finished
+@pytest.fixture
+def finished(ran, cli, tmp_path):
+    """A copy of that run in the current folder: the study's folder."""
+    shutil.copytree(ran[1], tmp_path, dirs_exist_ok=True)
+    return tmp_path / "out" / "tiny"
+
+
+def test_run_prints_a_table_and_writes_records_and_a_page(ran):
+    result, folder = ran[0], ran[1] / "out" / "tiny"
     assert "ticket (snr)" in result.output
     assert "re-init (snr)" in result.output
     assert str(folder.name) in result.output
@@ -65,8 +78,7 @@ def test_run_prints_a_table_and_writes_records_and_a_page(finished):
 
 
 def test_the_same_command_again_runs_nothing(cli, finished):
-    _, _, path = finished
-    again = cli("run", path, "--out", "out/tiny")
+    again = cli("run", "study.yaml", "--out", "out/tiny")
     assert "0 of" in again.output
     assert again.exit_code == 0
 
@@ -107,26 +119,23 @@ def test_dry_run_shows_the_graph_and_a_forecast_before_anything_was_run(cli, tin
 
 
 def test_status_and_report_read_a_folder(cli, finished, tmp_path):
-    _, folder, _ = finished
-    assert "0 to run" in cli("status", folder).output
-    result = cli("report", folder, "--out", tmp_path / "page.html")
+    assert "0 to run" in cli("status", finished).output
+    result = cli("report", finished, "--out", tmp_path / "page.html")
     assert result.exit_code == 0
     assert "<html" in (tmp_path / "page.html").read_text()
 
 
 def test_report_of_an_unfinished_study_says_so(cli, finished):
-    _, folder, _ = finished
-    described = json.loads((folder / "study.json").read_text())
+    described = json.loads((finished / "study.json").read_text())
     described["study"]["prune"]["levels"] = 2
-    (folder / "study.json").write_text(json.dumps(described))
-    assert cli("report", folder).exit_code == 0
-    assert "unfinished" in (folder / "report.html").read_text()
+    (finished / "study.json").write_text(json.dumps(described))
+    assert cli("report", finished).exit_code == 0
+    assert "unfinished" in (finished / "report.html").read_text()
 
 
 def test_evaluate_measures_a_ticket_as_the_study_did(cli, finished):
-    _, folder, _ = finished
-    table = pd.read_parquet(folder / "records.parquet")
-    ticket = folder.parent / "tombola-stages" / table["ticket"].iloc[1] / "ticket.safetensors"
+    table = pd.read_parquet(finished / "records.parquet")
+    ticket = finished.parent / "tombola-stages" / table["ticket"].iloc[1] / "ticket.safetensors"
     result = cli("evaluate", ticket, "--samples", 64)
     assert result.exit_code == 0
     shown = {cells[1].strip(): cells[2].strip() for line in result.output.splitlines() if len(cells := line.split("│")) > 3}

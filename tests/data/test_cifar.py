@@ -20,11 +20,9 @@ pytestmark = pytest.mark.skipif(not list(FILES.glob("*.parquet")), reason=f"no C
 
 
 @pytest.fixture(scope="module")
-def cifar(decoded):
+def cifar():
     """Decoded once for this file: about ten seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TOMBOLA_CACHE", str(decoded))
-        return huggingface(f"{FILES}/*.parquet")
+    return huggingface(f"{FILES}/*.parquet")
 
 
 def test_it_is_whole_and_balanced_and_never_taken_for_the_lossless_one(cifar):

@@ -28,7 +28,7 @@ STUDY = {
     "checkpoint_seconds": 0.05,  # so that trainings are cut in the middle, too
     "data": {"name": "digits", "flip": True, "crop": 1},
     "model": {"name": "conv", "args": {"widths": [8, 16], "batch_norm": True}},
-    "train": {"epochs": 6, "batch_size": 32, "lr": 0.005, "schedule": "one_cycle"},
+    "train": {"epochs": 4, "batch_size": 32, "lr": 0.005, "schedule": "one_cycle"},
     "prune": {"levels": 1, "fraction": 0.6, "rewind": "epoch:1"},
     "evaluate": {"samples": 4},
     "arms": ["ticket", "deterministic", "transplant", "reinit", "shuffle_even"],
@@ -38,9 +38,10 @@ STUDY = {
 DRIVER = """
 import json, os, random, signal, sys, time
 from pathlib import Path
-import pandas, pyarrow.parquet, sklearn.datasets, torch, tombola.cli.run, tombola.report.page
+import pandas, pyarrow.parquet, sklearn.datasets, torch, tombola.cli.run, tombola.report
 from tombola.cli.app import main
 
+tombola.report.write_report = lambda records, study, out, **more: out  # no page: it takes as long as the trainings
 torch.optim.Adam([torch.zeros(1)])  # imports a thousand modules
 study, whole, cut = sys.argv[1:]
 
@@ -68,9 +69,11 @@ while len(kills) < 5 or not any(kill["in_training"] for kill in kills):
     os.waitpid(pid, 0)
     unfinished = [path for path in stages.glob("unfinished/*.checkpoint")]
     kills.append({"done": len(list(stages.glob("*/record.json"))), "in_training": bool(unfinished)})
-print(took, time.monotonic() - began, kills, file=sys.stderr); print(json.dumps(kills))
+_, status = os.waitpid(start(cut), 0)
+assert status == 0, status
+print(json.dumps(kills))
 """
-"""Runs `tombola run` whole, then kills it again and again: in forks, which do not have to import torch each time."""
+"""Runs `tombola run` whole, then kills it again and again and lets it end: in forks, which do not import torch each time."""
 
 
 def test_a_run_killed_at_five_instants_ends_with_the_same_bits(tmp_path: Path):
@@ -83,11 +86,6 @@ def test_a_run_killed_at_five_instants_ends_with_the_same_bits(tmp_path: Path):
     done = [kill["done"] for kill in kills]
     assert done == sorted(done)  # nothing that was finished is lost
     assert any(kill["in_training"] for kill in kills)
-
-    main = "import sys; sys.argv[0] = 'tombola'; from tombola.cli.app import main; main()"
-    subprocess.run(
-        [sys.executable, "-c", main, "run", study, "--out", cut, "--device", "cpu"], check=True, stdout=subprocess.DEVNULL
-    )
 
     differing = names("timing", "environment")
     tables = [pd.read_parquet(folder / "records.parquet").drop(columns=differing) for folder in (whole, cut)]

@@ -81,10 +81,9 @@ ended(quick)
 
 
 @pytest.fixture(scope="module")
-def driven(tmp_path_factory, decoded):
+def driven(tmp_path_factory):
     root = tmp_path_factory.mktemp("workers") / "stores"
-    environment = os.environ | {"TOMBOLA_CACHE": str(decoded)}
-    subprocess.run([sys.executable, "-c", DRIVER, json.dumps(STUDY), root], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", DRIVER, json.dumps(STUDY), root], check=True)
     return root
 
 

@@ -15,6 +15,7 @@ import typer
 import yaml
 
 import tombola
+from support.running import leave_out_figures
 from tombola.cli.app import app
 from tombola.cli.run import run_studies
 from tombola.engine.local import _dataset, dataset
@@ -58,7 +59,9 @@ def demo(tmp_path_factory):
     runs = tmp_path_factory.mktemp("demo") / "runs"
     small = ["train.epochs=1", "prune.levels=2", "seeds=[0, 1]", "model.args.hidden=[30, 20]", "evaluate.samples=2"]
     small.append("views=[overlap, connectivity]")
-    assert run_studies(["demo"], out=runs / "demo", changes=small, device="cpu") == 0
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_figures(patch)
+        assert run_studies(["demo"], out=runs / "demo", changes=small, device="cpu") == 0
     return runs
 
 
@@ -84,7 +87,7 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", with_blocks("python"))
-def test_python_of_a_page_runs_in_order(page, folder, demo):
+def test_python_of_a_page_runs_in_order(page, folder, demo, no_figures):
     here = folder(page)
     (here / "runs").symlink_to(demo)
     namespace = {"__name__": "page"}
@@ -101,7 +104,7 @@ def test_studies_of_a_page_can_be_planned(page, folder):
 
 
 @pytest.mark.parametrize(("page", "name"), STUDIES)
-def test_studies_of_how_to_pages_run(page, name, folder):
+def test_studies_of_how_to_pages_run(page, name, folder, no_figures):
     here = folder(page)
     assert run_studies([name], device="cpu") == 0
     study = read(name, [])["name"]

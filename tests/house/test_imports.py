@@ -22,9 +22,6 @@ CORE = [
     "training.loop",
 ]
 
-STUDIES = [*CORE, "study.spec", "study.plan", "engine.local", "engine.records", "engine.forecast"]
-"""Modules that plan and run studies on a bare machine."""
-
 
 @pytest.fixture(scope="module")
 def house():
@@ -59,14 +56,12 @@ def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize(("modules", "also"), [(CORE, ["filelock"]), (STUDIES, [])], ids=["core", "studies"])
-def test_the_core_needs_torch_and_safetensors_alone(modules, also):
-    """Running studies needs filelock, too, which torch brings along."""
+def test_the_core_needs_torch_and_safetensors_alone():
     run_without(
-        (*WHOLE, "numpy", *also),
+        (*WHOLE, "numpy", "filelock"),
         f"""
 import importlib
-for name in {modules!r}:
+for name in {CORE!r}:
     importlib.import_module('tombola.' + name)
 """,
     )

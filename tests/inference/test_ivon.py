@@ -355,7 +355,7 @@ def test_a_point_is_refused_by_the_methods_name():
         Ivon(module, started(module, settings()).as_family("point"), Categorical(), settings(), N, WORDS)
 
 
-def test_a_study_by_ivon_has_all_that_others_have(tmp_path, monkeypatch, study_file):
+def test_a_study_by_ivon_has_all_that_others_have(tmp_path, monkeypatch, study_file, no_figures):
     from tombola.cli.run import run_studies
 
     monkeypatch.chdir(tmp_path)

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from support.running import leave_out_figures
 from support.synthetic import STUDY, digits
 from tombola.report.page import render
 
@@ -16,7 +17,9 @@ def section(html):
 @pytest.fixture(scope="module")
 def shown():
     """The section of a study of a VGG with tickets, deterministic tickets and controls."""
-    html, _ = render(digits(seeds=5, levels=10).assign(model="vgg11"), STUDY)
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_figures(patch)
+        html, _ = render(digits(seeds=5, levels=10).assign(model="vgg11"), STUDY)
     return section(html)
 
 
@@ -42,7 +45,7 @@ def test_claims_without_data_are_folded_away_with_what_they_need(shown):
     assert "<b>7a</b>" in folded
 
 
-def test_a_study_without_data_for_any_claim_has_no_such_section():
+def test_a_study_without_data_for_any_claim_has_no_such_section(no_figures):
     records = digits(seeds=2, levels=1).assign(model="vgg11")
     html, _ = render(records[records["curve"] == "re-init (snr)"].assign(train_seconds=float("nan")), STUDY)
     assert section(html) == ""

@@ -272,7 +272,7 @@ def test_without_scripts_the_pictures_are_there(browser: Any, file: Path) -> Non
     found.context.close()
 
 
-def test_names_are_never_read_as_html(browser: Any, tmp_path: Path) -> None:
+def test_names_are_never_read_as_html(browser: Any, tmp_path: Path, no_figures: None) -> None:
     evil = '<img src=x onerror="alert(1)"> </script><script>alert(2)</script> &amp;'
     records = digits(seeds=2, levels=2).replace({"curve": {"global shuffle (snr)": evil}})
     html, _ = render(records, {**STUDY, "name": evil})

@@ -160,7 +160,7 @@ def test_exceeding_counts_seeds_above_their_own_range() -> None:
     assert exceeding(records, "ticket (snr)", 6, "ece") == (3, 3)
 
 
-def test_a_regression_report_shows_rmse_and_no_calibration() -> None:
+def test_a_regression_report_shows_rmse_and_no_calibration(no_figures: None) -> None:
     page, pictures = render(regression(), STUDY)
     assert "RMSE" in page
     assert "is below re-init (snr) in RMSE (lower is better)" in page
@@ -168,14 +168,14 @@ def test_a_regression_report_shows_rmse_and_no_calibration() -> None:
     assert not {"1-accuracy", "1-ece", "1-mace"} & names(pictures)
 
 
-def test_a_report_of_one_seed_says_so() -> None:
+def test_a_report_of_one_seed_says_so(no_figures: None) -> None:
     html, pictures = render(digits(seeds=1), STUDY, failed=[], missing=0)
     assert "One seed: no spread shown." in html
     assert "no interval and no verdict" in html
     assert names(pictures) == FIGURES
 
 
-def test_a_missing_seed_is_told_at_its_point() -> None:
+def test_a_missing_seed_is_told_at_its_point(no_figures: None) -> None:
     records = digits()
     gone = (records["curve"] == "transplant") & (records["level"] == 6) & (records["seed"] == 1)
     html, _ = render(records[~gone], STUDY, failed=[], missing=1)
@@ -191,7 +191,7 @@ def test_an_empty_study_says_that_nothing_is_finished(tmp_path: Path) -> None:
     assert "stage x broke" in page
 
 
-def test_variants_have_their_own_sections() -> None:
+def test_variants_have_their_own_sections(no_figures: None) -> None:
     fanned = pd.concat([digits(variant="train.lr=0.003"), digits(variant="train.lr=0.01")], ignore_index=True)
     html, pictures = render(fanned, {**STUDY, "train": {"lr": [0.003, 0.01]}}, failed=[], missing=0)
     assert "mlp on digits, train.lr=0.01</h2>" in html
@@ -213,14 +213,15 @@ def test_diverged_trainings_are_reported() -> None:
     assert names(pictures) == FIGURES - {"1-layers", "1-heat-ticket", "1-heat-deterministic"}
 
 
-def test_a_study_with_only_dense_networks_is_reported() -> None:
+def test_a_study_with_only_dense_networks_is_reported(no_figures: None) -> None:
     dense = digits()[lambda records: records["level"] == 0]
     html, _ = render(dense, STUDY, failed=[], missing=100)
     assert "only the dense network is finished" in html
 
 
 @pytest.mark.parametrize("letters", [10, 60, 100])
-def test_a_legend_of_long_names_stays_within_its_figure(letters: int) -> None:
+def test_a_legend_of_long_names_stays_within_its_figure(letters: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tombola.report.images._saved", lambda figure, **how: b"")
     records = digits(seeds=1)
     records["curve"] = [
         f"{curve}, {'estimator=my_estimators:LocalLinear, ' * 9}"[:letters] + f" {curve[-5:]}" for curve in records["curve"]
@@ -379,7 +380,7 @@ def test_equal_records_give_equal_bytes(written_page: Path) -> None:
         assert picture.svg == (written_page.parent / "figures" / f"{picture.name}.svg").read_bytes()
 
 
-def test_hostile_names_are_escaped() -> None:
+def test_hostile_names_are_escaped(no_figures: None) -> None:
     records = digits().replace({"curve": {"transplant": '"><script>alert($1)--></script>'}})
     hostile = {**STUDY, "name": "<script>alert(1)</script>"}
     html, _ = render(records, hostile, failed=["<script>"], missing=0)
@@ -437,7 +438,7 @@ def test_numbers_are_written_for_people() -> None:
     ]
 
 
-def test_a_study_without_pruning_says_so_and_shows_no_densities(tmp_path):
+def test_a_study_without_pruning_says_so_and_shows_no_densities(tmp_path, no_figures):
     page = write_report(digits(levels=0), STUDY, tmp_path / "report.html").read_text()
     assert "Networks are trained and tested, without pruning" in page
     assert "Density per layer" not in page

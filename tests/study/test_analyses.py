@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import islice
 
+import matplotlib
 import pandas as pd
 import pytest
 import torch
@@ -11,13 +12,18 @@ import torch
 from tombola.data import training_batches
 from tombola.engine.forecast import Forecast, work_of
 from tombola.engine.local import dataset
-from tombola.engine.records import collect_analyses, stage_times
+from tombola.engine.records import collect, collect_analyses, stage_times
 from tombola.engine.store import missing
 from tombola.errors import TombolaError
 from tombola.metrics import columns
 from tombola.posterior.batch_norm import reestimated
 from tombola.posterior.predictive import classes_of, outputs
 from tombola.posterior.state import interpolated
+from tombola.report.analyses import seen
+from tombola.report.figures import styles
+from tombola.report.images import SETTINGS
+from tombola.report.page import show
+from tombola.report.panels import panels
 from tombola.study.analyses import ANALYSES
 from tombola.study.analyses.connectivity import ALPHAS, EXAMPLES, Connectivity
 from tombola.study.analyses.early_bird import DENSITIES, EarlyBird
@@ -321,6 +327,15 @@ def test_the_command_line_runs_analyses_and_the_page_has_a_section_for_each(cli,
         numbers = pd.read_csv(f"out/figures/{name}.csv")
         assert len(numbers)
     assert "0 to run" in cli("status", "out", "--allow-imports").output
+
+
+def test_figures_of_analyses_are_drawn(ran, table):
+    (panel,) = panels(collect(*ran))
+    with matplotlib.rc_context(SETTINGS):
+        for analysis in seen(panel, table[table["seed_a"] == 0], styles(panel.curves)):
+            pictures = [picture for shown in show(analysis.plates) for picture in shown.pictures]
+            assert pictures, analysis.title
+            assert all(picture.svg.count(b"<path") > 10 for picture in pictures)
 
 
 def test_a_regression_has_lines_too_and_emptied_layers_have_no_ranks(plan_of, run_plan, user_module):

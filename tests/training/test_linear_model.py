@@ -18,6 +18,8 @@ from tombola.streams import generator
 
 D, NOISE, PRIOR = 5, 4.0, 0.3
 """With these the prior and 200 examples have about equal shares in the posterior's precision."""
+TASKS = 300
+"""Tasks of the same inputs, over which the Monte Carlo error of a precision averages out."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,10 +53,11 @@ def learned(x: Tensor, y: Tensor, **changes) -> tuple[Tensor, Tensor, State]:
     start = Gaussian(layout, mean, torch.full_like(mean, math.log(0.1)), torch.ones_like(mean, dtype=torch.bool))
     settings = TrainSettings(
         **{
-            "epochs": 2000,
+            "epochs": 600,
             "batch_size": len(x),
-            "samples": 16,
-            "lr": 0.01,
+            "samples": 2,
+            "estimator": "antithetic",
+            "lr": 0.02,
             "log_std_lr_factor": 1.0,
             "schedule": "cosine",
             "heat": 1.0,
@@ -81,19 +84,19 @@ def test_the_data_make_the_problem_hard_enough():
 def check(found_mean: Tensor, found_std: Tensor, mean: Tensor, precision: Tensor) -> None:
     assert (found_mean - mean).norm() < 0.02 * mean.norm()
     assert (found_mean - mean).abs().max() < 0.02 * mean.abs().mean()
-    torch.testing.assert_close(found_std[0].pow(-2), precision, rtol=0.02, atol=0)
+    torch.testing.assert_close(found_std.pow(-2).mean(0), precision, rtol=0.02, atol=0)
 
 
 def test_training_reaches_the_mean_field_optimum():
-    mean, std, _ = learned(*data())
-    check(mean, std, *optimum(*data(), NOISE))
+    mean, std, _ = learned(*data(tasks=TASKS))
+    check(mean, std, *optimum(*data(tasks=TASKS), NOISE))
 
 
-@pytest.mark.parametrize("estimator", ["antithetic", "local", "flipout"])
+@pytest.mark.parametrize("estimator", ["weight_sample", "local", "flipout"])
 def test_every_estimator_reaches_it(estimator: str):
     # a linear model uses each weight once: local reparameterisation does not change its objective
     x, y = data(60, 700)
-    mean, std, _ = learned(x, y, estimator=estimator, epochs=600, samples=2, lr=0.02)
+    mean, std, _ = learned(x, y, estimator=estimator, epochs=300, samples=2, lr=0.02)
     expected_mean, precision = optimum(x, y, NOISE)
     assert (mean - expected_mean).norm() < 0.05 * expected_mean.norm()
     torch.testing.assert_close(std.square().mean(0), 1 / precision, rtol=0.01, atol=0)
@@ -114,20 +117,36 @@ def test_noise_that_is_used_again_leads_to_the_same_optimum(noise_refresh: float
     # 17,500 weights: so many that little of their noise is new in each sample. Averaged over the tasks, the Monte Carlo
     # error of the variances is below 0.2%, and a bias would show
     x, y = data(60, 3500)
-    mean, std, _ = learned(x, y, noise_refresh=noise_refresh, epochs=600, samples=2, lr=0.02)
+    changes = {"estimator": "weight_sample", "noise_refresh": noise_refresh}
+    mean, std, _ = learned(x, y, epochs=300, samples=2, lr=0.02, **changes)
     expected_mean, precision = optimum(x, y, NOISE)
     assert (mean - expected_mean).norm() < 0.05 * expected_mean.norm()
     assert (mean - expected_mean).mean(0).abs().max() < 0.02 * expected_mean.abs().mean()
     torch.testing.assert_close(std.square().mean(0), 1 / precision, rtol=0.01, atol=0)
 
 
-def test_a_learned_noise_is_the_elbos_maximum():
-    x, y = data()
+def noise_at_the_maximum(x: Tensor, y: Tensor) -> float:
+    """The ELBO's best noise: noise^2 = E_q mean squared residual, with q the optimum for that noise."""
     noise_std = 1.0
-    for _ in range(200):  # at the maximum: noise^2 = E_q mean squared residual, with q the optimum for that noise
-        expected_mean, precision = optimum(x, y, noise_std)
-        expected_squares = (y - x @ expected_mean.T).square().sum() + ((x * x).sum(0) / precision).sum()
-        noise_std = math.sqrt(expected_squares.item() / len(x))
-    mean, std, state = learned(x, y, learn_noise=True, noise_std=1.0)
+    for _ in range(200):
+        mean, precision = optimum(x, y, noise_std)
+        squares = (y - x @ mean.T).square().sum() + y.shape[1] * ((x * x).sum(0) / precision).sum()
+        noise_std = math.sqrt(squares.item() / y.numel())
+    return noise_std
+
+
+def test_a_learned_noise_is_the_elbos_maximum():
+    x, y = data(tasks=TASKS)
+    _, _, state = learned(x, y, learn_noise=True, noise_std=1.0)
+    assert state.likelihood["log_noise"].exp().item() == pytest.approx(noise_at_the_maximum(x, y), rel=0.03)
+
+
+@pytest.mark.slow
+def test_the_posterior_beside_a_learned_noise_is_the_optimum_for_it():
+    # Adam remembers the steep start, where the noise is far too small, for a thousand steps
+    x, y = data()
+    many = {"estimator": "weight_sample", "epochs": 2000, "samples": 16, "lr": 0.01}
+    mean, std, state = learned(x, y, learn_noise=True, noise_std=1.0, **many)
+    noise_std = noise_at_the_maximum(x, y)
     assert state.likelihood["log_noise"].exp().item() == pytest.approx(noise_std, rel=0.03)
     check(mean, std, *optimum(x, y, noise_std))

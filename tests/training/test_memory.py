@@ -80,8 +80,10 @@ def test_a_training_needs_what_was_forecast(name: str, case: str, tmp_path):
     assert 0.75 * found < forecast.total < 1.25 * found
 
 
-@pytest.mark.parametrize("name", IMAGES)
-@pytest.mark.parametrize("evaluate", [{"batch_size": 64, "samples": 3}, {"samples": 200}])
+EVALUATIONS = [(name, how) for name in IMAGES for how in ({"batch_size": 64, "samples": 3}, {"samples": 20})]
+
+
+@pytest.mark.parametrize(("name", "evaluate"), [*EVALUATIONS, ("mlp", {"samples": 200})])
 def test_an_evaluation_needs_what_was_forecast(name: str, evaluate: dict, tmp_path):
     data = images()
     init, _, evaluation = stages(name, {}, evaluate)

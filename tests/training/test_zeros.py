@@ -1,6 +1,7 @@
 """A pruned weight is exactly zero with zero variance, whatever the optimiser does, forever."""
 
 import copy
+from itertools import product
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from tombola.inference import METHODS
 from tombola.posterior.state import initial_state
 from tombola.streams import generator
 
-STEPS = 1000
+EACH = [*((method, 1) for method in METHODS), ("vi", 2)]
 
 
 def net() -> nn.Module:
@@ -29,10 +30,14 @@ def half_masked(layout: Layout) -> torch.Tensor:
     return torch.rand(layout.numel, generator=generator("mask")) < 0.5
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("optimiser", ["adam", "adamw", "sgd"])
-@pytest.mark.parametrize(("method", "samples"), [*((method, 1) for method in METHODS), ("vi", 2)])
-def test_masked_weights_are_exactly_zero_after_1000_steps(method: str, samples: int, optimiser: str, precision: str):
+@pytest.mark.parametrize(
+    ("steps", "method", "samples", "optimiser", "precision"),
+    [(100, *each, *how) for each in EACH for how in product(["adam", "adamw", "sgd"], ["fp32", "bf16"])]
+    + [(1000, "vi", 2, "adamw", "bf16")],
+)
+def test_masked_weights_are_exactly_zero_after_many_steps(
+    steps: int, method: str, samples: int, optimiser: str, precision: str
+):
     module = net()
     layout = Layout.of(module)
     mask = half_masked(layout)
@@ -52,15 +57,15 @@ def test_masked_weights_are_exactly_zero_after_1000_steps(method: str, samples: 
         lr=0.01,
         weight_decay=0.1,
         batch_size=64,
-        epochs=STEPS,
+        epochs=steps,
     )
     start = state.as_family(METHODS[method].learns)
     q = train(module, start, TensorBatches(*data(), 64, 0), settings, stream=("zeros",)).state.posterior
 
-    assert len(seen) == STEPS * samples
+    assert len(seen) == steps * samples
     assert max(seen) == 0.0  # in every sample that the network saw
     assert bool((q.mean[~mask] == 0).all())
-    assert bool((q.std[~mask] == 0).all())
+    assert q.std is None or bool((q.std[~mask] == 0).all())
     moved = (q.mean != state.posterior.mean)[mask].double().mean()
     assert moved > 0.8  # while the others were trained; the mask cuts some off
 
