@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TypeGuard
 
 import torch
 from torch import nn
@@ -15,23 +16,23 @@ from .state import State
 
 
 def has_batch_norm(module: nn.Module) -> bool:
-    """Whether any layer normalises by statistics, of the batch or running ones."""
+    """Return whether any layer is a batch norm, with or without running statistics."""
     return any(isinstance(layer, _BatchNorm) for layer in module.modules())
 
 
 def has_running_statistics(module: nn.Module) -> bool:
-    """Whether there is something to re-estimate."""
+    """Return whether any batch norm keeps running statistics, which can be re-estimated."""
     return any(_tracks(layer) for layer in module.modules())
 
 
 def reestimated(module: nn.Module, state: State, batches: Iterable[Batch], stream: streams.Name) -> State:
-    """The state with the running statistics that `batches` give it: of each layer the mean over the batches of their means
-    and unbiased variances, with a weight sample for each batch, as in training (a point: itself).
+    """Return the state with running statistics measured on `batches`: each layer's means and unbiased variances, averaged.
 
-    Everything but batch norm is in evaluation mode (no dropout). stream: name the noise. The module is as it was afterwards,
-    and a module without running statistics gives the state back. Izmailov et al. 2018, section 3.1.
+    Each batch has a weight sample of its own, as in training (of a point: itself). All but batch norm is in evaluation mode
+    (no dropout). stream: names the noise. The module is as it was afterwards, and without running statistics the state is
+    returned unchanged. Izmailov et al. 2018, section 3.1.
     """
-    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and _tracks(layer)]
+    layers = [layer for layer in module.modules() if _tracks(layer)]
     if not layers:
         return state
     q, momenta = state.posterior, [layer.momentum for layer in layers]
@@ -53,5 +54,5 @@ def reestimated(module: nn.Module, state: State, batches: Iterable[Batch], strea
             layer.momentum = momentum
 
 
-def _tracks(layer: nn.Module) -> bool:
+def _tracks(layer: nn.Module) -> TypeGuard[_BatchNorm]:
     return isinstance(layer, _BatchNorm) and layer.track_running_stats and layer.running_mean is not None

@@ -1,4 +1,4 @@
-"""Running an unmodified module on weights that live in one flat buffer.
+"""Binding: an unmodified module runs on weights that are views of one flat buffer.
 
 Legend: P parameters of the layout.
 """
@@ -18,7 +18,7 @@ _bound: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
 
 class Binding:
-    """Within the context, the module's parameters are views of `theta` [P]; after it, the module is as it was.
+    """Context within which the module's parameters are views of `theta` [P]; after it, the module is as it was.
 
     Its parameters, gradients, buffers and training mode come back, also after an exception, and buffers that a forward pass
     has replaced. `theta` may be overwritten between passes: call `wrote()` then, so that a backward pass through old values
@@ -36,7 +36,7 @@ class Binding:
         self._narrow = [(v, wide) for v, wide in zip(self._views, views, strict=True) if v is not wide]
         self._names = [s.name for s in layout.segments]
         self.converted = [s.slice for s, v, wide in zip(layout.segments, self._views, views, strict=True) if v is not wide]
-        """The places in `theta` of parameters that are converted copies."""
+        """Places in `theta` of the parameters that are converted copies, since they have another dtype."""
         self._trainable = [i for i, p in enumerate(self._params) if p.requires_grad]
         self._initial_buffers = buffers
         self._shapes = [(s.slice, s.shape) for s in layout.segments]
@@ -80,9 +80,9 @@ class Binding:
         _bound.discard(self.module)
 
     def wrote(self) -> None:
-        """Says that `theta` was overwritten: graphs built on the old values can no longer be run backward.
+        """Declare that `theta` was overwritten: running a graph of the old values backward becomes an error.
 
-        Raises RuntimeError if something (`.to()`, `.half()`) has replaced the parameters' storage meanwhile.
+        Raises RuntimeError if `.to()`, `.half()` or the like has replaced the parameters' storage meanwhile.
         """
         for p, view, name in zip(self._params, self._views, self._names, strict=True):
             if p.data_ptr() != view.data_ptr():
@@ -97,17 +97,16 @@ class Binding:
             torch._foreach_copy_(copies, wide)
 
     def backward(self, losses: Tensor | Iterable[Tensor], out: Tensor) -> None:
-        """d loss / d theta into `out` [P]; zero for parameters that the loss does not reach. Of several losses the sum's:
-        each is asked for when the graph of the one before is gone.
+        """Write d loss / d theta into `out` [P]; zero for parameters that the loss does not reach.
 
-        Goes through each parameter's `.grad`, so hooks fire. The gradients are stolen, not accumulated: one copy, no
-        zeroing.
+        Several losses are summed; each is taken from the iterable when the graph of the one before is freed. Autograd fills
+        each parameter's `.grad`, so that hooks fire, and the gradient is then copied out: one copy, and no zeroing.
         """
         for p in self._params:
             p.grad = None
         for loss in (losses,) if isinstance(losses, Tensor) else losses:
             loss.backward()
-            del loss  # with its graph, before the next is made
+            del loss  # its graph too, before the next one is built
         targets, sources = [], []
         for p, (where, shape) in zip(self._params, self._shapes, strict=True):
             if p.grad is None:
@@ -120,12 +119,12 @@ class Binding:
 
 
 def buffers_of(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of the persistent buffers (batch-norm statistics) by name."""
+    """Return copies of the persistent buffers (batch-norm statistics) by name."""
     return {name: owner._buffers[leaf].detach().clone() for name, owner, leaf in _persistent(module)}  # type: ignore[union-attr]
 
 
 def load_buffers(module: nn.Module, buffers: Mapping[str, Tensor]) -> None:
-    """Writes `buffers` into the module's own; one that a forward pass gave another shape is replaced."""
+    """Write `buffers` into the module's own; a buffer that a forward pass gave another shape is replaced."""
     for name, value in buffers.items():
         path, _, leaf = name.rpartition(".")
         owner = module.get_submodule(path)
@@ -137,7 +136,7 @@ def load_buffers(module: nn.Module, buffers: Mapping[str, Tensor]) -> None:
 
 
 def _persistent(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """(name, owner, name in it) of the buffers that a state_dict has, under every name."""
+    """Yield (name, owner, name in it) of the buffers that a state_dict has, under every name."""
     for prefix, owner in module.named_modules(remove_duplicate=False):
         for leaf, buffer in owner._buffers.items():
             if buffer is not None and leaf not in owner._non_persistent_buffers_set:

@@ -1,4 +1,4 @@
-"""Which parameters of a module are random, weights of linear maps, or neither: by the module that owns them."""
+"""Roles of parameters (random, a weight of a linear map, or neither) by the module that owns them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -8,7 +8,7 @@ from torch import nn
 from tombola.errors import TombolaError
 
 Predicate = Callable[[str, nn.Module, nn.Parameter], bool]
-"""(parameter name, the module that owns it, the parameter) -> whether it is random."""
+"""Function (parameter name, the module that owns it, the parameter) -> whether it is random."""
 
 _LINEAR = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
 _BATCH_NORM: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)

@@ -1,4 +1,4 @@
-"""The Python entry for a training loop of your own: a module made Bayesian.
+"""Bayesian: a module with a posterior, for a training loop of your own.
 
 Legend: P parameters of the layout.
 """
@@ -51,9 +51,9 @@ class Bayesian(nn.Module):
         noise_refresh: float = 1.0,
         seed: int = 0,
     ):
-        """What differs from the defaults.
+        """Make `module` Bayesian; it starts from its present values.
 
-        mask: of weights that are pruned from the start, by parameter name; false or 0 is pruned.
+        mask: weights that are pruned from the start, by parameter name; false or 0 is pruned.
         likelihood: (output, batch) -> log likelihood of each example [B], a function or a module (whose parameters are
             learned); by default `Categorical`.
         estimator, objective, noise_refresh: as in `TrainSettings`.
@@ -83,10 +83,10 @@ class Bayesian(nn.Module):
         self._sample: WeightSample | None = None
         self._made_for: tuple[int, ...] = ()
         self.step = 0
-        """Calls of `negative_elbo` in training mode so far: names the noise of the next."""
+        """Number of calls of `negative_elbo` in training mode: names the noise of the next."""
 
     def negative_elbo(self, batch: Batch, *, examples: int, heat: float = 1.0, samples: int = 1) -> Tensor:
-        """E_q[-log p(batch)], mean over the batch, + heat * KL(q || prior) / examples: nats, a scalar.
+        """Return E_q[-log p(batch)], mean over the batch, + heat * KL(q || prior) / examples: nats, a scalar.
 
         Its `backward` is ordinary: gradients land in `mean.grad` and `log_std.grad`; scale, accumulate, clip them as any.
         batch: a pair (inputs, targets) or a mapping with `labels`, see `tombola.posterior.batch`.
@@ -99,7 +99,7 @@ class Bayesian(nn.Module):
         return _NegativeElbo.apply(self, batch, heat / examples, samples, self.mean, self.log_std, *learned)
 
     def kl(self) -> Tensor:
-        """KL(q || prior) in nats, over the surviving random parameters."""
+        """Return KL(q || prior) in nats, over the surviving random parameters."""
         return self.posterior.kl(self.prior_std)
 
     @property
@@ -109,19 +109,21 @@ class Bayesian(nn.Module):
         return Gaussian(self.layout, self.mean, self.log_std, self.mask, self._prior_mean()).masked(self.mask)
 
     def state(self) -> State:
-        """A copy of all that was trained."""
+        """Return a copy of all that was trained."""
         self._hold_frozen()
         mean, log_std, mask = self.mean.detach(), self.log_std.detach(), self.mask.clone()
         q = Gaussian(self.layout, mean, log_std, mask, self._prior_mean()).masked(mask)
         return State(q, {k: v.clone() for k, v in self._buffers_now.items()}, self._learned())
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What a state_dict must have beside the parameters, so that a loaded model goes on as the saved one would have:
-        step, buffers of the module (batch-norm statistics) and the start that survivors are rewound to."""
+        """Return the rest of a state_dict, with which a loaded model continues as the saved one would have.
+
+        Step, buffers of the module (batch-norm statistics), and the start that survivors are rewound to.
+        """
         return {"step": self.step, "buffers": dict(self._buffers_now), "start": self._start.tensors()}
 
     def set_extra_state(self, saved: dict[str, Any]) -> None:
-        """The inverse of `get_extra_state`."""
+        """Load what `get_extra_state` returned."""
         q = self._start.posterior
         start = {name: value.to(q.mean.device) for name, value in saved["start"].items()}
         self._start = State.of_tensors(self.layout, q.mask, start)
@@ -135,7 +137,7 @@ class Bayesian(nn.Module):
         return {name: value.detach().clone() for name, value in self.likelihood.state_dict().items()}
 
     def ticket(self) -> Ticket:
-        """The ticket of the present mask, start and trained state, on the CPU."""
+        """Return the ticket of the present mask, start and trained state, on the CPU."""
         mask = self.mask.cpu()
         return Ticket(mask, self._start.to("cpu").masked(mask), self.state().to("cpu"))
 
@@ -149,7 +151,7 @@ class Bayesian(nn.Module):
         batch_norm: Literal["running", "batch"] = "running",
         select: Callable[[Any], Tensor] = logits_of,
     ) -> Prediction:
-        """Class probabilities with their uncertainty from the present posterior, as `Ticket.predict`."""
+        """Return class probabilities with their uncertainty from the present posterior, as `Ticket.predict`."""
         if isinstance(self.likelihood, GaussianNoise):
             raise TombolaError("a regression has no class probabilities; use ticket().outputs")
         module, state = self._module[0], self.state()
@@ -167,9 +169,9 @@ class Bayesian(nn.Module):
         seed: int = 0,
         sigma: Literal["trained", "start", "shuffled"] = "trained",
     ) -> Ticket:
-        """Prunes by the present posterior and rewinds the survivors to the start; returns the new, untrained ticket.
+        """Prune by the present posterior and rewind the survivors to the start; return the new, untrained ticket.
 
-        score, fraction, scope, sigma: as in `PruneSettings`. The parameters change in place: go on with a new optimiser.
+        score, fraction, scope, sigma: as in `PruneSettings`. The parameters change in place: continue with a new optimiser.
         """
         how = PruneSettings(score=score, sigma=sigma, fraction=fraction, scope=scope)
         ticket = prune_ticket(self.ticket(), self._start.to("cpu"), how, generator("score", seed, self.step))
@@ -177,7 +179,7 @@ class Bayesian(nn.Module):
         return ticket
 
     def rewind(self, ticket: Ticket) -> None:
-        """Restarts at the ticket's mask and rewind state, in place; later prunings come back to that state, too.
+        """Restart at the ticket's mask and rewind state, in place; later prunings rewind to that state, too.
 
         Raises TombolaError for a ticket of another model, or of another choice of random parameters.
         """
@@ -207,7 +209,7 @@ class Bayesian(nn.Module):
         self.mean.grad = self.log_std.grad = None
 
     def _hold_frozen(self) -> None:
-        """Puts back what an optimiser's decay of the flat mean did to parameters that the module has frozen."""
+        """Restore parameters that the module has frozen: an optimiser's decay of the flat mean changes them."""
         with torch.no_grad():
             for where in self._frozen:
                 kept = self._start.posterior.mean[where].to(self.mean) * self.mask[where]
@@ -215,7 +217,7 @@ class Bayesian(nn.Module):
                     self.mean[where].copy_(kept)
 
     def _weight_sample(self) -> WeightSample:
-        """The buffers of the estimator, made anew when the parameters have moved to other memory or the mask was set."""
+        """Return the estimator; it is made anew when the parameters have moved to other memory or the mask was set."""
         self._hold_frozen()
         mean, log_std = self.mean.data, self.log_std.data
         made_for = (mean.data_ptr(), self.mask.data_ptr(), self.mask._version)
@@ -232,7 +234,7 @@ def _place(segment: Segment) -> str:
 
 
 class _NegativeElbo(torch.autograd.Function):
-    """Runs forward and backward passes at once, sample by sample, and hands the gradients on when asked."""
+    """Runs forward and backward passes at once, sample by sample; its `backward` returns the stored gradients."""
 
     @staticmethod
     def forward(ctx: Any, net: Bayesian, batch: Batch, kl_weight: float, samples: int, *params: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The Python entry that finds tickets: iterative pruning of a module on data in memory or from a loader."""
+"""find_tickets: iterative pruning of a module on data in memory or from a loader."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -45,12 +45,12 @@ def find_tickets(
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> list[Ticket]:
-    """Iterative pruning of `module`: one trained ticket a level, dense first, sparsest last.
+    """Prune `module` iteratively; return one trained ticket a level, dense first, sparsest last.
 
     data: a pair of tensors in memory (inputs, targets), which is shuffled and cut by `train.batch_size`; or a loader of
         batches with a length, iterated anew each epoch.
     examples: N, the size of a loader's training set; by default the length of its `dataset`.
-    likelihood, mask: as of `Bayesian`; a likelihood takes the place of the settings' one.
+    likelihood, mask: as of `Bayesian`; a likelihood replaces the settings' one.
 
     The module is left as it was; it starts from its present values. Raises TombolaError for settings that do not fit.
     """
@@ -106,7 +106,7 @@ def _batches_of(data: Any, examples: int | None, size: int, seed: int, device: t
 
 
 def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, steps: int) -> None:
-    """Raises TombolaError for what would fail after minutes of training. steps: of an epoch."""
+    """Raise TombolaError for settings that would fail after minutes of training. steps: of an epoch."""
     if is_deterministic(train.method) and prune.score in SCORES and prune.score not in WITHOUT_STD:
         raise TombolaError(
             f"score {prune.score!r} needs a std; with method {train.method} use one of {', '.join(sorted(WITHOUT_STD))}"
@@ -131,7 +131,7 @@ def _check_targets(targets: Tensor, train: TrainSettings) -> None:
 
 @contextmanager
 def _bar(levels: int, steps: int, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar over levels and steps, where there is a terminal to see it."""
+    """Show a progress bar over levels and steps, in a terminal."""
     from rich.progress import Progress
 
     with Progress(disable=not shown, transient=True) as bar:
