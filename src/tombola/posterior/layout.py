@@ -90,34 +90,34 @@ class Layout:
         uses = [id(p) for m in module.modules() for name, p in m.named_parameters(recurse=False) if is_weight(name, m, p)]
         # by identity: a classifier that is tied to an embedding has the embedding's name
         last = [n for n, _, p in owners if uses and not classifier and id(p) == uses[-1]]
-        parts = []
+        parts: list[dict[str, Any]] = []
         for name, owner, p in owners:
             kind = "linear" if is_linear(owner) else "embedding" if isinstance(owner, nn.Embedding) else "other"
             is_random, why = randomness(name, owner, p, random, kind)
             is_decayed = p.requires_grad and (p.ndim >= 2 if decayed is None else matches(name, decayed))
-            prunable = (name in weights and name not in last) or matches(name, include)
-            if name in last and not prunable:
+            chosen = (name in weights and name not in last) or matches(name, include)
+            prunable = chosen and p.requires_grad and p.numel() > 0
+            if name in last and not chosen:
                 why += "; the final classifier is not pruned"
             if matches(name, exclude):
                 prunable, why = False, why + "; excluded from pruning by a pattern"
-            parts.append((name, tuple(p.shape), is_random, is_decayed, prunable, fan_in_of(name, owner, p), why))
+            parts.append(
+                {
+                    "name": name,
+                    "shape": tuple(p.shape),
+                    "random": is_random,
+                    "decayed": is_decayed,
+                    "prunable": prunable,
+                    "fan_in": fan_in_of(name, owner, p),
+                    "why": why,
+                }
+            )
 
         # order of groups: random decayed | random | deterministic | deterministic decayed: undecayed ones are one run
-        parts.sort(key=lambda part: (not part[2], part[2] != part[3]))
+        parts.sort(key=lambda part: (not part["random"], part["random"] != part["decayed"]))
         segments, start = [], 0
-        for name, shape, is_random, is_decayed, prunable, fan_in, why in parts:
-            segments.append(
-                Segment(
-                    name=name,
-                    shape=shape,
-                    start=start,
-                    random=is_random,
-                    decayed=is_decayed,
-                    prunable=prunable,
-                    fan_in=fan_in,
-                    why=why,
-                )
-            )
+        for part in parts:
+            segments.append(Segment(**part, start=start))
             start += segments[-1].numel
         return cls(tuple(segments))
 

@@ -1,5 +1,6 @@
 """Roles of parameters (random, a weight of a linear map, or neither) by the module that owns them."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
@@ -80,4 +81,4 @@ def fan_in_of(name: str, owner: nn.Module, p: nn.Parameter) -> int:
         weight = siblings[0]
     if type(owner).__name__ == "Conv1D":  # stored input first
         return weight.shape[0]
-    return max(1, weight[0].numel())
+    return max(1, math.prod(weight.shape[1:]))
