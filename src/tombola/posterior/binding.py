@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .layout import Layout
 from .narrow import guarded
+from .roles import is_expanded
 
 _bound: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
@@ -44,40 +45,27 @@ class Binding:
     def __enter__(self) -> "Binding":
         if self.module in _bound:
             raise RuntimeError(f"{type(self.module).__name__} is bound already: one binding at a time")
-        _bound.add(self.module)
-        self._guard = ExitStack()
-        self._guard.enter_context(guarded(self.module, self.theta.device))
-        self._saved = [(p.data, p.grad) for p in self._params]
-        self._saved_modes = [(m, m.training) for m in self.module.modules()]
-        plain = [m for m in self.module.modules() if not isinstance(m, torch.jit.ScriptModule)]  # whose buffers are fixed
-        self._own_buffers = [(m, dict(m._buffers)) for m in plain]
-        self._saved_buffers = [(b, b.data, b.detach().clone()) for b in self.module.buffers()]
-        for buffer in self.module.buffers():
-            buffer.data = buffer.data.to(self.theta.device)
-        for p, view in zip(self._params, self._views, strict=True):
-            p.grad, p.data = None, view
-        self._renew()
-        if self._initial_buffers is not None:
-            load_buffers(self.module, self._initial_buffers)
-        torch.clear_autocast_cache()  # within the caller's autocast: its copies of other weights
+        with ExitStack() as undo:  # an error on the way undoes the steps before it
+            _bound.add(self.module)
+            undo.callback(_bound.discard, self.module)
+            undo.enter_context(guarded(self.module, self.theta.device))
+            undo.callback(torch.clear_autocast_cache)
+            undo.callback(_restore_modes, [(m, m.training) for m in self.module.modules()])
+            undo.callback(_restore_buffers, *_saved_buffers(self.module))
+            for buffer in self.module.buffers():
+                buffer.data = buffer.data.to(self.theta.device)
+            if self._initial_buffers is not None:
+                load_buffers(self.module, self._initial_buffers)
+            undo.callback(_restore_parameters, [(p, p.data, p.grad) for p in self._params])
+            for p, view in zip(self._params, self._views, strict=True):
+                p.grad, p.data = None, view
+            self._renew()
+            torch.clear_autocast_cache()  # within the caller's autocast: its copies of other weights
+            self._undo = undo.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for p, (data, grad) in zip(self._params, self._saved, strict=True):
-            p.grad = None  # first: a gradient and its parameter share a device
-            p.data = data
-            p.grad = grad
-        for module, buffers in self._own_buffers:  # a forward pass may have put other tensors there
-            module._buffers.clear()
-            module._buffers.update(buffers)
-        for buffer, data, values in self._saved_buffers:
-            buffer.data = data
-            buffer.data.copy_(values)
-        for module, training in self._saved_modes:
-            module.training = training
-        torch.clear_autocast_cache()
-        self._guard.close()
-        _bound.discard(self.module)
+        self._undo.close()
 
     def wrote(self) -> None:
         """Declare that `theta` was overwritten: running a graph of the old values backward becomes an error.
@@ -118,6 +106,34 @@ class Binding:
         torch._foreach_copy_(targets, sources)
 
 
+def _restore_parameters(saved: list[tuple[nn.Parameter, Tensor, Tensor | None]]) -> None:
+    for p, data, grad in saved:
+        p.grad = None  # first: a gradient and its parameter share a device
+        p.data = data
+        p.grad = grad
+
+
+def _saved_buffers(module: nn.Module) -> tuple[list[tuple[nn.Module, dict]], list[tuple[Tensor, Tensor, Tensor]]]:
+    """Return the buffers of each submodule by name, and (buffer, its memory, a copy of its values)."""
+    plain = [m for m in module.modules() if not isinstance(m, torch.jit.ScriptModule)]  # whose buffers are fixed
+    return [(m, dict(m._buffers)) for m in plain], [(b, b.data, b.detach().clone()) for b in module.buffers()]
+
+
+def _restore_buffers(own: list[tuple[nn.Module, dict]], saved: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+    for module, buffers in own:  # a forward pass may have put other tensors there
+        module._buffers.clear()
+        module._buffers.update(buffers)
+    for buffer, data, values in saved:
+        buffer.data = data
+        if not is_expanded(data):  # which no forward pass can have written to
+            data.copy_(values)
+
+
+def _restore_modes(saved: list[tuple[nn.Module, bool]]) -> None:
+    for module, training in saved:
+        module.training = training
+
+
 def buffers_of(module: nn.Module) -> dict[str, Tensor]:
     """Return copies of the persistent buffers (batch-norm statistics) by name."""
     return {name: owner._buffers[leaf].detach().clone() for name, owner, leaf in _persistent(module)}  # type: ignore[union-attr]
@@ -129,7 +145,7 @@ def load_buffers(module: nn.Module, buffers: Mapping[str, Tensor]) -> None:
         path, _, leaf = name.rpartition(".")
         owner = module.get_submodule(path)
         own = owner._buffers[leaf]
-        if own is not None and own.shape == value.shape and own.dtype == value.dtype:
+        if own is not None and own.shape == value.shape and own.dtype == value.dtype and not is_expanded(own):
             own.data.copy_(value)
         else:
             owner._buffers[leaf] = value.clone()

@@ -15,7 +15,18 @@ from torch import Tensor, nn
 
 from tombola.errors import TombolaError
 
-from .roles import Predicate, check_real, fan_in_of, is_linear, is_weight, matches, owned, randomness
+from .roles import (
+    Predicate,
+    check_apart,
+    check_buffers,
+    check_real,
+    fan_in_of,
+    is_linear,
+    is_weight,
+    matches,
+    owned,
+    randomness,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +83,17 @@ class Layout:
             the biases) of linear, convolution and attention layers. Frozen parameters never are prunable.
         classifier: whether the last such weight, the final classifier's, may be pruned too.
 
-        Parameters may have several floating-point dtypes. Raises TombolaError for a pattern that matches no parameter, for
-        integer and complex parameters, those of a lazy module that was never run, and those that torch.nn.utils.prune has
-        split into weight and mask.
+        Parameters may have several floating-point dtypes. Raises TombolaError for a pattern that matches no parameter; for
+        parameters that are integer, complex, sparse, without values (of a lazy module, on the meta device), split by
+        torch.nn.utils.prune, or share memory; and for buffers that cannot be saved.
         """
         owners = owned(module)
         if not owners:
             raise TombolaError(f"{type(module).__name__} has no parameters: nothing to make Bayesian")
         for name, owner, p in owners:
             check_real(name, owner, p)
+        check_apart(owners)
+        check_buffers(module)
         names = [name for name, _, _ in owners]
         for pattern in [*(random if isinstance(random, Sequence) else ()), *(decayed or ()), *include, *exclude]:
             if not any(fnmatchcase(name, pattern) for name in names):
