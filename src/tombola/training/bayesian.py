@@ -29,6 +29,8 @@ from tombola.pruning.ticket import Ticket
 from tombola.settings import PosteriorSettings, PruneSettings, check_samples
 from tombola.streams import generator, global_stream
 
+from .find import check_random, check_ranked
+
 
 class Bayesian(nn.Module):
     """An ordinary module plus a Gaussian posterior over its named parameters, for a training loop of your own.
@@ -65,8 +67,10 @@ class Bayesian(nn.Module):
                 f"prior_std is {prior_std}, noise_refresh {noise_refresh}; the first must be above 0, the second in (0, 1]"
             )
         self._module = [module]  # in a list: its own parameters are not ours
-        self.layout = layout_of(module, posterior or PosteriorSettings(), prune or PruneSettings())
-        self._start = initial_state(module, self.layout, posterior or PosteriorSettings(), seed)
+        posterior = posterior or PosteriorSettings()
+        self.layout = layout_of(module, posterior, prune or PruneSettings())
+        check_random(self.layout)
+        self._start = initial_state(module, self.layout, posterior, seed)
         q = self._start.posterior.masked(self.layout.mask_of(mask or {}).to(self._start.posterior.mean.device))
         self.likelihood = as_likelihood(likelihood if likelihood is not None else Categorical())
         self._start = replace(self._start, likelihood=self._learned())
@@ -173,6 +177,7 @@ class Bayesian(nn.Module):
 
         score, fraction, scope, sigma: as in `PruneSettings`. The parameters change in place: continue with a new optimiser.
         """
+        check_ranked(self.layout, score)
         how = PruneSettings(score=score, sigma=sigma, fraction=fraction, scope=scope)
         ticket = prune_ticket(self.ticket(), self._start.to("cpu"), how, generator("score", seed, self.step))
         self._restart(ticket)

@@ -107,10 +107,14 @@ def _batches_of(data: Any, examples: int | None, size: int, seed: int, device: t
 
 def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, steps: int) -> None:
     """Raise TombolaError for settings that would fail after minutes of training. steps: of an epoch."""
-    if is_deterministic(train.method) and prune.score in SCORES and prune.score not in WITHOUT_STD:
+    if prune.score in SCORES and prune.score not in WITHOUT_STD and is_deterministic(train.method):
         raise TombolaError(
             f"score {prune.score!r} needs a std; with method {train.method} use one of {', '.join(sorted(WITHOUT_STD))}"
         )
+    if not is_deterministic(train.method):
+        check_random(layout)
+        if prune.levels:
+            check_ranked(layout, prune.score)
     plugins.resolve(train.schedule, SCHEDULES, "schedule")
     plugins.resolve(train.estimator, ESTIMATORS, "estimator")
     plugins.resolve(train.objective, OBJECTIVES, "objective")
@@ -120,6 +124,26 @@ def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, step
     if start >= end:
         raise TombolaError(
             f"rewind {prune.rewind!r} is at step {start}, but the training has {end}: nothing would be trained"
+        )
+
+
+def check_random(layout: Layout) -> None:
+    """Raise TombolaError where no parameter is random: a Bayesian method would train a point."""
+    if not layout.random_numel:
+        raise TombolaError(
+            "no parameter is random, so the network would be deterministic: choose some by posterior.random (name patterns, "
+            "as in ['*weight']), make a module of which tombola knows the layers (not a scripted or traced one), or use "
+            "method map"
+        )
+
+
+def check_ranked(layout: Layout, score: str) -> None:
+    """Raise TombolaError where a score of `SCORES` needs a std that prunable parameters lack: it would be infinite."""
+    fixed = [s.name for s in layout.prunable_segments() if not s.random]
+    if fixed and score in SCORES and score not in WITHOUT_STD:
+        raise TombolaError(
+            f"score {score!r} needs a std, but {fixed[0]!r} is prunable and deterministic: exclude it (prune.exclude), make "
+            f"it random (posterior.random), or use one of {', '.join(sorted(WITHOUT_STD))}"
         )
 
 
