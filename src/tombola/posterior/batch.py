@@ -17,6 +17,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from tombola.errors import TombolaError
 
+from .modes import recordable
+
 Batch = tuple[Any, Any] | Mapping[str, Any]
 """(inputs of the module, targets), or a mapping with `labels`."""
 
@@ -89,7 +91,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 def moved(value: Any, device: torch.device | str) -> Any:
     """Return a batch (or inputs) on `device`; a leaf that cannot be moved stays."""
-    return mapped(value, lambda leaf: leaf.to(device) if hasattr(leaf, "to") else leaf)
+    return mapped(value, lambda leaf: recordable(leaf.to(device)) if hasattr(leaf, "to") else leaf)
 
 
 def channels_last(value: Any) -> Any:

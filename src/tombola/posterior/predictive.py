@@ -18,6 +18,7 @@ from .batch import channels_last as laid_out
 from .batch import length_of, logits_of, moved, parts, run
 from .batch_norm import has_batch_norm
 from .binding import Binding
+from .modes import outside_inference_mode
 from .state import State
 
 
@@ -44,6 +45,7 @@ class Prediction:
         return (self.entropy - _entropy(self.probs_SBC).mean(0)).clamp(min=0)
 
 
+@outside_inference_mode
 def outputs(
     module: nn.Module,
     state: State,

@@ -17,11 +17,12 @@ from tombola.inference.estimators.noise import NoisePool
 from tombola.inference.estimators.outputs import ESTIMATORS
 from tombola.inference.estimators.sample import WeightSample
 from tombola.inference.forward import DataTerm
-from tombola.posterior.batch import Batch, logits_of
+from tombola.posterior.batch import Batch, logits_of, mapped
 from tombola.posterior.binding import Binding, buffers_of
 from tombola.posterior.gaussian import Gaussian
 from tombola.posterior.layout import Segment
 from tombola.posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
+from tombola.posterior.modes import outside_inference_mode, recordable
 from tombola.posterior.predictive import Prediction, classes_of, outputs
 from tombola.posterior.state import State, initial_state, layout_of
 from tombola.pruning.iterate import prune_ticket
@@ -39,6 +40,7 @@ class Bayesian(nn.Module):
     module itself is not changed; it is run on weight samples.
     """
 
+    @outside_inference_mode
     def __init__(
         self,
         module: nn.Module,
@@ -89,6 +91,7 @@ class Bayesian(nn.Module):
         self.step = 0
         """Number of calls of `negative_elbo` in training mode: names the noise of the next."""
 
+    @outside_inference_mode
     def negative_elbo(self, batch: Batch, *, examples: int, heat: float = 1.0, samples: int = 1) -> Tensor:
         """Return E_q[-log p(batch)], mean over the batch, + heat * KL(q || prior) / examples: nats, a scalar.
 
@@ -100,6 +103,7 @@ class Bayesian(nn.Module):
         if examples < 1:
             raise TombolaError(f"examples is {examples}; it must be at least 1")
         learned = [p for p in self.likelihood.parameters() if p.requires_grad]
+        batch = mapped(batch, recordable)
         return _NegativeElbo.apply(self, batch, heat / examples, samples, self.mean, self.log_std, *learned)
 
     def kl(self) -> Tensor:
@@ -112,6 +116,7 @@ class Bayesian(nn.Module):
         self._hold_frozen()
         return Gaussian(self.layout, self.mean, self.log_std, self.mask, self._prior_mean()).masked(self.mask)
 
+    @outside_inference_mode
     def state(self) -> State:
         """Return a copy of all that was trained."""
         self._hold_frozen()
@@ -140,11 +145,13 @@ class Bayesian(nn.Module):
     def _learned(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.likelihood.state_dict().items()}
 
+    @outside_inference_mode
     def ticket(self) -> Ticket:
         """Return the ticket of the present mask, start and trained state, on the CPU."""
         mask = self.mask.cpu()
         return Ticket(mask, self._start.to("cpu").masked(mask), self.state().to("cpu"))
 
+    @outside_inference_mode
     def predict(
         self,
         inputs: Any,
@@ -165,6 +172,7 @@ class Bayesian(nn.Module):
             )
         )
 
+    @outside_inference_mode
     def prune(
         self,
         score: str = "snr",
@@ -183,6 +191,7 @@ class Bayesian(nn.Module):
         self._restart(ticket)
         return ticket
 
+    @outside_inference_mode
     def rewind(self, ticket: Ticket) -> None:
         """Restart at the ticket's mask and rewind state, in place; later prunings rewind to that state, too.
 

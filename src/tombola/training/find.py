@@ -17,6 +17,7 @@ from tombola.inference.estimators.outputs import ESTIMATORS
 from tombola.posterior.batch import Batch
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import LogLikelihood
+from tombola.posterior.modes import training_mode
 from tombola.posterior.state import initial_state, layout_of
 from tombola.pruning.chain import walk_chain
 from tombola.pruning.iterate import prune_ticket
@@ -31,6 +32,7 @@ from .loop import train as train_state
 from .optim import SCHEDULES
 
 
+@training_mode
 def find_tickets(
     module: nn.Module,
     data: tuple[Tensor, Tensor] | Iterable[Batch],

@@ -13,12 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from tombola import streams
 from tombola.inference import method_of
 from tombola.posterior.batch import Batch, examples_of
+from tombola.posterior.modes import training_mode
 from tombola.posterior.state import State
 from tombola.settings import TrainSettings
 
 from .loop import likelihood_of
 
 
+@training_mode
 def flops_per_example(module: nn.Module, state: State, settings: TrainSettings, batch: Batch) -> float:
     """Return the operations of one step's gradients for each example of `batch`; a multiplication and an addition are two.
 

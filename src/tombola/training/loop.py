@@ -30,6 +30,7 @@ from tombola.posterior.batch import (
     targets_of,
 )
 from tombola.posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
+from tombola.posterior.modes import training_mode
 from tombola.posterior.state import State
 from tombola.settings import TrainSettings
 
@@ -55,6 +56,7 @@ class Trained:
 
 
 @says_what_to_lower
+@training_mode
 def train(
     module: nn.Module,
     state: State,

@@ -25,6 +25,7 @@ from tombola.errors import TombolaError
 from tombola.inference import is_deterministic, method_of
 from tombola.posterior.batch import Batch, examples_of, logits_of, parts
 from tombola.posterior.likelihood import LogLikelihood
+from tombola.posterior.modes import training_mode
 from tombola.posterior.predictive import outputs
 from tombola.posterior.state import State, initial_state, layout_of
 from tombola.pruning.ticket import Ticket
@@ -84,6 +85,7 @@ def in_words(size: float) -> str:
     return f"{size / 1e3:.0f} kB"
 
 
+@training_mode
 def forecast_memory(
     module: nn.Module,
     data: tuple[Tensor, Tensor] | Iterable[Batch],
