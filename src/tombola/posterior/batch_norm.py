@@ -1,14 +1,16 @@
 """Batch-norm statistics of a state that was not trained: measured on batches of training examples."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tombola import streams
+from tombola.errors import TombolaError
 
 from .batch import Batch, inputs_of, run
 from .binding import Binding, buffers_of
@@ -52,6 +54,37 @@ def reestimated(module: nn.Module, state: State, batches: Iterable[Batch], strea
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
+
+
+@contextmanager
+def normalising_one(module: nn.Module, examples: int) -> Iterator[None]:
+    """Let a batch of one example be trained on, as the last one of a loader: by running statistics, which do not change.
+
+    Only in layers that see a single value per channel, of which there is no variance. Does nothing for other batches. Raises
+    TombolaError (in the forward pass) where a layer has no statistics, since no larger batch came before.
+    """
+    if examples != 1:
+        yield
+        return
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    measured = {layer for layer in layers if _tracks(layer) and layer.num_batches_tracked}
+
+    def choose(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        (inputs,) = (*args, *kwargs.values())
+        layer.training = inputs.numel() > inputs.shape[1]
+        if not layer.training and layer not in measured:
+            raise TombolaError(
+                "a batch of one example has no batch-norm statistics, and there are no running ones yet; use a larger "
+                "batch, or drop_last=True of the DataLoader"
+            )
+
+    hooks = [layer.register_forward_pre_hook(choose, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, hook in zip(layers, hooks, strict=True):
+            hook.remove()
+            layer.training = True
 
 
 def _tracks(layer: nn.Module) -> TypeGuard[_BatchNorm]:

@@ -17,7 +17,8 @@ from tombola.inference.estimators.noise import NoisePool
 from tombola.inference.estimators.outputs import ESTIMATORS
 from tombola.inference.estimators.sample import WeightSample
 from tombola.inference.forward import DataTerm
-from tombola.posterior.batch import Batch, logits_of, mapped
+from tombola.posterior.batch import Batch, examples_of, logits_of, mapped
+from tombola.posterior.batch_norm import normalising_one
 from tombola.posterior.binding import Binding, buffers_of
 from tombola.posterior.gaussian import Gaussian
 from tombola.posterior.layout import Segment
@@ -262,16 +263,17 @@ class _NegativeElbo(torch.autograd.Function):
             dropout = global_stream("dropout", net._seed, net.step, device=sample.theta.device)
             with torch.enable_grad(), dropout, binding:
                 net._module[0].train(net.training)
-                loss = net._gradients(
-                    DataTerm(binding, net.likelihood),
-                    sample,
-                    batch,
-                    net.step,
-                    samples=samples,
-                    scale=1.0,
-                    kl_weight=kl_weight,
-                    prior_std=net.prior_std,
-                )
+                with normalising_one(net._module[0], examples_of(batch)):
+                    loss = net._gradients(
+                        DataTerm(binding, net.likelihood),
+                        sample,
+                        batch,
+                        net.step,
+                        samples=samples,
+                        scale=1.0,
+                        kl_weight=kl_weight,
+                        prior_std=net.prior_std,
+                    )
                 if net.training:
                     net._buffers_now = buffers_of(net._module[0])
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]

@@ -29,6 +29,7 @@ from tombola.posterior.batch import (
     run,
     targets_of,
 )
+from tombola.posterior.batch_norm import normalising_one
 from tombola.posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
 from tombola.posterior.modes import training_mode
 from tombola.posterior.state import State
@@ -145,7 +146,8 @@ class _Work:
         for p in self.likelihood.parameters():
             p.grad = None
         laid_out = channels_last(batch) if settings.channels_last else batch
-        loss = self.learner.gradients(laid_out, step, kl_factor)
+        with normalising_one(self.learner.binding.module, examples_of(batch)):
+            loss = self.learner.gradients(laid_out, step, kl_factor)
         self.losses[step % len(self.losses)] = loss
         if settings.clip_norm is not None:
             everything = [p for group in self.optimiser.param_groups for p in group["params"]]
