@@ -8,6 +8,7 @@ positional arguments, or a mapping of keyword arguments.
 Legend: B examples.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ from .modes import recordable
 
 Batch = tuple[Any, Any] | Mapping[str, Any]
 """(inputs of the module, targets), or a mapping with `labels`."""
+
+_DOUBLE = re.compile("double|float64", re.IGNORECASE)
 
 LABELS = "labels"
 IGNORED = -100
@@ -47,10 +50,20 @@ def targets_of(batch: Batch) -> Any:
 
 
 def run(module: Callable[..., Any], inputs: Any) -> Any:
-    """Return the module's output for `inputs`: one input, a tuple of positional or a mapping of keyword arguments."""
-    if isinstance(inputs, Mapping):
-        return module(**inputs)
-    return module(*inputs) if _is_sequence(inputs) else module(inputs)
+    """Return the module's output for `inputs`: one input, a tuple of positional or a mapping of keyword arguments.
+
+    Raises TombolaError for float64 inputs of a module of another dtype.
+    """
+    try:
+        if isinstance(inputs, Mapping):
+            return module(**inputs)
+        return module(*inputs) if _is_sequence(inputs) else module(inputs)
+    except (RuntimeError, ValueError) as error:  # torch has a sentence of its own in each layer
+        if _DOUBLE.search(str(error)) and any(getattr(leaf, "dtype", None) == torch.float64 for leaf in leaves(inputs)):
+            raise TombolaError(
+                f"the inputs are float64, as NumPy's are, which the module does not take ({error}); give inputs.float()"
+            ) from error
+        raise
 
 
 def logits_of(output: Any) -> Tensor:
