@@ -32,15 +32,13 @@ class Binding:
         self.module, self.theta = module, theta
         named = dict(module.named_parameters())
         self._params = [named[s.name] for s in layout.segments]
-        views = [theta[s.slice].view(s.shape) for s in layout.segments]
+        views = list(layout.views(theta).values())
         self._views = [v if p.dtype == v.dtype else v.to(p.dtype) for p, v in zip(self._params, views, strict=True)]
         self._narrow = [(v, wide) for v, wide in zip(self._views, views, strict=True) if v is not wide]
-        self._names = [s.name for s in layout.segments]
-        self.converted = [s.slice for s, v, wide in zip(layout.segments, self._views, views, strict=True) if v is not wide]
+        self.converted = [s.slice for s, p in zip(layout.segments, self._params, strict=True) if p.dtype != theta.dtype]
         """Places in `theta` of the parameters that are converted copies, since they have another dtype."""
-        self._trainable = [i for i, p in enumerate(self._params) if p.requires_grad]
         self._initial_buffers = buffers
-        self._shapes = [(s.slice, s.shape) for s in layout.segments]
+        self._places = [(s.name, s.slice, s.shape) for s in layout.segments]
 
     def __enter__(self) -> "Binding":
         if self.module in _bound:
@@ -72,7 +70,7 @@ class Binding:
 
         Raises RuntimeError if `.to()`, `.half()` or the like has replaced the parameters' storage meanwhile.
         """
-        for p, view, name in zip(self._params, self._views, self._names, strict=True):
+        for p, view, (name, *_) in zip(self._params, self._views, self._places, strict=True):
             if p.data_ptr() != view.data_ptr():
                 raise RuntimeError(f"parameter {name!r} was moved or converted while the module was bound; do that before")
         self._renew()
@@ -96,7 +94,7 @@ class Binding:
             loss.backward()
             del loss  # its graph too, before the next one is built
         targets, sources = [], []
-        for p, (where, shape) in zip(self._params, self._shapes, strict=True):
+        for p, (_, where, shape) in zip(self._params, self._places, strict=True):
             if p.grad is None:
                 out[where].zero_()
             else:

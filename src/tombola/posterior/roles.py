@@ -1,7 +1,7 @@
 """Roles of parameters (random, a weight of a linear map, or neither) by the module that owns them."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -18,15 +18,12 @@ _NORM: tuple[type[nn.Module], ...] = (*_BATCH_NORM, nn.LayerNorm, nn.GroupNorm, 
 
 
 def owned(module: nn.Module) -> list[tuple[str, nn.Module, nn.Parameter]]:
-    def walk() -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
-        seen: set[int] = set()  # tied parameters once, under their first name
-        for prefix, owner in module.named_modules():
-            for name, p in owner.named_parameters(prefix, recurse=False):
-                if id(p) not in seen:
-                    seen.add(id(p))
-                    yield name, owner, p
-
-    return list(walk())
+    """Return (name, owner, parameter) of all parameters, tied ones once, under their first name."""
+    found: dict[int, tuple[str, nn.Module, nn.Parameter]] = {}
+    for prefix, owner in module.named_modules():
+        for name, p in owner.named_parameters(prefix, recurse=False):
+            found.setdefault(id(p), (name, owner, p))
+    return list(found.values())
 
 
 def check_real(name: str, owner: nn.Module, p: nn.Parameter) -> None:

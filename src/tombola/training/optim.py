@@ -158,18 +158,6 @@ def lr_factor(settings: TrainSettings, step: int, steps: int, steps_per_epoch: i
     return schedule(settings, step - warmup, max(1, steps - warmup))
 
 
-def _constant(settings: TrainSettings, step: int, steps: int) -> float:
-    return 1.0
-
-
-def _step(settings: TrainSettings, step: int, steps: int) -> float:
-    return settings.gamma ** sum(step >= milestone * steps for milestone in settings.milestones)
-
-
-def _cosine(settings: TrainSettings, step: int, steps: int) -> float:
-    return 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
 def _one_cycle(settings: TrainSettings, step: int, steps: int) -> float:
     """One cycle (Smith & Topin 2018): from 1/25 to 1 over the first 30%, then down to 1/250,000, both by cosines."""
     peak, last = 0.3 * steps - 1, steps - 1
@@ -183,8 +171,8 @@ def _between(start: float, end: float, part: float) -> float:
 
 
 SCHEDULES: dict[str, Callable[[TrainSettings, int, int], float]] = {
-    "constant": _constant,
-    "step": _step,
-    "cosine": _cosine,
+    "constant": lambda s, step, steps: 1.0,
+    "step": lambda s, step, steps: s.gamma ** sum(step >= milestone * steps for milestone in s.milestones),
+    "cosine": lambda s, step, steps: 0.5 * (1 + math.cos(math.pi * step / steps)),
     "one_cycle": _one_cycle,
 }
