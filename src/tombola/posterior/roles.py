@@ -93,7 +93,7 @@ def check_apart(owners: Sequence[tuple[str, nn.Module, nn.Parameter]]) -> None:
 
 
 def is_expanded(tensor: Tensor) -> bool:
-    """Return whether elements share memory, as those of `expand` do: such a tensor cannot be written to in place."""
+    """Return whether elements share memory, as after `expand`: such a tensor cannot be written to in place."""
     return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
