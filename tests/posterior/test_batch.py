@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 
-from tombola import Bayesian, TombolaError
-from tombola.posterior.batch import examples_of, inputs_of, logits_of, moved, parts, run, targets_of
+from tombola import Bayesian, PruneSettings, TombolaError, TrainSettings, find_tickets
+from tombola.posterior.batch import channels_last, examples_of, inputs_of, logits_of, moved, parts, run, targets_of
 from tombola.posterior.likelihood import Categorical, NextToken
 from tombola.streams import generator
 
@@ -93,6 +94,63 @@ def test_the_parts_of_a_batch_are_the_batch(length: int, size: int):
     assert torch.equal(torch.cat([part["x"][0] for part in cut]), batch["x"][0])
     assert torch.equal(torch.cat([part["labels"] for part in cut]), batch["labels"])
     assert all(part["x"][1].shape == (1, 4) and part["flag"] is True for part in cut)
+
+
+class Pair(NamedTuple):
+    a: object
+    b: object
+
+
+class Recurrent(nn.Module):
+    """The last hidden state of sequences, whose lengths are an optional second input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.GRU(3, 4), nn.Linear(4, 2)
+
+    def forward(self, sequences: PackedSequence, ages: Tensor | float = 0.0) -> Tensor:
+        return self.head(self.rnn(sequences)[1][0]) + ages
+
+
+def packed(lengths: list[int], in_order: bool) -> PackedSequence:
+    sequences = [torch.randn(n, 3, generator=generator("sequence", i)) for i, n in enumerate(lengths)]
+    return pack_sequence(sequences, enforce_sorted=in_order)
+
+
+LENGTHS = [([4, 3, 3, 1], True), ([1, 4, 2, 3], False)]
+
+
+@pytest.mark.parametrize(("lengths", "in_order"), LENGTHS)
+@pytest.mark.parametrize("ages", [False, True])
+def test_a_packed_sequence_is_one_input_of_as_many_examples_as_sequences(lengths: list[int], in_order: bool, ages: bool):
+    sequences, net = packed(lengths, in_order), Recurrent()
+    inputs = (sequences, torch.ones(4, 1)) if ages else sequences
+    assert examples_of((inputs, None)) == 4
+    whole = run(net, inputs)
+    torch.testing.assert_close(torch.cat([run(net, part) for part in parts(inputs, 4, 3)]), whole)
+    padded, back = pad_packed_sequence(next(parts(sequences, 4, 3)), batch_first=True)
+    assert back.tolist() == lengths[:3]
+    assert torch.equal(padded, pad_packed_sequence(sequences, batch_first=True)[0][:3, : max(lengths[:3])])
+
+
+def test_packed_sequences_are_trained_on_and_predicted_as_the_padded_ones():
+    batch = packed([1, 4, 2, 3], False), torch.tensor([0, 1, 0, 1])
+    settings = TrainSettings(epochs=2, batch_size=4, accumulate=2)
+    net = Recurrent()
+    ticket = find_tickets(net, [batch], examples=4, train=settings, prune=PruneSettings(levels=0), progress=False)[-1]
+    probs = ticket.predict(net, batch[0], samples=3).probs
+    torch.testing.assert_close(ticket.predict(net, batch[0], samples=3, batch=3).probs, probs)
+    assert Bayesian(net).negative_elbo((moved(batch[0], "cpu"), batch[1]), examples=4).isfinite()
+
+
+@pytest.mark.parametrize("change", [lambda v: moved(v, "cpu"), channels_last, lambda v: next(parts(v, 3, 2))])
+def test_named_tuples_keep_their_names(change: object):
+    batch = Pair(Pair(a, [b]), {"a": Pair(a, None)})
+    found = change(batch)
+    assert isinstance(found, Pair)
+    assert isinstance(found.a, Pair)
+    assert isinstance(found.b["a"], Pair)
+    assert torch.equal(run(Named(), Pair(a, b)), a - 2)  # at the top they are positional arguments
 
 
 def logits_of_positions() -> Tensor:

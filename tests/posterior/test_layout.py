@@ -89,7 +89,6 @@ def test_prunable_by_default_are_weights_without_biases_embedding_and_final_clas
         "attention.out_proj.weight",
         "linear.weight",
         "gpt.weight",
-        "frozen.weight",
     }
 
 

@@ -15,7 +15,6 @@ from tombola.posterior.layout import Layout
 from tombola.posterior.point import Point
 from tombola.posterior.state import State, initial_state, interpolated
 from tombola.pruning.iterate import prune_ticket, transplanted
-from tombola.pruning.scores import SCORES
 from tombola.pruning.ticket import Ticket, ticket_of
 from tombola.streams import generator
 from tombola.training.checkpoint import Checkpoint
@@ -196,8 +195,7 @@ def test_a_ticket_is_scored_pruned_and_rewound_by_its_marginal_std():
     q = state.posterior
     trained = replace(state, posterior=q.with_mean(torch.randn(len(q.mean), generator=generator("means"))))
     ticket = replace(ticket_of(state), trained=trained)
-    how = {"name": "snr", "score": SCORES["snr"], "fraction": 0.4, "scope": "global", "generator": generator("score")}
-    pruned = prune_ticket(ticket, state, **how)
+    pruned = prune_ticket(ticket, state, PruneSettings(score="snr", fraction=0.4), generator("score"))
     ratio, prunable = trained.posterior.mean.abs() / q.std, q.layout.prunable
     assert int((~pruned.mask).sum()) == round(0.4 * int(prunable.sum()))
     assert float(ratio[~pruned.mask].max()) <= float(ratio[pruned.mask & prunable].min())

@@ -18,7 +18,7 @@ from tombola.pruning.ticket import Ticket, ticket_of
 from tombola.streams import generator
 from tombola.study.plan import plan_study
 from tombola.study.spec import unfold
-from tombola.study.stages import Evaluate, Surroundings, Train
+from tombola.study.stages import Evaluate, RunContext, Train
 from tombola.training.loop import train
 
 CPU = torch.device("cpu")
@@ -85,7 +85,7 @@ def test_a_deterministic_chain_is_that_of_a_study(rewind: str):
     prune = {"score": "magnitude", "fraction": 0.4, "levels": 2, "rewind": rewind}
     given = {"epochs": 2, "batch_size": 512, "lr": 0.01}
     raw = {"name": "same", "seeds": [3], "model": {"name": "mlp", "args": {"hidden": [8]}}, "arms": ["deterministic"]}
-    plan, around = plan_study(unfold(raw | {"train": given, "prune": prune}), dataset), Surroundings(CPU, dataset)
+    plan, around = plan_study(unfold(raw | {"train": given, "prune": prune}), dataset), RunContext(CPU, dataset)
     tickets: dict[str, Ticket] = {}
     for stage in plan.stages:  # parents come first
         if not isinstance(stage, Evaluate):

@@ -15,7 +15,7 @@ from .resnet import resnet, resnet18
 from .vgg import vgg
 from .vit import vit
 
-# what a name says is bound by position, so that no argument can change it
+# the depth or size in a name is bound by position, so that no argument can change it
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "lenet": lenet,
@@ -30,11 +30,11 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vit_small": partial(vit, 384, 6, depth=12),
     "vit_base": partial(vit, 768, 3, depth=12),
 }
-"""name -> factory. The sizes of all are in docs/models.md."""
+"""Name -> factory. The sizes of all are in docs/models.md."""
 
 
 def build(name: str, args: Mapping[str, Any], input_shape: Sequence[int], outputs: int, stream: streams.Name) -> nn.Module:
-    """The model, initialised from the named stream. Raises TombolaError for an unknown name or arguments that do not fit."""
+    """Return the model, initialised from the named stream. Raises TombolaError for an unknown name or wrong arguments."""
     factory = plugins.resolve(name, MODELS, "model")
     with streams.global_stream("init", *stream):
         module = plugins.call(factory, {"input_shape": tuple(input_shape), "outputs": outputs}, args, f"model {name}")

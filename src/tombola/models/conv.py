@@ -30,7 +30,7 @@ def lenet(input_shape: Sequence[int], outputs: int) -> nn.Sequential:
 def conv(
     input_shape: Sequence[int], outputs: int, widths: Sequence[int] = (16, 32, 32), batch_norm: bool = False
 ) -> nn.Sequential:
-    """3x3 convolutions with ReLU, each after the first at half the resolution; global average pooling; one linear layer."""
+    """Stack of 3x3 convolutions with ReLU, all but the first of stride 2; global average pooling; one linear layer."""
     channels, *_ = image(input_shape, "conv")
     layers: list[nn.Module] = []
     for i, width in enumerate(widths):

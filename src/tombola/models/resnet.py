@@ -31,7 +31,7 @@ class Block(nn.Module):
 
 
 def resnet(depth: int, input_shape: Sequence[int], outputs: int, width: int = 16) -> nn.Sequential:
-    """The CIFAR kind of `depth` 6n + 2: three segments of n blocks with `width`, 2 `width` and 4 `width` channels.
+    """ResNet for CIFAR of `depth` 6n + 2: three segments of n blocks with `width`, 2 `width` and 4 `width` channels.
 
     He et al. 2016, section 4.2, but with convolutions as shortcuts (their option B). On 3 channels and 10 classes with
     width 16: depth 20 has 272,474 parameters, depth 110 has 1,730,714. He initialisation. Raises TombolaError for another
@@ -51,7 +51,7 @@ def resnet18(input_shape: Sequence[int], outputs: int, width: int = 64) -> nn.Se
 
 
 def _residual(name: str, blocks: Sequence[int], input_shape: Sequence[int], outputs: int, width: int) -> nn.Sequential:
-    """Segments of so many blocks; each after the first has twice the channels and half the resolution."""
+    """Build segments of `blocks` blocks; each after the first has twice the channels and half the resolution."""
     channels, *_ = image(input_shape, name)
     positive(name, width=width)
     stem = nn.Conv2d(channels, width, 3, 1, 1, bias=False)

@@ -16,10 +16,10 @@ _CHANNELS = (1, 2, 4, 8, 8)  # times width
 def vgg(depth: int, input_shape: Sequence[int], outputs: int, width: int = 64) -> nn.Sequential:
     """Five segments of 3x3 convolutions (with bias) with batch norm and ReLU; between them max pooling; one linear layer.
 
-    The form for CIFAR: instead of the fifth max pooling an average over the 2x2 positions that are left of 32x32 (over all
-    that are left of larger images), and no hidden linear layers. depth: 11, 13, 16 or 19. width: channels of the first
+    The form for CIFAR: instead of the fifth max pooling an average over the remaining positions (2x2 of a 32x32 image), and
+    no hidden linear layers. depth: 11, 13, 16 or 19. width: channels of the first
     segment; the last have 8 times as many. Depth 11 has 9,231,114 parameters on 3 channels and 10 classes. He
-    initialisation. Raises TombolaError for another depth, or images below 16x16, of which the four poolings leave nothing.
+    initialisation. Raises TombolaError for another depth, or images below 16x16, which are too small for four poolings.
     """
     if depth not in _CONVS:
         raise TombolaError(f"depth of vgg is {depth}; it must be one of {', '.join(map(str, _CONVS))}")

@@ -87,7 +87,7 @@ class SimpleViT(nn.Module):
         self.classifier = nn.Linear(dim, outputs)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, outputs] of images [B, C, H, W]."""
+        """Return logits [B, outputs] of images [B, C, H, W]."""
         x_BND = self.embed_norm(self.embed(self.patch_norm(patches(images, self.patch))))
         x_BND = x_BND + self.positions
         return self.classifier(self.norm(self.blocks(x_BND)).mean(1))
@@ -107,7 +107,7 @@ def vit(
     """A SimpleViT of `depth` blocks with `dim` features: `heads` heads of `head`, an MLP of `hidden` (by default 4 `dim`).
 
     Pre-norm, a norm after the last block, fixed sin-cos positions, mean pooling. patch_norm: layer norms before and after
-    the embedding of patches too (Kumar et al. 2023), which take brightness and contrast of each patch away. Initialisation:
+    the embedding of patches too (Kumar et al. 2023), which remove brightness and contrast of each patch. Initialisation:
     torch's own for linear layers, which is Kaiming-uniform, U(-b, b) with b = 1/sqrt(fan_in). On 3x32x32 and 10 classes, dim
     192 and 3 heads: depth 6 with patch 4 has 2,676,298 parameters, depth 12 with patch 2 has 5,333,962. Raises TombolaError
     for a patch that does not divide the image.
@@ -122,13 +122,13 @@ def vit(
 
 
 def patches(images: Tensor, patch: int) -> Tensor:
-    """[B, N, C * patch^2] from images [B, C, H, W], row by row; within a patch row, column, channel."""
+    """Return patches [B, N, C * patch^2] of images [B, C, H, W], row by row; within a patch row, column, channel."""
     x = images.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, C, rows, patch, columns, patch)
     return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
 def sin_cos_positions(rows: int, columns: int, dim: int) -> Tensor:
-    """[rows * columns, dim]: sine, cosine of column, then row, at dim / 4 frequencies of 1 to 1/10000 (Beyer et al.)."""
+    """Return [rows * columns, dim]: sine, cosine of column, then row, at dim / 4 frequencies of 1 to 1/10000."""
     k = torch.arange(dim // 4)
     frequency = 10_000.0 ** -(k / (dim // 4 - 1))
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")

@@ -1,4 +1,4 @@
-"""Weights that a model starts from: a state_dict in a safetensors file."""
+"""Pre-trained weights: a state_dict in a safetensors file."""
 
 import hashlib
 from functools import lru_cache
@@ -12,14 +12,14 @@ from tombola.errors import TombolaError
 
 
 def fingerprint(path: str) -> str:
-    """A hash of the file. Raises TombolaError if it cannot be read."""
+    """Return a hash of the file. Raises TombolaError if it cannot be read."""
     return _hash(path, _found(path).stat().st_mtime_ns)
 
 
 def load_weights(module: nn.Module, path: str) -> nn.Module:
-    """Loads the state_dict in the file into `module`, and returns it. Of tied weights one name is enough.
+    """Load the state_dict in the file into `module`, and return it. Of tied weights one name is enough.
 
-    Raises TombolaError for a file that is none, and naming the first weight that is missing, unknown or of another shape.
+    Raises TombolaError for a file of another format, or naming a weight that is missing, unknown or of another shape.
     """
     file = _found(path)
     try:

@@ -1,23 +1,29 @@
-"""What a loader yields, how a module is run on it, and where its output's logits are.
+"""Batches: their inputs and targets, the run of a module on them, and the logits of its output.
 
 A batch is a pair (inputs, targets) or a mapping. Of a mapping the entry `labels` is the targets, and the others go to the
 module by keyword, as with Hugging Face's models. (For targets of another name, or a module that must see its labels, give a
-pair whose inputs are a mapping.) Inputs are what a module is called with: a tensor, a tuple or list of positional arguments,
-or a mapping of keyword arguments.
+pair whose inputs are a mapping.) Inputs are what a module is called with: a tensor or a `PackedSequence`, a tuple or list of
+positional arguments, or a mapping of keyword arguments.
 
 Legend: B examples.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from tombola.errors import TombolaError
 
+from .modes import recordable
+
 Batch = tuple[Any, Any] | Mapping[str, Any]
 """(inputs of the module, targets), or a mapping with `labels`."""
+
+_DOUBLE = re.compile("double|float64", re.IGNORECASE)
 
 LABELS = "labels"
 IGNORED = -100
@@ -25,14 +31,17 @@ IGNORED = -100
 
 
 def inputs_of(batch: Batch) -> Any:
-    """What the module is run on."""
+    """Return the inputs that the module is run on."""
     if isinstance(batch, Mapping):
         return {name: value for name, value in batch.items() if name != LABELS}
     return _pair(batch)[0]
 
 
 def targets_of(batch: Batch) -> Any:
-    """What the likelihood compares the output with. Raises TombolaError for a mapping without `labels`."""
+    """Return the targets that the likelihood compares the output with.
+
+    Raises TombolaError for a mapping without `labels`.
+    """
     if not isinstance(batch, Mapping):
         return _pair(batch)[1]
     if LABELS not in batch:
@@ -41,18 +50,26 @@ def targets_of(batch: Batch) -> Any:
 
 
 def run(module: Callable[..., Any], inputs: Any) -> Any:
-    """The module's output for `inputs`: a tensor, a tuple of positional or a mapping of keyword arguments."""
-    if isinstance(inputs, Mapping):
-        return module(**inputs)
-    if isinstance(inputs, tuple | list):
-        return module(*inputs)
-    return module(inputs)
+    """Return the module's output for `inputs`: one input, a tuple of positional or a mapping of keyword arguments.
+
+    Raises TombolaError for float64 inputs of a module of another dtype.
+    """
+    try:
+        if isinstance(inputs, Mapping):
+            return module(**inputs)
+        return module(*inputs) if _is_sequence(inputs) else module(inputs)
+    except (RuntimeError, ValueError) as error:  # torch has a sentence of its own in each layer
+        if _DOUBLE.search(str(error)) and any(getattr(leaf, "dtype", None) == torch.float64 for leaf in leaves(inputs)):
+            raise TombolaError(
+                f"the inputs are float64, as NumPy's are, which the module does not take ({error}); give inputs.float()"
+            ) from error
+        raise
 
 
 def logits_of(output: Any) -> Tensor:
-    """The tensor of an output: itself, its attribute or entry `logits`, or the first of a tuple.
+    """Return the tensor of an output: itself, its attribute or entry `logits`, or the first of a tuple.
 
-    Raises TombolaError where there is none.
+    Raises TombolaError where none of them is a tensor.
     """
     if isinstance(output, Mapping):
         found = output.get("logits")
@@ -66,51 +83,62 @@ def logits_of(output: Any) -> Tensor:
     return found
 
 
-def moved(value: Any, device: torch.device | str) -> Any:
-    """A batch (or inputs) with every tensor on `device`; what cannot be moved stays."""
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a batch (or inputs) with every leaf changed; lists become tuples, mappings dictionaries."""
     if isinstance(value, Mapping):
-        return {name: moved(part, device) for name, part in value.items()}
-    if hasattr(value, "to"):
-        return value.to(device)
-    if isinstance(value, tuple | list):
-        return tuple(moved(part, device) for part in value)
-    return value
+        return {name: mapped(part, change) for name, part in value.items()}
+    if _is_sequence(value):
+        parts = [mapped(part, change) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return change(value)
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Yield the leaves of a batch (or inputs), of mappings and sequences within one another."""
+    if isinstance(value, Mapping) or _is_sequence(value):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from leaves(part)
+    else:
+        yield value
+
+
+def moved(value: Any, device: torch.device | str) -> Any:
+    """Return a batch (or inputs) on `device`; a leaf that cannot be moved stays."""
+    return mapped(value, lambda leaf: recordable(leaf.to(device)) if hasattr(leaf, "to") else leaf)
 
 
 def channels_last(value: Any) -> Any:
-    """A batch (or inputs) with every image batch [B, C, H, W] laid out channels-last in memory; the values are the same."""
-    if isinstance(value, Mapping):
-        return {name: channels_last(part) for name, part in value.items()}
-    if isinstance(value, tuple | list):
-        return tuple(channels_last(part) for part in value)
-    images = isinstance(value, Tensor) and value.ndim == 4
-    return value.contiguous(memory_format=torch.channels_last) if images else value
+    """Return a batch (or inputs) with every image batch [B, C, H, W] laid out channels-last; the values are the same."""
+
+    def laid_out(leaf: Any) -> Any:
+        images = isinstance(leaf, Tensor) and leaf.ndim == 4
+        return leaf.contiguous(memory_format=torch.channels_last) if images else leaf
+
+    return mapped(value, laid_out)
 
 
 def examples_of(batch: Batch) -> int:
-    """B: the length of the targets, or where they have none of the first input that has one."""
-    found = _first_tensor(batch.get(LABELS) if isinstance(batch, Mapping) else _pair(batch)[1])
-    return len(found) if found is not None else length_of(inputs_of(batch))
+    """Return B: the length of the targets, or where they have none of the first input that has one."""
+    targets = batch.get(LABELS) if isinstance(batch, Mapping) else _pair(batch)[1]
+    found = next(_lengths(targets), None)
+    return length_of(inputs_of(batch)) if found is None else found
 
 
 def length_of(inputs: Any) -> int:
-    """B of inputs: the length of their first tensor. Raises TombolaError if there is none."""
-    found = _first_tensor(inputs)
+    """Return B of inputs: the length of the first of them that has one. Raises TombolaError if none has."""
+    found = next(_lengths(inputs), None)
     if found is None:
         raise TombolaError(f"inputs of {type(inputs).__name__} have no tensor: how many examples they are cannot be told")
-    return len(found)
+    return found
 
 
 def lengths_of(inputs: Any) -> set[int]:
-    """The lengths of all their tensors that have one."""
-    if isinstance(inputs, Tensor):
-        return {len(inputs)} if inputs.ndim else set()
-    inner = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple | list) else ()
-    return set().union(*map(lengths_of, inner))
+    """Return the lengths of all inputs that have one."""
+    return set(_lengths(inputs))
 
 
 def parts(value: Any, length: int, size: int) -> Iterator[Any]:
-    """A batch (or inputs) of `length` examples in pieces of at most `size`; what has no such length is in every piece."""
+    """Yield a batch (or inputs) of `length` examples in pieces of at most `size`; a leaf of another length is in each."""
     if length <= size:
         yield value
         return
@@ -119,8 +147,10 @@ def parts(value: Any, length: int, size: int) -> Iterator[Any]:
 
 
 def shares(value: Any, length: int, count: int) -> Iterator[tuple[Any, slice]]:
-    """A batch of `length` examples in `count` pieces of about one size with their places; in fewer where a piece would have
-    one example alone, which batch norm cannot normalise."""
+    """Yield a batch of `length` examples in `count` pieces of about one size, and their places.
+
+    In fewer where a piece would have one example alone, which batch norm cannot normalise.
+    """
     count = max(1, min(count, length // 2))
     if count == 1:
         yield value, slice(0, length)
@@ -131,23 +161,39 @@ def shares(value: Any, length: int, count: int) -> Iterator[tuple[Any, slice]]:
 
 
 def _cut(value: Any, length: int, rows: slice) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _cut(part, length, rows) for name, part in value.items()}
-    if isinstance(value, tuple | list):
-        return tuple(_cut(part, length, rows) for part in value)
-    return value[rows] if isinstance(value, Tensor) and value.ndim and len(value) == length else value
+    def cut(leaf: Any) -> Any:
+        if _length(leaf) != length:
+            return leaf
+        return _cut_packed(leaf, rows) if isinstance(leaf, PackedSequence) else leaf[rows]
+
+    return mapped(value, cut)
 
 
-def _first_tensor(value: Any) -> Tensor | None:
-    if isinstance(value, Tensor):
-        return value if value.ndim else None
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
-    return next((found for part in inner if (found := _first_tensor(part)) is not None), None)
+def _cut_packed(sequences: PackedSequence, rows: slice) -> PackedSequence:
+    padded, lengths = pad_packed_sequence(sequences, batch_first=True)
+    in_order = sequences.sorted_indices is None
+    return pack_padded_sequence(padded[rows], lengths[rows], batch_first=True, enforce_sorted=in_order)
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, tuple | list) and not isinstance(
+        value, PackedSequence
+    )  # a tuple by class, one input by meaning
+
+
+def _length(leaf: Any) -> int | None:
+    if isinstance(leaf, PackedSequence):
+        return int(leaf.batch_sizes[0])
+    return len(leaf) if isinstance(leaf, Tensor) and leaf.ndim else None
+
+
+def _lengths(value: Any) -> Iterator[int]:
+    return (found for leaf in leaves(value) if (found := _length(leaf)) is not None)
 
 
 def _pair(batch: Any) -> Any:
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        what = f"{len(batch)} parts" if isinstance(batch, tuple | list) else f"one {type(batch).__name__}"
+    if not _is_sequence(batch) or len(batch) != 2:
+        what = f"{len(batch)} parts" if _is_sequence(batch) else f"one {type(batch).__name__}"
         raise TombolaError(
             f"a batch is a pair (inputs, targets) or a mapping, this one has {what}; "
             "several inputs are a tuple: ((a, b), targets)"

@@ -1,13 +1,16 @@
 """Batch-norm statistics of a state that was not trained: measured on batches of training examples."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tombola import streams
+from tombola.errors import TombolaError
 
 from .batch import Batch, inputs_of, run
 from .binding import Binding, buffers_of
@@ -15,23 +18,23 @@ from .state import State
 
 
 def has_batch_norm(module: nn.Module) -> bool:
-    """Whether any layer normalises by statistics, of the batch or running ones."""
+    """Return whether any layer is a batch norm, with or without running statistics."""
     return any(isinstance(layer, _BatchNorm) for layer in module.modules())
 
 
 def has_running_statistics(module: nn.Module) -> bool:
-    """Whether there is something to re-estimate."""
+    """Return whether any batch norm keeps running statistics, which can be re-estimated."""
     return any(_tracks(layer) for layer in module.modules())
 
 
 def reestimated(module: nn.Module, state: State, batches: Iterable[Batch], stream: streams.Name) -> State:
-    """The state with the running statistics that `batches` give it: of each layer the mean over the batches of their means
-    and unbiased variances, with a weight sample for each batch, as in training (a point: itself).
+    """Return the state with running statistics measured on `batches`: each layer's means and unbiased variances, averaged.
 
-    Everything but batch norm is in evaluation mode (no dropout). stream: name the noise. The module is as it was afterwards,
-    and a module without running statistics gives the state back. Izmailov et al. 2018, section 3.1.
+    Each batch has a weight sample of its own, as in training (of a point: itself). All but batch norm is in evaluation mode
+    (no dropout). stream: names the noise. The module is as it was afterwards, and without running statistics the state is
+    returned unchanged. Izmailov et al. 2018, section 3.1.
     """
-    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and _tracks(layer)]
+    layers = [layer for layer in module.modules() if _tracks(layer)]
     if not layers:
         return state
     q, momenta = state.posterior, [layer.momentum for layer in layers]
@@ -53,5 +56,36 @@ def reestimated(module: nn.Module, state: State, batches: Iterable[Batch], strea
             layer.momentum = momentum
 
 
-def _tracks(layer: nn.Module) -> bool:
+@contextmanager
+def normalising_one(module: nn.Module, examples: int) -> Iterator[None]:
+    """Let a batch of one example be trained on, as the last one of a loader: by running statistics, which do not change.
+
+    Only in layers that see a single value per channel, of which there is no variance. Does nothing for other batches. Raises
+    TombolaError (in the forward pass) where a layer has no statistics, since no larger batch came before.
+    """
+    if examples != 1:
+        yield
+        return
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    measured = {layer for layer in layers if _tracks(layer) and layer.num_batches_tracked}
+
+    def choose(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        (inputs,) = (*args, *kwargs.values())
+        layer.training = inputs.numel() > inputs.shape[1]
+        if not layer.training and layer not in measured:
+            raise TombolaError(
+                "a batch of one example has no batch-norm statistics, and there are no running ones yet; use a larger "
+                "batch, or drop_last=True of the DataLoader"
+            )
+
+    hooks = [layer.register_forward_pre_hook(choose, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, hook in zip(layers, hooks, strict=True):
+            hook.remove()
+            layer.training = True
+
+
+def _tracks(layer: nn.Module) -> TypeGuard[_BatchNorm]:
     return isinstance(layer, _BatchNorm) and layer.track_running_stats and layer.running_mean is not None

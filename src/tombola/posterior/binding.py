@@ -1,4 +1,4 @@
-"""Running an unmodified module on weights that live in one flat buffer.
+"""Binding: an unmodified module runs on weights that are views of one flat buffer.
 
 Legend: P parameters of the layout.
 """
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from .layout import Layout
 from .narrow import guarded
+from .roles import is_expanded
 
 _bound: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
 
 class Binding:
-    """Within the context, the module's parameters are views of `theta` [P]; after it, the module is as it was.
+    """Context within which the module's parameters are views of `theta` [P]; after it, the module is as it was.
 
     Its parameters, gradients, buffers and training mode come back, also after an exception, and buffers that a forward pass
     has replaced. `theta` may be overwritten between passes: call `wrote()` then, so that a backward pass through old values
@@ -31,60 +32,45 @@ class Binding:
         self.module, self.theta = module, theta
         named = dict(module.named_parameters())
         self._params = [named[s.name] for s in layout.segments]
-        views = [theta[s.slice].view(s.shape) for s in layout.segments]
+        views = list(layout.views(theta).values())
         self._views = [v if p.dtype == v.dtype else v.to(p.dtype) for p, v in zip(self._params, views, strict=True)]
         self._narrow = [(v, wide) for v, wide in zip(self._views, views, strict=True) if v is not wide]
-        self._names = [s.name for s in layout.segments]
-        self.converted = [s.slice for s, v, wide in zip(layout.segments, self._views, views, strict=True) if v is not wide]
-        """The places in `theta` of parameters that are converted copies."""
-        self._trainable = [i for i, p in enumerate(self._params) if p.requires_grad]
+        self.converted = [s.slice for s, p in zip(layout.segments, self._params, strict=True) if p.dtype != theta.dtype]
+        """Places in `theta` of the parameters that are converted copies, since they have another dtype."""
         self._initial_buffers = buffers
-        self._shapes = [(s.slice, s.shape) for s in layout.segments]
+        self._places = [(s.name, s.slice, s.shape) for s in layout.segments]
 
     def __enter__(self) -> "Binding":
         if self.module in _bound:
             raise RuntimeError(f"{type(self.module).__name__} is bound already: one binding at a time")
-        _bound.add(self.module)
-        self._guard = ExitStack()
-        self._guard.enter_context(guarded(self.module, self.theta.device))
-        self._saved = [(p.data, p.grad) for p in self._params]
-        self._saved_modes = [(m, m.training) for m in self.module.modules()]
-        plain = [m for m in self.module.modules() if not isinstance(m, torch.jit.ScriptModule)]  # whose buffers are fixed
-        self._own_buffers = [(m, dict(m._buffers)) for m in plain]
-        self._saved_buffers = [(b, b.data, b.detach().clone()) for b in self.module.buffers()]
-        for buffer in self.module.buffers():
-            buffer.data = buffer.data.to(self.theta.device)
-        for p, view in zip(self._params, self._views, strict=True):
-            p.grad, p.data = None, view
-        self._renew()
-        if self._initial_buffers is not None:
-            load_buffers(self.module, self._initial_buffers)
-        torch.clear_autocast_cache()  # within the caller's autocast: its copies of other weights
+        with ExitStack() as undo:  # an error on the way undoes the steps before it
+            _bound.add(self.module)
+            undo.callback(_bound.discard, self.module)
+            undo.enter_context(guarded(self.module, self.theta.device))
+            undo.callback(torch.clear_autocast_cache)
+            undo.callback(_restore_modes, [(m, m.training) for m in self.module.modules()])
+            undo.callback(_restore_buffers, *_saved_buffers(self.module))
+            for buffer in self.module.buffers():
+                buffer.data = buffer.data.to(self.theta.device)
+            if self._initial_buffers is not None:
+                load_buffers(self.module, self._initial_buffers)
+            undo.callback(_restore_parameters, [(p, p.data, p.grad) for p in self._params])
+            for p, view in zip(self._params, self._views, strict=True):
+                p.grad, p.data = None, view
+            self._renew()
+            torch.clear_autocast_cache()  # within the caller's autocast: its copies of other weights
+            self._undo = undo.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for p, (data, grad) in zip(self._params, self._saved, strict=True):
-            p.grad = None  # first: a gradient and its parameter share a device
-            p.data = data
-            p.grad = grad
-        for module, buffers in self._own_buffers:  # a forward pass may have put other tensors there
-            module._buffers.clear()
-            module._buffers.update(buffers)
-        for buffer, data, values in self._saved_buffers:
-            buffer.data = data
-            buffer.data.copy_(values)
-        for module, training in self._saved_modes:
-            module.training = training
-        torch.clear_autocast_cache()
-        self._guard.close()
-        _bound.discard(self.module)
+        self._undo.close()
 
     def wrote(self) -> None:
-        """Says that `theta` was overwritten: graphs built on the old values can no longer be run backward.
+        """Declare that `theta` was overwritten: running a graph of the old values backward becomes an error.
 
-        Raises RuntimeError if something (`.to()`, `.half()`) has replaced the parameters' storage meanwhile.
+        Raises RuntimeError if `.to()`, `.half()` or the like has replaced the parameters' storage meanwhile.
         """
-        for p, view, name in zip(self._params, self._views, self._names, strict=True):
+        for p, view, (name, *_) in zip(self._params, self._views, self._places, strict=True):
             if p.data_ptr() != view.data_ptr():
                 raise RuntimeError(f"parameter {name!r} was moved or converted while the module was bound; do that before")
         self._renew()
@@ -97,19 +83,18 @@ class Binding:
             torch._foreach_copy_(copies, wide)
 
     def backward(self, losses: Tensor | Iterable[Tensor], out: Tensor) -> None:
-        """d loss / d theta into `out` [P]; zero for parameters that the loss does not reach. Of several losses the sum's:
-        each is asked for when the graph of the one before is gone.
+        """Write d loss / d theta into `out` [P]; zero for parameters that the loss does not reach.
 
-        Goes through each parameter's `.grad`, so hooks fire. The gradients are stolen, not accumulated: one copy, no
-        zeroing.
+        Several losses are summed; each is taken from the iterable when the graph of the one before is freed. Autograd fills
+        each parameter's `.grad`, so that hooks fire, and the gradient is then copied out: one copy, and no zeroing.
         """
         for p in self._params:
             p.grad = None
         for loss in (losses,) if isinstance(losses, Tensor) else losses:
             loss.backward()
-            del loss  # with its graph, before the next is made
+            del loss  # its graph too, before the next one is built
         targets, sources = [], []
-        for p, (where, shape) in zip(self._params, self._shapes, strict=True):
+        for p, (_, where, shape) in zip(self._params, self._places, strict=True):
             if p.grad is None:
                 out[where].zero_()
             else:
@@ -119,25 +104,53 @@ class Binding:
         torch._foreach_copy_(targets, sources)
 
 
+def _restore_parameters(saved: list[tuple[nn.Parameter, Tensor, Tensor | None]]) -> None:
+    for p, data, grad in saved:
+        p.grad = None  # first: a gradient and its parameter share a device
+        p.data = data
+        p.grad = grad
+
+
+def _saved_buffers(module: nn.Module) -> tuple[list[tuple[nn.Module, dict]], list[tuple[Tensor, Tensor, Tensor]]]:
+    """Return the buffers of each submodule by name, and (buffer, its memory, a copy of its values)."""
+    plain = [m for m in module.modules() if not isinstance(m, torch.jit.ScriptModule)]  # whose buffers are fixed
+    return [(m, dict(m._buffers)) for m in plain], [(b, b.data, b.detach().clone()) for b in module.buffers()]
+
+
+def _restore_buffers(own: list[tuple[nn.Module, dict]], saved: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+    for module, buffers in own:  # a forward pass may have put other tensors there
+        module._buffers.clear()
+        module._buffers.update(buffers)
+    for buffer, data, values in saved:
+        buffer.data = data
+        if not is_expanded(data):  # which no forward pass can have written to
+            data.copy_(values)
+
+
+def _restore_modes(saved: list[tuple[nn.Module, bool]]) -> None:
+    for module, training in saved:
+        module.training = training
+
+
 def buffers_of(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of the persistent buffers (batch-norm statistics) by name."""
+    """Return copies of the persistent buffers (batch-norm statistics) by name."""
     return {name: owner._buffers[leaf].detach().clone() for name, owner, leaf in _persistent(module)}  # type: ignore[union-attr]
 
 
 def load_buffers(module: nn.Module, buffers: Mapping[str, Tensor]) -> None:
-    """Writes `buffers` into the module's own; one that a forward pass gave another shape is replaced."""
+    """Write `buffers` into the module's own; a buffer that a forward pass gave another shape is replaced."""
     for name, value in buffers.items():
         path, _, leaf = name.rpartition(".")
         owner = module.get_submodule(path)
         own = owner._buffers[leaf]
-        if own is not None and own.shape == value.shape and own.dtype == value.dtype:
+        if own is not None and own.shape == value.shape and own.dtype == value.dtype and not is_expanded(own):
             own.data.copy_(value)
         else:
             owner._buffers[leaf] = value.clone()
 
 
 def _persistent(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """(name, owner, name in it) of the buffers that a state_dict has, under every name."""
+    """Yield (name, owner, name in it) of the buffers that a state_dict has, under every name."""
     for prefix, owner in module.named_modules(remove_duplicate=False):
         for leaf, buffer in owner._buffers.items():
             if buffer is not None and leaf not in owner._non_persistent_buffers_set:

@@ -1,4 +1,4 @@
-"""The protocol of a posterior, and the families there are. A new family is a class and a line in FAMILIES.
+"""The protocol of a posterior, and the registered families. A new family is a class and a line in FAMILIES.
 
 Legend: P parameters of the layout.
 """
@@ -31,41 +31,47 @@ class Posterior(Protocol):
 
     @property
     def mean(self) -> Tensor:
-        """[P]."""
+        """The mean of each parameter [P]."""
 
     @property
     def std(self) -> Tensor | None:
         """Marginal standard deviation [P], exactly 0 where masked or deterministic; None of a posterior that is a point."""
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """A draw [P], a function of the generator (which is on the posterior's device) alone."""
+        """Draw parameters [P]: a function of the generator (which is on the posterior's device) alone."""
 
     def masked(self, mask: Tensor) -> Self:
-        """The same under `mask` (bool [P]), in fresh tensors."""
+        """Return a copy under `mask` (bool [P]), in fresh tensors."""
 
     def with_mean(self, mean: Tensor) -> Self:
-        """The same about another `mean` [P], for transplants."""
+        """Return a copy about another `mean` [P], for transplants."""
 
     def between(self, other: Self, alpha: float) -> Self:
-        """The posterior at `alpha` (above 0, below 1) on the line to `other`, of the same layout. What either mask keeps is
-        kept."""
+        """Return the posterior at `alpha` (above 0, below 1) on the line to `other`, of the same layout.
+
+        A weight is kept where either mask keeps it.
+        """
 
     def tensors(self) -> dict[str, Tensor]:
-        """All it is made of beside layout and mask, by name. Tensors of any shape are saved; where a first or last dimension
-        is P, of surviving weights alone."""
+        """Return all of its tensors but the mask, by name.
+
+        Tensors of any shape can be saved; where a first or last dimension is P, only surviving weights are.
+        """
 
     @classmethod
     def of_tensors(cls, layout: Layout, mask: Tensor, tensors: dict[str, Tensor]) -> Self:
-        """The inverse of `tensors`."""
+        """Return the posterior of these tensors: the inverse of `tensors`."""
 
     @classmethod
     def of(cls, other: "Posterior") -> Self:
-        """A posterior of this family that starts where `other`, of any family, is; one of this family itself. Raises
-        TombolaError where `other` lacks what that takes."""
+        """Return a posterior of this family that starts at `other`, of any family; one of this family is returned as it is.
+
+        Raises TombolaError where `other` lacks something that the family needs.
+        """
 
 
 FAMILIES: dict[str, type[Posterior]] = {"gaussian": Gaussian, "point": Point}
-"""The families that states can be of and that files may name."""
+"""Name -> family: those that a state can have and a file may name."""
 
 
 def family_of(name: str) -> type[Posterior]:

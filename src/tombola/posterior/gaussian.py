@@ -30,13 +30,13 @@ class Gaussian:
     family: ClassVar[str] = "gaussian"
     layout: Layout
     mean: Tensor
-    """[P]; exactly 0 where masked."""
+    """Mean [P]; exactly 0 where masked."""
     log_std: Tensor
-    """[P], natural logarithm; 0 where masked."""
+    """Natural logarithm of the standard deviation [P]; 0 where masked."""
     mask: Tensor
     """Bool [P]; False is pruned."""
     prior_mean: Tensor | None = None
-    """[P]; 0 where masked. None is 0 everywhere."""
+    """Mean of the prior [P], 0 where masked; None is 0 everywhere."""
 
     @property
     def random_kept(self) -> Tensor:
@@ -49,26 +49,26 @@ class Gaussian:
         return self.log_std.exp() * self.random_kept
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """A draw [P]."""
+        """Draw parameters [P]."""
         mean = self.mean
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
         return torch.addcmul(mean, self.std, noise)
 
     def kl(self, prior_std: float) -> Tensor:
-        """KL(q || N(prior_mean, prior_std^2)) in nats, see `kl_gaussian`."""
+        """Return KL(q || N(prior_mean, prior_std^2)) in nats, see `kl_gaussian`."""
         return kl_gaussian(self.mean, self.log_std, self.random_kept, prior_std, self.prior_mean)
 
     def masked(self, mask: Tensor) -> "Gaussian":
-        """The same under `mask`, in fresh tensors."""
+        """Return a copy under `mask`, in fresh tensors."""
         pruned = ~mask
         return self.of_tensors(self.layout, mask, {k: v.masked_fill(pruned, 0.0) for k, v in self.tensors().items()})
 
     def with_mean(self, mean: Tensor) -> "Gaussian":
-        """The same log_std and prior about another mean."""
+        """Return the Gaussian of the same log_std and prior about another mean."""
         return replace(self, mean=mean.masked_fill(~self.mask, 0.0))
 
     def between(self, other: "Gaussian", alpha: float) -> "Gaussian":
-        """Means and std (not its logarithm) at `alpha` on the line to `other`; the prior's mean is 0."""
+        """Interpolate means and std (not its logarithm) at `alpha` on the line to `other`; the prior's mean is 0."""
         mean, std = torch.lerp(self.mean, other.mean, alpha), torch.lerp(self.std, other.std, alpha)
         return _with_std(self.layout, mean, std, self.mask | other.mask)
 
@@ -82,7 +82,7 @@ class Gaussian:
 
     @classmethod
     def of(cls, other: "Posterior") -> "Gaussian":
-        """The mean and marginal std of `other`; a Gaussian itself. Raises TombolaError if `other` is a point."""
+        """Return the Gaussian of mean and marginal std of `other`. Raises TombolaError if `other` is a point."""
         if isinstance(other, cls):
             return other
         if (std := other.std) is None:
@@ -91,16 +91,16 @@ class Gaussian:
 
 
 def _with_std(layout: Layout, mean: Tensor, std: Tensor, mask: Tensor) -> Gaussian:
-    """The Gaussian of that effective std [P]; its log_std is finite everywhere."""
+    """Return the Gaussian of that effective std [P]; its log_std is finite everywhere."""
     q = Gaussian(layout, mean, mean, mask)
     smallest = torch.finfo(mean.dtype).tiny
     return replace(q, log_std=torch.where(q.random_kept, std.clamp(min=smallest), 1.0).log())
 
 
 def kl_gaussian(mean: Tensor, log_std: Tensor, keep: Tensor, prior_std: float, prior_mean: Tensor | None = None) -> Tensor:
-    """KL(N(mean, exp(log_std)^2) || N(prior_mean, prior_std^2)) in nats, summed over the parameters in `keep` (bool [P]).
+    """Return KL(N(mean, exp(log_std)^2) || N(prior_mean, prior_std^2)) in nats, summed over `keep` (bool [P]).
 
-    Closed form of Kingma & Welling 2014, appendix B, for any prior. Raises ValueError if prior_std <= 0.
+    Closed form of Kingma & Welling 2014, appendix B, for any prior. Raises TombolaError if prior_std <= 0.
     """
     if prior_std <= 0:
         raise TombolaError(f"prior_std is {prior_std}; it must be above 0")
@@ -111,12 +111,12 @@ def kl_gaussian(mean: Tensor, log_std: Tensor, keep: Tensor, prior_std: float, p
 
 
 def kaiming_uniform(layout: Layout, generator: torch.Generator) -> Tensor:
-    """[P] from U(-b, b), b = 1/sqrt(fan_in): He et al. 2015 with a = sqrt(5), as torch's own linear and conv layers."""
+    """Draw [P] from U(-b, b), b = 1/sqrt(fan_in): He et al. 2015 with a = sqrt(5), as torch's linear and conv layers do."""
     return (2 * torch.rand(layout.numel, generator=generator) - 1) * layout.kaiming_scale
 
 
 def initial_mean(layout: Layout, module: nn.Module, rule: str, generator: torch.Generator) -> Tensor:
-    """[P]: the module's present values (`module`), or for random parameters Kaiming-uniform draws (`kaiming_uniform`)."""
+    """Return means [P]: the module's present values (`module`), or Kaiming-uniform draws of the random ones."""
     own = layout.flatten(dict(module.named_parameters())).clone()
     if rule == "module":
         return own
@@ -127,7 +127,7 @@ def initial_mean(layout: Layout, module: nn.Module, rule: str, generator: torch.
 def initial_log_std(
     layout: Layout, mean: Tensor, std: float, scale: str, jitter: float, generator: torch.Generator
 ) -> Tensor:
-    """[P]: log of `std` times what `scale` names (`STD_SCALES`) for means `mean` [P], plus N(0, jitter^2)."""
+    """Return log_std [P]: log of `std` times a scale of `STD_SCALES` for means `mean` [P], plus N(0, jitter^2)."""
     if std <= 0:
         raise TombolaError(f"std is {std}; it must be above 0")
     base = torch.full((layout.numel,), std) * STD_SCALES[scale](layout, mean.cpu())
@@ -144,4 +144,4 @@ STD_SCALES: dict[str, Callable[[Layout, Tensor], Tensor | float]] = {
     "kaiming": lambda layout, mean: layout.kaiming_scale,
     "weight": _of_weight,
 }
-"""What an initial std is relative to: nothing; 1/sqrt(fan_in) of the layer; abs(mean), but at least 0.1/sqrt(fan_in)."""
+"""Scales of an initial std: 1; 1/sqrt(fan_in) of the layer; abs(mean), but at least 0.1/sqrt(fan_in)."""

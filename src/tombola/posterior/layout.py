@@ -15,7 +15,18 @@ from torch import Tensor, nn
 
 from tombola.errors import TombolaError
 
-from .roles import Predicate, check_real, fan_in_of, is_linear, is_weight, matches, owned, randomness
+from .roles import (
+    Predicate,
+    check_apart,
+    check_buffers,
+    check_real,
+    fan_in_of,
+    is_linear,
+    is_weight,
+    matches,
+    owned,
+    randomness,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,15 +38,15 @@ class Segment:
     start: int
     """Index of its first element in the flat order."""
     random: bool
-    """Has a distribution; otherwise it is a number that is learned (or kept)."""
+    """True of a parameter with a distribution; others are numbers that are learned, or kept where frozen."""
     decayed: bool
-    """Weight decay acts on it."""
+    """True where weight decay acts on it."""
     prunable: bool
-    """Scores rank it and masks may zero it."""
+    """True where scores rank its elements and masks may zero them."""
     fan_in: int
-    """Inputs that one output sums over; the Kaiming scale is 1/sqrt(fan_in)."""
+    """Number of inputs that one output sums over; the Kaiming scale is 1/sqrt(fan_in)."""
     why: str
-    """Where the roles come from, in stream."""
+    """Reason of the roles, in words."""
 
     @property
     def numel(self) -> int:
@@ -63,24 +74,26 @@ class Layout:
         exclude: Sequence[str] = (),
         classifier: bool = False,
     ) -> "Layout":
-        """The layout of `module`.
+        """Return the layout of `module`.
 
         random: name patterns (as in a shell) or a predicate that choose the random parameters; by default the weights and
             biases of linear, convolution, attention and embedding layers. Frozen parameters never are.
-        decayed: name patterns of what weight decay acts on; by default every tensor of two or more dimensions.
-        include, exclude: name patterns added to and taken from what may be pruned: by default the weights (not the
-            biases) of linear, convolution and attention layers.
+        decayed: name patterns of the parameters that weight decay acts on; by default those of two or more dimensions.
+        include, exclude: name patterns added to and taken from the prunable parameters: by default the weights (not
+            the biases) of linear, convolution and attention layers. Frozen parameters never are prunable.
         classifier: whether the last such weight, the final classifier's, may be pruned too.
 
-        Parameters may have several floating-point dtypes. Raises TombolaError for a pattern that matches no parameter, for
-        integer and complex parameters, those of a lazy module that was never run, and those that torch.nn.utils.prune has
-        split into weight and mask.
+        Parameters may have several floating-point dtypes. Raises TombolaError for a pattern that matches no parameter; for
+        parameters that are integer, complex, sparse, without values (of a lazy module, on the meta device), split by
+        torch.nn.utils.prune, or share memory; and for buffers that cannot be saved.
         """
         owners = owned(module)
         if not owners:
             raise TombolaError(f"{type(module).__name__} has no parameters: nothing to make Bayesian")
         for name, owner, p in owners:
             check_real(name, owner, p)
+        check_apart(owners)
+        check_buffers(module)
         names = [name for name, _, _ in owners]
         for pattern in [*(random if isinstance(random, Sequence) else ()), *(decayed or ()), *include, *exclude]:
             if not any(fnmatchcase(name, pattern) for name in names):
@@ -90,64 +103,64 @@ class Layout:
         uses = [id(p) for m in module.modules() for name, p in m.named_parameters(recurse=False) if is_weight(name, m, p)]
         # by identity: a classifier that is tied to an embedding has the embedding's name
         last = [n for n, _, p in owners if uses and not classifier and id(p) == uses[-1]]
-        parts = []
+        parts: list[dict[str, Any]] = []
         for name, owner, p in owners:
             kind = "linear" if is_linear(owner) else "embedding" if isinstance(owner, nn.Embedding) else "other"
             is_random, why = randomness(name, owner, p, random, kind)
             is_decayed = p.requires_grad and (p.ndim >= 2 if decayed is None else matches(name, decayed))
-            prunable = (name in weights and name not in last) or matches(name, include)
-            if name in last and not prunable:
+            chosen = (name in weights and name not in last) or matches(name, include)
+            prunable = chosen and p.requires_grad and p.numel() > 0
+            if name in last and not chosen:
                 why += "; the final classifier is not pruned"
             if matches(name, exclude):
                 prunable, why = False, why + "; excluded from pruning by a pattern"
-            parts.append((name, tuple(p.shape), is_random, is_decayed, prunable, fan_in_of(name, owner, p), why))
+            parts.append(
+                {
+                    "name": name,
+                    "shape": tuple(p.shape),
+                    "random": is_random,
+                    "decayed": is_decayed,
+                    "prunable": prunable,
+                    "fan_in": fan_in_of(name, owner, p),
+                    "why": why,
+                }
+            )
 
         # order of groups: random decayed | random | deterministic | deterministic decayed: undecayed ones are one run
-        parts.sort(key=lambda part: (not part[2], part[2] != part[3]))
+        parts.sort(key=lambda part: (not part["random"], part["random"] != part["decayed"]))
         segments, start = [], 0
-        for name, shape, is_random, is_decayed, prunable, fan_in, why in parts:
-            segments.append(
-                Segment(
-                    name=name,
-                    shape=shape,
-                    start=start,
-                    random=is_random,
-                    decayed=is_decayed,
-                    prunable=prunable,
-                    fan_in=fan_in,
-                    why=why,
-                )
-            )
+        for part in parts:
+            segments.append(Segment(**part, start=start))
             start += segments[-1].numel
         return cls(tuple(segments))
 
     @cached_property
     def numel(self) -> int:
-        """P, the number of parameters."""
+        """Number of parameters, P."""
         return sum(s.numel for s in self.segments)
 
     @cached_property
     def random_numel(self) -> int:
-        """The number of random parameters: the first ones in flat order."""
+        """Number of random parameters: the first ones in flat order."""
         return sum(s.numel for s in self.segments if s.random)
 
     @cached_property
     def prunable(self) -> Tensor:
-        """Bool [P]: where a mask may be zero."""
+        """Places where a mask may be zero: bool [P]."""
         return self._where(lambda s: s.prunable)
 
     @cached_property
     def is_random(self) -> Tensor:
-        """Bool [P]."""
+        """Places of random parameters: bool [P]."""
         return self._where(lambda s: s.random)
 
     @cached_property
     def kaiming_scale(self) -> Tensor:
-        """Float [P]: 1/sqrt(fan_in) of each parameter."""
+        """Scale of each parameter, 1/sqrt(fan_in): float [P]."""
         return torch.cat([torch.full((s.numel,), s.fan_in**-0.5) for s in self.segments])
 
     def decay_groups(self) -> list[tuple[slice, bool]]:
-        """Contiguous runs of the flat order and whether weight decay acts on them: at most three."""
+        """Return contiguous runs of the flat order and whether weight decay acts on them: at most three."""
         runs = []
         for decayed, segments in groupby(self.segments, key=lambda s: s.decayed):
             run = list(segments)
@@ -158,11 +171,11 @@ class Layout:
         return [s for s in self.segments if s.prunable]
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """name -> view of `flat` [P] in the parameter's shape."""
+        """Return name -> view of `flat` [P] in the parameter's shape."""
         return {s.name: flat[s.slice].view(s.shape) for s in self.segments}
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """[P], from tensors by parameter name, in the widest of their dtypes but at least float32.
+        """Return [P] of tensors by parameter name, in the widest of their dtypes but at least float32.
 
         Raises TombolaError for a missing name or another shape.
         """
@@ -176,7 +189,7 @@ class Layout:
         return torch.cat([tensors[s.name].detach().reshape(-1).to(dtype) for s in self.segments])
 
     def mask_of(self, masks: Mapping[str, Tensor]) -> Tensor:
-        """Bool [P]: `masks` by parameter name (nonzero is kept) in flat order; parameters without one are kept.
+        """Return `masks` by parameter name (nonzero is kept) in flat order, bool [P]; parameters without one are kept.
 
         Raises TombolaError for a name that the layout lacks and for another shape.
         """
@@ -191,7 +204,7 @@ class Layout:
         return flat
 
     def check(self, module: nn.Module) -> None:
-        """Raises TombolaError where `module` does not have exactly the layout's parameters; it names the first."""
+        """Raise TombolaError where `module` does not have exactly the layout's parameters; it names the first."""
         shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
         for s in self.segments:
             if s.name not in shapes:
@@ -210,7 +223,7 @@ class Layout:
             )
 
     def summary(self) -> str:
-        """A table in text: every tensor, its size, its roles and why it has them."""
+        """Return a table in text: every tensor, its size, its roles and the reason of them."""
         rows = [("parameter", "shape", "count", "role", "why")]
         for s in self.segments:
             roles = [name for name, on in (("random", s.random), ("decayed", s.decayed), ("prunable", s.prunable)) if on]

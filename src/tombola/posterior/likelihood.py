@@ -1,4 +1,4 @@
-"""p(targets | output of the network), as modules so that what they learn (a noise scale) is part of the state.
+"""Likelihoods p(targets | output of the network): modules, so that the noise scale that one learns is part of the state.
 
 Every likelihood is called as `likelihood(output, batch)` and returns the log likelihood of each example, [B], in nats.
 
@@ -30,7 +30,7 @@ class Categorical(nn.Module):
         self._looked = False
 
     def forward(self, output: Any, batch: Batch) -> Tensor:
-        """Log likelihood of each example, [B], in nats.
+        """Return the log likelihood of each example, [B], in nats.
 
         Logits [B, C] and class indices [B]; with positions [B, T, C] and [B, T], summed over those whose label is not -100.
         Labels may be class probabilities in the logits' shape. With label smoothing e (in training mode) the target is
@@ -56,7 +56,7 @@ class Categorical(nn.Module):
         return -loss.view(len(logits), -1).sum(1)
 
     def compared(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The logits, and the labels that they are held against."""
+        """Return the logits, and the labels that they are compared with."""
         return logits_of(output), targets_of(batch)
 
 
@@ -96,7 +96,7 @@ class NextToken(Categorical):
     """
 
     def compared(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits [B, T - 1, C] and labels [B, T - 1]; so the likelihood is of each sequence given its first token."""
+        """Return logits [B, T - 1, C] and labels [B, T - 1]: the likelihood is of each sequence given its first token."""
         return logits_of(output)[:, :-1], targets_of(batch)[:, 1:]
 
 
@@ -140,12 +140,12 @@ class Custom(nn.Module):
         self.function = function
 
     def forward(self, output: Any, batch: Batch) -> Tensor:
-        """What the function returns."""
+        """Return the function's value."""
         return self.function(output, batch)
 
 
 def load_learned(likelihood: nn.Module, learned: Mapping[str, Tensor]) -> None:
-    """Loads what a state has `learned` of its likelihood. Raises TombolaError where it was another likelihood."""
+    """Load the tensors that a state has `learned` of its likelihood. Raises TombolaError for those of another one."""
     own = {name: value.shape for name, value in likelihood.state_dict().items()}
     if own != {name: value.shape for name, value in learned.items()}:
         raise TombolaError(
@@ -156,5 +156,5 @@ def load_learned(likelihood: nn.Module, learned: Mapping[str, Tensor]) -> None:
 
 
 def as_likelihood(given: nn.Module | LogLikelihood) -> nn.Module:
-    """A module as it is, a function in one."""
+    """Return a module as it is, a function in a module."""
     return given if isinstance(given, nn.Module) else Custom(given)

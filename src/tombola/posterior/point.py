@@ -17,34 +17,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Point:
-    """One number for each parameter: what `map` learns."""
+    """One number for each parameter: the family that method `map` learns."""
 
     family: ClassVar[str] = "point"
     layout: Layout
     mean: Tensor
-    """[P]; exactly 0 where masked."""
+    """Value of each parameter [P]; exactly 0 where masked."""
     mask: Tensor
     """Bool [P]; False is pruned."""
 
     @property
     def std(self) -> None:
-        """None: nothing is random."""
+        """Return None: nothing is random."""
         return None
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """The mean, [P]."""
+        """Return the mean, [P]."""
         return self.mean
 
     def masked(self, mask: Tensor) -> "Point":
-        """The same under `mask`, in fresh tensors."""
+        """Return a copy under `mask`, in fresh tensors."""
         return replace(self, mean=self.mean.masked_fill(~mask, 0.0), mask=mask)
 
     def with_mean(self, mean: Tensor) -> "Point":
-        """Another point, of the same mask."""
+        """Return another point, of the same mask."""
         return replace(self, mean=mean.masked_fill(~self.mask, 0.0))
 
     def between(self, other: "Point", alpha: float) -> "Point":
-        """The point at `alpha` on the line to `other`."""
+        """Return the point at `alpha` on the line to `other`."""
         return replace(self, mean=torch.lerp(self.mean, other.mean, alpha), mask=self.mask | other.mask)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -56,5 +56,5 @@ class Point:
 
     @classmethod
     def of(cls, other: "Posterior") -> "Point":
-        """The mean of `other`; a point itself."""
+        """Return the mean of `other`; a point is returned as it is."""
         return other if isinstance(other, cls) else cls(other.layout, other.mean, other.mask)

@@ -18,6 +18,7 @@ from .batch import channels_last as laid_out
 from .batch import length_of, logits_of, moved, parts, run
 from .batch_norm import has_batch_norm
 from .binding import Binding
+from .modes import outside_inference_mode
 from .state import State
 
 
@@ -30,20 +31,21 @@ class Prediction:
 
     @property
     def probs(self) -> Tensor:
-        """[B, C]: averaged over the samples."""
+        """Class probabilities averaged over the samples, [B, C]."""
         return self.probs_SBC.mean(0)
 
     @property
     def entropy(self) -> Tensor:
-        """[B], nats: total uncertainty."""
+        """Total uncertainty in nats, [B]."""
         return _entropy(self.probs)
 
     @property
     def mutual_information(self) -> Tensor:
-        """[B], nats: the part of the entropy that is the weights', total less expected (Houlsby et al. 2011)."""
+        """Uncertainty due to the weights in nats, [B]: total less expected entropy (Houlsby et al. 2011)."""
         return (self.entropy - _entropy(self.probs_SBC).mean(0)).clamp(min=0)
 
 
+@outside_inference_mode
 def outputs(
     module: nn.Module,
     state: State,
@@ -58,14 +60,21 @@ def outputs(
     select: Callable[[Any], Tensor] = logits_of,
     prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """What the module gives for `inputs` of B examples at `samples` weight samples: [S, B, ...], on the state's device.
+    """Return the module's outputs for `inputs` at `samples` weight samples: [S, B, ...], on the state's device.
 
-    Evaluation mode. A point gives one sample. inputs: a tensor, a tuple or a mapping, as in `batch.run`. stream: name the
-    noise, one stream a sample. batch: examples a forward pass. batch_norm: `running` statistics, or those of each `batch`,
-    on which the result then depends: by its size, and by which examples share one. Neither changes the running ones.
-    precision: `fp32`, the module's own, or `bf16` by autocast (the result is float32 all the same). channels_last: how
-    images are laid out in memory. select: the tensor of an output [B, ...]; by default its logits. prepare: applied to the
-    inputs of each pass, on the device, as `Dataset.prepare`. Raises TombolaError for batch statistics of one example.
+    The module is in evaluation mode. A point gives one sample.
+
+    inputs: a tensor, a tuple or a mapping, as in `batch.run`.
+    stream: names the noise, one stream a sample.
+    batch: examples of a forward pass.
+    batch_norm: `running` statistics, or those of each `batch`. The result then depends on the size of a batch and on the
+        examples in it. Neither changes the running ones.
+    precision: `fp32`, the module's own, or `bf16` by autocast (the result is float32 all the same).
+    channels_last: whether images are laid out channels-last in memory.
+    select: returns the tensor of an output [B, ...]; by default its logits.
+    prepare: applied to the inputs of each pass, on the device, as `Dataset.prepare`.
+
+    Raises TombolaError for batch statistics of one example.
     """
     q = state.posterior
     if samples < 1:
@@ -104,14 +113,14 @@ def outputs(
 
 
 def classes_of(logits_SBC: Tensor) -> Prediction:
-    """The softmax of logits. Raises TombolaError where there is one output, which has no classes."""
+    """Return the softmax of logits. Raises TombolaError for a single output, which has no classes."""
     if logits_SBC.shape[-1] == 1:
         raise TombolaError("the module has one output, which has no class probabilities; use ticket.outputs")
     return Prediction(logits_SBC.cpu().double().softmax(-1))
 
 
 def check_batch_statistics(module: nn.Module, examples: int, batch: int) -> None:
-    """Raises TombolaError where one example would be normalised by itself."""
+    """Raise TombolaError where one example would be normalised by itself."""
     if (batch == 1 or examples % batch == 1) and has_batch_norm(module):
         raise TombolaError(
             f"{examples} examples in batches of {batch} leave one alone, which has no batch-norm statistics; "
@@ -120,7 +129,7 @@ def check_batch_statistics(module: nn.Module, examples: int, batch: int) -> None
 
 
 def _use_batch_statistics(module: nn.Module, examples: int, batch: int) -> None:
-    """Puts the batch-norm layers, and nothing else (no dropout), in training mode. The binding puts all of it back."""
+    """Put the batch-norm layers, and nothing else (no dropout), in training mode; the binding puts them back."""
     check_batch_statistics(module, examples, batch)
     for layer in module.modules():
         if isinstance(layer, _BatchNorm):

@@ -1,14 +1,16 @@
-"""Which parameters of a module are random, weights of linear maps, or neither: by the module that owns them."""
+"""Roles of parameters (random, a weight of a linear map, or neither) by the module that owns them."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from tombola.errors import TombolaError
 
 Predicate = Callable[[str, nn.Module, nn.Parameter], bool]
-"""(parameter name, the module that owns it, the parameter) -> whether it is random."""
+"""Function (parameter name, the module that owns it, the parameter) -> whether it is random."""
 
 _LINEAR = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
 _BATCH_NORM: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
@@ -16,15 +18,12 @@ _NORM: tuple[type[nn.Module], ...] = (*_BATCH_NORM, nn.LayerNorm, nn.GroupNorm, 
 
 
 def owned(module: nn.Module) -> list[tuple[str, nn.Module, nn.Parameter]]:
-    def walk() -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
-        seen: set[int] = set()  # tied parameters once, under their first name
-        for prefix, owner in module.named_modules():
-            for name, p in owner.named_parameters(prefix, recurse=False):
-                if id(p) not in seen:
-                    seen.add(id(p))
-                    yield name, owner, p
-
-    return list(walk())
+    """Return (name, owner, parameter) of all parameters, tied ones once, under their first name."""
+    found: dict[int, tuple[str, nn.Module, nn.Parameter]] = {}
+    for prefix, owner in module.named_modules():
+        for name, p in owner.named_parameters(prefix, recurse=False):
+            found.setdefault(id(p), (name, owner, p))
+    return list(found.values())
 
 
 def check_real(name: str, owner: nn.Module, p: nn.Parameter) -> None:
@@ -35,11 +34,67 @@ def check_real(name: str, owner: nn.Module, p: nn.Parameter) -> None:
         raise TombolaError(
             f"parameter {name!r} of {kind} has dtype {p.dtype}; a posterior is over floating-point parameters"
         )
+    if p.dtype.itemsize == 1:
+        raise TombolaError(
+            f"parameter {name!r} of {kind} has dtype {p.dtype}, which cannot be trained; convert it to bfloat16"
+        )
+    check_dense(f"parameter {name!r} of {kind}", p)
+    if p.is_inference():
+        raise TombolaError(f"parameter {name!r} of {kind} was made in inference mode; make the module outside of it")
+    if is_expanded(p):
+        raise TombolaError(f"parameter {name!r} of {kind} is expanded: its elements share memory; make it contiguous")
     if name.endswith("_orig") and f"{name.rpartition('.')[2].removesuffix('_orig')}_mask" in owner._buffers:
         raise TombolaError(
             f"parameter {name!r} is pruned by torch.nn.utils.prune; take the plain module and its mask by "
             "tombola.from_torch_prune(module)"
         )
+
+
+def check_dense(what: str, tensor: Tensor) -> None:
+    """Raise TombolaError for a tensor without values, or one that is not dense."""
+    if tensor.is_meta:
+        raise TombolaError(f"{what} is on the meta device and has no values; load them before")
+    if tensor.is_nested or tensor.is_quantized or tensor.layout != torch.strided:
+        kind = "nested" if tensor.is_nested else "quantised" if tensor.is_quantized else "sparse"
+        raise TombolaError(f"{what} is {kind}, but a state consists of dense tensors; convert it, as by `to_dense()`")
+
+
+def check_buffers(module: nn.Module) -> None:
+    """Raise TombolaError for a buffer that a state cannot keep, or that could not be saved after the training."""
+    for prefix, owner in module.named_modules():
+        for leaf, buffer in owner._buffers.items():
+            if buffer is not None:
+                what = f"buffer {f'{prefix}.{leaf}' if prefix else leaf!r} of {type(owner).__name__}"
+                check_dense(what, buffer)
+                if buffer.dtype == torch.complex128 and leaf not in owner._non_persistent_buffers_set:
+                    raise TombolaError(f"{what} has dtype {buffer.dtype}, which cannot be saved; convert it to complex64")
+
+
+def check_apart(owners: Sequence[tuple[str, nn.Module, nn.Parameter]]) -> None:
+    """Raise TombolaError for two parameters that share memory: trained as two, they would not stay equal."""
+    groups: dict[int, list[tuple[str, nn.Parameter]]] = {}
+    for name, _, p in owners:
+        if p.numel():
+            groups.setdefault(p.untyped_storage().data_ptr(), []).append((name, p))
+    for group in groups.values():
+        if len(group) == 1:
+            continue
+        # exactly, element by element: parts of one buffer (as of cuDNN's recurrent layers) are no tie
+        size = max(p.untyped_storage().nbytes() // p.itemsize for _, p in group)
+        taken = torch.zeros(size, dtype=torch.bool)
+        for name, p in group:
+            here = taken.as_strided(p.shape, p.stride(), p.storage_offset())
+            if here.any():
+                raise TombolaError(
+                    f"parameter {name!r} shares memory with another one ({', '.join(n for n, _ in group if n != name)}); "
+                    "tie them by giving both modules the same nn.Parameter, or clone it"
+                )
+            here.fill_(True)
+
+
+def is_expanded(tensor: Tensor) -> bool:
+    """Return whether elements share memory, as after `expand`: such a tensor cannot be written to in place."""
+    return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def is_linear(owner: nn.Module) -> bool:
@@ -80,4 +135,4 @@ def fan_in_of(name: str, owner: nn.Module, p: nn.Parameter) -> int:
         weight = siblings[0]
     if type(owner).__name__ == "Conv1D":  # stored input first
         return weight.shape[0]
-    return max(1, weight[0].numel())
+    return max(1, math.prod(weight.shape[1:]))

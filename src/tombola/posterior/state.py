@@ -1,4 +1,4 @@
-"""All that is trained, rewound, checkpointed and saved, always whole."""
+"""The state: all that is trained, rewound, checkpointed and saved, always whole."""
 
 from dataclasses import dataclass, replace
 
@@ -22,26 +22,28 @@ class State:
     posterior: Posterior
     buffers: dict[str, Tensor]
     likelihood: dict[str, Tensor]
-    """The likelihood's state_dict; empty before a training gave it one."""
+    """State_dict of the likelihood; empty before the first training."""
 
     def masked(self, mask: Tensor) -> "State":
-        """The same under `mask` (bool [P]): pruned weights are exactly 0 with std exactly 0."""
+        """Return a copy under `mask` (bool [P]): pruned weights are exactly 0 with std exactly 0."""
         return replace(self, posterior=self.posterior.masked(mask))
 
     def as_family(self, name: str) -> "State":
-        """The same with a posterior of that family: the start of a method that learns it. Raises TombolaError where the
-        posterior lacks what the family needs, as a point a std."""
+        """Return a copy with a posterior of that family: the start of a method that learns it.
+
+        Raises TombolaError where the posterior lacks something that the family needs, as a point lacks a std.
+        """
         return replace(self, posterior=family_of(name).of(self.posterior))
 
     def tensors(self) -> dict[str, Tensor]:
-        """name -> tensor, to be saved, the posterior's with its family's name; `State.of_tensors` is the inverse."""
+        """Return name -> tensor, to be saved, the posterior's with its family's name; `State.of_tensors` is the inverse."""
         q = self.posterior
         parts = {f"posterior.{q.family}": q.tensors(), "buffer": self.buffers, "likelihood": self.likelihood}
         return {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
 
     @classmethod
     def of_tensors(cls, layout: Layout, mask: Tensor, tensors: dict[str, Tensor]) -> "State":
-        """The state of `layout` and `mask`. Raises TombolaError for a posterior of no registered family or of several."""
+        """Return the state of `layout` and `mask`. Raises TombolaError for tensors of no registered family or of several."""
         parts: dict[str, dict[str, Tensor]] = {"posterior": {}, "buffer": {}, "likelihood": {}}
         for name, value in tensors.items():
             part, _, rest = name.partition(".")
@@ -65,7 +67,7 @@ def _family_in(tensors: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
 
 
 def layout_of(module: nn.Module, posterior: PosteriorSettings, prune: PruneSettings) -> Layout:
-    """The layout with the roles that the settings give."""
+    """Return the layout with the roles that the settings give."""
     return Layout.of(
         module,
         random=posterior.random,
@@ -77,7 +79,7 @@ def layout_of(module: nn.Module, posterior: PosteriorSettings, prune: PruneSetti
 
 
 def initial_state(module: nn.Module, layout: Layout, settings: PosteriorSettings, *stream: streams.Word) -> State:
-    """A dense Gaussian state of `module` as it now is; what is drawn comes from the streams (init, *stream, ...)."""
+    """Return a dense Gaussian state of `module` as it now is; draws come from the streams (init, *stream, ...)."""
     mean = initial_mean(layout, module, settings.mean, streams.generator("init", *stream, "mean"))
     generator = streams.generator("init", *stream, "std")
     log_std = initial_log_std(layout, mean, settings.std, settings.std_scale, settings.std_jitter, generator)
@@ -88,12 +90,11 @@ def initial_state(module: nn.Module, layout: Layout, settings: PosteriorSettings
 
 
 def interpolated(a: State, b: State, alpha: float) -> State:
-    """(1 - alpha) a + alpha b: means, std (not its logarithm), buffers and what the likelihood learns; the ends themselves
-    at 0 and 1.
+    """Return (1 - alpha) a + alpha b of means, std (not its logarithm), buffers and the likelihood's tensors.
 
-    What either mask keeps is kept, so a weight that both prune stays exactly zero. Batch-norm statistics of an average are
-    no average of statistics: have them `reestimated`. Raises TombolaError for two layouts, for two families, and for an
-    alpha outside 0 to 1.
+    At 0 and 1 the ends themselves. A weight is kept where either mask keeps it, so one that both prune stays exactly zero.
+    The batch-norm statistics of averaged weights are no average of statistics: have them `reestimated`.
+    Raises TombolaError for two layouts, for two families, and for an alpha outside 0 to 1.
     """
     if not 0 <= alpha <= 1:
         raise TombolaError(f"alpha is {alpha}; it must be from 0 to 1")
@@ -108,5 +109,5 @@ def interpolated(a: State, b: State, alpha: float) -> State:
 
 
 def _between(a: dict[str, Tensor], b: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """Numbers that count (batches seen) are those of `a`."""
+    """Interpolate by name; integer tensors (batches seen) are those of `a`."""
     return {k: torch.lerp(v, b[k], alpha) if v.is_floating_point() and k in b else v for k, v in a.items()}

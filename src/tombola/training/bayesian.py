@@ -1,4 +1,4 @@
-"""The Python entry for a training loop of your own: a module made Bayesian.
+"""Bayesian: a module with a posterior, for a training loop of your own.
 
 Legend: P parameters of the layout.
 """
@@ -17,17 +17,21 @@ from tombola.inference.estimators import ESTIMATORS
 from tombola.inference.estimators.noise import NoisePool
 from tombola.inference.estimators.sample import WeightSample
 from tombola.inference.forward import DataTerm
-from tombola.posterior.batch import Batch, logits_of
+from tombola.posterior.batch import Batch, examples_of, logits_of, mapped
+from tombola.posterior.batch_norm import normalising_one
 from tombola.posterior.binding import Binding, buffers_of
 from tombola.posterior.gaussian import Gaussian
 from tombola.posterior.layout import Segment
 from tombola.posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
+from tombola.posterior.modes import outside_inference_mode, recordable
 from tombola.posterior.predictive import Prediction, classes_of, outputs
 from tombola.posterior.state import State, initial_state, layout_of
 from tombola.pruning.iterate import prune_ticket
 from tombola.pruning.ticket import Ticket
 from tombola.settings import PosteriorSettings, PruneSettings, check_samples
 from tombola.streams import generator, global_stream
+
+from .find import check_random, check_ranked
 
 
 class Bayesian(nn.Module):
@@ -37,6 +41,7 @@ class Bayesian(nn.Module):
     module itself is not changed; it is run on weight samples.
     """
 
+    @outside_inference_mode
     def __init__(
         self,
         module: nn.Module,
@@ -51,9 +56,9 @@ class Bayesian(nn.Module):
         noise_refresh: float = 1.0,
         seed: int = 0,
     ):
-        """What differs from the defaults.
+        """Make `module` Bayesian; it starts from its present values.
 
-        mask: of weights that are pruned from the start, by parameter name; false or 0 is pruned.
+        mask: weights that are pruned from the start, by parameter name; false or 0 is pruned.
         likelihood: (output, batch) -> log likelihood of each example [B], a function or a module (whose parameters are
             learned); by default `Categorical`.
         estimator, objective, noise_refresh: as in `TrainSettings`.
@@ -65,8 +70,10 @@ class Bayesian(nn.Module):
                 f"prior_std is {prior_std}, noise_refresh {noise_refresh}; the first must be above 0, the second in (0, 1]"
             )
         self._module = [module]  # in a list: its own parameters are not ours
-        self.layout = layout_of(module, posterior or PosteriorSettings(), prune or PruneSettings())
-        self._start = initial_state(module, self.layout, posterior or PosteriorSettings(), seed)
+        posterior = posterior or PosteriorSettings()
+        self.layout = layout_of(module, posterior, prune or PruneSettings())
+        check_random(self.layout)
+        self._start = initial_state(module, self.layout, posterior, seed)
         q = self._start.posterior.masked(self.layout.mask_of(mask or {}).to(self._start.posterior.mean.device))
         self.likelihood = as_likelihood(likelihood if likelihood is not None else Categorical())
         self._start = replace(self._start, likelihood=self._learned())
@@ -83,10 +90,11 @@ class Bayesian(nn.Module):
         self._sample: WeightSample | None = None
         self._made_for: tuple[int, ...] = ()
         self.step = 0
-        """Calls of `negative_elbo` in training mode so far: names the noise of the next."""
+        """Number of calls of `negative_elbo` in training mode: names the noise of the next."""
 
+    @outside_inference_mode
     def negative_elbo(self, batch: Batch, *, examples: int, heat: float = 1.0, samples: int = 1) -> Tensor:
-        """E_q[-log p(batch)], mean over the batch, + heat * KL(q || prior) / examples: nats, a scalar.
+        """Return E_q[-log p(batch)], mean over the batch, + heat * KL(q || prior) / examples: nats, a scalar.
 
         Its `backward` is ordinary: gradients land in `mean.grad` and `log_std.grad`; scale, accumulate, clip them as any.
         batch: a pair (inputs, targets) or a mapping with `labels`, see `tombola.posterior.batch`.
@@ -96,10 +104,11 @@ class Bayesian(nn.Module):
         if examples < 1:
             raise TombolaError(f"examples is {examples}; it must be at least 1")
         learned = [p for p in self.likelihood.parameters() if p.requires_grad]
+        batch = mapped(batch, recordable)
         return _NegativeElbo.apply(self, batch, heat / examples, samples, self.mean, self.log_std, *learned)
 
     def kl(self) -> Tensor:
-        """KL(q || prior) in nats, over the surviving random parameters."""
+        """Return KL(q || prior) in nats, over the surviving random parameters."""
         return self.posterior.kl(self.prior_std)
 
     @property
@@ -108,20 +117,23 @@ class Bayesian(nn.Module):
         self._hold_frozen()
         return Gaussian(self.layout, self.mean, self.log_std, self.mask, self._prior_mean()).masked(self.mask)
 
+    @outside_inference_mode
     def state(self) -> State:
-        """A copy of all that was trained."""
+        """Return a copy of all that was trained."""
         self._hold_frozen()
         mean, log_std, mask = self.mean.detach(), self.log_std.detach(), self.mask.clone()
         q = Gaussian(self.layout, mean, log_std, mask, self._prior_mean()).masked(mask)
         return State(q, {k: v.clone() for k, v in self._buffers_now.items()}, self._learned())
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What a state_dict must have beside the parameters, so that a loaded model goes on as the saved one would have:
-        step, buffers of the module (batch-norm statistics) and the start that survivors are rewound to."""
+        """Return the rest of a state_dict, with which a loaded model continues as the saved one would have.
+
+        Step, buffers of the module (batch-norm statistics), and the start that survivors are rewound to.
+        """
         return {"step": self.step, "buffers": dict(self._buffers_now), "start": self._start.tensors()}
 
     def set_extra_state(self, saved: dict[str, Any]) -> None:
-        """The inverse of `get_extra_state`."""
+        """Load what `get_extra_state` returned."""
         q = self._start.posterior
         start = {name: value.to(q.mean.device) for name, value in saved["start"].items()}
         self._start = State.of_tensors(self.layout, q.mask, start)
@@ -134,11 +146,13 @@ class Bayesian(nn.Module):
     def _learned(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.likelihood.state_dict().items()}
 
+    @outside_inference_mode
     def ticket(self) -> Ticket:
-        """The ticket of the present mask, start and trained state, on the CPU."""
+        """Return the ticket of the present mask, start and trained state, on the CPU."""
         mask = self.mask.cpu()
         return Ticket(mask, self._start.to("cpu").masked(mask), self.state().to("cpu"))
 
+    @outside_inference_mode
     def predict(
         self,
         inputs: Any,
@@ -149,7 +163,7 @@ class Bayesian(nn.Module):
         batch_norm: Literal["running", "batch"] = "running",
         select: Callable[[Any], Tensor] = logits_of,
     ) -> Prediction:
-        """Class probabilities with their uncertainty from the present posterior, as `Ticket.predict`."""
+        """Return class probabilities with their uncertainty from the present posterior, as `Ticket.predict`."""
         if isinstance(self.likelihood, GaussianNoise):
             raise TombolaError("a regression has no class probabilities; use ticket().outputs")
         module, state = self._module[0], self.state()
@@ -159,6 +173,7 @@ class Bayesian(nn.Module):
             )
         )
 
+    @outside_inference_mode
     def prune(
         self,
         score: str = "snr",
@@ -167,17 +182,19 @@ class Bayesian(nn.Module):
         seed: int = 0,
         sigma: Literal["trained", "start", "shuffled"] = "trained",
     ) -> Ticket:
-        """Prunes by the present posterior and rewinds the survivors to the start; returns the new, untrained ticket.
+        """Prune by the present posterior and rewind the survivors to the start; return the new, untrained ticket.
 
-        score, fraction, scope, sigma: as in `PruneSettings`. The parameters change in place: go on with a new optimiser.
+        score, fraction, scope, sigma: as in `PruneSettings`. The parameters change in place: continue with a new optimiser.
         """
+        check_ranked(self.layout, score)
         how = PruneSettings(score=score, sigma=sigma, fraction=fraction, scope=scope)
         ticket = prune_ticket(self.ticket(), self._start.to("cpu"), how, generator("score", seed, self.step))
         self._restart(ticket)
         return ticket
 
+    @outside_inference_mode
     def rewind(self, ticket: Ticket) -> None:
-        """Restarts at the ticket's mask and rewind state, in place; later prunings come back to that state, too.
+        """Restart at the ticket's mask and rewind state, in place; later prunings rewind to that state, too.
 
         Raises TombolaError for a ticket of another model, or of another choice of random parameters.
         """
@@ -207,7 +224,7 @@ class Bayesian(nn.Module):
         self.mean.grad = self.log_std.grad = None
 
     def _hold_frozen(self) -> None:
-        """Puts back what an optimiser's decay of the flat mean did to parameters that the module has frozen."""
+        """Restore parameters that the module has frozen: an optimiser's decay of the flat mean changes them."""
         with torch.no_grad():
             for where in self._frozen:
                 kept = self._start.posterior.mean[where].to(self.mean) * self.mask[where]
@@ -215,7 +232,7 @@ class Bayesian(nn.Module):
                     self.mean[where].copy_(kept)
 
     def _weight_sample(self) -> WeightSample:
-        """The buffers of the estimator, made anew when the parameters have moved to other memory or the mask was set."""
+        """Return the estimator; it is made anew when the parameters have moved to other memory or the mask was set."""
         self._hold_frozen()
         mean, log_std = self.mean.data, self.log_std.data
         made_for = (mean.data_ptr(), self.mask.data_ptr(), self.mask._version)
@@ -232,7 +249,7 @@ def _place(segment: Segment) -> str:
 
 
 class _NegativeElbo(torch.autograd.Function):
-    """Runs forward and backward passes at once, sample by sample, and hands the gradients on when asked."""
+    """Runs forward and backward passes at once, sample by sample; its `backward` returns the stored gradients."""
 
     @staticmethod
     def forward(ctx: Any, net: Bayesian, batch: Batch, kl_weight: float, samples: int, *params: Tensor) -> Tensor:
@@ -246,16 +263,17 @@ class _NegativeElbo(torch.autograd.Function):
             dropout = global_stream("dropout", net._seed, net.step, device=sample.theta.device)
             with torch.enable_grad(), dropout, binding:
                 net._module[0].train(net.training)
-                loss = net._gradients(
-                    DataTerm(binding, net.likelihood),
-                    sample,
-                    batch,
-                    net.step,
-                    samples=samples,
-                    scale=1.0,
-                    kl_weight=kl_weight,
-                    prior_std=net.prior_std,
-                )
+                with normalising_one(net._module[0], examples_of(batch)):
+                    loss = net._gradients(
+                        DataTerm(binding, net.likelihood),
+                        sample,
+                        batch,
+                        net.step,
+                        samples=samples,
+                        scale=1.0,
+                        kl_weight=kl_weight,
+                        prior_std=net.prior_std,
+                    )
                 if net.training:
                     net._buffers_now = buffers_of(net._module[0])
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]

@@ -1,4 +1,4 @@
-"""Saving a training on its way, so that a kill loses at most the time since the last save."""
+"""Checkpoints of a running training: a kill loses at most the time since the last one."""
 
 import math
 import time
@@ -13,14 +13,14 @@ from tombola.errors import TombolaError
 
 
 class TimeUp(BaseException):
-    """A run was given until now, and has come to where nothing is lost if it stops. No Exception: nothing has failed."""
+    """Signal that a run's time is over and all of it is saved. Not an Exception: nothing has failed."""
 
 
 class Checkpoint:
-    """One file, written aside and renamed, at most every `seconds`, and a last time when `ends` (by `time.time`) has come.
+    """One file, written aside and renamed, at most every `seconds`, and a last time at the time `ends` (of `time.time`).
 
-    It goes on with the same bits only where arithmetic is the same, so it keeps the torch build, the instruction set, the
-    device and the number of threads; where one of them differs it is as if there were no checkpoint.
+    A resumed training has the same bits only with the same arithmetic. So the file keeps the torch build, the instruction
+    set, the device and the number of threads; where one of them differs, `load` returns None.
     """
 
     def __init__(self, path: Path, seconds: float, ends: float = math.inf):
@@ -32,14 +32,14 @@ class Checkpoint:
         return time.monotonic() - self._saved_at >= self.seconds or time.time() >= self.ends
 
     def save(self, tensors: dict[str, Tensor], description: dict[str, Any], device: torch.device) -> None:
-        """Raises TimeUp, once all is saved, if it ends now."""
+        """Save all. Raises TimeUp afterwards if the time is over."""
         files.write(self.path, tensors, {**description, "arithmetic": arithmetic(device)})
         self._saved_at = time.monotonic()
         if time.time() >= self.ends:
             raise TimeUp
 
     def load(self, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What was saved last, or None: nothing, a damaged file, or one of another arithmetic."""
+        """Load the last checkpoint; None if it is missing, damaged, or of another torch build, CPU or device."""
         try:
             tensors, description = files.read(self.path)
         except TombolaError:
@@ -48,7 +48,7 @@ class Checkpoint:
 
 
 def arithmetic(device: torch.device) -> dict[str, Any]:
-    """What the last bits of a result depend on, beside the settings."""
+    """Return all that the last bits of a result depend on, beside the settings."""
     on_gpu = device.type == "cuda"
     return {
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""The metrics of a trained ticket: one record."""
+"""Evaluation: the metrics of a trained ticket, one record."""
 
 import json
 import math
@@ -27,10 +27,9 @@ def evaluate_ticket(
     device: torch.device,
     prepare: Prepare | None = None,
 ) -> dict[str, Any]:
-    """Metrics of the averaged predictive of S samples, averaged over R repeats; densities; drift of log_std.
+    """Return metrics of the averaged predictive of S samples, averaged over R repeats; densities; drift of log_std.
 
-    prepare: what the network takes, of stored inputs, as `Dataset.prepare`.
-
+    prepare: makes stored inputs into what the network takes, as `Dataset.prepare`.
     Raises TombolaError if the ticket is untrained or of another model.
     """
     q, state = ticket.posterior, ticket.trained
@@ -72,7 +71,7 @@ def evaluate_ticket(
 
 
 def _drift(ticket: Ticket) -> dict[str, float]:
-    """How log_std moved from the start of this training to its end, over the surviving random weights."""
+    """Return the change of log_std from the start of this training to its end, over the surviving random weights."""
     before, after = ticket.rewind.posterior, ticket.posterior
     if before.std is None or after.std is None:
         return {}

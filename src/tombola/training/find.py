@@ -1,4 +1,4 @@
-"""The Python entry that finds tickets: iterative pruning of a module on data in memory or from a loader."""
+"""find_tickets: iterative pruning of a module on data in memory or from a loader."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +18,7 @@ from tombola.inference.estimators import ESTIMATORS
 from tombola.posterior.batch import Batch
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import LogLikelihood
+from tombola.posterior.modes import training_mode
 from tombola.posterior.state import initial_state, layout_of
 from tombola.pruning.chain import walk_chain
 from tombola.pruning.iterate import prune_ticket
@@ -33,6 +34,7 @@ from .loop import train as train_state
 from .optim import SCHEDULES
 
 
+@training_mode
 def find_tickets(
     module: nn.Module,
     data: tuple[Tensor, Tensor] | TensorDataset | Iterable[Batch],
@@ -47,12 +49,12 @@ def find_tickets(
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> list[Ticket]:
-    """Iterative pruning of `module`: one trained ticket a level, dense first, sparsest last.
+    """Prune `module` iteratively; return one trained ticket a level, dense first, sparsest last.
 
     data: a pair (inputs, targets) of tensors or numpy arrays in memory, or a TensorDataset of it, which is shuffled and cut
         by `train.batch_size`; or a loader of batches with a length, iterated anew each epoch.
     examples: N, the size of a loader's training set; by default the examples of its `dataset` that it draws.
-    likelihood, mask: as of `Bayesian`; a likelihood takes the place of the settings' one.
+    likelihood, mask: as of `Bayesian`; a likelihood replaces the settings' one.
 
     The module is left as it was; it starts from its present values. Raises TombolaError for settings that do not fit.
     """
@@ -99,7 +101,7 @@ def find_tickets(
 def _batches_of(data: Any, examples: int | None, size: int, seed: int, device: torch.device | str) -> Batches:
     name = type(data).__name__
     data = data.tensors if isinstance(data, TensorDataset) else data
-    pair = as_tensors(data) if isinstance(data, tuple) else ()
+    pair: tuple[Any, ...] = as_tensors(data) if isinstance(data, tuple) else ()
     if len(pair) == 2 and all(isinstance(part, Tensor) for part in pair):
         return TensorBatches(pair[0].to(device), pair[1].to(device), size, seed)
     if hasattr(data, "train") and hasattr(data, "fingerprint"):
@@ -112,11 +114,15 @@ def _batches_of(data: Any, examples: int | None, size: int, seed: int, device: t
 
 
 def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, steps: int) -> None:
-    """Raises TombolaError for what would fail after minutes of training. steps: of an epoch."""
-    if is_deterministic(train.method) and prune.score in SCORES and prune.score not in WITHOUT_STD:
+    """Raise TombolaError for settings that would fail after minutes of training. steps: of an epoch."""
+    if prune.score in SCORES and prune.score not in WITHOUT_STD and is_deterministic(train.method):
         raise TombolaError(
             f"score {prune.score!r} needs a std; with method {train.method} use one of {', '.join(sorted(WITHOUT_STD))}"
         )
+    if not is_deterministic(train.method):
+        check_random(layout)
+        if prune.levels:
+            check_ranked(layout, prune.score)
     plugins.resolve(train.schedule, SCHEDULES, "schedule")
     plugins.resolve(train.estimator, ESTIMATORS, "estimator")
     plugins.resolve(train.objective, OBJECTIVES, "objective")
@@ -126,6 +132,26 @@ def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, step
     if start >= end:
         raise TombolaError(
             f"rewind {prune.rewind!r} is at step {start}, but the training has {end}: nothing would be trained"
+        )
+
+
+def check_random(layout: Layout) -> None:
+    """Raise TombolaError where no parameter is random: a Bayesian method would train a point."""
+    if not layout.random_numel:
+        raise TombolaError(
+            "no parameter is random, so the network would be deterministic: choose some by posterior.random (name patterns, "
+            "as in ['*weight']), make a module of which tombola knows the layers (not a scripted or traced one), or use "
+            "method map"
+        )
+
+
+def check_ranked(layout: Layout, score: str) -> None:
+    """Raise TombolaError where a score of `SCORES` needs a std that prunable parameters lack: it would be infinite."""
+    fixed = [s.name for s in layout.prunable_segments() if not s.random]
+    if fixed and score in SCORES and score not in WITHOUT_STD:
+        raise TombolaError(
+            f"score {score!r} needs a std, but {fixed[0]!r} is prunable and deterministic: exclude it (prune.exclude), make "
+            f"it random (posterior.random), or use one of {', '.join(sorted(WITHOUT_STD))}"
         )
 
 
@@ -140,7 +166,7 @@ def _check_targets(targets: Tensor, train: TrainSettings) -> None:
 
 @contextmanager
 def _bar(levels: int, steps: int, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar over levels and steps, where there is a terminal to see it."""
+    """Show a progress bar over levels and steps, in a terminal."""
     from rich.progress import Progress
 
     with Progress(disable=not shown, transient=True) as bar:

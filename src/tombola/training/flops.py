@@ -1,7 +1,7 @@
-"""What a training costs in floating-point operations, counted by torch on a real step of a few examples.
+"""Floating-point operations of a training, counted by torch on a real step of a few examples.
 
-The counter knows products of matrices, convolutions and attention, which are nearly all of a step; what is done weight by
-weight (draws, optimiser) or activation by activation is not in it. Masked weights are multiplied like all others.
+The counter knows products of matrices, convolutions and attention, which are nearly all of a step; elementwise operations
+on weights (draws, optimiser) and activations are not counted. Masked weights are multiplied like all others.
 """
 
 from dataclasses import replace
@@ -13,15 +13,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from tombola import streams
 from tombola.inference import method_of
 from tombola.posterior.batch import Batch, examples_of
+from tombola.posterior.modes import training_mode
 from tombola.posterior.state import State
 from tombola.settings import TrainSettings
 
 from .loop import likelihood_of
 
 
+@training_mode
 def flops_per_example(module: nn.Module, state: State, settings: TrainSettings, batch: Batch) -> float:
-    """Operations (a multiplication and an addition are two) that the gradients of one step take for each example of
-    `batch`: all weight samples, forward and backward. The module's buffers are changed."""
+    """Return the operations of one step's gradients for each example of `batch`; a multiplication and an addition are two.
+
+    All weight samples, forward and backward. The module's buffers are changed.
+    """
     device, stream = state.posterior.mean.device, ("flops",)
     settings = replace(settings, cuda_graphs=False, compile=False)  # a capture has passes of its own, and hides the others'
     likelihood = likelihood_of(settings, state).to(device)

@@ -5,19 +5,33 @@ Legend: P parameters, N training examples.
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from tombola import streams
 from tombola.data.batches import Batches, Prepare
 from tombola.errors import TombolaError
 from tombola.inference import Learner, method_of
-from tombola.posterior.batch import IGNORED, Batch, channels_last, examples_of, inputs_of, moved, parts, run, targets_of
+from tombola.posterior.batch import (
+    IGNORED,
+    Batch,
+    channels_last,
+    examples_of,
+    inputs_of,
+    leaves,
+    moved,
+    parts,
+    run,
+    targets_of,
+)
+from tombola.posterior.batch_norm import normalising_one
 from tombola.posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
+from tombola.posterior.modes import training_mode
 from tombola.posterior.state import State
 from tombola.settings import TrainSettings
 
@@ -32,17 +46,18 @@ _LOOK_EVERY = 50  # steps between looks at the loss on a GPU, where each look wa
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training leaves."""
+    """Result of a training."""
 
     state: State
     history: list[dict[str, float]]
-    """A row for each epoch: epoch (from 1), loss (nats per example, averaged over the epoch's steps, without KL), lr, and
+    """Rows, one an epoch: epoch (from 1), loss (nats per example, averaged over the epoch's steps, without KL), lr, and
     where validation data was given accuracy and nll of the posterior's mean weights, one pass."""
     seconds: float
-    """Time in training, over all sittings."""
+    """Seconds of training, including the time before a resumed checkpoint."""
 
 
 @says_what_to_lower
+@training_mode
 def train(
     module: nn.Module,
     state: State,
@@ -60,15 +75,17 @@ def train(
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     on_state: Callable[[int, State], None] | None = None,
 ) -> Trained:
-    """Trains `state` of `module` on its device from step `start` of the schedule to `stop` (by default its end).
+    """Train `state` of `module` on its device from step `start` of the schedule to `stop` (by default its end).
 
-    stream: names of this training's own noise and dropout streams. likelihood: (output, batch) -> log likelihood of each
-    example [B], in place of the settings' one; a copy of it is trained. prepare: applied to the inputs of `validation`, part
-    by part; `batches` give theirs prepared. on_step: called with
-    (steps done, steps to do). on_epoch: called with each new row of the history. on_state: called at each epoch's end with
-    (epochs done, a copy of the state); nothing depends on it.
+    stream: names this training's own noise and dropout streams.
+    likelihood: (output, batch) -> log likelihood of each example [B], instead of the settings' one; a copy is trained.
+    prepare: applied to the inputs of `validation`, part by part; `batches` yield theirs prepared.
+    on_step: called with (steps done, steps to do).
+    on_epoch: called with each new row of the history.
+    on_state: called at each epoch's end with (epochs done, a copy of the state); nothing depends on it.
+
     Raises TrainingError naming step and cause if the loss is not finite or above `settings.divergence`, and
-    MemoryShortError (a TombolaError) naming what to lower where memory does not do.
+    MemoryShortError (a TombolaError) naming the settings to lower if memory runs out.
     """
     device, per_epoch = state.posterior.mean.device, batches.steps
     total = settings.epochs * per_epoch
@@ -107,7 +124,7 @@ def train(
                     if on_state:
                         on_state(epoch + 1, learner.state())
                 if checkpoint and checkpoint.due and step < stop:
-                    work.save(checkpoint, step, time.monotonic() - began, device)  # and out by TimeUp, if it ends now
+                    work.save(checkpoint, step, time.monotonic() - began, device)  # raises TimeUp if the time is over
                 if step == last:
                     break
         return Trained(learner.state(), work.history, time.monotonic() - began)
@@ -115,13 +132,13 @@ def train(
 
 @dataclass
 class _Work:
-    """What a training changes as it goes on, and so what a checkpoint holds."""
+    """All that changes during a training, which is what a checkpoint holds."""
 
     learner: Learner
     likelihood: nn.Module
     optimiser: torch.optim.Optimizer | Joined
     losses: Tensor
-    """Of the present epoch, by step."""
+    """Losses of the present epoch, by step."""
     history: list[dict[str, float]] = field(default_factory=list)
 
     def step(self, batch: Batch, step: int, lr: float, kl_factor: float, settings: TrainSettings) -> None:
@@ -129,7 +146,8 @@ class _Work:
         for p in self.likelihood.parameters():
             p.grad = None
         laid_out = channels_last(batch) if settings.channels_last else batch
-        loss = self.learner.gradients(laid_out, step, kl_factor)
+        with normalising_one(self.learner.binding.module, examples_of(batch)):
+            loss = self.learner.gradients(laid_out, step, kl_factor)
         self.losses[step % len(self.losses)] = loss
         if settings.clip_norm is not None:
             everything = [p for group in self.optimiser.param_groups for p in group["params"]]
@@ -143,7 +161,7 @@ class _Work:
         checkpoint.save({**tensors, "losses": self.losses}, description, device)
 
     def resume(self, checkpoint: Checkpoint | None, device: torch.device) -> tuple[int, float] | None:
-        """(step, seconds spent) of the checkpoint, everything as it then was; None where there is nothing to resume."""
+        """Restore the checkpoint and return its (step, seconds spent); None without one."""
         saved = checkpoint.load(device) if checkpoint else None
         if checkpoint is None or saved is None:
             return None
@@ -163,7 +181,7 @@ class _Work:
 
 
 def likelihood_of(settings: TrainSettings, state: State, given: nn.Module | LogLikelihood | None = None) -> nn.Module:
-    """The likelihood of the settings, or a copy of the `given` one, with what `state` has learned of it."""
+    """Return the likelihood of the settings, or a copy of the `given` one, with the tensors that `state` has learned."""
     likelihood: nn.Module
     if given is not None:
         likelihood = copy.deepcopy(as_likelihood(given)).train()
@@ -189,9 +207,9 @@ def validate(
     device: torch.device,
     laid_out: bool = False,
 ) -> dict[str, float]:
-    """The cheap estimator: one pass of the module as it is, with running batch-norm statistics; nll and accuracy.
+    """Return nll and accuracy of one pass of the module as it is, with running batch-norm statistics.
 
-    laid_out: whether images are channels-last, as the training's own.
+    laid_out: whether images are laid out channels-last, as in the training.
     """
     examples = examples_of(validation)
     module.eval()
@@ -217,7 +235,7 @@ def validate(
 
 
 def _hits(output: Any, batch: Batch, likelihood: nn.Module) -> Tensor:
-    """Whether each label is the most likely one, bool [labels]; of targets that are no classes of these logits, empty."""
+    """Return whether each label is the most likely one, bool [labels]; empty if targets are not classes of these logits."""
     none = torch.empty(0, dtype=torch.bool)
     try:
         logits, targets = (likelihood if isinstance(likelihood, Categorical) else Categorical()).compared(output, batch)
@@ -229,11 +247,11 @@ def _hits(output: Any, batch: Batch, likelihood: nn.Module) -> Tensor:
 
 
 class TrainingError(RuntimeError):
-    """A training that cannot go on: its loss is not finite or has run away."""
+    """The error of a training that diverges: its loss is not finite or too large."""
 
 
 def check_losses(losses: Tensor, first_step: int, settings: TrainSettings, learner: Learner, batch: Batch) -> None:
-    """Raises TrainingError if one of `losses`, of the steps from `first_step` on, is not finite or too large."""
+    """Raise TrainingError if one of `losses`, of the steps from `first_step` on, is not finite or too large."""
     last = losses[-1].item()
     if last <= settings.divergence and (losses.device.type == "cpu" or bool((losses <= settings.divergence).all())):
         return  # on a CPU every step is looked at, so the earlier ones were good
@@ -261,7 +279,4 @@ def _cause(learner: Learner, batch: Batch) -> str:
 
 
 def _all_finite(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return bool(value.isfinite().all())
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
-    return all(map(_all_finite, inner))
+    return all(bool(leaf.data.isfinite().all()) for leaf in leaves(value) if isinstance(leaf, Tensor | PackedSequence))

@@ -25,6 +25,7 @@ from tombola.errors import TombolaError
 from tombola.inference import is_deterministic, method_of
 from tombola.posterior.batch import Batch, examples_of, logits_of, parts
 from tombola.posterior.likelihood import LogLikelihood
+from tombola.posterior.modes import training_mode
 from tombola.posterior.predictive import outputs
 from tombola.posterior.state import State, initial_state, layout_of
 from tombola.pruning.ticket import Ticket
@@ -43,13 +44,13 @@ class MemoryForecast:
     """Bytes that a training and its evaluation need at their peaks, beside the program itself."""
 
     weights: float
-    """The model, its state, gradients, noise and the optimiser: what stays between two steps."""
+    """Model, state, gradients, noise and optimiser: all that stays between two steps."""
     activations: float
-    """What a step needs beside: outputs kept for the backward pass, and gradients on their way."""
+    """Outputs kept for the backward pass, and intermediate gradients."""
     data: float = 0.0
     """Training data that are put on the device."""
     evaluation: float = 0.0
-    """All that the evaluation of a trained ticket needs; 0 where none was asked for."""
+    """Evaluation of a trained ticket; 0 where none was asked for."""
 
     @property
     def total(self) -> float:
@@ -84,6 +85,7 @@ def in_words(size: float) -> str:
     return f"{size / 1e3:.0f} kB"
 
 
+@training_mode
 def forecast_memory(
     module: nn.Module,
     data: tuple[Tensor, Tensor] | Iterable[Batch],
@@ -93,7 +95,7 @@ def forecast_memory(
     prune: PruneSettings | None = None,
     posterior: PosteriorSettings | None = None,
 ) -> MemoryForecast:
-    """Return what `find_tickets` with the same arguments needs at its peak, in bytes; found on the CPU, also for a GPU.
+    """Return the peak of `find_tickets` with the same arguments, in bytes; measured on the CPU, also for a GPU.
 
     A pair of tensors counts as `data`, since it is put on the device; a loader does not. The module is left as it was.
     """
@@ -130,9 +132,9 @@ class Case:
     batches: Callable[[int], Batches]
     """Two batches of the given number of examples."""
     given: Any
-    """Tensors that were there before: they do not count."""
+    """Tensors that exist before: they do not count."""
     examples: int
-    """The most that can be asked for in one batch."""
+    """Most examples that a batch can have."""
     held_out: tuple[Any, Tensor] | None = None
     """Inputs and targets that the training is validated on, or that are evaluated."""
     prepare: Prepare | None = None
@@ -226,15 +228,15 @@ def _forward(case: Case, inputs: Any) -> "tuple[Callable[[int], float], int]":
 
 
 class Allocations(TorchDispatchMode):
-    """Count of the bytes that are alive of those allocated within it; scratch space inside an operation is not seen."""
+    """Counter of living bytes that were allocated within it; scratch space inside an operation is not seen."""
 
     def __init__(self, ignored: Iterable[Any] = ()) -> None:
         """ignored: tensors that count nothing."""
         super().__init__()
         self.now = 0
-        """Bytes that are alive."""
+        """Bytes that are alive at present."""
         self.peaks = [0]
-        """The most bytes between each two marks."""
+        """Peaks of `now` between each two marks."""
         self._alive: dict[int, Any] = {}
         for tensor in ignored:
             self._count(tensor, 0)

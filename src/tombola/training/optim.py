@@ -15,8 +15,10 @@ from tombola.settings import TrainSettings
 
 
 def optimiser_of(learner: Learner, likelihood: nn.Module, settings: TrainSettings) -> "torch.optim.Optimizer | Joined":
-    """A fused torch optimiser over the learner's flat groups and what the likelihood learns; where the learner brings an
-    optimiser of its own, joined with that, and of what that does not hold."""
+    """Return a fused torch optimiser over the learner's flat groups and the likelihood's parameters.
+
+    A learner may bring an optimiser of its own. Then the two are joined, and torch's has the parameters that are left.
+    """
     own = learner.optimiser(settings)
     held = {p.data_ptr() for group in own.param_groups for p in group["params"]} if own else set()
     groups = _with_decay(learner.groups(), likelihood, settings)
@@ -29,7 +31,7 @@ def optimiser_of(learner: Learner, likelihood: nn.Module, settings: TrainSetting
 
 
 def _with_decay(groups: Iterable[dict], likelihood: nn.Module, settings: TrainSettings) -> list[dict]:
-    """Optimiser groups of torch: a learner's flat `groups` that are not empty, and what the likelihood learns."""
+    """Return torch's optimiser groups: a learner's flat `groups` that are not empty, and the likelihood's parameters."""
     found = [
         {
             "params": group["params"],
@@ -46,7 +48,7 @@ def _with_decay(groups: Iterable[dict], likelihood: nn.Module, settings: TrainSe
 
 
 class Joined:
-    """Several optimisers of different parameters, as one; in its state_dict their parameters are numbered on."""
+    """Several optimisers of different parameters, as one; its state_dict numbers their parameters consecutively."""
 
     def __init__(self, *parts: torch.optim.Optimizer):
         self.parts = parts
@@ -98,13 +100,13 @@ def set_lr(optimiser: "torch.optim.Optimizer | Joined", lr: float) -> None:
 
 
 def optimiser_tensors(optimiser: "torch.optim.Optimizer | Joined") -> dict[str, Tensor]:
-    """Its state as named tensors: "0.exp_avg" and the like."""
+    """Return its state as named tensors: "0.exp_avg" and the like."""
     state = optimiser.state_dict()["state"]
     return {f"{i}.{name}": value for i, entries in state.items() for name, value in entries.items() if value is not None}
 
 
 def load_optimiser_tensors(optimiser: "torch.optim.Optimizer | Joined", tensors: dict[str, Tensor]) -> None:
-    """The inverse of `optimiser_tensors`. Raises TombolaError for the state of another optimiser, or under another mask."""
+    """Load what `optimiser_tensors` returned. Raises TombolaError for the state of another optimiser or mask."""
     given: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, _, entry = name.partition(".")
@@ -130,7 +132,7 @@ def _check(optimiser: "torch.optim.Optimizer | Joined", given: dict[int, dict[st
 
 
 def _kept(optimiser: torch.optim.Optimizer, p: Tensor) -> dict[str, torch.Size] | None:
-    """Names and shapes of what an optimiser keeps for a parameter; None of a user's, which says nothing of it."""
+    """Return names and shapes of the tensors that an optimiser keeps for a parameter; None if they are not known."""
     if isinstance(optimiser, IvonUpdate):
         return {name: value.shape for name, value in optimiser.begin(p).items()}
     if isinstance(optimiser, torch.optim.Adam | torch.optim.AdamW):
@@ -145,9 +147,9 @@ def _in_words(shapes: dict[str, torch.Size]) -> str:
 
 
 def lr_factor(settings: TrainSettings, step: int, steps: int, steps_per_epoch: int) -> float:
-    """The learning rate of `step` (from 0) of `steps`, over the setting `lr`.
+    """Return the learning rate of `step` (from 0) of `steps`, over the setting `lr`.
 
-    A function of the step alone: resuming needs no scheduler state. Warm-up is linear; the schedule fills what is left.
+    A function of the step alone: resuming needs no scheduler state. Warm-up is linear; the schedule begins after it.
     """
     warmup = round(settings.warmup_epochs * steps_per_epoch)
     if step < warmup:
@@ -156,20 +158,8 @@ def lr_factor(settings: TrainSettings, step: int, steps: int, steps_per_epoch: i
     return schedule(settings, step - warmup, max(1, steps - warmup))
 
 
-def _constant(settings: TrainSettings, step: int, steps: int) -> float:
-    return 1.0
-
-
-def _step(settings: TrainSettings, step: int, steps: int) -> float:
-    return settings.gamma ** sum(step >= milestone * steps for milestone in settings.milestones)
-
-
-def _cosine(settings: TrainSettings, step: int, steps: int) -> float:
-    return 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
 def _one_cycle(settings: TrainSettings, step: int, steps: int) -> float:
-    """Smith & Topin 2018: from 1/25 to 1 over the first 30%, then down to 1/250,000, both by cosines (torch's defaults)."""
+    """One cycle (Smith & Topin 2018): from 1/25 to 1 over the first 30%, then down to 1/250,000, both by cosines."""
     peak, last = 0.3 * steps - 1, steps - 1
     if step <= peak:
         return _between(1 / 25, 1.0, step / peak)
@@ -181,8 +171,8 @@ def _between(start: float, end: float, part: float) -> float:
 
 
 SCHEDULES: dict[str, Callable[[TrainSettings, int, int], float]] = {
-    "constant": _constant,
-    "step": _step,
-    "cosine": _cosine,
+    "constant": lambda s, step, steps: 1.0,
+    "step": lambda s, step, steps: s.gamma ** sum(step >= milestone * steps for milestone in s.milestones),
+    "cosine": lambda s, step, steps: 0.5 * (1 + math.cos(math.pi * step / steps)),
     "one_cycle": _one_cycle,
 }

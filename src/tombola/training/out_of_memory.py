@@ -1,4 +1,4 @@
-"""Out of memory: how the error is told from others, and the one sentence that names what to lower."""
+"""Out of memory: recognise the error, and name the settings to lower in one sentence."""
 
 import contextlib
 import ctypes
@@ -32,11 +32,11 @@ _ASKED = re.compile(r"tried to allocate ([\d.]+) ?(bytes|[KMGT]iB)", re.IGNORECA
 
 
 class MemoryShortError(TombolaError):
-    """The error of too little memory. Its message says what to lower."""
+    """The error of too little memory. Its message names the settings to lower."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the error is that memory could not be had, on whichever device."""
+    """Return whether the error is one of memory, on any device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError | MemoryShortError):
         return True
     return isinstance(error, RuntimeError | OSError) and any(words in str(error).lower() for words in _SAID_BY)
@@ -48,7 +48,7 @@ def short_of_memory(
     evaluate: EvaluateSettings | None = None,
     forecast: "MemoryForecast | None" = None,
 ) -> MemoryShortError:
-    """Return the error to raise in place of one of memory. evaluate: given where an evaluation is short of it."""
+    """Return the error to raise instead of one of memory. evaluate: given where an evaluation is short of it."""
     size = ""
     if asked := _ASKED.search(str(error)):
         number, unit = asked.groups()
@@ -60,7 +60,7 @@ def short_of_memory(
 def what_to_lower(
     train: TrainSettings, evaluate: EvaluateSettings | None = None, forecast: "MemoryForecast | None" = None
 ) -> str:
-    """Return a clause that names settings, what helps most first: those of the forecast's largest part, where it is known.
+    """Return a clause that names settings, the most helpful first: those of the forecast's largest part, if known.
 
     evaluate: given where an evaluation is short of memory.
     """
@@ -102,7 +102,7 @@ def says_what_to_lower(training: Callable[P, R]) -> Callable[P, R]:
 
 
 def free_cached(device: torch.device) -> None:
-    """Give back what a failed computation has left: cycles of its tensors, and blocks that torch keeps on a GPU."""
+    """Free the memory of a failed computation: cycles of its tensors, and blocks that torch keeps on a GPU."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -112,7 +112,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Keep glibc from giving freed memory back to the system, for the rest of this process; does nothing elsewhere.
+    """Stop glibc from returning freed memory to the system, for the rest of this process; does nothing elsewhere.
 
     A training step frees its activations and asks for as much again at once; fetching it from the system each time, page by
     page, costs up to 15% of a convolutional step on a CPU. The process keeps its peak of memory until it ends.
