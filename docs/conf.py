@@ -1,4 +1,4 @@
-"""How Sphinx builds the site: make docs."""
+"""Sphinx settings of the site: make docs."""
 
 import re
 from importlib.metadata import version as version_of
