@@ -26,7 +26,6 @@ from tombola.settings.fields import COLUMN, WHOLE, Checked, marked, setting
 from tombola.settings.keys import deterministic_part
 
 from .messages import in_short, sentence
-from .parse import parse
 from .recipes import common_view, expand
 
 
@@ -148,6 +147,8 @@ def read(study: str, changes: list[str]) -> dict[str, Any]:
         near = get_close_matches(study, known, 1)
         meant = f"did you mean {near[0]!r}? " if near else ""
         raise TombolaError(f"there is no study {study!r}: {meant}give a YAML file or one of {', '.join(known)}") from None
+    from .parse import parse  # here, because plans of settings from Python need no PyYAML
+
     raw = parse(text, str(path))
     if not isinstance(raw, dict):
         raise TombolaError(f"{path} is no study: it must be a YAML mapping that starts with name:")
@@ -296,4 +297,6 @@ def _apply(raw: dict[str, Any], change: str) -> None:
             raise TombolaError(
                 f"--set {shown}: {in_short(name)!r} holds {in_short(repr(at))} and has no fields; check the path"
             )
+    from .parse import parse
+
     at[last] = parse(value, f"--set {shown}")
