@@ -183,7 +183,7 @@ def test_workers_end_with_the_first_process_however_that_ends(end, study_file, t
     output, _ = first.communicate(timeout=30)
     wait_for(lambda: not at_work())
     if end == signal.SIGTERM:
-        assert first.returncode == 130, output
+        assert first.returncode == 143, output
         assert "the same command goes on" in output
     assert "Traceback" not in output
     assert {one.state for one in seen(unfinished)} == {"stopped"}

@@ -13,7 +13,9 @@ FILES = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("benchmarks/**/*.py"), *RO
 OPENINGS = re.compile(r"(What|Whether|How|Of|As|Where|Why|Who|When)\b")
 """Words that begin no first sentence: it is a verb phrase ("Return ...") or a noun phrase with its noun."""
 
-PHRASES = re.compile(r"\b(so many|those|is said|are said|stands? on|sittings?|mends?)\b|(?<!\w)there(?! (is|are|was|were)\b)\b", re.I)
+PHRASES = re.compile(
+    r"\b(so many|those|is said|are said|stands? on|sittings?|mends?)\b|(?<!\w)there(?! (is|are|was|were)\b)\b", re.I
+)
 
 
 def docstrings(path: Path) -> Iterator[tuple[int, str]]:

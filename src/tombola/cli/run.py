@@ -18,7 +18,7 @@ from tombola.engine import Engine, records
 from tombola.engine.budget import Budget
 from tombola.engine.folder import StudyFolder
 from tombola.engine.forecast import Forecast, Guesses, calibrate, here
-from tombola.engine.local import LocalEngine, dataset
+from tombola.engine.local import LocalEngine, Terminated, dataset
 from tombola.engine.progress import Watcher
 from tombola.engine.store import missing
 from tombola.engine.workers import TIME_UP, Workers, interrupted_by_sigterm
@@ -35,9 +35,10 @@ from .terminal import ConsoleWatcher, Follower, duration, graph_table, results_t
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-INTERRUPTED = 130
-STOPPED = {TIME_UP: "the time is up", INTERRUPTED: "interrupted"}
+INTERRUPTED, TERMINATED = 130, 143
+STOPPED = {TIME_UP: "the time is up", INTERRUPTED: "interrupted", TERMINATED: "terminated"}
 """Exit code -> reason why a run ended before all was done."""
+_CODES = {TimeUp: TIME_UP, Terminated: TERMINATED, KeyboardInterrupt: INTERRUPTED}  # the first that fits
 _LOOK_AT_WORKERS = 0.1  # seconds
 _RECORDS_EVERY = 60.0  # seconds between writes of the records of a running study
 
@@ -247,7 +248,7 @@ def _run(folder: StudyFolder, under: Conditions, before: Guesses) -> int:
             failed = _run_in_workers(folder, under, keep_records)
     except (KeyboardInterrupt, TimeUp) as stopped:
         folder.write_records()
-        code = TIME_UP if isinstance(stopped, TimeUp) else INTERRUPTED
+        code = next(code for kind, code in _CODES.items() if isinstance(stopped, kind))
         console.print(f"{STOPPED[code]}: what is finished is kept; the same command goes on from there")
         return code
     folder.write_report(failed=failed)

@@ -24,7 +24,7 @@ from tombola.training.checkpoint import TimeUp
 from tombola.training.out_of_memory import keep_freed_memory
 
 from .folder import StudyFolder
-from .local import LocalEngine
+from .local import LocalEngine, Terminated
 from .progress import Watcher
 
 _START = "from tombola.engine.workers import main; raise SystemExit(main())"
@@ -105,11 +105,15 @@ class Workers:
 
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """Raise KeyboardInterrupt on SIGTERM within the context, so that the first process can end its workers."""
+    """Raise Terminated on SIGTERM within the context, so that the first process can end its workers."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set a handler
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
