@@ -157,7 +157,8 @@ def test_a_failed_stage_is_exit_code_1_and_the_rest_is_done(cli, tiny, study_fil
     assert len(pd.read_parquet("out/tiny/records.parquet")) == 2
 
 
-def test_an_interrupt_is_130_and_the_same_command_goes_on(tiny, study_file, tmp_path):
+@pytest.mark.parametrize(("end", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_has_its_exit_code_and_the_same_command_goes_on(end, code, tiny, study_file, tmp_path):
     path = study_file(tiny | {"train": {"epochs": 400, "batch_size": 16}, "seeds": [0, 1, 2, 3]})
     # a shell's background job ignores interrupts, and what it starts inherits that: these tests may be one
     heeding = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -167,9 +168,9 @@ def test_an_interrupt_is_130_and_the_same_command_goes_on(tiny, study_file, tmp_
     deadline = time.monotonic() + 60
     while not list((tmp_path / "out").glob("tombola-stages/*/record.json")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(end)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
+    assert process.returncode == code, output
     assert "the same command goes on" in output
     assert "Traceback" not in output
     assert (tmp_path / "out" / "tiny" / "records.parquet").is_file()
