@@ -84,16 +84,15 @@ def test_the_same_command_again_runs_nothing(cli, finished):
 
 
 def test_a_finished_study_keeps_its_page_and_shows_its_table(cli, finished):
-    _, folder, path = finished
-    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
-    again = cli("run", path, "--out", "out/tiny")
-    assert before == {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+    before = {file: file.stat().st_mtime_ns for file in finished.rglob("*")}
+    again = cli("run", "study.yaml", "--out", "out/tiny")
+    assert before == {file: file.stat().st_mtime_ns for file in finished.rglob("*")}
     assert "ticket (snr)" in again.output
     assert "out/tiny/report.html" in again.output
 
 
 def test_figures_come_in_the_formats_that_are_asked_for(cli, refused, finished):
-    _, folder, _ = finished
+    folder = finished
     assert {file.suffix for file in (folder / "figures").iterdir()} == {".png", ".csv"}
     said = refused("report", folder, "--formats", "png,gif")
     assert said == "--formats png,gif: unknown format 'gif'; choose from png, svg, pdf"

@@ -14,6 +14,8 @@ OPENINGS = re.compile(r"(What|Whether|How|Of|As|Where|Why|Who|When)\b")
 """Words that begin no first sentence: it is a verb phrase ("Return ...") or a noun phrase with its noun."""
 
 PHRASES = re.compile(
+    r"\b(so many|those|is said|are said|stands? on|sittings?|mends?)\b|(?<!\w)there(?! (is|are|was|were)\b)\b", re.IGNORECASE
+)
     r"\b(so many|those|is said|are said|stands? on|sittings?|mends?)\b|(?<!\w)there(?! (is|are|was|were)\b)\b", re.I
 )
 

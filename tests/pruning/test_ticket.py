@@ -229,7 +229,10 @@ def test_nothing_in_the_source_unpickles():
                 names = [(node.module or "").split(".")[0]]
             assert not forbidden & set(names), file
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                assert (node.value.id, node.attr) not in {("torch", "load"), ("torch", "save"), ("yaml", "load")}, file
+                assert (node.value.id, node.attr) not in {("torch", "load"), ("torch", "save")}, file
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "yaml.load":  # a subclass of the safe loader
+                assert file.name == "parse.py", file
+                assert ast.unparse(node.args[1]) == "_Loader", file
 
 
 @given(mask=st.lists(st.booleans(), max_size=70))

@@ -221,7 +221,7 @@ def test_a_study_with_only_dense_networks_is_reported(no_figures: None) -> None:
 
 @pytest.mark.parametrize("letters", [10, 60, 100])
 def test_a_legend_of_long_names_stays_within_its_figure(letters: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tombola.report.images._saved", lambda figure, **how: b"")
+    monkeypatch.setattr("tombola.report.images._saved", lambda figure, kind: b"")
     records = digits(seeds=1)
     records["curve"] = [
         f"{curve}, {'estimator=my_estimators:LocalLinear, ' * 9}"[:letters] + f" {curve[-5:]}" for curve in records["curve"]

@@ -34,5 +34,5 @@ def leave_out_figures(patch: pytest.MonkeyPatch) -> None:
     from tombola.report import images
 
     empty = b"<svg></svg>"
-    patch.setattr(images, "_saved", lambda figure, **how: empty)
+    patch.setattr(images, "_saved", lambda figure, kind: empty)
     patch.setattr(images.Picture, "of", lambda name, drawing: images.Picture(name, drawing, empty))

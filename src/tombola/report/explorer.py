@@ -70,7 +70,13 @@ def metrics_of(panel: Panel) -> list[str]:
     records = panel.records.drop(columns="side", errors="ignore")
     found = [str(column) for column in records if pd.api.types.is_numeric_dtype(records[column])]
     offered = [name for name in found if quantity_of(name).label and records[name].notna().any()]
-    return sorted(offered, key=lambda n: (n != panel.main.name, n not in RECORDS, KINDS.index(quantity_of(n).kind)))
+
+    def place(name: str) -> tuple[bool, bool, int, bool]:
+        # the optimistic choice of an epoch comes after the results of its kind
+        kind = KINDS.index(quantity_of(name).kind)
+        return name != panel.main.name, name not in RECORDS, kind, name == "best_accuracy"
+
+    return sorted(offered, key=place)
 
 
 def _metric(panel: Panel, column: str) -> dict[str, Any]:

@@ -1,12 +1,10 @@
 """The autograd functions of the estimators: noise in the output of one operation, and the weight sample of one weight.
 
-With f(x, w, b) the operation at the means of its weight and bias, both output estimators have one form::
+With f(x, w, b) the operation at the means of its weight and bias, both output estimators compute
+out = f(x, w, b) + r * f(a * x, second).
 
-    out = f(x, w, b) + r * f(a * x, second_w, second_b)
-
-                               a            r                second     factor
-    local reparameterisation   x            eps / sqrt(var)  std^2      std      var = f(x^2, std_w^2, std_b^2)
-    Flipout                    signs        signs            std * eps  eps
+Local reparameterisation has a = x, second = std^2, r = eps / sqrt(var) with var = f(x^2, std_w^2, std_b^2), and factor std.
+Flipout has a and r of random signs, second = std * eps, and factor eps.
 
 Local reparameterisation (Kingma, Salimans & Welling 2015, section 2.3, equation 6) draws each output from its own normal
 distribution, of mean f(x, w, b) and variance var; eps has the shape of the output. Flipout (Wen et al. 2018, section 3.1)
