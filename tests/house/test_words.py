@@ -16,8 +16,6 @@ OPENINGS = re.compile(r"(What|Whether|How|Of|As|Where|Why|Who|When)\b")
 PHRASES = re.compile(
     r"\b(so many|those|is said|are said|stands? on|sittings?|mends?)\b|(?<!\w)there(?! (is|are|was|were)\b)\b", re.IGNORECASE
 )
-    r"\b(so many|those|is said|are said|stands? on|sittings?|mends?)\b|(?<!\w)there(?! (is|are|was|were)\b)\b", re.I
-)
 
 
 def docstrings(path: Path) -> Iterator[tuple[int, str]]:

@@ -101,6 +101,8 @@ class NoisyOutput(torch.autograd.Function):
         noise: OutputNoise,
         add_noise: AddNoise,
     ) -> Tensor:
+        """Return the operation's output with noise."""
+
         def second(scaled: Tensor) -> Tensor:
             return operation(scaled, of_w.second.to(w.dtype), None if of_b is None else of_b.second.to(w.dtype))
 
@@ -112,6 +114,7 @@ class NoisyOutput(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
+        """Return the gradients by input, weight and bias, and add those by their stds."""
         (x, w, a, r), (operation, of_w, of_b) = ctx.saved_tensors, ctx.rest
         needs = ctx.needs_input_grad[:3]
         by_x, by_w, by_b = operation.gradients(g, x, w, needs)
@@ -131,12 +134,14 @@ class SampledWeight(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, w: Tensor, of_w: Spread) -> Tensor:
+        """Return the weight sample."""
         ctx.of_w = of_w
         return w + of_w.second
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
+        """Pass the gradient to the mean, and add the one by std."""
         ctx.of_w.add(g)
         return g, None
 
