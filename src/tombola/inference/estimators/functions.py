@@ -114,7 +114,7 @@ class NoisyOutput(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
-        """Return the gradients by input, weight and bias, and add those by their stds."""
+        """Return the gradients by input, weight and bias, and add the gradients by their stds."""
         (x, w, a, r), (operation, of_w, of_b) = ctx.saved_tensors, ctx.rest
         needs = ctx.needs_input_grad[:3]
         by_x, by_w, by_b = operation.gradients(g, x, w, needs)
