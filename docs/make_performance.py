@@ -1,4 +1,4 @@
-"""Print docs/performance.md from the records in results/: python docs/make_performance.py > docs/performance.md"""
+"""Print docs/performance.md from the records in results/, by `python docs/make_performance.py > docs/performance.md`."""
 
 import json
 from collections.abc import Callable, Sequence

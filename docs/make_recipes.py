@@ -1,4 +1,4 @@
-"""Print docs/recipes.md from the recipe file and the records in results/: python docs/make_recipes.py > docs/recipes.md"""
+"""Print docs/recipes.md from the recipe and the records in results/, by `python docs/make_recipes.py > docs/recipes.md`."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Print docs/records.md from the table of columns: python docs/make_records.py > docs/records.md"""
+"""Print docs/records.md from the table of columns, by `python docs/make_records.py > docs/records.md`."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Print docs/settings.md from the settings themselves: python docs/make_settings.py > docs/settings.md"""
+"""Print docs/settings.md from the settings themselves, by `python docs/make_settings.py > docs/settings.md`."""
 
 import dataclasses
 import json
@@ -94,7 +94,7 @@ Any of them may be an import path of your own, `module:function`: [a score](add-
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     sections = {f.name: _hint(Study, f.name) for f in dataclasses.fields(Study)}
     kinds = {name: kind for name, kind in sections.items() if dataclasses.is_dataclass(kind)} | {"arms": Arm}
     own = [f"`{f.name}`" for f in dataclasses.fields(Study) if f.name != "arms" and _holds_list(Study, f.name)]

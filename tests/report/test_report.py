@@ -313,7 +313,7 @@ def test_an_empty_layer_is_named_and_left_white() -> None:
 
 
 @pytest.mark.parametrize("records", [digits(), digits(seeds=1), regression()], ids=["three seeds", "one", "regression"])
-def test_a_caption_has_at_most_two_sentences(records: pd.DataFrame) -> None:
+def test_a_caption_has_at_most_two_sentences(records: pd.DataFrame, no_figures: None) -> None:
     several = pd.concat([records.assign(model=model) for model in ("vgg11", "vit", "mlp")], ignore_index=True)
     for shown in (records, several):
         html, _ = render(shown, STUDY, stages=times(shown))

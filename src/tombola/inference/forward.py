@@ -37,8 +37,10 @@ class DataTerm:
     def backward(
         self, batch: Batch, out: Tensor, scale: float, weights_B: Tensor | None = None, within: Within = nullcontext
     ) -> Tensor:
-        """Return the mean negative log likelihood (nats per example, detached), each example's times its weight; write its
-        flat gradient times `scale` into `out`. within: the context of each forward pass, but of no backward pass."""
+        """Return the mean negative log likelihood (nats per example, detached), each example's times its weight.
+
+        Write its flat gradient times `scale` into `out`. within: the context of each forward pass, but of no backward pass.
+        """
         value = torch.zeros((), device=out.device)
 
         def losses() -> Iterator[Tensor]:

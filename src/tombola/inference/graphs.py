@@ -75,8 +75,10 @@ class GraphedTerm(DataTerm):
     def backward(
         self, batch: Batch, out: Tensor, scale: float, weights_B: Tensor | None = None, within: Within = nullcontext
     ) -> Tensor:
-        """Replay `DataTerm.backward`. No weights and an empty `within`: `check_graphs` refuses objectives and estimators
-        that have others."""
+        """Replay `DataTerm.backward`.
+
+        No weights and an empty `within`: `check_graphs` refuses objectives and estimators that have others.
+        """
         assert weights_B is None, "of an objective that check_graphs refuses"
         batch = moved(batch, out.device)  # also mappings and sequences of a user's own type become dicts and tuples
         key = kind_of(batch), scale, out.data_ptr()

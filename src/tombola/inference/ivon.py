@@ -83,12 +83,12 @@ class Constants:
 
     @property
     def ess(self) -> float:
-        """lambda = N / heat, the effective sample size."""
+        """Lambda = N / heat, the effective sample size."""
         return self.examples / self.settings.heat
 
     @property
     def delta(self) -> float:
-        """heat / (N prior_std^2): the paper's weight decay, which is the prior's."""
+        """Heat / (N prior_std^2): the paper's weight decay, which is the prior's."""
         return 1 / (self.ess * self.settings.prior_std**2)
 
     @property

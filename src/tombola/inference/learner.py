@@ -27,13 +27,17 @@ class Learner(Protocol):
     def __init__(
         self, module: nn.Module, state: State, likelihood: nn.Module, settings: TrainSettings, examples: int, stream: Name
     ):
-        """Begin from `state`, whose posterior is of the family `learns`. likelihood: trained in place. examples: N of the
-        training set. stream: names all that the method draws."""
+        """Begin from `state`, whose posterior is of the family `learns`.
+
+        likelihood: trained in place. examples: N of the training set. stream: names all that the method draws.
+        """
 
     @classmethod
     def start(cls, posterior: PosteriorSettings, settings: TrainSettings, examples: int) -> PosteriorSettings:
-        """Return the settings of a dense start that is to be trained on `examples`; the given ones, by default. Raises
-        TombolaError for training settings that the method cannot have."""
+        """Return the settings of a dense start that is to be trained on `examples`; the given ones, by default.
+
+        Raises TombolaError for training settings that the method cannot have.
+        """
         return posterior
 
     def groups(self) -> list[dict]:

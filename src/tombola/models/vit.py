@@ -104,13 +104,14 @@ def vit(
     hidden: int | None = None,
     patch_norm: bool = False,
 ) -> SimpleViT:
-    """A SimpleViT of `depth` blocks with `dim` features: `heads` heads of `head`, an MLP of `hidden` (by default 4 `dim`).
+    """Build a SimpleViT of `depth` blocks with `dim` features.
 
-    Pre-norm, a norm after the last block, fixed sin-cos positions, mean pooling. patch_norm: layer norms before and after
-    the embedding of patches too (Kumar et al. 2023), which remove brightness and contrast of each patch. Initialisation:
-    torch's own for linear layers, which is Kaiming-uniform, U(-b, b) with b = 1/sqrt(fan_in). On 3x32x32 and 10 classes, dim
-    192 and 3 heads: depth 6 with patch 4 has 2,676,298 parameters, depth 12 with patch 2 has 5,333,962. Raises TombolaError
-    for a patch that does not divide the image.
+    `heads` heads of `head`, an MLP of `hidden` (by default 4 `dim`). Pre-norm, a norm after the last block, fixed sin-cos
+    positions, mean pooling. patch_norm: layer norms before and after the embedding of patches too (Kumar et al. 2023),
+    which remove brightness and contrast of each patch. Initialisation: torch's own for linear layers, which is Kaiming-
+    uniform, U(-b, b) with b = 1/sqrt(fan_in). On 3x32x32 and 10 classes, dim 192 and 3 heads: depth 6 with patch 4 has
+    2,676,298 parameters, depth 12 with patch 2 has 5,333,962. Raises TombolaError for a patch that does not divide the
+    image.
     """
     shape = image(input_shape, "vit", least=1)
     positive("vit", heads=heads, depth=depth, patch=patch, head=head, hidden=hidden or 4 * dim)

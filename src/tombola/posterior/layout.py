@@ -83,21 +83,18 @@ class Layout:
             the biases) of linear, convolution and attention layers. Frozen parameters never are prunable.
         classifier: whether the last such weight, the final classifier's, may be pruned too.
 
-        Parameters may have several floating-point dtypes. Raises TombolaError for a pattern that matches no parameter; for
-        parameters that are integer, complex, sparse, without values (of a lazy module, on the meta device), split by
-        torch.nn.utils.prune, or share memory; and for buffers that cannot be saved.
+        Parameters may have several floating-point dtypes. Raises TombolaError for a pattern that matches nothing, for
+        buffers that cannot be saved, and for parameters that are integer, complex, sparse, without values (of a lazy module,
+        on the meta device), split by torch.nn.utils.prune, or share memory.
         """
-        owners = owned(module)
-        if not owners:
+        if not (owners := owned(module)):
             raise TombolaError(f"{type(module).__name__} has no parameters: nothing to make Bayesian")
         for name, owner, p in owners:
             check_real(name, owner, p)
         check_apart(owners)
         check_buffers(module)
-        names = [name for name, _, _ in owners]
-        for pattern in [*(random if isinstance(random, Sequence) else ()), *(decayed or ()), *include, *exclude]:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise TombolaError(f"pattern {pattern!r} matches no parameter; the module has {', '.join(names)}")
+        patterns = random if isinstance(random, Sequence) else ()
+        _check_patterns([*patterns, *(decayed or ()), *include, *exclude], [name for name, _, _ in owners])
 
         weights = [name for name, owner, p in owners if is_weight(name, owner, p)]
         uses = [id(p) for m in module.modules() for name, p in m.named_parameters(recurse=False) if is_weight(name, m, p)]
@@ -125,14 +122,7 @@ class Layout:
                     "why": why,
                 }
             )
-
-        # order of groups: random decayed | random | deterministic | deterministic decayed: undecayed ones are one run
-        parts.sort(key=lambda part: (not part["random"], part["random"] != part["decayed"]))
-        segments, start = [], 0
-        for part in parts:
-            segments.append(Segment(**part, start=start))
-            start += segments[-1].numel
-        return cls(tuple(segments))
+        return cls(_segments(parts))
 
     @cached_property
     def numel(self) -> int:
@@ -243,3 +233,20 @@ class Layout:
 
     def _where(self, role: Callable[[Segment], bool]) -> Tensor:
         return torch.cat([torch.full((s.numel,), role(s)) for s in self.segments])
+
+
+def _check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise TombolaError(f"pattern {pattern!r} matches no parameter; the module has {', '.join(names)}")
+
+
+def _segments(parts: list[dict[str, Any]]) -> tuple[Segment, ...]:
+    """Return the segments in the layout's order."""
+    # order of groups: random decayed | random | deterministic | deterministic decayed: undecayed ones are one run
+    parts.sort(key=lambda part: (not part["random"], part["random"] != part["decayed"]))
+    segments, start = [], 0
+    for part in parts:
+        segments.append(Segment(**part, start=start))
+        start += segments[-1].numel
+    return tuple(segments)

@@ -76,15 +76,8 @@ def outputs(
 
     Raises TombolaError for batch statistics of one example.
     """
+    _check_passes(samples, batch, batch_norm, precision)
     q = state.posterior
-    if samples < 1:
-        raise TombolaError(f"samples is {samples}; it must be at least 1")
-    if batch < 1:
-        raise TombolaError(f"batch is {batch}; it must be at least 1")
-    if batch_norm not in ("running", "batch"):
-        raise TombolaError(f"batch_norm is {batch_norm!r}; it must be running or batch")
-    if precision not in ("fp32", "bf16"):
-        raise TombolaError(f"precision is {precision!r}; it must be fp32 or bf16")
     samples = 1 if q.std is None else samples
     theta = q.mean.clone()
     length, drawn = length_of(inputs), []
@@ -110,6 +103,17 @@ def outputs(
             passes = (moved(part, theta.device) for part in parts(inputs, length, batch))
             drawn.append(torch.cat([one_pass(prepare(part) if prepare else part) for part in passes]))
     return torch.stack(drawn)
+
+
+def _check_passes(samples: int, batch: int, batch_norm: str, precision: str) -> None:
+    if samples < 1:
+        raise TombolaError(f"samples is {samples}; it must be at least 1")
+    if batch < 1:
+        raise TombolaError(f"batch is {batch}; it must be at least 1")
+    if batch_norm not in ("running", "batch"):
+        raise TombolaError(f"batch_norm is {batch_norm!r}; it must be running or batch")
+    if precision not in ("fp32", "bf16"):
+        raise TombolaError(f"precision is {precision!r}; it must be fp32 or bf16")
 
 
 def classes_of(logits_SBC: Tensor) -> Prediction:

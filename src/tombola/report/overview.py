@@ -145,7 +145,7 @@ def _where(panel: Panel, rows: pd.Series) -> list[str]:
 
 
 def _repeats(panel: Panel, curve: str) -> bool:
-    """True for the reference by another name: an arm that sets a value which the study sets already."""
+    """Find the reference by another name: an arm that sets a value which the study sets already."""
     keys = panel.records.groupby("curve")["key"].agg(set)
     return curve != panel.reference and keys[curve] == keys[panel.reference]
 

@@ -108,7 +108,9 @@ def restored(kind: Any, found: dict[str, Any]) -> Any:
 
 
 def deterministic_part(settings: Any) -> Any:
-    """Return the settings with the fields of Bayesian training at their defaults in keys, which a deterministic stage does
-    not depend on."""
+    """Return the settings with the fields of Bayesian training at their defaults in keys.
+
+    A deterministic stage does not depend on them.
+    """
     frozen = KEY_DEFAULTS[type(settings).__name__]
     return dataclasses.replace(settings, **{name: frozen[name] for name in marked(settings, BAYESIAN)})

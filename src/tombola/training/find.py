@@ -67,13 +67,8 @@ def find_tickets(
     _check_fits(layout, train, prune, batches.steps)
     if isinstance(batches, TensorBatches) and likelihood is None:
         _check_targets(batches.targets, train)
-    info = {
-        "seed": seed,
-        "settings": {"train": canonical(train), "prune": canonical(prune), "posterior": canonical(posterior)},
-    }
-    if likelihood is not None:  # its code is not saved: whoever goes on training needs to know what to give
-        own = likelihood if inspect.isfunction(likelihood) else type(likelihood)
-        info["likelihood"] = f"{own.__module__}:{own.__qualname__}"
+    given = {"train": canonical(train), "prune": canonical(prune), "posterior": canonical(posterior)}
+    info: dict[str, Any] = {"seed": seed, "settings": given, **_name_of(likelihood)}
     state = initial_state(module, layout, posterior, seed).to("cpu").as_family(method_of(train.method).learns)
     dense = with_mask(ticket_of(state, info), layout.mask_of(as_tensors(mask or {})), state)
     with _bar(prune.levels + 1, train.epochs * batches.steps, progress) as show:
@@ -96,6 +91,14 @@ def find_tickets(
             return prune_ticket(ticket, restart.end, prune, generator("score", seed, level))
 
         return [level.trained for level in walk_chain(dense, prune, trained, pruned)]
+
+
+def _name_of(likelihood: nn.Module | LogLikelihood | None) -> dict[str, str]:
+    """Return the name of a caller's likelihood: a ticket has no code of it, and further training needs it again."""
+    if likelihood is None:
+        return {}
+    own = likelihood if inspect.isfunction(likelihood) else type(likelihood)
+    return {"likelihood": f"{own.__module__}:{own.__qualname__}"}
 
 
 def _batches_of(data: Any, examples: int | None, size: int, seed: int, device: torch.device | str) -> Batches:

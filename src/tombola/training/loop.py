@@ -7,6 +7,7 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -77,12 +78,11 @@ def train(
 ) -> Trained:
     """Train `state` of `module` on its device from step `start` of the schedule to `stop` (by default its end).
 
-    stream: names this training's own noise and dropout streams.
-    likelihood: (output, batch) -> log likelihood of each example [B], instead of the settings' one; a copy is trained.
+    stream: names this training's own noise and dropout streams. likelihood: (output, batch) -> log likelihood of each
+        example [B], instead of the settings' one; a copy is trained.
     prepare: applied to the inputs of `validation`, part by part; `batches` yield theirs prepared.
-    on_step: called with (steps done, steps to do).
-    on_epoch: called with each new row of the history.
-    on_state: called at each epoch's end with (epochs done, a copy of the state); nothing depends on it.
+    on_step, on_epoch, on_state: called with (steps done, steps to do), each new row of the history, and at an epoch's end
+        (epochs done, a copy of the state); nothing depends on them.
 
     Raises TrainingError naming step and cause if the loss is not finite or above `settings.divergence`, and
     MemoryShortError (a TombolaError) naming the settings to lower if memory runs out.
@@ -90,11 +90,8 @@ def train(
     device, per_epoch = state.posterior.mean.device, batches.steps
     total = settings.epochs * per_epoch
     stop = total if stop is None else min(stop, total)
-    model = likelihood_of(settings, state, likelihood).to(device)
-    learner = method_of(settings.method)(module, state, model, settings, batches.examples, stream)
-    work = _Work(learner, model, optimiser_of(learner, model, settings), torch.zeros(per_epoch, device=device))
-
-    with streams.global_stream(*stream, device=device), learner.binding:
+    work = _Work.of(module, state, batches, settings, likelihood, stream)
+    with streams.global_stream(*stream, device=device), work.learner.binding:
         step, spent = work.resume(checkpoint, device) or (start, 0.0)
         began = time.monotonic() - spent
         while step < stop:
@@ -103,31 +100,23 @@ def train(
             module.train()
             # a loader that shuffles by torch's global randomness has the same order in a resumed run
             streams.reseed_global("order", *stream, epoch, device=device)
-            for batch in batches.epoch(epoch, step - epoch * per_epoch):
+            for batch in islice(batches.epoch(epoch, step - epoch * per_epoch), last - step):
                 streams.reseed_global("dropout", *stream, step, device=device)
                 lr = settings.lr * lr_factor(settings, step, total, per_epoch)
                 work.step(batch, step, lr, _kl_factor(settings, step, per_epoch), settings)
                 step += 1
                 losses = work.losses[first - epoch * per_epoch : step - epoch * per_epoch]
                 if device.type == "cpu" or step % _LOOK_EVERY == 0 or step == last:
-                    check_losses(losses, first, settings, learner, batch)
+                    check_losses(losses, first, settings, work.learner, batch)
                 if on_step:
                     on_step(step - start, stop - start)
                 if step == last:
-                    measured = {}
-                    if validation is not None:
-                        learner.show_mean()
-                        measured = validate(module, model, validation, prepare, device, settings.channels_last)
-                    work.history.append({"epoch": epoch + 1, "loss": losses.mean().item(), "lr": lr, **measured})
-                    if on_epoch:
-                        on_epoch(work.history[-1])
-                    if on_state:
-                        on_state(epoch + 1, learner.state())
+                    row = {"epoch": epoch + 1, "loss": losses.mean().item(), "lr": lr}
+                    work.history.append(row | work.validated(module, validation, prepare, settings))
+                    work.tell(on_epoch, on_state)
                 if checkpoint and checkpoint.due and step < stop:
                     work.save(checkpoint, step, time.monotonic() - began, device)  # raises TimeUp if the time is over
-                if step == last:
-                    break
-        return Trained(learner.state(), work.history, time.monotonic() - began)
+        return Trained(work.learner.state(), work.history, time.monotonic() - began)
 
 
 @dataclass
@@ -141,6 +130,23 @@ class _Work:
     """Losses of the present epoch, by step."""
     history: list[dict[str, float]] = field(default_factory=list)
 
+    @classmethod
+    def of(
+        cls,
+        module: nn.Module,
+        state: State,
+        batches: Batches,
+        settings: TrainSettings,
+        likelihood: nn.Module | LogLikelihood | None,
+        stream: streams.Name,
+    ) -> "_Work":
+        """Return all of a training at its beginning."""
+        device = state.posterior.mean.device
+        model = likelihood_of(settings, state, likelihood).to(device)
+        learner = method_of(settings.method)(module, state, model, settings, batches.examples, stream)
+        losses = torch.zeros(batches.steps, device=device)
+        return cls(learner, model, optimiser_of(learner, model, settings), losses)
+
     def step(self, batch: Batch, step: int, lr: float, kl_factor: float, settings: TrainSettings) -> None:
         set_lr(self.optimiser, lr)
         for p in self.likelihood.parameters():
@@ -153,6 +159,24 @@ class _Work:
             everything = [p for group in self.optimiser.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(everything, settings.clip_norm)
         self.optimiser.step()
+
+    def validated(
+        self, module: nn.Module, validation: Batch | None, prepare: Prepare | None, settings: TrainSettings
+    ) -> dict[str, float]:
+        """Return the metrics of the posterior's mean weights; none without validation data."""
+        if validation is None:
+            return {}
+        self.learner.show_mean()
+        return validate(module, self.likelihood, validation, prepare, self.losses.device, settings.channels_last)
+
+    def tell(
+        self, on_epoch: Callable[[dict[str, float]], None] | None, on_state: Callable[[int, State], None] | None
+    ) -> None:
+        """Call the watchers of an epoch's end."""
+        if on_epoch:
+            on_epoch(self.history[-1])
+        if on_state:
+            on_state(int(self.history[-1]["epoch"]), self.learner.state())
 
     def save(self, checkpoint: Checkpoint, step: int, spent: float, device: torch.device) -> None:
         tensors = {f"state.{name}": value for name, value in self.learner.state().tensors().items()}

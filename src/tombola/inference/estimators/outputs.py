@@ -84,8 +84,11 @@ class OutputEstimator(MeanWeights):
         return [where for where in self.converted if where.start < self.n]
 
     def _account(self) -> None:
-        """Add the derivatives by the std of converted copies. Raises TombolaError if another random weight has a gradient
-        but no intercepted use: its noise would silently be missing."""
+        """Add the derivatives by the std of converted copies.
+
+        Raises TombolaError if another random weight has a gradient but no intercepted use: its noise would silently be
+        missing.
+        """
         for where in self._converted():
             self.log_std_grad[where].addcmul_(self.grad[where], self._eps_drawn()[where])
         for i, (segment, alive) in enumerate(zip(self._weights.segments, self._weights.alive, strict=True)):

@@ -44,8 +44,11 @@ class WeightSample:
         several: bool,
         prior_mean: Tensor | None = None,
     ):
-        """several: a step may have more than one sample, so `mean_grad` is a sum and needs its own buffer; otherwise it is
-        `grad`. prior_mean: [P]; None is 0."""
+        """Make the buffers.
+
+        several: a step may have more than one sample, so `mean_grad` is a sum and needs its own buffer; otherwise it is
+        `grad`. prior_mean: [P]; None is 0.
+        """
         self.layout, self.mask, self.n = layout, mask, layout.random_numel
         # on a GPU each kernel launch costs more than a block's work: there everything is one block
         self._block = _BLOCK if mean.device.type == "cpu" else max(1, self.n)
