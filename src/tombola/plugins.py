@@ -45,7 +45,7 @@ def resolve(name: str, known: Mapping[str, Any], kind: str) -> Any:
         found = getattr(importlib.import_module(module_name), attribute, None)
     except ImportError as error:
         raise TombolaError(f"cannot import {kind} {name!r}: {error}; run where {module_name!r} can be imported") from None
-    except Exception as error:  # whatever the user's module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever the user's module does when it is imported
         raise TombolaError(f"cannot import {kind} {name!r}: {_in_short(error)}; correct {module_name!r}") from error
     if not callable(found):
         raise TombolaError(f"{kind} {name!r}: module {module_name!r} has no function {attribute!r}; check the name")
@@ -75,7 +75,7 @@ def call(factory: Callable[..., Any], offered: Mapping[str, Any], args: Mapping[
         return factory(**arguments)
     except TombolaError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a factory that leaves the program has not made anything
         raise TombolaError(f"{name} failed with args {dict(args)}: {_in_short(error)}; correct them or it") from error
 
 
@@ -91,6 +91,6 @@ def source_digest(name: str, known: Mapping[str, Any]) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
 
 
-def _in_short(error: Exception) -> str:
+def _in_short(error: BaseException) -> str:
     """Return an error of the user's code in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

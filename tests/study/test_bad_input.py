@@ -158,3 +158,12 @@ def test_a_module_beside_a_study_hides_no_installed_package(study_file, tiny, tm
     command = [sys.executable, "-P", "-c", main, "run", path, "--out", tmp_path / "out", "--dry-run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "source", ["raise SystemExit(0)", "def leave(**args):\n    raise SystemExit(0)"], ids=["import", "call"]
+)
+def test_a_plugin_that_leaves_the_program_is_an_error(source, tiny, study_file, refused, user_module):
+    user_module("leaving", source)
+    said = refused("run", study_file(tiny | {"model": {"name": "leaving:leave"}}))
+    assert "SystemExit: 0" in said
