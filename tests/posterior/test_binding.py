@@ -280,3 +280,55 @@ def test_activation_checkpointing_gives_the_right_gradient(use_reentrant: bool):
             binding.wrote()
             binding.backward(loss_of(module), out)
             torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-14)
+
+
+class Standardised(nn.Conv2d):
+    """Weight standardisation (Qiao et al. 2019), whose code needs a contiguous weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.weight.view(len(self.weight), -1)
+        return self._conv_forward(x, ((flat - flat.mean(1, True)) / flat.std(1, keepdim=True)).view_as(self.weight), None)
+
+
+def convolutions() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Conv2d(4, 6, 1), Standardised(6, 4, 3, bias=False), nn.Tanh()
+        grouped = nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, groups=4), nn.ConvTranspose2d(4, 3, 2, stride=2)
+        return nn.Sequential(*layers, *grouped, nn.Flatten(), nn.LazyLinear(2)).double()
+
+
+@pytest.mark.parametrize("laid_out", [torch.contiguous_format, torch.channels_last])
+def test_convolutions_run_on_channels_last_weights_and_foreign_code_on_contiguous_ones(laid_out: torch.memory_format):
+    module, x = convolutions(), torch.randn(3, 2, 10, 10, dtype=torch.float64).to(memory_format=laid_out)
+    module(x)
+    layout = Layout.of(module)
+    theta, out = flat(layout, "convolutions"), torch.full((layout.numel,), torch.nan, dtype=torch.float64)
+    plain = copy.deepcopy(module)
+    with Binding(module, layout, torch.zeros_like(theta)) as binding:
+        binding.theta.copy_(theta)
+        binding.wrote()
+        for name in ("0.weight", "5.weight", "6.weight", "7.weight"):
+            p = module.get_parameter(name)
+            assert p.is_contiguous(memory_format=torch.channels_last)
+            assert p.untyped_storage().data_ptr() == binding.theta.untyped_storage().data_ptr()
+        assert module[3].weight.is_contiguous()
+        assert [layout.views(theta)["3.weight"].shape.numel()] == [w.stop - w.start for w in binding.converted]
+        for _ in range(2):  # the second pass writes to the views that the first has made
+            binding.backward(module(x).square().sum(), out)
+    plain.load_state_dict({name: value.contiguous() for name, value in layout.views(theta).items()})
+    plain(x).square().sum().backward()
+    expected = layout.flatten({name: p.grad for name, p in plain.named_parameters()})
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_gradients_of_convolutions_arrive_as_they_are_stored():
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3, stride=2), nn.Conv2d(4, 2, 1))
+    layout, strides = Layout.of(module), {}
+    theta = layout.flatten(dict(module.named_parameters()))
+    out = torch.zeros_like(theta)
+    for name, p in module.named_parameters():
+        p.register_post_accumulate_grad_hook(lambda p, name=name: strides.update({name: p.grad.stride()}))
+    with Binding(module, layout, theta) as binding:
+        binding.backward(module(torch.randn(2, 3, 8, 8)).sum(), out)
+    assert strides == {name: view.stride() for name, view in layout.views(out).items()}

@@ -1,4 +1,4 @@
-"""The line between two states, and batch-norm statistics measured anew."""
+"""The line between two states."""
 
 from dataclasses import replace
 
@@ -8,9 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tombola import streams
 from tombola.errors import TombolaError
-from tombola.posterior.batch_norm import has_running_statistics, reestimated
 from tombola.posterior.gaussian import Gaussian
 from tombola.posterior.layout import Layout
 from tombola.posterior.state import State, interpolated
@@ -80,58 +78,3 @@ def test_what_has_no_line_is_refused():
         interpolated(a, a.as_family("point"), 0.5)
     with pytest.raises(TombolaError, match=r"alpha is 1\.5"):
         interpolated(a, a, 1.5)
-
-
-def batches(count=3):
-    stream = torch.Generator().manual_seed(5)
-    return [(torch.randn(8, 3, generator=stream), torch.zeros(8, dtype=torch.long)) for _ in range(count)]
-
-
-def direct(net, thetas):
-    """By hand: of both layers the mean over batches of mean and unbiased variance, no dropout, each batch its weights."""
-    first, second = [], []
-    for (x, _), theta in zip(batches(), thetas, strict=True):
-        w = LAYOUT.views(theta)
-        hidden = x @ w["0.weight"].T + w["0.bias"]
-        first.append((hidden.mean(0), hidden.var(0)))
-        normed = (hidden - hidden.mean(0)) / (hidden.var(0, correction=0) + net[1].eps).sqrt()
-        out = (normed * w["1.weight"] + w["1.bias"]).relu() @ w["4.weight"].T + w["4.bias"]
-        second.append((out.mean(0), out.var(0)))
-    return [[torch.stack(parts).mean(0) for parts in zip(*layer, strict=True)] for layer in (first, second)]
-
-
-@pytest.mark.parametrize("point", [True, False])
-def test_statistics_are_the_averages_over_batches(point):
-    net, state = module(), replace(random_state(3), buffers={})
-    q = state.posterior
-    drawn = [q.sample(streams.generator("batch_norm", "w", i)) for i in range(3)]
-    state = state.as_family("point") if point else state
-    found = reestimated(net, state, batches(), ("w",)).buffers
-    for index, (mean, variance) in zip((1, 5), direct(net, [q.mean] * 3 if point else drawn), strict=True):
-        torch.testing.assert_close(found[f"{index}.running_mean"], mean)
-        torch.testing.assert_close(found[f"{index}.running_var"], variance)
-
-
-def test_the_module_is_as_it_was():
-    net = module().train()
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    reestimated(net, replace(random_state(3), buffers={}), batches(), ("w",))
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    assert net[1].momentum == 0.1
-    assert net.training
-    with pytest.raises(ValueError, match="broken"):
-        reestimated(net, replace(random_state(3), buffers={}), _broken(), ("w",))
-    assert net[1].momentum == 0.1
-
-
-def _broken():
-    yield batches()[0]
-    raise ValueError("broken")
-
-
-def test_without_batch_norm_the_state_comes_back():
-    plain, state = nn.Linear(3, 2), random_state(0)
-    assert not has_running_statistics(plain)
-    assert not has_running_statistics(nn.BatchNorm1d(3, track_running_stats=False))
-    assert has_running_statistics(module())
-    assert reestimated(plain, state, [], ("w",)) is state

@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tombola import Layout, TombolaError
+from tombola.posterior.layout import Segment
+from tombola.posterior.state import initial_state
+from tombola.settings import PosteriorSettings
 
 
 class Conv1D(nn.Module):
@@ -271,3 +274,53 @@ def test_the_flat_order_is_in_the_widest_dtype():
     assert layout.flatten(dict(narrow.bfloat16().named_parameters())).dtype == torch.float32
     narrow[1].double()
     assert layout.flatten(dict(narrow.named_parameters())).dtype == torch.float64
+
+
+shapes = st.lists(st.integers(0, 3), max_size=5).map(tuple)
+leaves = st.sampled_from(["weight", "bias", "kernel"])
+
+
+@given(parts=st.lists(st.tuples(leaves, shapes), min_size=1, max_size=5))
+def test_flat_order_and_names_are_inverses_and_files_are_row_major(parts: list[tuple[str, tuple[int, ...]]]):
+    segments, start = [], 0
+    roles = {"random": True, "decayed": True, "prunable": True, "fan_in": 1, "why": ""}
+    for i, (leaf, shape) in enumerate(parts):
+        segments.append(Segment(name=f"{i}.{leaf}", shape=shape, start=start, **roles))
+        start += segments[-1].numel
+    layout = Layout(tuple(segments))
+    flat = torch.randn(start, 3, generator=torch.Generator().manual_seed(0))
+    views = layout.views(flat[:, 0].contiguous())
+    assert all(view.shape == shape for view, (_, shape) in zip(views.values(), parts, strict=True))
+    assert torch.equal(layout.flatten(views), flat[:, 0])
+    row_major = torch.cat([view.contiguous().view(-1) for view in views.values()])
+    assert torch.equal(layout.row_major(flat[:, 0]), row_major)
+    assert torch.equal(layout.of_row_major(row_major), flat[:, 0])
+    assert torch.equal(flat[layout.rows(), 0], row_major)
+    for values in (flat, flat.t()):
+        assert torch.equal(layout.of_row_major(layout.row_major(values)), values)
+
+
+def test_weights_of_convolutions_are_views_with_the_strides_of_torchs_channels_last_weights():
+    module = nn.Sequential(nn.Conv2d(3, 5, (2, 3)), nn.Conv2d(4, 6, 3, groups=2), nn.Conv2d(6, 4, 1), nn.Conv3d(2, 3, 2))
+    layout = Layout.of(module)
+    views = layout.views(torch.zeros(layout.numel))
+    assert [s.name for s in layout.segments if s.channels_last] == ["0.weight", "1.weight", "2.weight"]
+    for i in (0, 1):
+        assert views[f"{i}.weight"].stride() == module[i].weight.to(memory_format=torch.channels_last).stride()
+    point = views["2.weight"]  # a 1x1 kernel is in both orders
+    assert point.is_contiguous()
+    assert point.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_initial_draws_do_not_depend_on_the_flat_order(monkeypatch: pytest.MonkeyPatch):
+    module = nn.Sequential(nn.Conv2d(3, 5, (2, 3)), nn.Linear(5, 2))
+
+    def start() -> dict[str, Tensor]:
+        settings = PosteriorSettings(mean="kaiming_uniform", std_jitter=0.3)
+        q, views = initial_state(module, Layout.of(module), settings, 0).posterior, Layout.of(module).views
+        return {f"{name} {kind}": v for kind in ("mean", "std") for name, v in views(getattr(q, kind)).items()}
+
+    found = start()
+    monkeypatch.setattr(Segment, "channels_last", False)
+    for name, value in start().items():
+        assert torch.equal(found[name], value), name

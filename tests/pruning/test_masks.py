@@ -171,3 +171,23 @@ def test_the_permutation_does_not_depend_on_the_mask(how):
     assert torch.equal(
         shuffle(layout, even | third, stream()), shuffle(layout, even, stream()) | shuffle(layout, third, stream())
     )
+
+
+@pytest.mark.parametrize("how", ["global", "layerwise", *(f"shuffle {name}" for name in SHUFFLES)])
+def test_masks_do_not_depend_on_how_weights_lie_in_memory(how, monkeypatch):
+    """Scores full of ties, on a layout whose convolution is channels-last, against the same one in row-major order."""
+    roles = {"random": True, "decayed": True, "prunable": True, "fan_in": 1, "why": ""}
+    shapes = {"a.weight": (4, 3, 2, 2), "b.weight": (3, 5), "c.weight": (2, 4, 3, 3)}
+    starts = dict(zip(shapes, (0, 48, 63), strict=True))
+    layout = Layout(tuple(Segment(name=n, shape=s, start=starts[n], **roles) for n, s in shapes.items()))
+
+    def made():
+        scores = layout.of_row_major(torch.randint(3, (layout.numel,), generator=stream()).double())
+        mask = layout.of_row_major(torch.rand(layout.numel, generator=stream(1)) < 0.6)
+        if how.startswith("shuffle"):
+            return layout.row_major(SHUFFLES[how.split()[1]](layout, mask, stream(2)))
+        return layout.row_major(prune(layout, mask, scores, 0.3, how))
+
+    found = made()
+    monkeypatch.setattr(Segment, "channels_last", False)
+    assert torch.equal(found, made())

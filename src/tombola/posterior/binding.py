@@ -24,7 +24,8 @@ class Binding:
     Its parameters, gradients, buffers and training mode come back, also after an exception, and buffers that a forward pass
     has replaced. `theta` may be overwritten between passes: call `wrote()` then, so that a backward pass through old values
     is an error and not a wrong gradient. Parameters of another dtype than `theta` are converted copies, which `wrote()`
-    renews; they are on its device, too.
+    renews; they are on its device, too. So are channels-last weights of a module that is no convolution of torch's own: its
+    code may need them contiguous, as `view` does.
     """
 
     def __init__(self, module: nn.Module, layout: Layout, theta: Tensor, buffers: Mapping[str, Tensor] | None = None):
@@ -33,12 +34,14 @@ class Binding:
         named = dict(module.named_parameters())
         self._params = [named[s.name] for s in layout.segments]
         views = list(layout.views(theta).values())
-        self._views = [v if p.dtype == v.dtype else v.to(p.dtype) for p, v in zip(self._params, views, strict=True)]
-        self._narrow = [(v, wide) for v, wide in zip(self._views, views, strict=True) if v is not wide]
-        self.converted = [s.slice for s, p in zip(layout.segments, self._params, strict=True) if p.dtype != theta.dtype]
-        """Places in `theta` of the parameters that are converted copies, since they have another dtype."""
+        foreign = _of_foreign_code(module)
+        self._views = [_shown(v, p, id(p) in foreign) for p, v in zip(self._params, views, strict=True)]
+        self._copies = [(v, own) for v, own in zip(self._views, views, strict=True) if v is not own]
+        self.converted = [s.slice for s, v, own in zip(layout.segments, self._views, views, strict=True) if v is not own]
+        """Places in `theta` of the parameters that are copies, in another dtype or order of memory."""
         self._initial_buffers = buffers
-        self._places = [(s.name, s.slice, s.shape) for s in layout.segments]
+        self._segments = layout.segments
+        self._targets: tuple[Tensor, list[Tensor]] = theta, views  # the last buffer of gradients, and the views of it
 
     def __enter__(self) -> "Binding":
         if self.module in _bound:
@@ -70,17 +73,18 @@ class Binding:
 
         Raises RuntimeError if `.to()`, `.half()` or the like has replaced the parameters' storage meanwhile.
         """
-        for p, view, (name, *_) in zip(self._params, self._views, self._places, strict=True):
+        for p, view, segment in zip(self._params, self._views, self._segments, strict=True):
             if p.data_ptr() != view.data_ptr():
+                name = segment.name
                 raise RuntimeError(f"parameter {name!r} was moved or converted while the module was bound; do that before")
         self._renew()
         torch.autograd.graph.increment_version(self._params)
         torch.clear_autocast_cache()  # it keeps low-precision copies of weights, which are now of the last values
 
     def _renew(self) -> None:
-        if self._narrow:
-            copies, wide = zip(*self._narrow, strict=True)
-            torch._foreach_copy_(copies, wide)
+        if self._copies:
+            copies, views = zip(*self._copies, strict=True)
+            torch._foreach_copy_(copies, views)
 
     def backward(self, losses: Tensor | Iterable[Tensor], out: Tensor) -> None:
         """Write d loss / d theta into `out` [P]; zero for parameters that the loss does not reach.
@@ -93,15 +97,36 @@ class Binding:
         for loss in (losses,) if isinstance(losses, Tensor) else losses:
             loss.backward()
             del loss  # its graph too, before the next one is built
+        if self._targets[0] is not out:
+            self._targets = out, [segment.view(out) for segment in self._segments]
         targets, sources = [], []
-        for p, (_, where, shape) in zip(self._params, self._places, strict=True):
+        for p, target in zip(self._params, self._targets[1], strict=True):
             if p.grad is None:
-                out[where].zero_()
+                target.zero_()
             else:
-                targets.append(out[where].view(shape))
+                targets.append(target)
                 sources.append(p.grad.to_dense() if p.grad.is_sparse else p.grad)
             p.grad = None
         torch._foreach_copy_(targets, sources)
+
+
+def _shown(view: Tensor, p: nn.Parameter, foreign: bool) -> Tensor:
+    """Return what the module gets for a parameter: its view of flat memory, or a copy of that."""
+    if foreign and not view.is_contiguous():
+        return view.to(p.dtype, memory_format=torch.contiguous_format, copy=True)
+    return view.to(p.dtype)
+
+
+def _of_foreign_code(module: nn.Module) -> set[int]:
+    """Return the ids of the parameters that a module owns whose forward pass is not torch's convolution."""
+    return {id(p) for m in module.modules() if not _is_convolution(m) for p in m.parameters(recurse=False) if p.ndim == 4}
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    if isinstance(module, nn.Conv2d):
+        kind: type[nn.Conv2d] = type(module)
+        return kind.forward is nn.Conv2d.forward and kind._conv_forward is nn.Conv2d._conv_forward
+    return isinstance(module, nn.ConvTranspose2d) and type(module).forward is nn.ConvTranspose2d.forward
 
 
 def _restore_parameters(saved: list[tuple[nn.Parameter, Tensor, Tensor | None]]) -> None:

@@ -112,7 +112,7 @@ def kl_gaussian(mean: Tensor, log_std: Tensor, keep: Tensor, prior_std: float, p
 
 def kaiming_uniform(layout: Layout, generator: torch.Generator) -> Tensor:
     """Draw [P] from U(-b, b), b = 1/sqrt(fan_in): He et al. 2015 with a = sqrt(5), as torch's linear and conv layers do."""
-    return (2 * torch.rand(layout.numel, generator=generator) - 1) * layout.kaiming_scale
+    return layout.of_row_major(2 * torch.rand(layout.numel, generator=generator) - 1) * layout.kaiming_scale
 
 
 def initial_mean(layout: Layout, module: nn.Module, rule: str, generator: torch.Generator) -> Tensor:
@@ -131,7 +131,7 @@ def initial_log_std(
     if std <= 0:
         raise TombolaError(f"std is {std}; it must be above 0")
     base = torch.full((layout.numel,), std) * STD_SCALES[scale](layout, mean.cpu())
-    return base.log() + jitter * torch.randn(layout.numel, generator=generator)
+    return base.log() + jitter * layout.of_row_major(torch.randn(layout.numel, generator=generator))
 
 
 def _of_weight(layout: Layout, mean: Tensor) -> Tensor:

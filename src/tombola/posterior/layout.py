@@ -1,10 +1,14 @@
 """The flat order of a module's parameters, and the role of each.
 
+Parameters follow one another; each is in row-major order of its shape, but a convolution's weight is channels-last, as the
+kernels want it: a network that runs on views of flat memory converts no weight in any step. What is flat (means, masks,
+noise, gradients) is in this order. Files, initial draws and rankings are in row-major order throughout: `row_major`, `rows`.
+
 Legend: P parameters of the module (tied ones once), counted over all segments.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import groupby
@@ -27,6 +31,9 @@ from .roles import (
     owned,
     randomness,
 )
+
+ORDER = "convolutions channels-last"
+"""Name of the flat order, for checkpoints: tensors that were saved in another order are not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +63,34 @@ class Segment:
     def slice(self) -> slice:
         return slice(self.start, self.start + self.numel)
 
+    @property
+    def channels_last(self) -> bool:
+        """True of the weight of a convolution, [O, I, height, width], whose order in flat memory is [O, height, width, I].
+
+        It depends on name and shape alone, so that two layouts of one model, or a file of one, cannot differ in it.
+        """
+        return len(self.shape) == 4 and self.name.rpartition(".")[2] == "weight"
+
+    def view(self, flat: Tensor) -> Tensor:
+        """Return the view of `flat` [P] that is this parameter, in its shape."""
+        if not self.channels_last:
+            return flat[self.slice].view(self.shape)
+        out, channels, height, width = self.shape
+        return flat[self.slice].view(out, height, width, channels).permute(0, 3, 1, 2)
+
+    def flat(self, tensor: Tensor) -> Tensor:
+        """Return the elements of `tensor`, of this parameter's shape, in flat order [n]: the inverse of `view`."""
+        return (tensor.permute(0, 2, 3, 1) if self.channels_last else tensor).reshape(-1)
+
+    def rows(self) -> Tensor:
+        """Return the places in flat order [P] of the elements in row-major order: int64 [n]."""
+        return replace(self, start=0).view(torch.arange(self.start, self.slice.stop)).reshape(-1)
+
+    def kept(self, mask: Tensor) -> Tensor:
+        """Return the survivors of `mask` (bool [P]) among `rows`."""
+        rows = self.rows()
+        return rows[mask[rows]]
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -73,19 +108,19 @@ class Layout:
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         classifier: bool = False,
+        cancelled: Collection[str] = (),
     ) -> "Layout":
         """Return the layout of `module`.
 
         random: name patterns (as in a shell) or a predicate that choose the random parameters; by default the weights and
-            biases of linear, convolution, attention and embedding layers. Frozen parameters never are.
+            biases of linear, convolution, attention and embedding layers, not `cancelled_biases`. Frozen ones never are.
         decayed: name patterns of the parameters that weight decay acts on; by default those of two or more dimensions.
-        include, exclude: name patterns added to and taken from the prunable parameters: by default the weights (not
-            the biases) of linear, convolution and attention layers. Frozen parameters never are prunable.
-        classifier: whether the last such weight, the final classifier's, may be pruned too.
+        include, exclude: name patterns added to and taken from the prunable parameters, by default the weights of linear,
+            convolution and attention layers; never frozen ones. classifier: whether the last such weight may be pruned.
 
-        Parameters may have several floating-point dtypes. Raises TombolaError for a pattern that matches nothing, for
-        buffers that cannot be saved, and for parameters that are integer, complex, sparse, without values (of a lazy module,
-        on the meta device), split by torch.nn.utils.prune, or share memory.
+        Parameters may have several floating-point dtypes. Raises TombolaError for a pattern that matches nothing, buffers
+        that cannot be saved, and parameters that are integer, complex, sparse, without values (of a lazy module, on the meta
+        device), split by torch.nn.utils.prune, or share memory.
         """
         if not (owners := owned(module)):
             raise TombolaError(f"{type(module).__name__} has no parameters: nothing to make Bayesian")
@@ -103,7 +138,7 @@ class Layout:
         parts: list[dict[str, Any]] = []
         for name, owner, p in owners:
             kind = "linear" if is_linear(owner) else "embedding" if isinstance(owner, nn.Embedding) else "other"
-            is_random, why = randomness(name, owner, p, random, kind)
+            is_random, why = randomness(name, owner, p, random, kind, cancelled)
             is_decayed = p.requires_grad and (p.ndim >= 2 if decayed is None else matches(name, decayed))
             chosen = (name in weights and name not in last) or matches(name, include)
             prunable = chosen and p.requires_grad and p.numel() > 0
@@ -162,7 +197,7 @@ class Layout:
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Return name -> view of `flat` [P] in the parameter's shape."""
-        return {s.name: flat[s.slice].view(s.shape) for s in self.segments}
+        return {s.name: s.view(flat) for s in self.segments}
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return [P] of tensors by parameter name, in the widest of their dtypes but at least float32.
@@ -176,7 +211,27 @@ class Layout:
             if tuple(tensors[s.name].shape) != s.shape:
                 raise TombolaError(f"{s.name!r} has shape {tuple(tensors[s.name].shape)}, the layout says {s.shape}")
             dtype = torch.promote_types(dtype, tensors[s.name].dtype)
-        return torch.cat([tensors[s.name].detach().reshape(-1).to(dtype) for s in self.segments])
+        return torch.cat([s.flat(tensors[s.name].detach()).to(dtype) for s in self.segments])
+
+    def rows(self) -> Tensor:
+        """Return the places in flat order of all elements, each parameter's in row-major order: int64 [P]."""
+        return torch.cat([s.rows() for s in self.segments])
+
+    def row_major(self, values: Tensor) -> Tensor:
+        """Return `values` with each dimension of length P in row-major order; `of_row_major` is the inverse."""
+        return self._taken(values, lambda: self.rows())
+
+    def of_row_major(self, values: Tensor) -> Tensor:
+        """Return `values`, each dimension of length P of which is in row-major order, in flat order."""
+        return self._taken(values, lambda: self.rows().argsort())
+
+    def _taken(self, values: Tensor, places: Callable[[], Tensor]) -> Tensor:
+        dims = [dim for dim, size in enumerate(values.shape) if size == self.numel]
+        if dims and any(s.channels_last for s in self.segments):
+            where = places().to(values.device)
+            for dim in dims:
+                values = values.index_select(dim, where)
+        return values
 
     def mask_of(self, masks: Mapping[str, Tensor]) -> Tensor:
         """Return `masks` by parameter name (nonzero is kept) in flat order, bool [P]; parameters without one are kept.

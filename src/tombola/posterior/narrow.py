@@ -1,8 +1,8 @@
 """Convolutions that torch 2.13 must not train on a CPU without AVX-512.
 
-There the backward pass of a strided 1x1 convolution with 2 to 7 input channels, channels-last in memory, writes past its
-memory (oneDNN 3.12), and compiled networks are laid out channels-last by themselves. The same convolution with stride 1,
-of every second row and column, is the same function and is safe.
+There the backward pass of a strided 1x1 convolution with 2 to 7 input channels, whose weight or input is channels-last in
+memory, writes past its memory (oneDNN 3.12), and weights in flat memory are. The same convolution with stride 1, of every
+second row and column, is the same function and is safe.
 """
 
 from collections.abc import Callable, Iterator

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tombola import files
 from tombola.errors import TombolaError
+from tombola.posterior.batch_norm import Statistics
 from tombola.posterior.gaussian import Gaussian
 from tombola.posterior.layout import Layout
 from tombola.posterior.point import Point
@@ -93,6 +94,26 @@ def state_in(layout: Layout, mask: Tensor, tensors: dict[str, Tensor], when: str
     if noise.ndim or not noise.is_floating_point() or not noise.isfinite():
         raise damaged(f"log_noise of its {when} likelihood is no finite number")
     return state
+
+
+def statistics_in(tensors: dict[str, Tensor], trained: State | None) -> Statistics:
+    """Return the statistics of the tensors. Raises TombolaError for ones that do not fit the trained state's buffers."""
+    numbers = [tensors.get(name, torch.empty(0)) for name in ("seed", "posterior")]
+    if trained is None or any(n.dtype != torch.int64 or n.ndim for n in numbers):
+        raise damaged("its batch-norm statistics have no seed or posterior, or there is no trained state that they are of")
+    if extra := [name for name in tensors if name.partition(".")[0] not in ("seed", "posterior", "mean", "samples")]:
+        raise damaged(f"it has a tensor {f'statistics.{extra[0]}'!r}, which is of no state")
+    found = Statistics.of_tensors(tensors)
+    names = {name for name in trained.buffers if name.rpartition(".")[2] in ("running_mean", "running_var")}
+    sizes = {tuple(values.shape[:1]) for values in found.samples.values()}
+    if not found.samples.keys() == found.mean.keys() <= names or len(sizes) != 1 or sizes <= {(), (0,)}:
+        raise damaged("its batch-norm statistics are not of the running means and variances of its trained state")
+    for name, mean in found.mean.items():
+        own = tuple(trained.buffers[name].shape)
+        for value, shape in ((mean, own), (found.samples[name], (found.kept, *own))):
+            if tuple(value.shape) != shape or not value.is_floating_point() or not bool(value.isfinite().all()):
+                raise damaged(f"its batch-norm statistics of {name!r} are not finite numbers of shape {list(shape)}")
+    return found
 
 
 def _check_posterior(state: State, numel: int, when: str) -> None:

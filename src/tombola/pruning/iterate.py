@@ -27,7 +27,8 @@ def prune_ticket(ticket: Ticket, start: State, settings: PruneSettings, generato
     """
     score = plugins.resolve(settings.score, SCORES, "score")
     layout, q = ticket.layout, ticket.posterior
-    alive = (ticket.mask & layout.prunable).nonzero().squeeze(1)
+    rows = layout.rows()
+    alive = rows[(ticket.mask & layout.prunable)[rows]]
     scores = torch.zeros(layout.numel, dtype=torch.float64)
     std = SIGMAS[settings.sigma](ticket, generator)
     scores[alive] = evaluate(settings.score, score, q.mean[alive], None if std is None else std[alive], generator)
@@ -53,7 +54,7 @@ def _shuffled(ticket: Ticket, generator: torch.Generator) -> Tensor | None:
         return None
     std = trained.clone()
     for segment in ticket.layout.prunable_segments():
-        alive = segment.slice.start + ticket.mask[segment.slice].nonzero().squeeze(1)
+        alive = segment.kept(ticket.mask)
         std[alive] = std[alive[torch.randperm(alive.numel(), generator=generator)]]
     return std
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TombolaError
+from tombola.posterior.layout import Layout
 
 Score = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
@@ -110,3 +111,23 @@ def evaluate(name: str, score: Score, mean: Tensor, std: Tensor | None, generato
             f"score {name!r} is nan for {undefined} of {values.numel()} weights; correct it or train less far"
         )
     return values
+
+
+def check_random(layout: Layout) -> None:
+    """Raise TombolaError where no parameter is random: a Bayesian method would train a point."""
+    if not layout.random_numel:
+        raise TombolaError(
+            "no parameter is random, so the network would be deterministic: choose some by posterior.random (name patterns, "
+            "as in ['*weight']), make a module of which tombola knows the layers (not a scripted or traced one), or use "
+            "method map"
+        )
+
+
+def check_ranked(layout: Layout, score: str) -> None:
+    """Raise TombolaError where a score of `SCORES` needs a std that prunable parameters lack: it would be infinite."""
+    fixed = [s.name for s in layout.prunable_segments() if not s.random]
+    if fixed and score in SCORES and score not in WITHOUT_STD:
+        raise TombolaError(
+            f"score {score!r} needs a std, but {fixed[0]!r} is prunable and deterministic: exclude it (prune.exclude), make "
+            f"it random (posterior.random), or use one of {', '.join(sorted(WITHOUT_STD))}"
+        )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tombola import files
 from tombola.errors import TombolaError
+from tombola.posterior.layout import ORDER
 
 
 class TimeUp(BaseException):
@@ -33,18 +34,19 @@ class Checkpoint:
 
     def save(self, tensors: dict[str, Tensor], description: dict[str, Any], device: torch.device) -> None:
         """Save all. Raises TimeUp afterwards if the time is over."""
-        files.write(self.path, tensors, {**description, "arithmetic": arithmetic(device)})
+        files.write(self.path, tensors, {**description, "order": ORDER, "arithmetic": arithmetic(device)})
         self._saved_at = time.monotonic()
         if time.time() >= self.ends:
             raise TimeUp
 
     def load(self, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Load the last checkpoint; None if it is missing, damaged, or of another torch build, CPU or device."""
+        """Load the last checkpoint; None if it is missing, damaged, or of another flat order, torch build, CPU or device."""
         try:
             tensors, description = files.read(self.path)
         except TombolaError:
             return None
-        return (tensors, description) if description["arithmetic"] == arithmetic(device) else None
+        same = description.get("order") == ORDER and description["arithmetic"] == arithmetic(device)
+        return (tensors, description) if same else None
 
 
 def arithmetic(device: torch.device) -> dict[str, Any]:

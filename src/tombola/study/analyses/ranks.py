@@ -38,7 +38,7 @@ class Ranks(Stage):
         std = q.std
         everything, layers = [], []
         for segment in layout.prunable_segments():
-            alive = segment.slice.start + ticket.mask[segment.slice].nonzero().squeeze(1)
+            alive = segment.kept(ticket.mask)
             everything.append(self._values(q.mean[alive], None if std is None else std[alive], segment.name))
             layers.append(spearman(everything[-1]))
         whole, by_layer = spearman(torch.cat(everything, dim=1)), torch.stack(layers).nanmean(0)
