@@ -1,7 +1,8 @@
 """Measurements on one GPU: python -m benchmarks.gpu PIECE [--nets resnet20 ...] [--path FILES] [--out results/gpu].
 
-Pieces: steps, profile, data, levels. Each net's record is OUT/PIECE-NET.json; `steps` comes first, since `data` and `levels`
-use the fastest configuration that it has found. Accuracies are measured by `tombola run` and `python -m benchmarks.reach`.
+Pieces: steps, profile, beside, data, levels. Each net's record is OUT/PIECE-NET.json; `steps` comes first, since `data` and
+`levels` use the fastest configuration that it has found. Two commands have options of their own: `sprint` runs the paper's
+studies on a borrowed GPU, `collect` puts sprints together.
 Exit code 0: done; 1: a target is missed (judged on a GPU, never of toys); 2: bad input.
 """
 
@@ -14,14 +15,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import epochs, profiling, steps
+from benchmarks.gpu import beside, epochs, profiling, steps
 from benchmarks.gpu.job import MINUTES, Job
+from benchmarks.gpu.sprint.command import COMMANDS
 from benchmarks.record import Row, finish
 from tombola.errors import TombolaError
 
 PIECES: dict[str, Callable[[Job, str, dict[str, Any], argparse.Namespace], list[Row]]] = {
     "profile": lambda job, net, fastest, args: [profiling.floors(job, net)],
     "steps": lambda job, net, fastest, args: steps.steps(job, net, args.arms),
+    "beside": lambda job, net, fastest, args: beside.beside(job, net),
     "data": lambda job, net, fastest, args: [epochs.data(job, net, fastest)],
     "levels": lambda job, net, fastest, args: epochs.levels(job, net, fastest, args.whole),
 }
@@ -29,6 +32,9 @@ PIECES: dict[str, Callable[[Job, str, dict[str, Any], argparse.Namespace], list[
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given and given[0] in COMMANDS:
+        return COMMANDS[given[0]](given[1:])
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

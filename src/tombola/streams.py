@@ -32,12 +32,15 @@ def generator(*name: Word, device: torch.device | str = "cpu") -> torch.Generato
     A CPU generator keeps only 32 bits of `manual_seed`, so its whole state is filled from the digest; a CUDA generator
     takes 64 bits.
     """
-    device = torch.device(device)
-    if device.type == "cpu":
-        stream = torch.Generator()
-        stream.set_state(_cpu_state(name))
-        return stream
-    return torch.Generator(device).manual_seed(_seed64(name))
+    return rename(torch.Generator(device), *name)
+
+
+def rename(generator: torch.Generator, *name: Word) -> torch.Generator:
+    """Set a generator to the beginning of the stream of that name, and return it."""
+    if generator.device.type == "cpu":
+        generator.set_state(_cpu_state(name))
+        return generator
+    return generator.manual_seed(_seed64(name))
 
 
 @contextmanager

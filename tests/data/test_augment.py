@@ -5,9 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tombola.data import Normalise
+from tombola.data import Dataset, Normalise, training_batches
 from tombola.data.augment import cut, flip_and_crop
 from tombola.data.batches import StreamedBatches, TensorBatches
+from tombola.errors import TombolaError
+from tombola.settings import DataSettings
 from tombola.streams import generator
 
 CPU = torch.device("cpu")
@@ -48,7 +50,7 @@ def test_a_cut_is_the_mirrored_and_shifted_image(padding, channels, height, widt
 def test_all_windows_and_both_directions_occur_equally_often():
     """18 possibilities, 9,000 images: the chi-squared statistic of 17 degrees of freedom is below 40.8 at p = 0.001."""
     image = torch.arange(1.0, 10).view(1, 1, 3, 3)
-    draw = flip_and_crop(flip=True, crop=1)(9000, generator("windows"), CPU)
+    draw = flip_and_crop(flip=True, crop=1)(9000, "windows", 0, CPU)
     made = draw(image.expand(9000, 1, 3, 3), torch.arange(9000)).flatten(1)
     kinds, counts = made.unique(dim=0, return_counts=True)
     possible = {tuple(naive(image[0], 1, t, c, m).flatten().tolist()) for t in range(3) for c in range(3) for m in (0, 1)}
@@ -58,18 +60,56 @@ def test_all_windows_and_both_directions_occur_equally_often():
 
 def test_without_a_crop_nothing_moves_and_without_a_flip_nothing_is_mirrored():
     images, rows = torch.rand(50, 1, 3, 3, generator=generator("x")), torch.arange(50)
-    flipped = flip_and_crop(flip=True, crop=0)(50, generator("a"), CPU)(images, rows)
+    flipped = flip_and_crop(flip=True, crop=0)(50, "a", 0, CPU)(images, rows)
     same = (flipped == images).flatten(1).all(1)
     assert torch.equal(flipped[~same], images[~same].flip(-1))
     assert 10 < int(same.sum()) < 40
-    cropped = flip_and_crop(flip=False, crop=1)(50, generator("a"), CPU)(images, rows)
-    both = flip_and_crop(flip=True, crop=1)(50, generator("a"), CPU)(images, rows)
+    cropped = flip_and_crop(flip=False, crop=1)(50, "a", 0, CPU)(images, rows)
+    both = flip_and_crop(flip=True, crop=1)(50, "a", 0, CPU)(images, rows)
     assert torch.equal((both == cropped).flatten(1).all(1), same)  # the flips are the same whatever the crop is
+
+
+def test_alternating_flips_show_each_image_both_ways_in_two_successive_epochs():
+    images, rows = torch.rand(50, 1, 3, 3, generator=generator("x")), torch.arange(50)
+
+    def mirrored(seed, epoch):
+        made = flip_and_crop(flip=True, crop=0, alternate=True)(50, seed, epoch, CPU)(images, rows)
+        same = (made == images).flatten(1).all(1)
+        assert torch.equal(made[~same], images[~same].flip(-1))
+        return ~same
+
+    first = mirrored(0, 0)
+    assert 10 < int(first.sum()) < 40
+    for epoch in range(1, 5):
+        assert torch.equal(mirrored(0, epoch), first if epoch % 2 == 0 else ~first)
+    assert not torch.equal(mirrored(1, 0), first)
+
+
+def test_alternating_flips_leave_the_crops_as_they_are():
+    image = torch.arange(1.0, 4).view(1, 1, 3, 1).expand(50, 1, 3, 3)  # its rows differ, its columns do not
+    once, alternating = (
+        flip_and_crop(flip=True, crop=1, alternate=alternate)(50, 0, 3, CPU)(image, torch.arange(50))[:, 0, :, 1]
+        for alternate in (False, True)
+    )
+    assert torch.equal(once, alternating)
+    assert len(once.unique(dim=0)) == 3
+
+
+def test_flips_that_alternate_need_flips():
+    with pytest.raises(TombolaError, match="alternate_flip is True, but flip is False"):
+        DataSettings(alternate_flip=True)
+    assert a_batch(DataSettings(flip=True)) != a_batch(DataSettings(flip=True, alternate_flip=True))
+
+
+def a_batch(settings):
+    images = torch.arange(60.0).view(20, 1, 1, 3)
+    data = Dataset("it", (images, torch.arange(20)), (images[:0], torch.arange(0)), (images, torch.arange(20)))
+    return next(iter(training_batches(data, settings, 20, 0, CPU).epoch(0)))[0].tolist()
 
 
 def test_an_images_change_depends_on_its_row_and_not_on_its_batch():
     images = torch.rand(20, 3, 4, 4, generator=generator("x"))
-    draw = flip_and_crop(flip=True, crop=2)(20, generator("a"), CPU)
+    draw = flip_and_crop(flip=True, crop=2)(20, "a", 0, CPU)
     rows = torch.tensor([3, 17, 5])
     assert torch.equal(draw(images[rows], rows), draw(images, torch.arange(20))[rows])
 

@@ -6,7 +6,8 @@ import torch
 from pandas.testing import assert_frame_equal
 from rich.console import Console
 
-from tombola.cli.run import Conditions, _run
+from tombola.cli.conditions import Conditions
+from tombola.cli.run import _run
 from tombola.engine.folder import StudyFolder
 from tombola.engine.forecast import Guesses
 from tombola.engine.local import dataset

@@ -13,9 +13,9 @@ import torch
 import yaml
 
 from tombola import files
-from tombola.engine.local import Terminated
 from tombola.engine.progress import Watcher, seen
 from tombola.engine.records import collect
+from tombola.engine.sigterm import Terminated
 from tombola.engine.store import Store, missing
 from tombola.metrics.columns import names
 from tombola.pruning.ticket import load
@@ -43,7 +43,8 @@ from tombola.cli.app import main
 
 tombola.report.write_report = lambda records, study, out, **more: out  # no page: it takes as long as the trainings
 torch.optim.Adam([torch.zeros(1)])  # imports a thousand modules
-study, whole, cut = sys.argv[1:]
+study, whole, cuts, wanted, ends = sys.argv[1:]
+wanted, ends = int(wanted), [signal.Signals[name] for name in ends.split()]
 
 def start(out):
     pid = os.fork()
@@ -54,39 +55,56 @@ def start(out):
         os._exit(99)  # main leaves by SystemExit
     return pid
 
+def ended(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
 began = time.monotonic()
-_, status = os.waitpid(start(whole), 0)
-assert status == 0, status
+assert ended(start(whole)) == 0
 took = time.monotonic() - began
 
-stages = Path(cut).parent / "tombola-stages"
 draw, kills = random.Random(18), []
-while len(kills) < 5 or not any(kill["in_training"] for kill in kills):
-    pid = start(cut)
-    time.sleep(draw.uniform(0.05, 0.16) * took)
-    assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it has ended before it was killed"
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    unfinished = [path for path in stages.glob("unfinished/*.checkpoint")]
-    kills.append({"done": len(list(stages.glob("*/record.json"))), "in_training": bool(unfinished)})
-_, status = os.waitpid(start(cut), 0)
-assert status == 0, status
+while len(kills) < wanted:  # each time in a new store, until a run gets to its end
+    out = Path(cuts) / str(len(kills)) / "small"
+    while len(kills) < wanted or not any(kill["in_training"] for kill in kills):
+        pid, end = start(str(out)), ends[len(kills) % len(ends)]
+        time.sleep(draw.uniform(0.05, 0.16) * took)
+        os.kill(pid, end)  # if it has ended, it is still there to be waited for
+        code = ended(pid)
+        if code == 0:
+            break
+        # SIGTERM before the first stage, or after the last, ends a process as it does any other
+        assert code in ((-9,) if end == signal.SIGKILL else (-15, 143)), code
+        stages = out.parent / "tombola-stages"
+        unfinished = [path for path in stages.glob("unfinished/*.checkpoint")]
+        done = len(list(stages.glob("*/record.json")))
+        kills.append({"store": str(stages), "done": done, "in_training": bool(unfinished)})
+    assert ended(start(str(out))) == 0
 print(json.dumps(kills))
 """
 """Runs `tombola run` whole, then kills it again and again and lets it end: in forks, which do not import torch each time."""
 
 
-def test_a_run_killed_at_five_instants_ends_with_the_same_bits(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("times", "ends"), [(5, "SIGKILL"), pytest.param(100, "SIGKILL SIGTERM", marks=pytest.mark.slow)], ids=["5", "100"]
+)
+def test_a_run_killed_at_any_instant_ends_with_the_same_bits(times, ends, tmp_path: Path):
     study = tmp_path / "small.yaml"
     study.write_text(yaml.safe_dump(STUDY))
-    whole, cut = tmp_path / "whole" / "small", tmp_path / "cut" / "small"  # each with a store of its own
-    driven = subprocess.run([sys.executable, "-c", DRIVER, study, whole, cut], check=True, stdout=subprocess.PIPE, text=True)
+    whole, cuts = tmp_path / "whole" / "small", tmp_path / "cuts"
+    driver = [sys.executable, "-c", DRIVER, study, whole, cuts, str(times), ends]
+    driven = subprocess.run(driver, check=True, stdout=subprocess.PIPE, text=True)
     kills = json.loads(driven.stdout)
-    assert len(kills) >= 5
-    done = [kill["done"] for kill in kills]
-    assert done == sorted(done)  # nothing that was finished is lost
+    assert len(kills) >= times
     assert any(kill["in_training"] for kill in kills)
+    stores = list(dict.fromkeys(kill["store"] for kill in kills))
+    for store in stores:
+        done = [kill["done"] for kill in kills if kill["store"] == store]
+        assert done == sorted(done)  # nothing that was finished is lost
+        check_same(whole, Path(store).parent / "small")
 
+
+def check_same(whole: Path, cut: Path) -> None:
+    """Compare records and tickets of two studies, each with a store of its own."""
     differing = names("timing", "environment")
     tables = [pd.read_parquet(folder / "records.parquet").drop(columns=differing) for folder in (whole, cut)]
     pd.testing.assert_frame_equal(*tables, check_exact=True)

@@ -13,7 +13,8 @@ from tombola.data.batches import LoaderBatches, TensorBatches
 from tombola.posterior.state import State, initial_state
 from tombola.streams import generator
 from tombola.training.checkpoint import Checkpoint
-from tombola.training.loop import Trained, TrainingError
+from tombola.training.divergence import TrainingError
+from tombola.training.loop import Trained
 
 PER_EPOCH = 4
 

@@ -4,37 +4,62 @@ Legend: N training images, B images of a batch, p padding.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from tombola import streams
+
 Draw = Callable[[Tensor, Tensor], Tensor]
 """Function (images of a batch [B, C, H, W], their rows [B] in the training data) -> images of that shape and dtype."""
 
-Augment = Callable[[int, torch.Generator, torch.device], Draw]
-"""Function (N, the epoch's stream on the CPU, the images' device) -> the epoch's `Draw`.
+Augment = Callable[[int, streams.Word, int, torch.device], Draw]
+"""Function (N, the seed, the epoch from 0, the images' device) -> the epoch's `Draw`.
 
-Everything random is drawn here, for all N at once: an image's change then depends on neither batch nor device, and an epoch
-that is resumed in its middle continues with the same bits.
+Everything random is drawn here, for all N at once, from CPU streams named by seed and epoch: an image's change then depends
+on neither batch nor device, and an epoch that is resumed in its middle continues with the same bits.
 """
 
 
-def flip_and_crop(*, flip: bool, crop: int) -> Augment:
+def flip_and_crop(*, flip: bool, crop: int, alternate: bool = False) -> Augment:
     """Return the augmentation that mirrors half of the images, then crops each from itself padded with `crop` zeros.
 
     The zeros are stored pixels: black in uint8 images. Flips are drawn first, so they do not depend on `crop`.
+    alternate: which half is mirrored is drawn once a seed; in the next epoch it is the other half, and so on, so that two
+    successive epochs show each image both ways (Jordan 2024, arXiv 2404.00498).
     """
 
-    def augment(examples: int, generator: torch.Generator, device: torch.device) -> Draw:
-        mirrored = (torch.rand(examples, generator=generator) < 0.5).to(device) & flip
+    def augment(examples: int, seed: streams.Word, epoch: int, device: torch.device) -> Draw:
+        generator = streams.generator("augment", seed, epoch)
+        drawn = torch.rand(examples, generator=generator)  # alternating flips leave the crops as they are
+        if alternate:
+            drawn = torch.rand(examples, generator=streams.generator("augment", seed, "flip"))
+        mirrored = ((drawn < 0.5) ^ (alternate and epoch % 2 == 1)).to(device) & flip
         corner = torch.randint(2 * crop + 1, (2, examples), generator=generator).to(device)
-
-        def draw(images: Tensor, rows: Tensor) -> Tensor:
-            return cut(images, crop, corner[0, rows], corner[1, rows], mirrored[rows])
-
-        return draw
+        return Cut(crop, corner, mirrored)
 
     return augment
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The `Draw` of `flip_and_crop`, in tensors that a captured step reads."""
+
+    crop: int
+    corner_2N: Tensor
+    """Row and column of each image's window in the padded image."""
+    mirrored_N: Tensor
+    """Bool."""
+
+    def __call__(self, images: Tensor, rows: Tensor) -> Tensor:
+        top, left = self.corner_2N.index_select(1, rows)
+        return cut(images, self.crop, top, left, self.mirrored_N.index_select(0, rows))
+
+    def load(self, other: "Cut") -> None:
+        """Take the draws of another epoch, in place."""
+        self.corner_2N.copy_(other.corner_2N)
+        self.mirrored_N.copy_(other.mirrored_N)
 
 
 def cut(images: Tensor, padding: int, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from tombola import streams
 from tombola.errors import TombolaError
 from tombola.posterior.batch import Batch, moved
 
-from .augment import Augment
+from .augment import Augment, Draw
 
 _AHEAD = 4  # batches that a StreamedBatches reads before they are asked for
 _AT_ONCE = 1 << 27  # bytes of prepared inputs that a GPU makes in one go: launches, not bytes, are what small images cost it
@@ -74,11 +74,8 @@ class TensorBatches:
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """Yield the batches of that epoch from the `skip`-th on."""
-        draw = None
-        if self.augment is not None:
-            stream = streams.generator("augment", self.seed, epoch)
-            draw = self.augment(self.examples, stream, self.device)
-        order = self._placed(torch.randperm(self.examples, generator=streams.generator("order", self.seed, epoch)))
+        order, draw = self.drawn(epoch)
+        order = self._placed(order)
         ends = [*range(self.batch_size, self.steps * self.batch_size, self.batch_size), self.examples]
         starts, count = [0, *ends], self._at_once()
         groups = [starts[i : i + count + 1] for i in range(skip, self.steps, count)]
@@ -89,6 +86,11 @@ class TensorBatches:
             inputs = inputs if self.prepare is None else self.prepare(inputs)
             sizes = [stop - start for start, stop in pairwise(group)]
             yield from zip(inputs.split(sizes), targets.split(sizes), strict=True)
+
+    def drawn(self, epoch: int) -> tuple[Tensor, Draw | None]:
+        """Return what is random in that epoch: the order of its rows, [N] on the CPU, and the augmentation."""
+        draw = None if self.augment is None else self.augment(self.examples, self.seed, epoch, self.device)
+        return torch.randperm(self.examples, generator=streams.generator("order", self.seed, epoch)), draw
 
     def _at_once(self) -> int:
         """Return the number of batches prepared together; on a CPU one, which stays in its cache."""

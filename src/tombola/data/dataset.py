@@ -92,6 +92,13 @@ class Dataset:
         """Return the network's inputs from stored ones [B, ...]: normalised floats."""
         return inputs if self.normalise is None else self.normalise(inputs)
 
+    def on(self, device: torch.device) -> "Dataset":
+        """Return the data set on a device. It is copied once: many trainings and evaluations read it."""
+        placed: dict[torch.device, Dataset] = self.__dict__.setdefault("_on", {})
+        if device not in placed:
+            placed[device] = self if device.type == "cpu" else self.to(device)
+        return placed[device]
+
     def to(self, device: torch.device | str) -> "Dataset":
         """Return the data with all splits on the device."""
 

@@ -43,9 +43,11 @@ def training_batches(
     data: Dataset, settings: DataSettings, batch_size: int, seed: streams.Word, device: torch.device
 ) -> TensorBatches:
     """Return the training split in batches, augmented by the settings; the bits do not depend on the placement."""
-    augment = flip_and_crop(flip=settings.flip, crop=settings.crop) if settings.flip or settings.crop else None
+    augment = None
+    if settings.flip or settings.crop:
+        augment = flip_and_crop(flip=settings.flip, crop=settings.crop, alternate=settings.alternate_flip)
     resident = fits(data, device) if settings.resident is None else settings.resident
     if not resident:
         return StreamedBatches(*data.train, batch_size, seed, augment, data.prepare, device)
-    inputs, targets = (part.to(device) for part in data.train)
+    inputs, targets = data.on(device).train
     return TensorBatches(inputs, targets, batch_size, seed, augment, data.prepare)

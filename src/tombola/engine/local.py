@@ -6,14 +6,12 @@ ready and that no other process runs. They coordinate by the store's locks and f
 
 import json
 import math
-import signal
-import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
@@ -24,20 +22,18 @@ from tombola.errors import TombolaError
 from tombola.pruning.ticket import Ticket
 from tombola.settings import DataSettings
 from tombola.study.plan import Plan, names_of
-from tombola.study.stages import Evaluate, Outcome, RunContext, Stage, Train
+from tombola.study.stages import Evaluate, Outcome, Prune, RunContext, Stage, Train
+from tombola.study.stages.train import train_stages
 from tombola.training.checkpoint import Checkpoint, TimeUp, arithmetic
 from tombola.training.memory import MemoryForecast
 from tombola.training.out_of_memory import MemoryShortError, free_cached, is_out_of_memory, short_of_memory
 
+from .beside import SideBySide
 from .progress import Progress, ProgressFile, Watcher, forget_stopped
-from .store import Store, missing
+from .sigterm import ended_by_sigterm
+from .store import Store, missing, parents_needed
 
-_GRACE = 8  # seconds after SIGTERM for a step and its checkpoint: clusters mostly kill ten seconds or more after it
 _LOOK_AGAIN = 0.2  # seconds between looks while other processes run all stages that are ready
-
-
-class Terminated(KeyboardInterrupt):
-    """End of a run by SIGTERM, after a checkpoint if a training was running."""
 
 
 @dataclass
@@ -58,6 +54,12 @@ class LocalEngine:
     """Loader of a stage's data; by default by name."""
     needs: Callable[[Stage], MemoryForecast | None] = lambda stage: None
     """Memory forecast of a stage, for the sentence about an out-of-memory error."""
+    beside: SideBySide = field(default_factory=lambda: SideBySide(1))
+    """Number of trainings with `cuda_graphs` that go side by side."""
+    brief: bool = False
+    """Setting of its `RunContext`s."""
+    checkpoint: Checkpoint | None = field(default=None, init=False)
+    """Checkpoint of the training that runs."""
 
     def run(self, plan: Plan, after_each: Callable[[], None] = lambda: None) -> None:
         """Run the plan's missing stages, except the ones that other processes run meanwhile.
@@ -69,13 +71,14 @@ class LocalEngine:
         self.store.prepare()
         self._names = names_of(plan)
         waiting = {stage.key: stage for stage in missing(plan, self.store)}
+        self._again = {key for key in waiting if self.store.done(key)}
         if not self.joins:
             self.store.forget_failures(waiting)
         forget_stopped(self.store.unfinished, set(waiting))
         here = arithmetic(self.device)
         progress = Progress(study=plan.name, device=here["device"], threads=here["threads"])
-        self._checkpoint: Checkpoint | None = None
-        with ProgressFile(self.store.unfinished, progress) as self._file, self._ended_by_sigterm():
+        self.checkpoint = None
+        with ProgressFile(self.store.unfinished, progress) as self._file, ended_by_sigterm(self):
             while waiting:
                 if self._run_next(waiting):
                     after_each()
@@ -84,50 +87,80 @@ class LocalEngine:
                 if waiting and time.time() >= self.ends:  # not before the first stage, so that each run makes progress
                     raise TimeUp
 
-    @contextmanager
-    def _ended_by_sigterm(self) -> Iterator[None]:
-        """Raise Terminated on SIGTERM: in a training at its next checkpoint, which is then due, else at once."""
-        main = threading.current_thread() is threading.main_thread()  # only the main thread may set a handler
-        if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-            yield
-            return
-
-        def end(number: int, frame: object) -> None:
-            if self._checkpoint is None or number == signal.SIGALRM:
-                raise Terminated
-            self.ends = self._checkpoint.ends = 0.0  # the training saves after its step and raises TimeUp
-            signal.alarm(_GRACE)  # unless the step takes too long
-
-        before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGALRM)}
-        try:
-            yield
-        except TimeUp:
-            if self.ends:
-                raise
-        finally:
-            signal.alarm(0)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        if not self.ends:
-            raise Terminated
-
     def _run_next(self, waiting: dict[str, Stage]) -> bool:
         """Run the first stage that is ready and free; return False if none is. Remove ended stages from `waiting`."""
-        for stage in list(waiting.values()):
+        stages = list(waiting.values())
+        if self.beside.given != 1 and any(isinstance(stage, Train) and stage.settings.cuda_graphs for stage in stages):
+            stages.sort(
+                key=lambda stage: isinstance(stage, Train)
+            )  # so that as many trainings as possible are ready together
+        for stage in stages:
             if self._ended(stage):
                 del waiting[stage.key]
             elif lock := self._locked(stage):
+                locks = {stage: lock}
                 try:
-                    self._run(stage)
+                    locks |= self._companions(stage, waiting)
+                    if len(locks) == 1 or not self._run_side_by_side(list(locks)):
+                        for taken in locks:
+                            self._run(taken)
                 finally:
-                    self.store.unlock(stage.key, lock)
-                del waiting[stage.key]
+                    for taken, own in locks.items():
+                        self.store.unlock(taken.key, own)
+                for taken in locks:
+                    del waiting[taken.key]
                 return True
         return False
 
+    def _companions(self, first: Stage, waiting: dict[str, Stage]) -> dict[Stage, BaseFileLock]:
+        """Return the held locks of other ready trainings of the same pace that go beside `first`."""
+        locks: dict[Stage, BaseFileLock] = {}
+        if not isinstance(first, Train) or not first.settings.cuda_graphs:
+            return locks
+        count = self.beside.count(first.pace)
+        for stage in waiting.values():
+            if len(locks) + 1 >= count:
+                break
+            alike = stage is not first and isinstance(stage, Train) and stage.pace == first.pace
+            if alike and (lock := self._locked(stage)):
+                locks[stage] = lock
+        return locks
+
+    def _run_side_by_side(self, stages: list[Stage]) -> bool:
+        """Run trainings whose locks are held; return False where one has failed, so that each is tried alone."""
+        trains = [stage for stage in stages if isinstance(stage, Train)]
+        progress, names = self._file.progress, [self._names[stage.key] for stage in trains]
+
+        def on_step(done: int, total: int) -> None:
+            if time.time() >= self.ends:  # there is no checkpoint of several, so they start anew the next time
+                raise TimeUp
+            progress.step(done, total)
+            self._file.write()
+            self.watcher.stepped(trains[0], done, total)
+
+        contexts = [RunContext(self.device, self.data, brief=self.brief) for _ in trains]
+        contexts[0] = replace(contexts[0], on_step=on_step, on_epoch=progress.end_epoch)
+        progress.begin(trains[0].key, f"{names[0]}, and {len(trains) - 1} side by side")
+        self._file.write()
+        self.watcher.began(trains[0], progress)
+        began = time.monotonic()
+        try:
+            outcomes = train_stages(trains, [self._ticket(stage.parents[0]) for stage in trains], contexts)
+        except (Exception, SystemExit) as error:
+            self.watcher.said(f"{names[0]} and {len(trains) - 1} beside it run one by one now ({_first_line(error)})")
+            free_cached(self.device)
+            return False
+        seconds = (time.monotonic() - began) / len(trains)
+        self.beside.took(trains[0].pace, len(trains), seconds)
+        for stage, outcome in zip(trains, outcomes, strict=True):
+            self.store.save(stage, outcome, {"seconds": seconds, **arithmetic(self.device), "warnings": []})
+            self.watcher.ended(stage)
+        progress.key = ""
+        return True
+
     def _locked(self, stage: Stage) -> BaseFileLock | None:
         """Return the held lock of a stage that is ready and free, else None."""
-        if not all(self.store.done(parent.key) for parent in stage.parents):
+        if not all(self._done(parent) for parent in stage.parents):
             return None
         lock = self.store.lock(stage.key)
         try:
@@ -135,14 +168,14 @@ class LocalEngine:
         except Timeout:  # another process runs it
             return None
         # looked at again under the lock: another process may have ended the stage since `_ended`
-        if self.store.done(stage.key) or self.store.failure(stage.key)[1]:
+        if self._done(stage) or self.store.failure(stage.key)[1]:
             self.store.unlock(stage.key, lock)
             return None
         return lock
 
     def _ended(self, stage: Stage) -> bool:
         """Return whether the stage need not run: another process has finished it or failed, or a parent has failed."""
-        if self.store.done(stage.key):
+        if self._done(stage):
             self.watcher.ended(stage)
             return True
         if any(parent.key in self.failures for parent in stage.parents):
@@ -154,6 +187,10 @@ class LocalEngine:
             self.failures[stage.key] = f"{self._names[stage.key]} failed in another process: {said} (details in {log})"
             self.watcher.failed(stage, self.failures[stage.key])
         return bool(said)
+
+    def _done(self, stage: Stage) -> bool:
+        """Return whether the stage has ended: for one that runs again for its removed ticket, with that ticket."""
+        return self.store.done(stage.key) and (stage.key not in self._again or self.store.has_ticket(stage.key))
 
     def _run(self, stage: Stage) -> None:
         """Run a stage whose lock is held."""
@@ -167,13 +204,13 @@ class LocalEngine:
         checkpoint = (
             self.store.checkpoint(stage.key, self.checkpoint_seconds, self.ends) if isinstance(stage, Train) else None
         )
-        context = RunContext(self.device, self.data, checkpoint, on_step, progress.end_epoch)
+        context = RunContext(self.device, self.data, checkpoint, on_step, progress.end_epoch, brief=self.brief)
         outcome: Outcome | None = None
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                tickets = [self._ticket(parent) for parent in stage.parents]
-                self._checkpoint = checkpoint  # only now: a parent that was made anew had another
+                tickets = [self._ticket(parent) for parent in parents_needed(stage, self.store)]
+                self.checkpoint = checkpoint  # only now: a parent that was made anew had another
                 progress.begin(stage.key, name)
                 self._file.write(at_once=isinstance(stage, Evaluate))  # which may take long and has no steps to write at
                 self.watcher.began(stage, progress)
@@ -193,7 +230,9 @@ class LocalEngine:
         self.watcher.ended(stage)
 
     def _outcome(self, stage: Stage, tickets: list[Ticket], context: RunContext) -> Outcome:
-        """Run the stage. A training whose checkpoint does not fit starts anew without it."""
+        """Run the stage, a pruning from its kept mask. A training whose checkpoint does not fit starts anew without it."""
+        if isinstance(stage, Prune) and self.store.has_mask(stage.key):
+            return stage.of_mask(*self.store.mask(stage.key), *tickets)
         path = context.checkpoint.path if context.checkpoint else None
         resumes = path is not None and path.is_file()
         try:
@@ -216,7 +255,7 @@ class LocalEngine:
             return self.store.ticket(stage.key)  # if another process has made it anew
         except TombolaError as error:
             self.watcher.said(f"{error}; running {self._names[stage.key]} again")
-            self.store.discard(stage.key)
+            self.store.remove_ticket(stage.key)
             self._run(stage)
         finally:
             self.store.unlock(stage.key, lock)
@@ -229,6 +268,10 @@ class LocalEngine:
         self.failures[stage.key] = f"{sentence} (details in {log})"
         self._file.progress.key = ""
         self.watcher.failed(stage, self.failures[stage.key])
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _cause(stage: Stage, error: Exception | SystemExit, needs: MemoryForecast | None) -> str:
@@ -248,3 +291,10 @@ def _dataset(name: str, args: str) -> Dataset:
 def dataset(settings: DataSettings) -> Dataset:
     """Return the data set of the settings, loaded once a process."""
     return _dataset(settings.name, json.dumps(settings.args, sort_keys=True))
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name. Raises TombolaError where a GPU is asked for and there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise TombolaError("--device cuda, but torch sees no GPU; use --device cpu or install a CUDA build of torch")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -13,8 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from tombola.training.checkpoint import TimeUp
 from tombola.training.out_of_memory import keep_freed_memory
 
 from .folder import StudyFolder
-from .local import LocalEngine, Terminated
+from .local import LocalEngine
 from .progress import Watcher
 
 _START = "from tombola.engine.workers import main; raise SystemExit(main())"
@@ -101,23 +101,6 @@ class Workers:
         with process.stdout:
             for line in process.stdout:
                 self._say(line.rstrip())
-
-
-@contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """Raise Terminated on SIGTERM within the context, so that the first process can end its workers."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set a handler
-        yield
-        return
-
-    def terminate(*_: object) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Printer(Watcher):

@@ -68,7 +68,7 @@ class Ivon(VI):
         constants = Constants(self.settings, self._examples, self.loss_scale)
         return IvonUpdate(groups, self.settings.ivon_lr, constants) if groups else None
 
-    def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
+    def gradients(self, batch: Batch, step: int, kl_factor: float | Tensor = 1.0) -> Tensor:
         return super().gradients(batch, step, 0.0)  # without the KL term: the prior is part of the update
 
 
@@ -128,6 +128,8 @@ class IvonUpdate(torch.optim.Optimizer):
         mean = groups[0]["params"][0]
         # on a GPU each kernel launch costs more than a block's work: there everything is one block
         self._block = _BLOCK if mean.device.type == "cpu" else max(group["params"][0].numel() for group in groups)
+        self.capturable = False
+        """True for steps that a CUDA graph captures: `lr` and the number of steps are tensors on the device."""
         self._scratch = torch.empty(3, self._block, dtype=mean.dtype, device=mean.device)
 
     @torch.no_grad()
@@ -138,7 +140,8 @@ class IvonUpdate(torch.optim.Optimizer):
             if not state:
                 state.update(self.begin(mean))
             state["step"] += 1
-            debias = 1 - self.constants.settings.beta1 ** state["step"].item()
+            steps = state["step"] if self.capturable else state["step"].item()
+            debias = 1 - self.constants.settings.beta1**steps
             tensors = (mean, log_std, mean.grad, log_std.grad, state["momentum"], *fixed)
             for start in range(0, mean.numel(), self._block):
                 block = slice(start, start + self._block)
@@ -147,9 +150,11 @@ class IvonUpdate(torch.optim.Optimizer):
     def begin(self, p: Tensor) -> dict[str, Tensor]:
         """Return the state of a parameter before its first step; only a mean has any."""
         means = (group["params"][0] for group in self.param_groups)
-        return {"step": torch.zeros(()), "momentum": torch.zeros_like(p)} if any(p is mean for mean in means) else {}
+        if not any(p is mean for mean in means):
+            return {}
+        return {"step": torch.zeros((), device=p.device if self.capturable else None), "momentum": torch.zeros_like(p)}
 
-    def _update(self, group: dict, debias: float, parts: list[Any]) -> None:
+    def _update(self, group: dict, debias: float | Tensor, parts: list[Any]) -> None:
         """Update one block, in place, in the memory of three scratch vectors."""
         mean, log_std, grad, slope, momentum, std, keep, prior_mean = parts
         c, s = self.constants, self.constants.settings
@@ -167,7 +172,11 @@ class IvonUpdate(torch.optim.Optimizer):
             direction.sub_(prior_mean, alpha=c.delta)
         if keep is not None:
             log_std.mul_(keep)  # a pruned weight's, at std 0, would grow with every step
-        mean.addcmul_(direction, var, value=-group["lr"] * (s.hess_init + c.delta) * c.ess)
+        rate = group["lr"] * (s.hess_init + c.delta) * c.ess
+        if self.capturable:
+            mean.addcmul_(direction.mul_(rate), var, value=-1)
+        else:
+            mean.addcmul_(direction, var, value=-rate)
 
 
 def check(settings: TrainSettings) -> None:

@@ -48,12 +48,23 @@ class Learner(Protocol):
         """Return an optimiser of the method's own; None, the default, where the settings' one steps all of `groups`."""
         return None
 
-    def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
+    def gradients(self, batch: Batch, step: int, kl_factor: float | Tensor = 1.0) -> Tensor:
         """Set the gradients for `batch`; return its mean negative log likelihood (nats per example, averaged over samples).
 
-        step: names the noise. kl_factor: scales the KL term (warm-up).
+        step: names the noise. kl_factor: scales the KL term (warm-up); a tensor [1] in a captured step.
         """
         ...
+
+    def hold_generators(self) -> list[torch.Generator]:
+        """Return the generators that every later step draws from, so that `gradients` can be captured in a CUDA graph.
+
+        Only `seed` sets them then. Empty, the default, for a method that draws nothing.
+        """
+        return []
+
+    def seed(self, step: int) -> None:
+        """Set the held generators to the streams of that step."""
+        return
 
     def show_mean(self) -> None:
         """Set the module's weights to the posterior's mean, until the next `gradients`."""

@@ -40,7 +40,7 @@ class Map(Learner):
             for where, decayed in self.layout.decay_groups()
         ]
 
-    def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
+    def gradients(self, batch: Batch, step: int, kl_factor: float | Tensor = 1.0) -> Tensor:
         if self._keep is not None:
             self.mean.mul_(self._keep)  # an optimiser's momentum moves pruned weights
         self.binding.wrote()

@@ -23,7 +23,7 @@ def expected_log(
     *,
     samples: int,
     scale: float,
-    kl_weight: float,
+    kl_weight: float | Tensor,
     prior_std: float,
 ) -> Tensor:
     """Compute gradients of scale * E_q[-log p(batch)] + kl_weight * KL, by `samples` backward passes in one sample's memory.
@@ -45,7 +45,7 @@ def log_expected(
     *,
     samples: int,
     scale: float,
-    kl_weight: float,
+    kl_weight: float | Tensor,
     prior_std: float,
 ) -> Tensor:
     """Compute gradients of scale * -log mean_s p(target | input, theta_s), mean over the batch, + kl_weight * KL.

@@ -48,7 +48,7 @@ class SurvivorSample:
         self._gather()
         self.inner.accumulate(first)
 
-    def finish(self, first: bool, kl_weight: float, prior_std: float) -> None:
+    def finish(self, first: bool, kl_weight: float | Tensor, prior_std: float) -> None:
         self._gather()
         self.inner.finish(first, kl_weight, prior_std)
 

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from tombola import plugins
@@ -66,7 +67,7 @@ class VI(Learner):
         log_std = slice_with_grad(sample.log_std, sample.log_std_grad, slice(0, sample.n))
         return [*groups, {"params": [log_std], "factor": self.settings.log_std_lr_factor, "decayed": False}]
 
-    def gradients(self, batch: Batch, step: int, kl_factor: float = 1.0) -> Tensor:
+    def gradients(self, batch: Batch, step: int, kl_factor: float | Tensor = 1.0) -> Tensor:
         return self._objective(
             self._data_term,
             self._survivors or self.sample,
@@ -77,6 +78,16 @@ class VI(Learner):
             kl_weight=kl_factor * self.kl_weight,
             prior_std=self.settings.prior_std,
         )
+
+    def hold_generators(self) -> list[torch.Generator]:
+        return self._noise.hold(len(self.sample.ticks(0, self.settings.samples)))
+
+    def seed(self, step: int) -> None:
+        self._noise.seed(self.sample.ticks(step, self.settings.samples))
+
+    @property
+    def _noise(self) -> NoisePool:
+        return (self._survivors.inner if self._survivors else self.sample).noise
 
     def show_mean(self) -> None:
         if self._survivors:

@@ -17,7 +17,7 @@ from tombola.posterior.modes import training_mode
 from tombola.posterior.state import State
 from tombola.settings import TrainSettings
 
-from .loop import likelihood_of
+from .work import likelihood_of
 
 
 @training_mode

@@ -24,6 +24,7 @@ from tombola.data.batches import Batches, LoaderBatches, Prepare
 from tombola.errors import TombolaError
 from tombola.inference import is_deterministic, method_of
 from tombola.posterior.batch import Batch, examples_of, logits_of, parts
+from tombola.posterior.batch_norm import EXAMPLES, measuring_layers
 from tombola.posterior.likelihood import LogLikelihood
 from tombola.posterior.modes import training_mode
 from tombola.posterior.predictive import outputs
@@ -32,8 +33,8 @@ from tombola.pruning.ticket import Ticket
 from tombola.settings import EvaluateSettings, PosteriorSettings, PruneSettings, TrainSettings
 
 from .evaluate import evaluate_ticket
-from .loop import VALIDATED_AT_ONCE
 from .loop import train as train_state
+from .validate import VALIDATED_AT_ONCE
 
 OVERHEAD = 0.1
 """Share that is added: scratch space of convolutions and products, and blocks that the allocator cannot fill."""
@@ -185,8 +186,10 @@ def training_needs(
     return MemoryForecast(weights, max(peak(batch_size) - weights, validation))
 
 
-def evaluation_needs(case: Case, evaluate: EvaluateSettings, train: TrainSettings, device: torch.device) -> MemoryForecast:
-    """Return the need of all that `evaluate_ticket` does with the held-out examples."""
+def evaluation_needs(
+    case: Case, evaluate: EvaluateSettings, train: TrainSettings, device: torch.device, training: int
+) -> MemoryForecast:
+    """Return the need of `evaluate_ticket` with the held-out examples. training: number of training examples."""
     assert case.held_out is not None
     (inputs, targets), point = case.held_out, is_deterministic(train.method)
     kept: list[int] = []
@@ -198,12 +201,14 @@ def evaluation_needs(case: Case, evaluate: EvaluateSettings, train: TrainSetting
         ticket = Ticket(state.posterior.mask, state, state.masked(state.posterior.mask))
         few, measure = (inputs[:examples], targets[:examples]), replace(short, batch_size=examples)
         kept.append(allocations.now)
-        evaluate_ticket(module, ticket, few, measure, train, ("memory",), torch.device("cpu"), case.prepare)
+        evaluate_ticket(module, ticket, few, few[0], measure, train, ("memory",), torch.device("cpu"), case.prepare)
 
     peak = case.peak(run)
     _, width = _forward(case, inputs)
     count, numbers = len(targets), (1 if point else evaluate.samples) * len(targets) * width
-    needs = peak(min(evaluate.batch_size, count)) + numbers * _OF_PASSES
+    own = not point and evaluate.batch_norm == "samples" and bool(measuring_layers(case.start()[0]))
+    measured = min(EXAMPLES, training) if own else 0
+    needs = peak(max(min(evaluate.batch_size, count), measured)) + numbers * _OF_PASSES
     if device.type == "cpu":
         needs = max(needs, kept[0] + numbers * _OF_METRICS + count * evaluate.redraws * _OF_REDRAWS)
     return MemoryForecast(0.0, 0.0, evaluation=needs)
@@ -221,7 +226,8 @@ def _forward(case: Case, inputs: Any) -> "tuple[Callable[[int], float], int]":
     def run(examples: int, _: Allocations) -> None:
         module, state = case.start()
         few = inputs[:examples]
-        out = outputs(module, state, few, samples=1, stream=("memory",), select=logits_of, prepare=case.prepare)
+        how: dict[str, Any] = {"samples": 1, "stream": ("memory",), "batch_norm": "running"}
+        out = outputs(module, state, few, select=logits_of, prepare=case.prepare, **how)
         numbers.append(out[0, 0].numel())
 
     return case.peak(run), numbers[0]

@@ -29,9 +29,13 @@ class NoisePool:
         self._size, self.stream, self.refresh = size, stream, refresh
         self._pool = torch.empty(self._block * self._blocks, dtype=like.dtype, device=like.device)
         self._tick: int | None = None
+        self._held: list[torch.Generator] = []
+        self._uses = 0
 
     def window(self, tick: int) -> Tensor:
         """Return the noise of that tick, [size], a view that the next call overwrites. Ascending ticks are cheap."""
+        if self._held:
+            return self._drawn_by_held(tick)
         known = tick - self._blocks  # each block holds the draws of one of the last `blocks` ticks, negative ones included
         if self._tick is not None and self._tick <= tick:
             known = max(known, self._tick)
@@ -43,6 +47,28 @@ class NoisePool:
         room = len(self._pool) - self._size + 1
         offset = int.from_bytes(streams.digest(*self.stream, "offset", tick)[:8], "little") % room
         return self._pool[offset : offset + self._size]
+
+    def hold(self, ticks: int) -> list[torch.Generator]:
+        """Draw from now on by these generators, one for each of a step's ticks in turn, which `seed` sets to their streams.
+
+        A step can then be captured in a CUDA graph: nothing in it depends on a tick. Only where all noise is new.
+        """
+        assert self._blocks == 1, "check_graphs refuses a pool"
+        self._held = [torch.Generator(self._pool.device) for _ in range(ticks)]
+        self._tick, self._uses = None, 0
+        return self._held
+
+    def seed(self, ticks: Sequence[int]) -> None:
+        """Set the held generators to the streams of the next step's ticks."""
+        for held, tick in zip(self._held, ticks, strict=True):
+            streams.rename(held, *self.stream, tick)
+
+    def _drawn_by_held(self, tick: int) -> Tensor:
+        if tick != self._tick:  # the second of an antithetic pair has the first one's draws
+            self._pool.normal_(generator=self._held[self._uses % len(self._held)])
+            self._uses += 1
+        self._tick = tick
+        return self._pool[: self._size]
 
 
 _POOL = 1 << 20  # draws that are kept: 4 MB stay in a third-level cache

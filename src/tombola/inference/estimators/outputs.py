@@ -76,7 +76,7 @@ class OutputEstimator(MeanWeights):
         self._account()
         super().accumulate(first)
 
-    def finish(self, first: bool, kl_weight: float, prior_std: float) -> None:
+    def finish(self, first: bool, kl_weight: float | Tensor, prior_std: float) -> None:
         self._account()
         super().finish(first, kl_weight, prior_std)
 

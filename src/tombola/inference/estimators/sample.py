@@ -84,6 +84,10 @@ class WeightSample:
     def _noise(self, tick: int) -> Tensor:
         return self.noise.window(tick)
 
+    def ticks(self, step: int, samples: int) -> list[int]:
+        """Return the ticks of the noise that a step of that many samples draws, in order."""
+        return list(range(step * samples, (step + 1) * samples))
+
     def forward(self) -> AbstractContextManager:
         """Return the context of a forward pass: an empty one here, for the sample is in `theta`."""
         return nullcontext()
@@ -99,29 +103,30 @@ class WeightSample:
         else:
             self.mean_grad.add_(self.grad)
 
-    def finish(self, first: bool, kl_weight: float, prior_std: float) -> None:
+    def finish(self, first: bool, kl_weight: float | Tensor, prior_std: float) -> None:
         """Add the last sample's gradient, and that of kl_weight * KL(q || N(prior_mean, prior_std^2)).
 
         With s = prior_std, d KL / d mean = (mean - prior_mean) / s^2 and d KL / d log_std = std^2 / s^2 - 1. In sum,
         log_std_grad = (sum of g * eps + kl_weight / s^2 * std) * std - kl_weight, in that order of operations.
+        kl_weight: a tensor [1] where it changes from step to step of a captured graph.
         """
         scaled, summed = kl_weight / prior_std**2, self.mean_grad is not self.grad
-        entropy = torch.full_like(self.grad[: min(self.n, self._block)], -kl_weight)
+        entropy = torch.ones_like(self.grad[: min(self.n, self._block)]).mul_(-kl_weight)
         for mean, std, grad, eps, mean_grad, log_std_grad, keep, prior in self._blocks(
             self.mean, self.std, self.grad, self._eps, self.mean_grad, self.log_std_grad, self._keep, self._prior
         ):
             if eps is not None:
                 _add_product(log_std_grad, grad, eps, first)
-            log_std_grad.add_(std, alpha=scaled)
+            _add_scaled(log_std_grad, std, scaled)
             torch.addcmul(entropy[: len(std)], log_std_grad, std, out=log_std_grad)
             if summed:
                 mean_grad.copy_(grad) if first else mean_grad.add_(grad)
             if keep is not None:
                 log_std_grad.mul_(keep)
                 mean_grad.mul_(keep)
-            mean_grad.add_(mean, alpha=scaled)
+            _add_scaled(mean_grad, mean, scaled)
             if prior is not None:
-                mean_grad.sub_(prior, alpha=scaled)
+                _add_scaled(mean_grad, prior, -scaled)
         rest = slice(self.n, None)
         if summed:
             self.mean_grad[rest].copy_(self.grad[rest]) if first else self.mean_grad[rest].add_(self.grad[rest])
@@ -142,6 +147,9 @@ class Antithetic(WeightSample):
         pair, second = divmod(tick, 2)
         eps = self.noise.window(pair)
         return eps.neg() if second else eps
+
+    def ticks(self, step: int, samples: int) -> list[int]:
+        return list(range(step * samples // 2, (step + 1) * samples // 2))
 
 
 class MeanWeights(WeightSample):
@@ -173,3 +181,10 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
         torch.mul(a, b, out=total)
     else:
         total.addcmul_(a, b)
+
+
+def _add_scaled(total: Tensor, value: Tensor, by: float | Tensor) -> None:
+    if isinstance(by, Tensor):
+        total.addcmul_(value, by)
+    else:
+        total.add_(value, alpha=by)

@@ -1,0 +1,152 @@
+"""One training at work: its learner, its optimiser, and what it has done so far."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tombola import streams
+from tombola.data.batches import Batches, Prepare
+from tombola.errors import TombolaError
+from tombola.inference import Learner, method_of
+from tombola.posterior.batch import Batch, channels_last, examples_of
+from tombola.posterior.batch_norm import has_own, normalising_one
+from tombola.posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
+from tombola.posterior.state import State
+from tombola.settings import TrainSettings
+
+from .checkpoint import Checkpoint
+from .optim import Joined, load_optimiser_tensors, lr_factor, optimiser_of, optimiser_tensors, set_lr
+from .reference import reference_of
+from .validate import validate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Arguments of one training, as `train` explains them."""
+
+    module: nn.Module
+    state: State
+    batches: Batches
+    settings: TrainSettings
+    stream: streams.Name
+    likelihood: nn.Module | LogLikelihood | None = None
+    validation: Batch | None = None
+    prepare: Prepare | None = None
+    on_epoch: Callable[[dict[str, float]], None] | None = None
+    on_state: Callable[[int, State], None] | None = None
+
+    @property
+    def total(self) -> int:
+        """Return the number of steps of the whole schedule."""
+        return self.settings.epochs * self.batches.steps
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, from 0."""
+        return self.settings.lr * lr_factor(self.settings, step, self.total, self.batches.steps)
+
+    def kl_factor(self, step: int) -> float:
+        """Return the factor of the KL term at a step, from 0."""
+        warmup = self.settings.kl_warmup_epochs * self.batches.steps
+        return min(1.0, (step + 1) / warmup) if warmup else 1.0
+
+
+@dataclass
+class Work:
+    """All that changes during a training, which is what a checkpoint holds."""
+
+    training: Training
+    learner: Learner
+    likelihood: nn.Module
+    optimiser: torch.optim.Optimizer | Joined
+    losses: Tensor
+    """Losses of the present epoch, by step."""
+    reference: list[Any]
+    """Batches of training inputs by whose batch-norm statistics the mean weights are validated; empty for running ones."""
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, training: Training) -> "Work":
+        """Return all of a training at its beginning."""
+        t, device = training, training.state.posterior.mean.device
+        measures = t.validation is not None and has_own(t.module, t.state.posterior)
+        model = likelihood_of(t.settings, t.state, t.likelihood).to(device)
+        learner = method_of(t.settings.method)(t.module, t.state, model, t.settings, t.batches.examples, t.stream)
+        losses = torch.zeros(t.batches.steps, device=device)
+        reference = reference_of(t.batches) if measures else []
+        return cls(t, learner, model, optimiser_of(learner, model, t.settings), losses, reference)
+
+    def step(self, batch: Batch, step: int) -> None:
+        """Make a step: gradients, then the optimiser's update."""
+        set_lr(self.optimiser, self.training.rate(step))
+        self.losses[step % len(self.losses)] = self.update(batch, step, self.training.kl_factor(step))
+
+    def update(self, batch: Batch, step: int, kl_factor: float | Tensor) -> Tensor:
+        """Make a step at the learning rate that the optimiser has; return the loss."""
+        settings = self.training.settings
+        for p in self.likelihood.parameters():
+            p.grad = None
+        laid_out = channels_last(batch) if settings.channels_last else batch
+        with normalising_one(self.learner.binding.module, examples_of(batch)):
+            loss = self.learner.gradients(laid_out, step, kl_factor)
+        if settings.clip_norm is not None:
+            everything = [p for group in self.optimiser.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(everything, settings.clip_norm)
+        self.optimiser.step()
+        return loss
+
+    def end_epoch(self, step: int, losses: Tensor) -> None:
+        """Add the row of the epoch that ends with `step` steps done, and tell the watchers."""
+        t, epoch = self.training, (step - 1) // self.training.batches.steps
+        row = {"epoch": epoch + 1, "loss": losses.mean().item(), "lr": t.rate(step - 1)}
+        if t.validation is not None:
+            self.learner.show_mean()
+            device, laid_out = self.losses.device, t.settings.channels_last
+            row |= validate(t.module, self.likelihood, t.validation, t.prepare, device, laid_out, self.reference)
+        self.history.append(row)
+        if t.on_epoch:
+            t.on_epoch(row)
+        if t.on_state:
+            t.on_state(epoch + 1, self.learner.state())
+
+    def save(self, checkpoint: Checkpoint, step: int, spent: float, device: torch.device) -> None:
+        tensors = {f"state.{name}": value for name, value in self.learner.state().tensors().items()}
+        tensors |= {f"optimiser.{name}": value for name, value in optimiser_tensors(self.optimiser).items()}
+        description = {"step": step, "spent": spent, "history": self.history}
+        checkpoint.save({**tensors, "losses": self.losses}, description, device)
+
+    def resume(self, checkpoint: Checkpoint | None, device: torch.device) -> tuple[int, float] | None:
+        """Restore the checkpoint and return its (step, seconds spent); None without one."""
+        saved = checkpoint.load(device) if checkpoint else None
+        if checkpoint is None or saved is None:
+            return None
+        tensors, description = saved
+        parts: dict[str, dict[str, Tensor]] = {"state": {}, "optimiser": {}}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            parts.setdefault(part, {})[rest] = value.to(device)
+        self.learner.restore(State.of_tensors(self.learner.layout, self.learner.mask, parts["state"]))
+        self.losses.copy_(tensors["losses"])
+        try:
+            load_optimiser_tensors(self.optimiser, parts["optimiser"])
+        except TombolaError as error:
+            raise TombolaError(f"cannot resume from {checkpoint.path}: {error}") from None
+        self.history[:] = description["history"]
+        return description["step"], description["spent"]
+
+
+def likelihood_of(settings: TrainSettings, state: State, given: nn.Module | LogLikelihood | None = None) -> nn.Module:
+    """Return the likelihood of the settings, or a copy of the `given` one, with the tensors that `state` has learned."""
+    likelihood: nn.Module
+    if given is not None:
+        likelihood = copy.deepcopy(as_likelihood(given)).train()
+    elif settings.likelihood == "categorical":
+        likelihood = Categorical(settings.label_smoothing)
+    else:
+        likelihood = GaussianNoise(settings.noise_std, settings.learn_noise)
+    if state.likelihood:
+        load_learned(likelihood, state.likelihood)
+    return likelihood
