@@ -158,7 +158,7 @@ def test_a_ticket_and_its_evaluation_use_the_statistics_that_are_asked_for():
     found = {}
     for how in ("running", "batch"):
         settings = EvaluateSettings(batch_norm=how, batch_size=5)
-        row = evaluate_ticket(module, ticket, (inputs, targets), settings, train, ("here",), torch.device("cpu"))
+        row = evaluate_ticket(module, ticket, (inputs, targets), inputs, settings, train, ("here",), torch.device("cpu"))
         logits = ticket.outputs(module, inputs, batch=5, batch_norm=how)[0].double()
         assert row["nll"] == pytest.approx(torch.nn.functional.cross_entropy(logits, targets).item())
         torch.testing.assert_close(ticket.predict(module, inputs, batch=5, batch_norm=how).probs, logits.softmax(-1))
@@ -216,8 +216,8 @@ def test_an_evaluation_uses_the_precision_and_layout_that_are_asked_for():
     (ticket,) = find_tickets(module, test, train=train, prune=PruneSettings(score="magnitude", levels=0), progress=False)
     module.seen.clear()
     settings = EvaluateSettings(precision="bf16", channels_last=True)
-    row = evaluate_ticket(module, ticket, test, settings, train, ("here",), torch.device("cpu"))
+    row = evaluate_ticket(module, ticket, test, inputs, settings, train, ("here",), torch.device("cpu"))
     assert module.seen == {(True, torch.bfloat16)}
-    plain = evaluate_ticket(module, ticket, test, EvaluateSettings(), train, ("here",), torch.device("cpu"))
+    plain = evaluate_ticket(module, ticket, test, inputs, EvaluateSettings(), train, ("here",), torch.device("cpu"))
     assert row["nll"] == pytest.approx(plain["nll"], abs=0.02)
     assert row["nll"] != plain["nll"]

@@ -2,6 +2,7 @@
 
 import ast
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from torch import nn
 import tombola
 from tombola import files
 from tombola.errors import TombolaError
+from tombola.posterior.batch_norm import Statistics, fingerprint
 from tombola.posterior.families import FAMILIES
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import GaussianNoise
 from tombola.posterior.point import Point
 from tombola.posterior.state import State, initial_state
-from tombola.pruning.ticket import Ticket, load
+from tombola.pruning.ticket import Ticket, load, with_mask
 from tombola.settings import PosteriorSettings
 
 DATA = Path(__file__).parent / "data"
@@ -55,6 +57,13 @@ def a_ticket(kind="gaussian", trained=True, density=0.5, module=None):
     end = State(end.posterior, end.buffers, learned if regression else {}).masked(mask)
     info = {"model": {"name": "ours"}, "level": 3, "history": [{"loss": 0.1 + 0.2}]}
     return Ticket(mask, start.masked(mask), end if trained else None, info)
+
+
+def statistics(ticket, samples=3):
+    """Of the batch norm of `net`."""
+    names, stream = ("1.running_mean", "1.running_var"), torch.Generator().manual_seed(4)
+    mean, drawn = ({n: torch.rand(*size, 2, generator=stream) for n in names} for size in ((), (samples,)))
+    return Statistics(7, fingerprint(ticket.posterior), mean, drawn)
 
 
 def assert_same_state(a, b):
@@ -116,6 +125,84 @@ def test_a_file_of_format_1_which_names_no_family_is_read(kind):
         torch.testing.assert_close(q.tensors()[name], drawn.masked_fill(~ticket.mask, 0.0))
     assert [int(s.buffers["1.num_batches_tracked"]) for s in (ticket.rewind, ticket.trained)] == [1, 3]
     assert ticket.info["level"] == 1
+
+
+def convolutions():
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, (2, 3), groups=2), nn.BatchNorm2d(4), nn.Linear(4, 2)
+    )
+
+
+@pytest.mark.parametrize("form", [1, 2])
+def test_files_have_the_weights_of_convolutions_in_row_major_order(form, path):
+    """Written when memory was row-major: means of the end -1, -2, ... and log_std 0, -1/64, ... over the file's order, every
+    third prunable weight pruned."""
+    old = DATA / "format_2_convolutions.safetensors"
+    if form == 1:  # names no family, and all of a posterior is stored for the survivors
+        tensors, description = files.read(old)
+        tensors = {name.replace("posterior.gaussian.", "posterior."): value for name, value in tensors.items()}
+        old = path.with_name("old.safetensors")
+        files.write(old, tensors, {**{k: v for k, v in description.items() if k != "surviving"}, "format": 1})
+    ticket, start = load(old, convolutions()), 0
+    views = [ticket.layout.views(t) for t in (ticket.mask, ticket.posterior.mean, ticket.posterior.log_std)]
+    for s in ticket.layout.segments:
+        place = torch.arange(start, start + s.numel).view(s.shape)
+        start += s.numel
+        kept = (place % 3 != 1) | (not s.prunable)
+        for view, expected in zip(views, (kept, (-1.0 - place) * kept, -place / 64 * kept), strict=True):
+            assert torch.equal(view[s.name], expected), s.name
+    ticket.save(path)
+    again, first = files.read(path)[0], files.read(DATA / "format_2_convolutions.safetensors")[0]
+    assert again.keys() == first.keys()
+    assert all(torch.equal(again[name], first[name]) for name in first)
+
+
+@pytest.mark.filterwarnings("ignore:the ticket has no batch-norm statistics")  # it was never trained
+def test_a_ticket_of_convolutions_comes_back_and_its_state_dict_is_contiguous(path):
+    ticket = a_ticket(module=convolutions())
+    ticket.save(path)
+    back = load(path, convolutions())
+    assert torch.equal(back.mask, ticket.mask)
+    assert_same_state(back.rewind, ticket.rewind)
+    assert_same_state(back.trained, ticket.trained)
+    plain = back.state_dict(convolutions())
+    save_file(plain, path)  # refuses what is not contiguous
+    assert torch.equal(plain["0.weight"], ticket.layout.views(ticket.posterior.mean)["0.weight"])
+
+
+def test_statistics_come_back_bit_by_bit(path):
+    ticket = replace(a_ticket(), statistics=statistics(a_ticket()))
+    ticket.save(path)
+    load(path, net()).write_mean(net())  # of the same posterior still, without its masked weights
+    back = load(path, net()).statistics
+    assert (back.seed, back.kept) == (7, 3)
+    assert back.tensors().keys() == ticket.statistics.tensors().keys()
+    assert all(torch.equal(value, back.tensors()[name]) for name, value in ticket.statistics.tensors().items())
+    assert with_mask(ticket, ticket.mask, ticket.rewind).statistics is None  # of an untrained ticket
+    other = replace(ticket, trained=noisy(ticket.trained, 3))
+    with pytest.raises(TombolaError, match="of another posterior than its trained one"):
+        other.write_mean(net())
+
+
+BROKEN = {
+    "seed": (None, "have no seed"),
+    "posterior": (torch.ones(1), "have no seed or posterior"),
+    "other.x": (torch.ones(1), r"'statistics\.other\.x', which is of no state"),
+    "mean.1.running_var": (None, "not of the running means and variances"),
+    "samples.1.running_mean": (torch.ones(2, 2), "not of the running means and variances"),
+    "samples.1.running_var": (torch.full((3, 2), torch.nan), "not finite numbers of shape"),
+    "mean.1.running_mean": (torch.ones(3), r"not finite numbers of shape \[2\]"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_statistics_that_do_not_fit_are_refused(name, path):
+    replace(a_ticket(), statistics=statistics(a_ticket())).save(path)
+    tensors, description = files.read(path)
+    value, said = BROKEN[name]
+    tensors.pop(f"statistics.{name}", None)
+    files.write(path, tensors | ({} if value is None else {f"statistics.{name}": value}), description)
+    assert re.search(said, one_sentence(path))
 
 
 def test_a_family_that_is_not_registered_is_refused(path, monkeypatch):
@@ -280,13 +367,16 @@ def test_a_ticket_without_prunable_weights_is_dense():
     )
 
 
-def test_write_mean_makes_an_ordinary_sparse_network():
-    ticket, module = a_ticket(), net()
+@pytest.mark.parametrize("kind", ["gaussian", "point"])
+def test_write_mean_makes_an_ordinary_sparse_network(kind):
+    ticket, module = a_ticket(kind), net()
+    ticket = replace(ticket, statistics=statistics(ticket)) if kind == "gaussian" else ticket
     ticket.write_mean(module)
     flat = torch.cat([dict(module.named_parameters())[s.name].detach().flatten() for s in ticket.layout.segments])
     assert torch.equal(flat, ticket.posterior.mean)
     assert not flat[~ticket.mask].any()
-    assert torch.equal(module[1].running_mean, ticket.trained.buffers["1.running_mean"])
+    own = ticket.statistics.mean if kind == "gaussian" else ticket.trained.buffers
+    assert torch.equal(module[1].running_mean, own["1.running_mean"])
 
 
 def test_predictions_are_a_function_of_the_seed():

@@ -107,3 +107,29 @@ def test_a_deterministic_chain_is_that_of_a_study(rewind: str):
         assert torch.equal(ours.mask, theirs.mask)
         assert torch.equal(ours.rewind.posterior.mean, theirs.rewind.posterior.mean)
         assert torch.equal(ours.posterior.mean, theirs.posterior.mean)
+
+
+def test_validation_enters_the_history_and_changes_no_bit():
+    (inputs, targets), held_out = data(), (torch.randn(10, 4), torch.randint(3, (10,)))
+    prune = PruneSettings(levels=1)
+    plain = find_tickets(net(), (inputs, targets), train=SETTINGS, prune=prune, progress=False)
+    assert "accuracy" not in plain[0].info["history"][-1]
+    for validation in (held_out, torch.utils.data.TensorDataset(*held_out), tuple(part.numpy() for part in held_out)):
+        found = find_tickets(net(), (inputs, targets), train=SETTINGS, prune=prune, validation=validation, progress=False)
+        for ours, theirs in zip(found, plain, strict=True):
+            assert torch.equal(ours.posterior.mean, theirs.posterior.mean)
+            logits = ours.write_mean(net())(held_out[0])
+            row = ours.info["history"][-1]
+            assert row["accuracy"] == (logits.argmax(-1) == held_out[1]).double().mean().item()
+            assert row["nll"] == pytest.approx(nn.functional.cross_entropy(logits, held_out[1]).item(), rel=1e-5)
+
+
+def test_a_callback_sees_every_level_and_may_end_the_search():
+    prune, seen = PruneSettings(levels=3, fraction=0.5), []
+    whole = find_tickets(net(), data(), train=SETTINGS, prune=prune, on_level=seen.append, progress=False)
+    assert [id(ticket) for ticket in seen] == [id(ticket) for ticket in whole]
+    found = find_tickets(
+        net(), data(), train=SETTINGS, prune=prune, on_level=lambda ticket: ticket.density < 0.6, progress=False
+    )
+    assert [ticket.info["level"] for ticket in found] == [0, 1]
+    assert torch.equal(found[1].posterior.mean, whole[1].posterior.mean)

@@ -35,11 +35,11 @@ def stepped(model: Bayesian) -> Tensor:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_bayesian_module_is_validated_in_it_and_trained_after(mode: Mode, whole: bool):
-    expected = Bayesian(net())
+    expected = Bayesian(net(), training_inputs=data()[0])
     loss, probs = expected.eval().negative_elbo(data(), examples=12), expected.predict(data()[0], samples=2).probs
     module = net()
     with mode() if whole else nullcontext():
-        model = Bayesian(module)
+        model = Bayesian(module, training_inputs=data()[0])
     with mode():
         batch = data()  # its tensors are of that mode
         found = model.eval().negative_elbo(batch, examples=12)

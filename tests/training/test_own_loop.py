@@ -374,7 +374,7 @@ def test_a_model_that_takes_up_a_ticket_comes_back_to_the_tickets_start():
     module = net()
     for p in module.parameters():
         p.data.add_(1.0)
-    model = Bayesian(module)  # other weights, another std, another prior
+    model = Bayesian(module, training_inputs=inputs)  # other weights, another std, another prior
     model.rewind(found)
     assert all(torch.equal(model.ticket().rewind.tensors()[k], v) for k, v in found.rewind.tensors().items())
     assert torch.equal(model.posterior.prior_mean, found.rewind.posterior.prior_mean)

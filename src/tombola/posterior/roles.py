@@ -1,7 +1,7 @@
 """Roles of parameters (random, a weight of a linear map, or neither) by the module that owns them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -111,14 +111,22 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def randomness(
-    name: str, owner: nn.Module, p: nn.Parameter, random: Sequence[str] | Predicate | None, kind: str
+    name: str,
+    owner: nn.Module,
+    p: nn.Parameter,
+    random: Sequence[str] | Predicate | None,
+    kind: str,
+    cancelled: Collection[str] = (),
 ) -> tuple[bool, str]:
+    """Return whether a parameter is random, and why. cancelled: names of biases that a batch norm takes out."""
     layer = type(owner).__name__
     if not p.requires_grad:
         return False, "frozen (requires_grad is False)"
     if random is None:
         if isinstance(owner, _NORM):
             return False, f"{layer}: norm layers stay deterministic"
+        if name in cancelled:
+            return False, f"{layer}: the batch norm after it takes it out, so it stays deterministic"
         if kind == "other":
             return False, f"a bare parameter of {layer}: deterministic unless a pattern chooses it"
         return True, layer

@@ -1,5 +1,6 @@
 """The state: all that is trained, rewound, checkpointed and saved, always whole."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import torch
@@ -66,8 +67,10 @@ def _family_in(tensors: dict[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
     return families[0], {name.partition(".")[2]: value for name, value in tensors.items()}
 
 
-def layout_of(module: nn.Module, posterior: PosteriorSettings, prune: PruneSettings) -> Layout:
-    """Return the layout with the roles that the settings give."""
+def layout_of(
+    module: nn.Module, posterior: PosteriorSettings, prune: PruneSettings, cancelled: Collection[str] = ()
+) -> Layout:
+    """Return the layout with the roles that the settings give. cancelled: as of `Layout.of`."""
     return Layout.of(
         module,
         random=posterior.random,
@@ -75,6 +78,7 @@ def layout_of(module: nn.Module, posterior: PosteriorSettings, prune: PruneSetti
         include=prune.include,
         exclude=prune.exclude,
         classifier=prune.classifier,
+        cancelled=cancelled,
     )
 
 
@@ -93,7 +97,7 @@ def interpolated(a: State, b: State, alpha: float) -> State:
     """Return (1 - alpha) a + alpha b of means, std (not its logarithm), buffers and the likelihood's tensors.
 
     At 0 and 1 the ends themselves. A weight is kept where either mask keeps it, so one that both prune stays exactly zero.
-    The batch-norm statistics of averaged weights are no average of statistics: have them `reestimated`.
+    The batch-norm statistics of averaged weights are no average of statistics: have them measured (`sample_statistics`).
     Raises TombolaError for two layouts, for two families, and for an alpha outside 0 to 1.
     """
     if not 0 <= alpha <= 1:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from tombola import files, streams
 from tombola.errors import TombolaError
 from tombola.posterior.batch import logits_of
+from tombola.posterior.batch_norm import KEPT, Choice, Statistics, kept_of
 from tombola.posterior.binding import buffers_of
 from tombola.posterior.families import Posterior
 from tombola.posterior.layout import Layout
-from tombola.posterior.predictive import Prediction, classes_of, outputs
+from tombola.posterior.predictive import Prediction, classes_of, outputs, statistics_of
 from tombola.posterior.state import State
 
-from .damage import check_fields, check_surviving, damaged, layout_in, mask_in, state_in
+from .damage import check_fields, check_surviving, damaged, layout_in, mask_in, state_in, statistics_in
 
 FORMAT = 2
 """Format of files as written: 2 names the posterior's family. Files of format 1, which do not, are read as well."""
@@ -39,6 +40,8 @@ class Ticket:
     """State at which the surviving weights start."""
     trained: State | None = None
     info: dict[str, Any] = field(default_factory=dict)
+    statistics: Statistics | None = None
+    """Batch-norm statistics of the trained state's mean and weight samples, for `predict`; None where it has none."""
 
     def __repr__(self) -> str:
         """Return density, sizes and kind in one line."""
@@ -80,19 +83,21 @@ class Ticket:
     def state_dict(self, module: nn.Module, *, seed: int | None = None) -> dict[str, Any]:
         """Return a plain state_dict of `module` with the trained posterior's mean, or with a weight sample of `seed`.
 
-        The sample is the first one of `predict`. Values have the dtypes of `module`, which is not changed; tied weights
-        stand under all their names.
-        Raises TombolaError if the ticket is untrained or of another model.
+        The sample is the first one of `predict`, with its batch-norm statistics. Values have the dtypes of `module`, which
+        is not changed; tied weights stand under all their names.
+        Raises TombolaError if the ticket is untrained or of another model, or keeps statistics of another seed.
         """
         self.layout.check(module)
         state = self._trained()
+        own = kept_of(self.statistics, module, state.posterior, samples=1, seed=seed) or {}
+        buffers = state.buffers | {name: values[0] for name, values in own.items()}
         q = state.posterior
         views = self.layout.views(q.mean if seed is None else q.sample(streams.generator("predict", seed, 0)))
         first = {id(p): name for name, p in module.named_parameters()}
         found = {name: views[first[id(p)]].to(p.dtype) for name, p in module.named_parameters(remove_duplicate=False)}
         own = module.state_dict()
-        found |= {k: v for k, v in state.buffers.items() if k in own and own[k].shape == v.shape}
-        return {name: found[name].clone() if name in found else copy.deepcopy(value) for name, value in own.items()}
+        found |= {k: v for k, v in buffers.items() if k in own and own[k].shape == v.shape}
+        return {k: _own_copy(found[k]) if k in found else copy.deepcopy(value) for k, value in own.items()}
 
     def write_mean(self, module: nn.Module) -> nn.Module:
         """Load `state_dict` of the mean into `module`, which becomes an ordinary sparse network; return it."""
@@ -107,7 +112,7 @@ class Ticket:
         samples: int = 16,
         seed: int = 0,
         batch: int = 1024,
-        batch_norm: Literal["running", "batch"] = "running",
+        batch_norm: Choice = "samples",
         select: Callable[[Any], Tensor] = logits_of,
     ) -> Prediction:
         """Return class probabilities with their uncertainty for `inputs` of B examples, from `samples` weight samples.
@@ -129,38 +134,69 @@ class Ticket:
         samples: int = 16,
         seed: int = 0,
         batch: int = 1024,
-        batch_norm: Literal["running", "batch"] = "running",
+        batch_norm: Choice = "samples",
         select: Callable[[Any], Tensor] = logits_of,
     ) -> Tensor:
         """Return the module's output at each weight sample, [S, B, ...], on its device: logits, or means of a regression.
 
         inputs: what the module is called with: a tensor, a tuple of positional or a mapping of keyword arguments. Equal
         seeds give equal weight samples, so batches of a loader can be predicted one by one. batch: examples a forward pass.
-        batch_norm: by running statistics, or by the statistics of each `batch`: the result then depends on its size and on
-        which examples share one. select: the tensor of an output [B, ...]; by default itself, its `logits`, or the first of
-        a tuple.
+        batch_norm: by the statistics that the ticket keeps of each weight sample, by the running ones of the training (as a
+        point does in any case), or by those of each `batch`: the result then depends on its size and on which examples
+        share one. select: the tensor of an output [B, ...]; by default itself, its `logits`, or the first of a tuple.
+
+        Raises TombolaError for weight samples of which the ticket keeps no statistics; one that keeps none at all (see
+        `with_statistics`) predicts by running ones and warns.
         """
-        state, stream = self._trained().to(next(module.parameters()).device), (seed,)
+        state, kept, device = self._trained(), None, next(module.parameters()).device
+        if batch_norm == "samples":
+            kept = kept_of(self.statistics, module, state.posterior, samples=samples, seed=seed)
+            batch_norm = "running" if kept is None else "samples"
+        state = state.to("cpu" if kept else device)  # kept ones are of samples drawn on the CPU
         return outputs(
-            module, state, inputs, samples=samples, stream=stream, batch=batch, batch_norm=batch_norm, select=select
+            module,
+            state,
+            inputs,
+            samples=samples,
+            stream=(seed,),
+            device=device,
+            batch=batch,
+            batch_norm=batch_norm,
+            statistics=kept,
+            select=select,
         )
+
+    def with_statistics(self, module: nn.Module, inputs: Any, *, samples: int = KEPT, seed: int = 0) -> "Ticket":
+        """Return the ticket with batch-norm statistics of its mean and of its first weight samples of `seed`.
+
+        inputs: training examples as the module takes them, two or more; 256 are enough. A point, and a module without
+        running statistics, need none: the ticket keeps none then. Raises TombolaError if the ticket is untrained.
+        """
+        state = self._trained().to(next(module.parameters()).device)
+        return replace(self, statistics=statistics_of(module, state, [inputs], samples=samples, seed=seed))
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file without the masked weights, so that its size shrinks with the density.
 
         A tensor of the posterior whose first, or else last, dimension is P, and which is 0 at every masked weight, is
-        stored for the surviving ones alone; the description says along which dimension (`surviving`).
+        stored for the surviving ones alone; the description says along which dimension (`surviving`). All that is P long is
+        in row-major order, the layout's parameters one after another.
         """
-        tensors = {"mask": files.pack(self.mask)}
+        mask = self.layout.row_major(self.mask.cpu())
+        tensors = {"mask": files.pack(mask)}
         surviving: dict[str, int] = {}
-        kept, pruned = _indices(self.mask.cpu()), _indices(~self.mask.cpu())
+        kept, pruned = _indices(mask), _indices(~mask)
         for when, state in (("rewind", self.rewind), ("trained", self.trained)):
             for name, value in state.tensors().items() if state else ():
-                value = value.cpu()
-                dim = _parameters_along(value, kept, pruned) if name.startswith("posterior.") else None
+                value, dim = value.cpu(), None
+                if name.startswith("posterior."):
+                    value = self.layout.row_major(value)
+                    dim = _parameters_along(value, kept, pruned)
                 surviving |= {} if dim is None else {f"{when}.{name}": dim}
                 # a copy in any case: one tensor may be part of both states, which safetensors refuses
                 tensors[f"{when}.{name}"] = value.clone() if dim is None else value.index_select(dim, kept)
+        for name, value in self.statistics.tensors().items() if self.statistics else ():
+            tensors[f"statistics.{name}"] = value
         versions = {"tombola": _own_version(), "torch": torch.__version__, "python": sys.version.split()[0]}
         description = {
             "format": FORMAT,
@@ -208,15 +244,18 @@ def _ticket_in(tensors: dict[str, Tensor], description: dict[str, Any]) -> Ticke
     flat = {name: 0 for name in tensors if name.partition(".")[2].startswith("posterior.")}
     surviving = flat if first else description["surviving"]
     check_surviving(surviving, tensors, int(mask.sum()))
-    states: dict[str, dict[str, Tensor]] = {"rewind": {}, "trained": {}}
+    states: dict[str, dict[str, Tensor]] = {"rewind": {}, "trained": {}, "statistics": {}}
     for name, value in tensors.items():
         when, _, rest = name.partition(".")
         if when not in states:
             raise damaged(f"it has a tensor {name!r}, which is of no state")
-        states[when][rest] = _spread(value, mask, surviving[name]) if name in surviving else value
+        value = _spread(value, mask, surviving[name]) if name in surviving else value
+        states[when][rest] = layout.of_row_major(value) if rest.startswith("posterior.") else value
+    mask = layout.of_row_major(mask)
     rewind = state_in(layout, mask, states["rewind"], "rewind")
     trained = state_in(layout, mask, states["trained"], "trained") if states["trained"] else None
-    return Ticket(mask, rewind, trained, description["info"])
+    statistics = statistics_in(states["statistics"], trained) if states["statistics"] else None
+    return Ticket(mask, rewind, trained, description["info"], statistics)
 
 
 def _check_buffers(ticket: Ticket, module: nn.Module) -> None:
@@ -241,6 +280,10 @@ def _spread(value: Tensor, mask: Tensor, dim: int) -> Tensor:
     return whole.index_copy_(dim, _indices(mask), value)
 
 
+def _own_copy(value: Tensor) -> Tensor:
+    return value.clone(memory_format=torch.contiguous_format)  # safetensors saves no other
+
+
 def _indices(mask: Tensor) -> Tensor:
     return mask.nonzero().squeeze(1)
 
@@ -253,7 +296,7 @@ def ticket_of(state: State, info: dict[str, Any] | None = None) -> Ticket:
 
 def with_mask(ticket: Ticket, mask: Tensor, start: State) -> Ticket:
     """Return the untrained ticket of `mask`, with `start` under it."""
-    return replace(ticket, mask=mask, rewind=start.masked(mask), trained=None)
+    return replace(ticket, mask=mask, rewind=start.masked(mask), trained=None, statistics=None)
 
 
 def _own_version() -> str:

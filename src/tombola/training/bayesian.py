@@ -18,20 +18,20 @@ from tombola.inference.estimators.noise import NoisePool
 from tombola.inference.estimators.sample import WeightSample
 from tombola.inference.forward import DataTerm
 from tombola.posterior.batch import Batch, examples_of, logits_of, mapped
-from tombola.posterior.batch_norm import normalising_one
+from tombola.posterior.batch_norm import Choice, normalising_one
 from tombola.posterior.binding import Binding, buffers_of
+from tombola.posterior.cancelled import cancelled_biases
 from tombola.posterior.gaussian import Gaussian
-from tombola.posterior.layout import Segment
+from tombola.posterior.layout import ORDER, Segment
 from tombola.posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
 from tombola.posterior.modes import outside_inference_mode, recordable
-from tombola.posterior.predictive import Prediction, classes_of, outputs
+from tombola.posterior.predictive import Prediction, classes_of
 from tombola.posterior.state import State, initial_state, layout_of
 from tombola.pruning.iterate import prune_ticket
+from tombola.pruning.scores import check_random, check_ranked
 from tombola.pruning.ticket import Ticket
 from tombola.settings import PosteriorSettings, PruneSettings, check_samples
 from tombola.streams import generator, global_stream
-
-from .find import check_random, check_ranked
 
 
 class Bayesian(nn.Module):
@@ -55,6 +55,7 @@ class Bayesian(nn.Module):
         objective: str = "expected_log",
         noise_refresh: float = 1.0,
         seed: int = 0,
+        training_inputs: Any = None,
     ):
         """Make `module` Bayesian; it starts from its present values.
 
@@ -63,6 +64,8 @@ class Bayesian(nn.Module):
             learned); by default `Categorical`.
         estimator, objective, noise_refresh: as in `TrainSettings`.
         seed: names the streams of initialisation, of noise and of the module's own randomness (dropout).
+        training_inputs: of a module with batch norm, inputs of about 256 training examples: biases that a batch norm takes
+            out are found by them and deterministic, and statistics of weight samples are measured on them.
         """
         super().__init__()
         if prior_std <= 0 or not 0 < noise_refresh <= 1:
@@ -71,7 +74,9 @@ class Bayesian(nn.Module):
             )
         self._module = [module]  # in a list: its own parameters are not ours
         posterior = posterior or PosteriorSettings()
-        self.layout = layout_of(module, posterior, prune or PruneSettings())
+        self._reference = [] if training_inputs is None else [training_inputs]
+        found = cancelled_biases(module, *self._reference) if self._reference else ()
+        self.layout = layout_of(module, posterior, prune or PruneSettings(), found)
         check_random(self.layout)
         self._start = initial_state(module, self.layout, posterior, seed)
         q = self._start.posterior.masked(self.layout.mask_of(mask or {}).to(self._start.posterior.mean.device))
@@ -130,10 +135,15 @@ class Bayesian(nn.Module):
 
         Step, buffers of the module (batch-norm statistics), and the start that survivors are rewound to.
         """
-        return {"step": self.step, "buffers": dict(self._buffers_now), "start": self._start.tensors()}
+        return {"step": self.step, "order": ORDER, "buffers": dict(self._buffers_now), "start": self._start.tensors()}
 
     def set_extra_state(self, saved: dict[str, Any]) -> None:
-        """Load what `get_extra_state` returned."""
+        """Load what `get_extra_state` returned. Raises TombolaError for parameters saved in another flat order."""
+        if saved.get("order") != ORDER and any(s.channels_last for s in self.layout.segments):
+            raise TombolaError(
+                "this state_dict was saved by an earlier tombola, which had weights of convolutions in another order; load "
+                "it there, save `ticket()` to a file, and `rewind` to that here"
+            )
         q = self._start.posterior
         start = {name: value.to(q.mean.device) for name, value in saved["start"].items()}
         self._start = State.of_tensors(self.layout, q.mask, start)
@@ -148,7 +158,14 @@ class Bayesian(nn.Module):
 
     @outside_inference_mode
     def ticket(self) -> Ticket:
-        """Return the ticket of the present mask, start and trained state, on the CPU."""
+        """Return the ticket of the present mask, start and trained state, on the CPU.
+
+        With `training_inputs` it keeps batch-norm statistics of its weight samples.
+        """
+        ticket = self._ticket()
+        return ticket.with_statistics(self._module[0], *self._reference) if self._reference else ticket
+
+    def _ticket(self) -> Ticket:
         mask = self.mask.cpu()
         return Ticket(mask, self._start.to("cpu").masked(mask), self.state().to("cpu"))
 
@@ -160,18 +177,20 @@ class Bayesian(nn.Module):
         samples: int = 16,
         seed: int = 0,
         batch: int = 1024,
-        batch_norm: Literal["running", "batch"] = "running",
+        batch_norm: Choice = "samples",
         select: Callable[[Any], Tensor] = logits_of,
     ) -> Prediction:
-        """Return class probabilities with their uncertainty from the present posterior, as `Ticket.predict`."""
+        """Return class probabilities with their uncertainty from the present posterior, as `Ticket.predict`.
+
+        Batch-norm statistics of the weight samples are measured on `training_inputs`.
+        """
         if isinstance(self.likelihood, GaussianNoise):
             raise TombolaError("a regression has no class probabilities; use ticket().outputs")
-        module, state = self._module[0], self.state()
-        return classes_of(
-            outputs(
-                module, state, inputs, samples=samples, stream=(seed,), batch=batch, batch_norm=batch_norm, select=select
-            )
-        )
+        module, ticket = self._module[0], self._ticket()
+        if batch_norm == "samples" and self._reference:
+            ticket = ticket.with_statistics(module, *self._reference, samples=samples, seed=seed)
+        how: dict[str, Any] = {"samples": samples, "seed": seed, "batch": batch, "batch_norm": batch_norm, "select": select}
+        return classes_of(ticket.outputs(module, inputs, **how))
 
     @outside_inference_mode
     def prune(
@@ -188,7 +207,7 @@ class Bayesian(nn.Module):
         """
         check_ranked(self.layout, score)
         how = PruneSettings(score=score, sigma=sigma, fraction=fraction, scope=scope)
-        ticket = prune_ticket(self.ticket(), self._start.to("cpu"), how, generator("score", seed, self.step))
+        ticket = prune_ticket(self._ticket(), self._start.to("cpu"), how, generator("score", seed, self.step))
         self._restart(ticket)
         return ticket
 
@@ -207,7 +226,7 @@ class Bayesian(nn.Module):
             if (there.random, there.start) != (here.random, here.start):
                 raise TombolaError(
                     f"parameter {there.name!r} is {_place(there)} of the ticket's order, {_place(here)} of the model's; "
-                    "make both with the same posterior.random and posterior.decayed"
+                    "make both with the same posterior.random and posterior.decayed, and this one with training_inputs"
                 )
         likelihood = ticket.rewind.likelihood or self._start.likelihood
         self._start = replace(ticket.rewind.as_family(Gaussian.family), likelihood=likelihood)

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,14 +16,17 @@ from tombola.errors import TombolaError
 from tombola.inference import OBJECTIVES, is_deterministic, method_of
 from tombola.inference.estimators import ESTIMATORS
 from tombola.posterior.batch import Batch
+from tombola.posterior.batch_norm import has_batch_norm
+from tombola.posterior.cancelled import cancelled_biases
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import LogLikelihood
 from tombola.posterior.modes import training_mode
+from tombola.posterior.predictive import statistics_of
 from tombola.posterior.state import initial_state, layout_of
 from tombola.pruning.chain import walk_chain
 from tombola.pruning.iterate import prune_ticket
 from tombola.pruning.rewind import parse_rewind, step_of
-from tombola.pruning.scores import SCORES, WITHOUT_STD
+from tombola.pruning.scores import SCORES, WITHOUT_STD, check_random, check_ranked
 from tombola.pruning.ticket import Ticket, ticket_of, with_mask
 from tombola.settings import PosteriorSettings, PruneSettings, TrainSettings
 from tombola.settings.fields import settings_of
@@ -32,6 +35,7 @@ from tombola.streams import generator
 
 from .loop import train as train_state
 from .optim import SCHEDULES
+from .reference import reference_of
 
 
 @training_mode
@@ -47,6 +51,8 @@ def find_tickets(
     posterior: PosteriorSettings | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    validation: Batch | TensorDataset | None = None,
+    on_level: Callable[[Ticket], object] | None = None,
     progress: bool = True,
 ) -> list[Ticket]:
     """Prune `module` iteratively; return one trained ticket a level, dense first, sparsest last.
@@ -55,15 +61,20 @@ def find_tickets(
         by `train.batch_size`; or a loader of batches with a length, iterated anew each epoch.
     examples: N, the size of a loader's training set; by default the examples of its `dataset` that it draws.
     likelihood, mask: as of `Bayesian`; a likelihood replaces the settings' one.
+    validation: held-out examples, as one batch; each epoch's row of `ticket.info["history"]` then has NLL (nats an example)
+        and, of classes, accuracy of the mean weights.
+    on_level: called with each level's trained ticket; where it returns something true, no further level is made.
 
-    The module is left as it was; it starts from its present values. Raises TombolaError for settings that do not fit.
+    Tickets keep batch-norm statistics of their weight samples, measured on 256 examples (a loader's first ones). The module
+    is left as it was; it starts from its present values. Raises TombolaError for settings that do not fit.
     """
     train, prune = settings_of(TrainSettings, train, "train"), settings_of(PruneSettings, prune, "prune")
     posterior = settings_of(PosteriorSettings, posterior, "posterior")
     plugins.resolve(prune.score, SCORES, "score")
     batches = _batches_of(data, examples, train.batch_size, seed, device)
     posterior = method_of(train.method).start(posterior, train, batches.examples)
-    layout = layout_of(module, posterior, prune)
+    reference = reference_of(batches) if has_batch_norm(module) and not is_deterministic(train.method) else []
+    layout = layout_of(module, posterior, prune, cancelled_biases(module, reference[0]) if reference else ())
     _check_fits(layout, train, prune, batches.steps)
     if isinstance(batches, TensorBatches) and likelihood is None:
         _check_targets(batches.targets, train)
@@ -71,26 +82,53 @@ def find_tickets(
     info: dict[str, Any] = {"seed": seed, "settings": given, **_name_of(likelihood)}
     state = initial_state(module, layout, posterior, seed).to("cpu").as_family(method_of(train.method).learns)
     dense = with_mask(ticket_of(state, info), layout.mask_of(as_tensors(mask or {})), state)
+    held_out = as_tensors(validation.tensors if isinstance(validation, TensorDataset) else validation)
+    found: list[Ticket] = []
     with _bar(prune.levels + 1, train.epochs * batches.steps, progress) as show:
+        search = _Search(module, batches, likelihood, train, prune, seed, device, info, held_out, reference, show)
+        for level in walk_chain(dense, prune, search.trained, search.pruned):
+            found.append(level.trained)
+            if on_level is not None and on_level(level.trained):
+                break
+    return found
 
-        def trained(ticket: Ticket, level: int, start: str, stop: str) -> Ticket:
-            done = train_state(
-                module,
-                ticket.rewind.to(device),
-                batches,
-                train,
-                stream=(seed, "find_tickets", level),
-                likelihood=likelihood,
-                start=step_of(start, batches.steps) or 0,
-                stop=step_of(stop, batches.steps),
-                on_step=lambda done, _: show(level, done),
-            )
-            return replace(ticket, trained=done.state.to("cpu"), info=info | {"level": level, "history": done.history})
 
-        def pruned(ticket: Ticket, restart: Ticket, level: int) -> Ticket:
-            return prune_ticket(ticket, restart.end, prune, generator("score", seed, level))
+@dataclass(frozen=True)
+class _Search:
+    """Steps of a chain on tickets in memory."""
 
-        return [level.trained for level in walk_chain(dense, prune, trained, pruned)]
+    module: nn.Module
+    batches: Batches
+    likelihood: nn.Module | LogLikelihood | None
+    train: TrainSettings
+    prune: PruneSettings
+    seed: int
+    device: torch.device | str
+    info: dict[str, Any]
+    validation: Batch | None
+    reference: list[Any]
+    """Batches of training inputs that batch-norm statistics are measured on."""
+    show: Callable[[int, int], None]
+
+    def trained(self, ticket: Ticket, level: int, start: str, stop: str) -> Ticket:
+        done = train_state(
+            self.module,
+            ticket.rewind.to(self.device),
+            self.batches,
+            self.train,
+            stream=(self.seed, "find_tickets", level),
+            likelihood=self.likelihood,
+            start=step_of(start, self.batches.steps) or 0,
+            stop=step_of(stop, self.batches.steps),
+            validation=self.validation,
+            on_step=lambda done, _: self.show(level, done),
+        )
+        info = self.info | {"level": level, "history": done.history}
+        kept = statistics_of(self.module, done.state, self.reference)
+        return replace(ticket, trained=done.state.to("cpu"), info=info, statistics=kept)
+
+    def pruned(self, ticket: Ticket, restart: Ticket, level: int) -> Ticket:
+        return prune_ticket(ticket, restart.end, self.prune, generator("score", self.seed, level))
 
 
 def _name_of(likelihood: nn.Module | LogLikelihood | None) -> dict[str, str]:
@@ -135,26 +173,6 @@ def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, step
     if start >= end:
         raise TombolaError(
             f"rewind {prune.rewind!r} is at step {start}, but the training has {end}: nothing would be trained"
-        )
-
-
-def check_random(layout: Layout) -> None:
-    """Raise TombolaError where no parameter is random: a Bayesian method would train a point."""
-    if not layout.random_numel:
-        raise TombolaError(
-            "no parameter is random, so the network would be deterministic: choose some by posterior.random (name patterns, "
-            "as in ['*weight']), make a module of which tombola knows the layers (not a scripted or traced one), or use "
-            "method map"
-        )
-
-
-def check_ranked(layout: Layout, score: str) -> None:
-    """Raise TombolaError where a score of `SCORES` needs a std that prunable parameters lack: it would be infinite."""
-    fixed = [s.name for s in layout.prunable_segments() if not s.random]
-    if fixed and score in SCORES and score not in WITHOUT_STD:
-        raise TombolaError(
-            f"score {score!r} needs a std, but {fixed[0]!r} is prunable and deterministic: exclude it (prune.exclude), make "
-            f"it random (posterior.random), or use one of {', '.join(sorted(WITHOUT_STD))}"
         )
 
 

@@ -7,21 +7,20 @@ ticket and its sibling that was rewound in the learning rate alone.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice, permutations
+from itertools import permutations
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from tombola import metrics
-from tombola.data import training_batches
-from tombola.posterior.batch import channels_last
-from tombola.posterior.batch_norm import has_running_statistics, reestimated
+from tombola.posterior.batch_norm import EXAMPLES
 from tombola.posterior.point import Point
-from tombola.posterior.predictive import classes_of, outputs
+from tombola.posterior.predictive import classes_of, outputs, sample_statistics
 from tombola.posterior.state import State, interpolated
 from tombola.pruning.ticket import Ticket
 from tombola.settings.keys import canonical
-from tombola.training.loop import likelihood_of
+from tombola.training.reference import stored_reference
+from tombola.training.work import likelihood_of
 
 from ..rows import AnalysisRow, Row, analysis_row
 from ..stages import Measurement, Outcome, RunContext, Stage
@@ -31,8 +30,6 @@ ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Points on the line; barriers are mostly widest in the middle."""
 SAMPLES = 4
 """Weight samples at a point, at most: the same noise at all points."""
-EXAMPLES = 1024
-"""Training examples, at least, that give a point its batch-norm statistics."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,10 +39,9 @@ class Connectivity(Measurement):
     kind: ClassVar[str] = "connectivity"
 
     def work(self, one_pass: float) -> float:
-        """Count at each point the mean weights and the samples, each of the two with its batch-norm statistics."""
-        statistics = EXAMPLES / (3 * self.train.batch_size * (self.train.samples if self.is_random else 1))
+        """Count at each point the mean weights and the samples, each with batch-norm statistics of its own."""
         passes = 1 + self.samples if self.is_random else 1
-        return len(ALPHAS) * (passes * one_pass + (2 if self.is_random else 1) * statistics)
+        return len(ALPHAS) * passes * (one_pass + self.net.norm.measures * self.one_measure)
 
     @property
     def samples(self) -> int:
@@ -84,23 +80,21 @@ class Connectivity(Measurement):
     def _metrics(self, state: State, samples: int, context: RunContext) -> dict[str, float]:
         data, module = context.data(self.source.settings), self.net.build("skeleton").to(context.device)
         stream = ("connectivity", self.seed)  # not its key, so that all lines of a seed have the same noise
-        if self.settings.batch_norm == "running" and has_running_statistics(module):
-            size = self.train.batch_size
-            batches = training_batches(data, self.source.settings, size, self.seed, context.device).epoch(0)
-            some = islice(batches, math.ceil(EXAMPLES / size))
-            laid_out = map(channels_last, some) if self.settings.channels_last else some
-            state = reestimated(module, state, laid_out, stream)
+        passes: dict[str, Any] = {"samples": samples, "stream": stream, "channels_last": self.settings.channels_last}
+        by_batch = self.settings.batch_norm == "batch"
+        reference = [] if by_batch else stored_reference(data.train[0], data.prepare, context.device)
+        # of a point too: running ones on the line are no average of the ends'
+        statistics = {} if by_batch else sample_statistics(module, state, reference, **passes)
         inputs, targets = data.held_out(self.settings.split)
         out = outputs(
             module,
             state,
             inputs,
-            samples=samples,
-            stream=stream,
             batch=self.settings.batch_size,
-            batch_norm=self.settings.batch_norm,
-            channels_last=self.settings.channels_last,
+            batch_norm="batch" if by_batch else "samples",
+            statistics=statistics,
             prepare=data.prepare,
+            **passes,
         )
         return self._of_outputs(out.cpu(), targets, state)
 
