@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from tombola import plugins, streams
 from tombola.errors import TombolaError
 
 from .conv import conv, lenet
+from .fast import fast
 from .mlp import mlp
 from .resnet import resnet, resnet18
 from .vgg import vgg
@@ -25,12 +26,26 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet18,
     "vgg": vgg,
     **{f"vgg{depth}": partial(vgg, depth) for depth in (11, 13, 16, 19)},
+    "fast": fast,
     "vit": vit,
     "vit_tiny": partial(vit, 192, 3),
     "vit_small": partial(vit, 384, 6, depth=12),
     "vit_base": partial(vit, 768, 3, depth=12),
 }
 """Name -> factory. The sizes of all are in docs/models.md."""
+
+
+@runtime_checkable
+class FitsFirstLayer(Protocol):
+    """Protocol of a module with parameters that are made from data and not drawn, such as a whitening first layer.
+
+    The stage that draws a study's dense start calls it once, before anything is trained; the data's fingerprint is then in
+    the stage's key.
+    """
+
+    def fit_first_layer(self, inputs: Tensor) -> None:
+        """Make these parameters from training inputs [N, ...] as the network takes them: normalised, not augmented."""
+        ...
 
 
 def build(name: str, args: Mapping[str, Any], input_shape: Sequence[int], outputs: int, stream: streams.Name) -> nn.Module:
@@ -43,4 +58,4 @@ def build(name: str, args: Mapping[str, Any], input_shape: Sequence[int], output
     return module
 
 
-__all__ = ["MODELS", "build", "conv", "lenet", "mlp", "resnet", "resnet18", "vgg", "vit"]
+__all__ = ["MODELS", "FitsFirstLayer", "build", "conv", "fast", "lenet", "mlp", "resnet", "resnet18", "vgg", "vit"]
