@@ -62,7 +62,7 @@ def _candidates(study: Patch) -> dict[str, list[Patch]]:
     smoothings = dict.fromkeys([train.get("label_smoothing", 0.0), 0.0, 0.1])
     crops = dict.fromkeys([data["crop"], 0, 4 // data["args"].get("pool", 1)])  # 4 of the 32 pixels
     rates = dict.fromkeys([train.get("log_std_lr_factor", 5), 5, 1])
-    norms = dict.fromkeys([one["evaluate"].get("batch_norm", "running"), "running", "batch"])
+    norms = dict.fromkeys([one["evaluate"].get("batch_norm", "samples"), "samples", "batch"])
     found: dict[str, list[Patch]] = {
         "learning rate": [{"train": {"lr": value}} for value in (lr, lr / 2, lr * 2)],
         "batch": [{"train": {"batch_size": value}} for value in (batch, batch // 2)],

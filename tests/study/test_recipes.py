@@ -16,7 +16,7 @@ from tombola.study.recipes import cifar10, merged
 from tombola.study.spec import read, resolved, unfold
 
 EVERY = [(size, net) for size, there in cifar10()["sizes"].items() for net in there["nets"]]
-NETS = ["resnet20", "resnet18", "resnet110", "vgg11", "vgg19", "vit_tiny", "vit_base"]
+NETS = ["resnet20", "resnet18", "resnet110", "vgg11", "vgg19", "vit_tiny", "vit_base", "fast"]
 TOY = """
 import torch
 from tombola import Dataset
@@ -70,9 +70,9 @@ def test_the_full_size_is_the_papers_setting():
 
 
 @pytest.mark.parametrize("net", NETS)
-def test_the_gpu_size_takes_a_tenth_of_the_papers_epochs_and_meets_its_densities(net):
+def test_the_gpu_size_takes_a_fifth_of_the_papers_epochs_and_meets_its_densities(net):
     full, gpu = (unfold({"name": "it", "size": size, "nets": [net]})[0].study for size in ("full", "gpu"))
-    assert gpu.train.epochs <= full.train.epochs / 10
+    assert gpu.train.epochs <= full.train.epochs / 5
     assert (1 - gpu.prune.fraction) ** gpu.prune.levels == pytest.approx((1 - full.prune.fraction) ** full.prune.levels)
 
 
@@ -139,7 +139,7 @@ def test_what_there_is_not_is_one_sentence(text, words):
 def test_sizes_can_be_changed_on_the_command_line(study_file, cli, refused):
     path = study_file(study())
     (one, _) = unfold(read(str(path), ["size=gpu"]))
-    assert (one.model, one.study.train.epochs) == ("resnet20", 16)
+    assert (one.model, one.study.train.epochs) == ("resnet20", 30)
     assert "size is 'tiny'" in refused("run", path, "--set", "size=tiny")
     assert "nets.0 is 'lenet'" in refused("run", path, "--set", "nets=[lenet]")
 

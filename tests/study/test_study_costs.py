@@ -81,7 +81,7 @@ def test_a_training_takes_the_larger_of_its_operations_and_its_launches(monkeypa
     raw = {"name": "it", "size": "gpu", "nets": ["resnet20"], "prune": {"levels": 0}, "arms": ["ticket"]}
     (train,) = (s for s in plan_study(unfold(raw), script.stand_in).stages if isinstance(s, Train))
     monkeypatch.setattr(script, "passes_of", lambda words: script.Passes((1e6, 3e6), (100, 300)))
-    examples, steps = 16 * 50_000, 16 * 98
+    examples, steps = 30 * 50_000, 30 * 100
     for rate, launch, seconds in ((1e9, 0.0, 3e6 * examples / 1e9), (1e30, 1e-3, 0.3 * steps)):
         monkeypatch.setattr(script, "ASSUMED", {"flops_per_second": rate, "seconds_per_launch": launch})
         assert script.cost_of(train) == pytest.approx((3e6 * examples, seconds))
