@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+ALONE := $(VENV)/.alone
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test test-slow bench docs lint format lock clean install
 
-demo: install
+demo: $(ALONE)
 	$(BIN)/tombola run demo
 
 # a file of tests a process at a time, on every core; two threads in each would only get in each other's way.
@@ -19,7 +20,7 @@ test-slow: install
 
 # a quarter of an hour or more, most of it torch-blue's ten samples; all are run, then a missed target of any is a failure
 bench: install
-	@failed=0; for name in training predict study data; do \
+	@failed=0; for name in training predict deploy study data; do \
 		$(BIN)/python -m benchmarks.$$name --quick || failed=1; \
 	done; exit $$failed
 
@@ -38,10 +39,14 @@ format: install
 
 install: $(INSTALLED)
 
-# torch first and alone: the pinned build is then found by everything that depends on it
-$(INSTALLED): pyproject.toml constraints.txt
+# tombola without what tests and docs need; torch first and alone: the pinned build is then found by all that depends on it
+$(ALONE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $(ALONE)
+
+$(INSTALLED): $(ALONE)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,peers]'
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps bayesian-torch
 	touch $(INSTALLED)

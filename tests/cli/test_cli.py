@@ -18,13 +18,15 @@ from support.running import TINY, command_line
 from tombola.cli.app import app
 
 OPTIONS = {
-    "run": {"studies", "--out", "--set", "--device", "--dry-run", "--jobs", "--store", "--minutes"},
-    "status": {"folder", "--watch", "--allow-imports"},
+    "run": {"studies", "--out", "--set", "--device", "--dry-run", "--jobs", "--store", "--minutes", "--quiet"},
+    "status": {"folder", "--watch", "--json", "--allow-imports"},
     "report": {"folder", "--out", "--formats", "--allow-imports"},
     "compare": {"first", "second", "--out", "--formats", "--allow-imports"},
     "claims": {"folders", "--csv", "--json"},
-    "studies": {"name"},
-    "evaluate": {"ticket", "--samples", "--seed", "--batch-norm", "--batch-size", "--device", "--allow-imports"},
+    "studies": {"name", "--json"},
+    "clean": {"folders", "--keep", "--orphans", "--yes", "--json", "--allow-imports"},
+    "evaluate": {"ticket", "--samples", "--seed", "--batch-norm", "--batch-size", "--split", "--device", "--store"}
+    | {"--model", "--data", "--json", "--allow-imports"},
 }
 
 
@@ -68,7 +70,7 @@ def test_run_prints_a_table_and_writes_records_and_a_page(ran):
     assert "re-init (snr)" in result.output
     assert str(folder.name) in result.output
     page = (folder / "report.html").read_text()
-    assert "What is seen" in page
+    assert page.index("Figure 1.") < page.index("<nav")
     assert "learning rate" in page
     assert (folder / "figures" / "1-accuracy.png").stat().st_size > 5000
     table = pd.read_parquet(folder / "records.parquet")

@@ -4,12 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
-from tombola.claims import judge
-from tombola.claims.paper import CLAIMS
-from tombola.claims.table import named
 from tombola.cli.run import spread
 from tombola.engine.folder import StudyFolder
-from tombola.engine.records import read
 from tombola.metrics.columns import names
 from tombola.pruning.ticket import load
 from tombola.study.spec import read as read_study
@@ -55,8 +51,7 @@ def test_what_studies_share_runs_once_and_what_is_settled_is_left(cli, two, tmp_
     assert len(list(tmp_path.glob("out/tombola-stages/*/record.json"))) == len(first | second)
     curves = [set(pd.read_parquet(tmp_path / "out" / name / "records.parquet")["curve"]) for name in ("first", "second")]
     assert curves == [{"ticket (snr)", "deterministic (magnitude)"}, {"ticket (snr)", "re-init (snr)"}]
-    rows = judge(read([tmp_path / "out" / name for name in ("first", "second")]), CLAIMS)
-    assert all((named(row) in result.output) == any(r.joint for r in rows) for row in rows)
+    assert "after Holm's correction" not in " ".join(result.output.split())  # claims are of the paper's studies
     assert "out/second/report.html" in result.output.splitlines()[-1]
 
     again = cli("run", *two, "--out", "out")

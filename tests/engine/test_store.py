@@ -276,13 +276,13 @@ def test_records_have_a_row_for_each_ticket_and_these_columns(done):
     assert " ".join(table.columns) == (
         "study stage key ticket arm curve variant model data method score sigma rewind seed level density density_all "
         "accuracy best_accuracy nll brier ece ece_null mace mace_null samples train_seconds train_flops total_seconds "
-        "total_flops device torch threads repeats examples layer_density accuracy_sd rmse predictive_entropy "
+        "total_flops device torch threads repeats examples classes layer_density accuracy_sd rmse predictive_entropy "
         "mutual_information drift_mean drift_spread drift_rank parameters chain lr warmup_epochs settings changes "
         "ece_null_low ece_null_high ece_excess ece_empty_bins mace_null_low mace_null_high mace_excess mace_empty_bins "
         "mace_coded mace_coded_null mace_coded_null_low mace_coded_null_high mace_coded_excess mace_coded_empty_bins"
     )
     assert len(table) == 4
-    for column in ("seed", "level", "samples", "examples", "threads"):
+    for column in ("seed", "level", "samples", "examples", "classes", "threads"):
         assert pd.api.types.is_integer_dtype(table[column]), column
     for column in ("density", "density_all", "accuracy", "best_accuracy", "nll", "brier", "ece", "mace", "train_seconds"):
         assert table[column].dtype == "float64", column
@@ -300,7 +300,7 @@ def test_the_numbers_of_a_record_are_those_of_its_ticket(done):
         assert row["density_all"] == ticket.density_all
         assert json.loads(row["layer_density"]) == ticket.layer_density() == {"1.weight": row["density"]}
         assert row["samples"] == (1 if row["arm"] == "deterministic" else 2)
-        assert row["examples"] == 1500
+        assert (row["examples"], row["classes"]) == (1500, 10)
         assert 0 <= row["accuracy"] <= 1
         assert (row["method"], row["score"]) == (("map", "magnitude") if row["arm"] == "deterministic" else ("vi", "snr"))
         assert ticket.info["seed"] == row["seed"] == 0

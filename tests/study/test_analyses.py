@@ -2,33 +2,31 @@
 
 from collections import Counter
 from dataclasses import replace
-from itertools import islice
 
 import matplotlib
 import pandas as pd
 import pytest
 import torch
 
-from tombola.data import training_batches
 from tombola.engine.forecast import Forecast, work_of
 from tombola.engine.local import dataset
 from tombola.engine.records import collect, collect_analyses, stage_times
 from tombola.engine.store import missing
 from tombola.errors import TombolaError
 from tombola.metrics import columns
-from tombola.posterior.batch_norm import reestimated
-from tombola.posterior.predictive import classes_of, outputs
+from tombola.posterior.predictive import classes_of, outputs, sample_statistics
 from tombola.posterior.state import interpolated
 from tombola.report.analyses import seen
-from tombola.report.figures import styles
 from tombola.report.images import SETTINGS
+from tombola.report.looks import styles
 from tombola.report.page import show
 from tombola.report.panels import panels
 from tombola.study.analyses import ANALYSES
-from tombola.study.analyses.connectivity import ALPHAS, EXAMPLES, Connectivity
+from tombola.study.analyses.connectivity import ALPHAS, Connectivity
 from tombola.study.analyses.early_bird import DENSITIES, EarlyBird
 from tombola.study.plan import names_of
 from tombola.study.stages import RunContext, Train
+from tombola.training.reference import stored_reference
 
 RAW = {
     "name": "seen",
@@ -202,10 +200,11 @@ def test_a_line_is_measured_as_by_hand(ran, table):
     rows = table[(table["key"] == stage.key) & (table["curve_a"] == analysis.labels["curve"])]
     data, module = dataset(stage.source.settings), stage.net.build("skeleton")
     state = interpolated(a.trained, b.trained, 0.5)
-    batches = training_batches(data, stage.source.settings, 64, stage.seed, torch.device("cpu")).epoch(0)
-    words = ("connectivity", stage.seed)
-    state = reestimated(module, state.as_family("point"), islice(batches, EXAMPLES // 64), words)
-    probs = classes_of(outputs(module, state, data.test[0], samples=1, stream=words, prepare=data.prepare)).probs
+    words, state = ("connectivity", stage.seed), state.as_family("point")
+    reference = stored_reference(data.train[0], data.prepare, torch.device("cpu"))
+    found = sample_statistics(module, state, reference, samples=1, stream=words)
+    at = {"samples": 1, "stream": words, "statistics": found}
+    probs = classes_of(outputs(module, state, data.test[0], **at, prepare=data.prepare)).probs
     error = (probs.argmax(1) != data.test[1]).double().mean().item()
     found = rows[rows["quantity"] == "error_mean"].set_index("x")["value"]
     assert tuple(found.index) == ALPHAS
@@ -263,6 +262,8 @@ def test_work_is_priced_by_what_is_trained_and_measured(ran):
             return store.done(key) and key not in {v.stage.key for v in plan.analyses}
 
         record = staticmethod(store.record)
+        has_ticket = staticmethod(store.has_ticket)
+        has_mask = staticmethod(store.has_mask)
 
     forecast = Forecast(plan, Without(), dataset)
     first = forecast.left()
@@ -333,7 +334,7 @@ def test_figures_of_analyses_are_drawn(ran, table):
     (panel,) = panels(collect(*ran))
     with matplotlib.rc_context(SETTINGS):
         for analysis in seen(panel, table[table["seed_a"] == 0], styles(panel.curves)):
-            pictures = [picture for shown in show(analysis.plates) for picture in shown.pictures]
+            pictures = [picture for shown in show(analysis.plates, 1) for picture in shown.pictures]
             assert pictures, analysis.title
             assert all(picture.svg.count(b"<path") > 10 for picture in pictures)
 

@@ -39,6 +39,9 @@ from tombola.engine.store import Store
         ("train.method=vii", r"unknown method 'vii': did you mean 'vi'"),
         ("prune.rewind=soon", r"rewind is 'soon'; it must be init"),
         ("prune.exclude=[nothing*]", r"pattern 'nothing\*' matches no parameter"),
+        ("posterior.random=[]", r"no parameter is random, .*: choose some by posterior\.random"),
+        ("posterior.random=['3.*']", r"score 'snr' needs a std, but '1\.weight' is prunable and deterministic"),
+        ("arms=", r"arms: None is no list; write one arm a line"),
         ("arms=[tickets]", r"arms\.0\.arm is 'tickets'"),
         ("arms=[{arm: deterministic, score: snr}]", r"score 'snr'.*needs a std"),
         ("seeds=[]", r"seeds"),
@@ -65,7 +68,7 @@ def test_graphs_on_a_cpu_are_refused_before_anything_runs(more, refused, tiny, s
 
 @pytest.mark.parametrize("without", ["start", "optimiser", "restore"])
 def test_a_method_that_lacks_a_member_is_told_which(without, refused, tiny, study_file, user_module):
-    members = ["start", "groups", "optimiser", "gradients", "show_mean", "state", "restore"]
+    members = ["start", "groups", "optimiser", "gradients", "hold_generators", "seed", "show_mean", "state", "restore"]
     lines = [f"    def {name}(self, *args): ..." for name in members if name != without]
     user_module("old_methods", "\n".join(["class Old:", "    learns = 'gaussian'", *lines]))
     said = refused("run", study_file(tiny), "--out", "out", "--set", "train.method=old_methods:Old")

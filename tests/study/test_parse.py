@@ -88,7 +88,21 @@ def test_anchors_and_merges_are_allowed():
 
 BROKEN = st.one_of(
     st.sampled_from(
-        ["[", "]", "{", "}", "{a: b: c}", "*nowhere", "&a", "!!set {a}", "!!binary eA==", "!x y", "2024-01-01", "%", "@"]
+        [
+            "[",
+            "]",
+            "{",
+            "}",
+            "{a: b: c}",
+            "*nowhere",
+            "&a &b 1",
+            "!!set {a}",
+            "!!binary eA==",
+            "!x y",
+            "2024-01-01",
+            "%",
+            "@",
+        ]
     ),
     st.integers(min_value=2**63).map(str),
     st.integers(min_value=2, max_value=2000).map(lambda n: "[" * n + "]" * n),

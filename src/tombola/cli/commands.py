@@ -1,39 +1,45 @@
-"""The commands that read: status, report, compare, claims, studies, evaluate. Each returns its exit code."""
+"""The commands that read: status, report, compare, studies. Each returns its exit code."""
 
+import json
 import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from tombola import models
-from tombola.data import load_data
-from tombola.engine import records
+from tombola.engine.clean import size_of
 from tombola.engine.folder import StudyFolder, told_apart
 from tombola.errors import TombolaError
-from tombola.pruning.ticket import load
-from tombola.settings import EvaluateSettings, TrainSettings
-from tombola.settings.keys import restored
 from tombola.study.spec import read, shipped
-from tombola.training.evaluate import evaluate_ticket
+from tombola.training.memory import in_words
 
-from .catalogue import costs, studies_table
-from .run import choose_device
+from .catalogue import SIZES, costs, first_sentence, studies_table
 from .terminal import Follower, Picture, draw, graph_table
 
 _WATCH_EVERY = 1.0  # seconds
 _LINES_OF_STATUS = 40  # a status that is printed once may be longer than the terminal is high
 
 
-def show_status(path: Path, watch: bool) -> int:
+def print_json(value: Any) -> None:
+    """Print a value as JSON, with null for numbers that are not finite, which JSON lacks."""
+    print(json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None), indent=1))
+
+
+def show_status(path: Path, watch: bool, as_json: bool) -> int:
     """Print the stages and the state of a run. watch: again and again until nothing runs any more."""
+    if watch and as_json:
+        raise TombolaError("--watch draws a picture and --json prints once; leave one of them out")
     console, folder = Console(), StudyFolder.open(path)
     follower = Follower(folder.plan, folder.store, folder.timings)
     picture = follower.look()
+    stored = size_of([folder.store.root])
+    if as_json:
+        print_json(_as_data(picture) | {"store": str(folder.store.root), "store_bytes": stored})
+        return 0
     if not watch:
         console.print(graph_table(folder.plan, folder.store))
     elif follower.runs_now:
@@ -48,7 +54,35 @@ def show_status(path: Path, watch: bool) -> int:
         console.print(f"nothing runs now: {stages - done} stages to run; the same `tombola run` command continues")
     elif done == stages:
         console.print(f"all {stages} stages are done, 0 to run")
+    console.print(Text(f"store: {in_words(stored)} in {folder.store.root}"), soft_wrap=True)
     return 0
+
+
+def _as_data(picture: Picture) -> dict[str, Any]:
+    """Return the state of a run as JSON has it."""
+    running = [
+        {
+            "name": one.progress.name,
+            "key": one.progress.key,
+            "state": one.state,
+            "pid": one.progress.pid,
+            "host": one.progress.host,
+            "step": one.progress.done,
+            "steps": one.progress.total,
+            "seconds_left": one.left,
+        }
+        for one in picture.running
+    ]
+    return {
+        "study": picture.study,
+        "stages_done": picture.stages[0],
+        "stages": picture.stages[1],
+        "share_of_steps": picture.steps[0] / max(1, picture.steps[1]),
+        "seconds_left": picture.left,
+        "running": running,
+        "failed": picture.failed,
+        "tickets": {curve: {"done": done, "all": count} for curve, (done, count) in picture.curves.items()},
+    }
 
 
 def _watch(console: Console, follower: Follower, picture: Picture) -> None:
@@ -90,63 +124,33 @@ def compare_studies(first: Path, second: Path, out: Path, formats: str) -> int:
     return 0
 
 
-def judge_claims(paths: list[Path], csv: Path | None, json: Path | None) -> int:
-    """Print the claims' verdicts. Raises TombolaError for a folder without records, and where a file cannot be written."""
-    from tombola.claims import judge
-    from tombola.claims.paper import CLAIMS
-    from tombola.claims.table import as_json, frame, printed
-
-    rows = judge(records.read(paths), CLAIMS)
-    Console().print(printed(rows))
-    for out, text in ((csv, lambda: frame(rows).to_csv(index=False)), (json, lambda: as_json(rows))):
-        if out is not None:
-            try:
-                out.write_text(text())
-            except OSError as error:
-                raise TombolaError(f"cannot write {out}: {error.strerror}; choose another file") from None
-    return 0
-
-
-def list_studies(name: str | None) -> int:
-    """Print the shipped studies, or the YAML of one."""
+def list_studies(name: str | None, as_json: bool) -> int:
+    """Print the shipped studies, or one: as YAML, or its settings as JSON."""
     known = shipped()
     if name is not None:
-        read(name, [])  # raises for an unknown name
-        print(known.get(name, Path(name)).read_text(), end="")
+        settings = read(name, [])  # raises for an unknown name
+        if as_json:
+            print_json(settings)
+        else:
+            print(known.get(name, Path(name)).read_text(), end="")
+        return 0
+    if as_json:
+        print_json([_about(study, path) for study, path in known.items()])
         return 0
     Console().print(studies_table({study: read(study, []).get("description", "") for study in known}, costs()))
     return 0
 
 
-def evaluate_file(path: Path, measure: EvaluateSettings, seed: int, device: str) -> int:
-    """Print the metrics of a ticket. Raises TombolaError for a damaged or untrained one, and for lack of model or data."""
-    ticket = load(path)
-    model, data = ticket.info.get("model"), ticket.info.get("data")
-    _ = ticket.posterior  # raises where there is no trained state
-    if not model or not data:
-        raise TombolaError(f"{path} does not name its model and data (it was saved from Python); use ticket.predict there")
-    module = models.build(model["name"], model["args"], model["input_shape"], model["outputs"], ("skeleton",))
-    ticket.layout.check(module)
-    found = load_data(data["name"], data["args"])
-    if found.fingerprint != data["fingerprint"]:
-        raise TombolaError(
-            f"data {found.name!r} has fingerprint {found.fingerprint}, the ticket was trained on {data['fingerprint']}: "
-            "the data has changed since"
-        )
-    chosen = choose_device(device)
-    train = restored(TrainSettings, ticket.info["settings"]["train"])
-    words = ("evaluate", seed)
-    examples = found.held_out(measure.split)
-    row = evaluate_ticket(module.to(chosen), ticket, examples, measure, train, words, chosen, found.prepare)
-    what = f"the {measure.split} split of {found.name} ({row['examples']} examples)"
-    table = Table(title=f"{path.name}: {model['name']} on {what}")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name, value in row.items():
-        if isinstance(value, int | float):
-            table.add_row(name, f"{value:.6g}")
-    Console().print(table)
-    return 0
+def _about(study: str, path: Path) -> dict[str, Any]:
+    """Return a shipped study's name, file, question and costs in seconds by size."""
+    known = costs()
+    by_size = {size: cost for size in SIZES if (cost := known.get(size, {}).get("studies", {}).get(study))}
+    return {
+        "name": study,
+        "path": str(path),
+        "asks": first_sentence(read(study, []).get("description", "")),
+        "costs": by_size,
+    }
 
 
 def _check_page(out: Path) -> None:

@@ -3,33 +3,32 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
-from rich.text import Text
 
 from tombola.claims import judge
-from tombola.claims.paper import CLAIMS
+from tombola.claims.paper import CLAIMS, PAPER
 from tombola.claims.table import printed
-from tombola.engine import Engine, records
 from tombola.engine.budget import Budget
 from tombola.engine.folder import StudyFolder
 from tombola.engine.forecast import Forecast, Guesses, calibrate, here
-from tombola.engine.local import LocalEngine, Terminated, dataset
-from tombola.engine.progress import Watcher
+from tombola.engine.local import choose_device, dataset
+from tombola.engine.sigterm import Terminated, interrupted_by_sigterm
 from tombola.engine.store import missing
-from tombola.engine.workers import TIME_UP, Workers, interrupted_by_sigterm
+from tombola.engine.workers import TIME_UP, Workers
 from tombola.errors import TombolaError
 from tombola.inference.graphs import check_device
+from tombola.metrics import records
 from tombola.study.plan import Plan
 from tombola.study.spec import read, shipped
 from tombola.study.stages import Stage, Train
 from tombola.training.checkpoint import TimeUp
 from tombola.training.out_of_memory import keep_freed_memory
 
+from .conditions import Conditions
 from .terminal import ConsoleWatcher, Follower, duration, graph_table, results_table, shown, until
 
 if TYPE_CHECKING:
@@ -43,36 +42,6 @@ _LOOK_AT_WORKERS = 0.1  # seconds
 _RECORDS_EVERY = 60.0  # seconds between writes of the records of a running study
 
 
-def local_engine(folder: StudyFolder, under: "Conditions", watcher: Watcher, budget: Budget) -> Engine:
-    """Return the engine that runs a study's stages in this process."""
-    seconds = folder.variants[0].study.checkpoint_seconds
-    return LocalEngine(folder.store, under.device, watcher, seconds, needs=budget.of, ends=under.ends)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conditions:
-    """The conditions of a command's runs, the same for all of its studies."""
-
-    console: Console
-    device: torch.device
-    jobs: int = 1
-    threads: int = 1
-    """Threads of torch where the study names none; the processes share them."""
-    ends: float = math.inf
-    """Time, as `time.time` has it, after which the run stops as soon as nothing is lost."""
-    engine: Callable[[StudyFolder, "Conditions", Watcher, Budget], Engine] = local_engine
-    """Factory of the engine of a run in one process."""
-
-    def say(self, sentence: str, style: str = "") -> None:
-        self.console.print(Text(sentence, style=style), soft_wrap=True)
-
-    def set_threads(self, folder: StudyFolder) -> None:
-        """Set the threads of the study; for each study, since several run in one process."""
-        wanted = folder.variants[0].study.threads or max(1, self.threads // self.jobs)
-        if wanted != torch.get_num_threads():
-            torch.set_num_threads(wanted)
-
-
 def run_studies(
     studies: Sequence[str],
     *,
@@ -81,8 +50,10 @@ def run_studies(
     device: str = "auto",
     dry_run: bool = False,
     store: Path | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
     minutes: float | None = None,
+    quiet: bool = False,
+    concurrent: int | None = None,
 ) -> int:
     """Return the worst of the studies' exit codes: 0, 1 if a stage failed, 3 if the time is up, 130 if interrupted.
 
@@ -92,8 +63,14 @@ def run_studies(
     if minutes is not None and not minutes > 0:
         raise TombolaError(f"--minutes is {minutes:g}; give a number above 0, as --minutes 9.5")
     ends = math.inf if minutes is None else time.time() + 60 * minutes
+    console = Console(quiet=quiet, force_terminal=False if quiet else None)
     under = Conditions(
-        console=Console(), device=choose_device(device), jobs=jobs, threads=torch.get_num_threads(), ends=ends
+        console=console,
+        device=choose_device(device),
+        jobs=jobs,
+        threads=torch.get_num_threads(),
+        ends=ends,
+        concurrent=concurrent,
     )
     names = spread(studies)
     folders = _folders(names, out, changes, store)
@@ -139,7 +116,8 @@ def _foresee_all(names: list[str], folders: list[StudyFolder], under: Conditions
         plan = Plan("", [row for one in plans for row in one.rows], [analysis for one in plans for analysis in one.analyses])
         todo, forecast = missing(plan, store), Forecast(plan, store, dataset)
         guesses.give(forecast, None)
-        words = f", {_in_words(forecast, under.jobs)}" if todo else ""
+        jobs = max(under.jobs_for(folder, forecast.left()) for folder in folders)
+        words = f", {_in_words(forecast, jobs)}" if todo else ""
         under.say(f"all {len(folders)} studies together: {_counts(plan, todo)}{words}")
     return 0
 
@@ -176,8 +154,11 @@ def _say_which(under: Conditions, number: int, names: list[str]) -> None:
 
 
 def _say_claims(folders: list[StudyFolder], console: Console) -> None:
-    """Print the verdicts over all records, if any claim has data."""
-    table = records.read([folder.path for folder in folders])
+    """Print the verdicts over all records of the paper's studies, if any claim has data."""
+    own = [folder.path for folder in folders if str(folder.raw["name"]).startswith(PAPER)]
+    if not own:
+        return
+    table = records.read(own)
     rows = judge(table, CLAIMS) if len(table) else []
     if any(row.joint for row in rows):
         console.print(printed(rows))
@@ -198,9 +179,10 @@ def _foresee(folder: StudyFolder, under: Conditions, before: Guesses) -> Guesses
     todo, budget, forecast, guesses = _forecasts(folder, under, before)
     under.console.print(graph_table(folder.plan, folder.store))
     under.say(_counts(folder.plan, todo))
+    jobs = under.jobs_for(folder, forecast.left())
     if todo:
-        under.say(_in_words(forecast, under.jobs))
-    for sentence in budget.lines(todo, under.jobs):
+        under.say(_in_words(forecast, jobs))
+    for sentence in budget.lines(todo, jobs):
         under.say(sentence)
     return guesses
 
@@ -218,20 +200,22 @@ def _in_words(forecast: Forecast, jobs: int) -> str:
 
 
 def _run(folder: StudyFolder, under: Conditions, before: Guesses) -> int:
-    """Return 0, 1 if a stage failed or was left, 3 if the time is up, 130 if interrupted (then the same command continues).
-
-    before: times of steps that were measured earlier, for the forecast.
-    """
+    """Return the exit code of a study's run. before: times of steps that were measured earlier, for the forecast."""
     console, plan = under.console, folder.plan
-    to_run = f"{len(missing(plan, folder.store))} of {len(plan.stages)} stages to run"
+    todo = missing(plan, folder.store)
+    to_run = f"{len(todo)} of {len(plan.stages)} stages to run"
+    if again := sum(folder.store.done(stage.key) for stage in todo):
+        to_run += f" ({again} of them again, because their tickets were removed)"
     folder.prepare()
     under.say(f"{plan.name}: {len(plan.rows)} tickets to evaluate, {to_run}, on {under.device}")
     with console.status("timing a few steps of each kind of training"):
         todo, budget, forecast, guesses = _forecasts(folder, under, before)
     guesses.write(folder.timings)
-    if (seconds := forecast.left(processes=under.jobs)) is not None and todo:
-        console.print(f"{until(seconds, time.time())}, at the pace of a few steps and of what is done")
-    for sentence in budget.lines(todo, under.jobs):
+    jobs = under.jobs_for(folder, forecast.left())
+    if (seconds := forecast.left(processes=jobs)) is not None and todo:
+        by = f" by {jobs} processes" if jobs > 1 else ""
+        console.print(f"{until(seconds, time.time())}{by}, at the pace of a few steps and of what is done")
+    for sentence in budget.lines(todo, jobs):
         under.say(sentence)
     written = time.monotonic()
 
@@ -242,10 +226,10 @@ def _run(folder: StudyFolder, under: Conditions, before: Guesses) -> int:
             written = time.monotonic()
 
     try:
-        if under.jobs == 1:
+        if jobs == 1:
             failed = _run_here(folder, under, budget, keep_records)
         else:
-            failed = _run_in_workers(folder, under, keep_records)
+            failed = _run_in_workers(folder, under, jobs, keep_records)
     except (KeyboardInterrupt, TimeUp) as stopped:
         folder.write_records()
         code = next(code for kind, code in _CODES.items() if isinstance(stopped, kind))
@@ -254,7 +238,7 @@ def _run(folder: StudyFolder, under: Conditions, before: Guesses) -> int:
     folder.write_report(failed=failed)
     _say_results(folder, folder.write_records(), under)
     for sentence in failed:
-        under.say(f"failed: {sentence}", style="red")
+        under.say(f"failed: {sentence}", style="red", failure=True)
     return 1 if failed else 0
 
 
@@ -275,14 +259,14 @@ def _run_here(folder: StudyFolder, under: Conditions, budget: Budget, after_each
     return [sentence for sentence in engine.failures.values() if sentence]
 
 
-def _run_in_workers(folder: StudyFolder, under: Conditions, now_and_then: Callable[[], None]) -> list[str]:
+def _run_in_workers(folder: StudyFolder, under: Conditions, jobs: int, now_and_then: Callable[[], None]) -> list[str]:
     """Run as `_run_here` does, in several processes; stages that are left when all workers have died are a failure."""
     store, follower = folder.store, Follower(folder.plan, folder.store, folder.timings)
     store.forget_failures(stage.key for stage in missing(folder.plan, store))
     with (
         interrupted_by_sigterm(),
         shown(under.console, follower.look) as turn,
-        Workers(folder.path, under.device, under.jobs, torch.get_num_threads(), under.say, under.ends) as workers,
+        Workers(folder.path, under.device, jobs, torch.get_num_threads(), under.say, under.ends) as workers,
     ):
         while workers.at_work():
             turn()
@@ -294,10 +278,3 @@ def _run_in_workers(folder: StudyFolder, under: Conditions, now_and_then: Callab
     if left and not failed:
         failed = [f"all workers have ended, but {len(left)} stages are left; the same command goes on"]
     return failed
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name. Raises TombolaError where a GPU is asked for and there is none."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TombolaError("--device cuda, but torch sees no GPU; use --device cpu or install a CUDA build of torch")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

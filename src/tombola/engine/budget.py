@@ -85,7 +85,7 @@ def _forecast(stage: Stage, device: torch.device, data: Data) -> MemoryForecast 
             there = data(stage.source.settings)
             case = _case(stage, there)
             if isinstance(stage, Evaluate):
-                return evaluation_needs(case, stage.settings, stage.train, device)
+                return evaluation_needs(case, stage.settings, stage.train, device, len(there.train[1]))
             size = min(stage.settings.batch_size, len(there.train[1]))
             needed = training_needs(case, stage.settings, size, masked=_masked(stage))
             return replace(needed, data=_placed(there, stage.source.settings, device))

@@ -139,6 +139,30 @@ class StudyFolder:
         return Side(label=label, records=table, study=self.resolved)
 
 
+def studies_on(paths: Sequence[Path]) -> tuple[Store, list[StudyFolder]]:
+    """Return the one store that `paths` use, and its studies: the folders in `paths`, and the ones beside the store.
+
+    paths: study folders, or the store itself. Raises TombolaError for other folders, and for several stores.
+    """
+    stores: dict[Path, Store] = {}
+    found: dict[Path, StudyFolder] = {}
+    for path in paths:
+        if (path / "unfinished").is_dir() and not (path / "study.json").is_file():
+            stores.setdefault(path.resolve(), Store(path))
+            continue
+        folder = StudyFolder.open(path)
+        found[path.resolve()] = folder
+        stores.setdefault(folder.store.root.resolve(), folder.store)
+    if len(stores) > 1:
+        raise TombolaError(f"these folders have {len(stores)} stores ({', '.join(map(str, stores))}); give those of one")
+    ((root, store),) = stores.items()
+    for file in sorted(root.parent.glob("*/study.json")):
+        folder = StudyFolder.open(file.parent)
+        if folder.store.root.resolve() == root:
+            found.setdefault(file.parent.resolve(), folder)
+    return store, list(found.values())
+
+
 def told_apart(folders: list[StudyFolder]) -> list[str]:
     """Return a name for each folder: its study's; if two are equal, the folders' own; if two of these are, their paths."""
     kinds = [[str(f.raw["name"]) for f in folders], [f.path.resolve().name for f in folders], [str(f.path) for f in folders]]

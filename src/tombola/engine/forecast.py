@@ -32,7 +32,7 @@ from tombola.study.stages import Measurement, RunContext, Stage, Train, ancestor
 from tombola.training.checkpoint import arithmetic
 
 from .progress import Progress
-from .store import Store
+from .store import Store, missing
 
 Data = Callable[[DataSettings], Dataset]
 Kind = tuple[str, ...]
@@ -73,7 +73,8 @@ class Forecast:
         self._work: dict[str, float] = {}
         self._kinds: dict[str, list[Kind]] = {}
         self.todo: dict[str, Stage] = {}
-        """Key -> stage that has not ended."""
+        """Key -> stage that is still to run."""
+        again = {stage.key for stage in missing(plan, store) if store.done(stage.key)}  # for their removed tickets
         for stage in plan.stages:
             self._work[stage.key] = self._full_work(stage)
             self._kinds[stage.key] = _kinds(stage)
@@ -82,7 +83,7 @@ class Forecast:
                 if where is None or where == (record["run"].get("device"), record["run"].get("threads")):
                     # an interrupted training was run several times: `run` has the seconds of the last time alone
                     self._learn(stage, record["record"].get("train_seconds", record["run"]["seconds"]))
-            else:
+            if stage.key in again or not store.done(stage.key):
                 self.todo[stage.key] = stage
 
     def drop(self, stage: Stage, seconds: float | None = None) -> None:

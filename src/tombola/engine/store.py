@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from filelock import BaseFileLock, FileLock
+from torch import Tensor
 
+from tombola import files
 from tombola.errors import TombolaError
 from tombola.files import written_aside
 from tombola.pruning.ticket import Ticket, load
 from tombola.study.plan import Plan
-from tombola.study.stages import Outcome, Stage, ancestors
+from tombola.study.stages import Outcome, Prune, Stage
 from tombola.training.checkpoint import Checkpoint
 
 _CACHED = 4  # tickets kept in memory: a stage's parents are mostly among the last ones
@@ -25,7 +27,8 @@ _CACHED = 4  # tickets kept in memory: a stage's parents are mostly among the la
 class Store:
     """Folder of stages: `root/<key>/` has `ticket.safetensors` (if the stage gives one) and `record.json`.
 
-    The record is written last, so that its presence marks the stage as done.
+    The record is written last, so that its presence marks the stage as done. Tickets may be removed (`engine.clean`); a
+    pruning may have `mask.safetensors` instead.
     """
 
     def __init__(self, root: Path):
@@ -72,14 +75,33 @@ class Store:
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise TombolaError(f"{path} is damaged ({error}); run the study again") from None
 
+    def has_ticket(self, key: str) -> bool:
+        """Return whether the stage's ticket is on disk; `tombola clean` removes tickets of done stages."""
+        return self.ticket_path(key).is_file()
+
     def ticket(self, key: str) -> Ticket:
-        """Return the stage's ticket. Raises TombolaError if its file is damaged."""
+        """Return the stage's ticket. Raises TombolaError if its file is missing or damaged."""
         if key not in self._tickets:
-            self._tickets[key] = load(self.root / key / "ticket.safetensors")
+            self._tickets[key] = load(self.ticket_path(key))
             if len(self._tickets) > _CACHED:
                 self._tickets.popitem(last=False)
         self._tickets.move_to_end(key)
         return self._tickets[key]
+
+    def has_mask(self, key: str) -> bool:
+        """Return whether the mask of a pruning was kept when its ticket was removed."""
+        return self.mask_path(key).is_file()
+
+    def mask(self, key: str) -> tuple[Tensor, dict[str, Any]]:
+        """Return the kept mask of a pruning, bool [P], and its ticket's `info`. Raises TombolaError if it is damaged."""
+        tensors, description = files.read(self.mask_path(key))
+        return files.unpack(tensors["mask"], description["parameters"]), description["info"]
+
+    def keep_mask(self, key: str) -> None:
+        """Write the mask of a pruning's ticket beside it, with its layout and `info`."""
+        ticket = load(self.ticket_path(key))
+        about = {"parameters": ticket.mask.numel(), "layout": ticket.layout.to_json(), "info": ticket.info}
+        files.write(self.mask_path(key), {"mask": files.pack(ticket.mask)}, about)
 
     def save(self, stage: Stage, outcome: Outcome, run: dict[str, Any]) -> None:
         """Write the stage's outcome, which marks it as done. run: how it was run (seconds, device, ...)."""
@@ -96,7 +118,7 @@ class Store:
             with written_aside(self.root / stage.key, self.unfinished / f"{stage.key}.{os.getpid()}") as aside:
                 aside.mkdir()
                 if outcome.ticket is not None:
-                    outcome.ticket.save(aside / "ticket.safetensors")
+                    outcome.ticket.save(aside / self.ticket_path("").name)
                 (aside / "record.json").write_text(json.dumps(record, indent=1))
                 self.discard(stage.key)  # a folder cannot be renamed onto another, such as that of a damaged stage
         except OSError as error:
@@ -106,6 +128,11 @@ class Store:
         self.checkpoint_path(stage.key).unlink(missing_ok=True)
         self.error_path(stage.key).unlink(missing_ok=True)
 
+    def remove_ticket(self, key: str) -> None:
+        """Remove the stage's ticket; its record stays."""
+        self._tickets.pop(key, None)
+        self.ticket_path(key).unlink(missing_ok=True)
+
     def discard(self, key: str) -> None:
         """Remove a stage, so that it is run again."""
         self._tickets.pop(key, None)
@@ -114,6 +141,12 @@ class Store:
 
     def checkpoint(self, key: str, seconds: float, ends: float = math.inf) -> Checkpoint:
         return Checkpoint(self.checkpoint_path(key), seconds, ends)
+
+    def ticket_path(self, key: str) -> Path:
+        return self.root / key / "ticket.safetensors"
+
+    def mask_path(self, key: str) -> Path:
+        return self.root / key / "mask.safetensors"
 
     def checkpoint_path(self, key: str) -> Path:
         return self.unfinished / f"{key}.checkpoint"
@@ -157,7 +190,21 @@ class Store:
 def missing(plan: Plan, store: Store) -> list[Stage]:
     """Return the stages that still have to run, parents first.
 
-    These are the unfinished stages whose records the plan's tables read, with the unfinished stages that they depend on.
-    A missing stage on which only finished ones depend is left out.
+    These are the unfinished stages whose records the plan's tables read, with the stages that they depend on and that are
+    unfinished or whose tickets were removed. A missing stage on which only finished ones depend is left out.
     """
-    return ancestors(*(stage for row in plan.wanted for stage in row.read), known=store.done)
+    read = {stage.key for row in plan.wanted for stage in row.read}
+    parents: set[str] = set()  # whose tickets are needed
+    found: list[Stage] = []
+    for stage in reversed(plan.stages):  # children first
+        wanted, needed = stage.key in read, stage.key in parents
+        if not (wanted or needed) or (store.done(stage.key) and (not needed or store.has_ticket(stage.key))):
+            continue
+        found.append(stage)
+        parents |= {parent.key for parent in parents_needed(stage, store)}
+    return found[::-1]
+
+
+def parents_needed(stage: Stage, store: Store) -> tuple[Stage, ...]:
+    """Return the parents whose tickets a run of the stage reads; a pruning whose mask was kept reads no trained one."""
+    return stage.parents[1:] if isinstance(stage, Prune) and store.has_mask(stage.key) else stage.parents

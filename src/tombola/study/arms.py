@@ -36,7 +36,8 @@ class SeedContext:
     def init(self, posterior: PosteriorSettings, settings: TrainSettings) -> Init:
         """Return the dense start of networks that are trained by `settings`."""
         begun = method_of(settings.method).start(posterior, settings, self.examples)
-        return Init(net=self.net, posterior=begun, prune=self.study.prune, seed=self.seed)
+        source = self.source if self.net.fits_first_layer else None
+        return Init(net=self.net, posterior=begun, prune=self.study.prune, seed=self.seed, source=source)
 
     def train(self, parent: Stage, settings: TrainSettings, start: str = "", stop: str = "") -> Train:
         """Return a training of `parent`."""

@@ -14,16 +14,25 @@ from tombola.inference.compiled import check_compile
 from tombola.inference.estimators import ESTIMATORS
 from tombola.inference.graphs import check_graphs
 from tombola.models.weights import load_weights
-from tombola.posterior.batch_norm import has_batch_norm
 from tombola.posterior.predictive import check_batch_statistics
 from tombola.posterior.state import layout_of
 from tombola.pruning.rewind import parse_rewind, step_of
-from tombola.pruning.scores import SCORES, WITHOUT_STD
+from tombola.pruning.scores import SCORES, WITHOUT_STD, check_random, check_ranked
 from tombola.settings import DataSettings
 from tombola.training.optim import SCHEDULES
 
 from .analyses import analysis_rows
-from .arms import TRANSPLANTS, SeedContext, arm_score, arm_sigma, by_map, curve_label, settings_labels, trainings
+from .arms import (
+    TRANSPLANTS,
+    SeedContext,
+    arm_score,
+    arm_sigma,
+    by_map,
+    chain_is_deterministic,
+    curve_label,
+    settings_labels,
+    trainings,
+)
 from .rows import AnalysisRow, Row
 from .spec import Arm, Study, Variant, arm_train
 from .stages import Evaluate, Init, Prune, Shuffle, Stage, Train, ancestors
@@ -93,11 +102,14 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
                     "parameters": parameters,
                     **settings_labels(study, arm, trained.settings, dataset.fingerprint),
                 }
+                measure = study.evaluate
+                if measure.batch_norm == "samples" and is_deterministic(trained.settings.method):
+                    measure = replace(measure, batch_norm="running")  # the same, in one key
                 stage = Evaluate(
                     parents=(trained,),
                     net=net,
                     source=source,
-                    settings=study.evaluate,
+                    settings=measure,
                     train=trained.settings,
                     seed=seed,
                 )
@@ -105,8 +117,8 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
 
 
 def _measured_as_can_be(study: Study, net: Net) -> Study:
-    """Return the study with running statistics if the net has no batch norm, so that both settings share one key."""
-    if study.evaluate.batch_norm == "running" or has_batch_norm(net.build("check")):
+    """Return the study with running statistics if the net has no batch norm, so that all settings share one key."""
+    if study.evaluate.batch_norm == "running" or net.norm.exists:
         return study
     return replace(study, evaluate=replace(study.evaluate, batch_norm="running"))
 
@@ -146,6 +158,11 @@ def _check(study: Study, net: Net, dataset: Dataset) -> int:
     if empty := [name for name, p in module.named_parameters() if not p.numel()]:
         raise TombolaError(f"model {study.model.name!r} has no weights in {empty[0]!r}; give sizes above 0 in model.args")
     layout = layout_of(module, study.posterior, study.prune)
+    for arm in study.arms:
+        if not by_map(arm):
+            check_random(layout)
+        if study.prune.levels and not chain_is_deterministic(arm):
+            check_ranked(layout, arm_score(study, arm))
     if study.prune.levels and not layout.prunable_segments():
         raise TombolaError(f"model {study.model.name!r}: nothing is prunable; set prune.classifier: true or prune.include")
     return layout.numel

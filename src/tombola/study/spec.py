@@ -202,12 +202,12 @@ def _check_train(study: Study, arm: Arm) -> None:
 
 
 def _arms(raw: dict[str, Any]) -> list[dict[str, Any]]:
-    arms = raw.get("arms") or ["ticket"]
+    arms = raw.get("arms", [])
     if not isinstance(arms, list):
         raise TombolaError(
             f"arms: {in_short(repr(arms))} is no list; write one arm a line, as '- ticket' or '- {{arm: ticket, score: mu}}'"
         )
-    return [{"arm": arm} if isinstance(arm, str) else arm for arm in arms]
+    return [{"arm": arm} if isinstance(arm, str) else arm for arm in arms or ["ticket"]]
 
 
 def _fan(raw: Any, kind: type, path: str) -> Iterator[tuple[Any, dict[str, Any]]]:

@@ -11,7 +11,7 @@ from typing import Any
 from tombola.engine.forecast import Forecast, Guesses, epoch_steps, work_of
 from tombola.engine.local import dataset
 from tombola.engine.progress import Progress, Seen, seen
-from tombola.engine.store import Store
+from tombola.engine.store import Store, missing
 from tombola.pruning.rewind import step_of
 from tombola.study.plan import Plan, curve_of, names_of, training_of
 from tombola.study.stages import Stage
@@ -31,6 +31,7 @@ class Follower:
         self._work = {key: work_of(stage, dataset) for key, stage in self._stages.items()}
         several = [column for column in ("model", "data") if len({row.labels[column] for row in plan.rows}) > 1]
         self._tickets = [(curve_of(row, several), row.stage.key) for row in plan.rows]
+        self._again = {stage.key for stage in missing(plan, store) if store.done(stage.key)}  # for their removed tickets
         self._done: set[str] = set()
         self._finished: list[Finished] = []
         self._forecast: Forecast | None = None
@@ -78,6 +79,7 @@ class Follower:
         """Return the forecast without the stages that ended since the last look; a new one for another device."""
         found = {path.name for path in self._store.root.glob("*")}  # one look at the disk rather than one for each stage
         ended = [key for key in found & self._stages.keys() - self._done if self._store.done(key)]
+        ended = [key for key in ended if key not in self._again or self._store.has_ticket(key)]
         ended.sort(key=self._store.finished, reverse=True)
         if self._forecast is None or (where is not None and where != self._where):
             self._where, self._forecast = where, Forecast(self._plan, self._store, dataset, where)

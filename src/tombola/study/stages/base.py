@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,8 @@ from torch import nn
 
 from tombola import models, plugins, streams
 from tombola.data import DATA, Dataset
+from tombola.posterior.batch_norm import has_batch_norm, measuring_layers
+from tombola.posterior.cancelled import cancelled_biases
 from tombola.posterior.state import State
 from tombola.pruning.ticket import Ticket
 from tombola.settings import DataSettings, ModelSettings
@@ -29,6 +32,8 @@ class RunContext:
     on_step: Callable[[int, int], None] | None = None
     on_epoch: Callable[[dict[str, float]], None] | None = None
     on_state: Callable[[int, State], None] | None = None
+    brief: bool = False
+    """True leaves out what records do not have: held-out metrics at each epoch's end, statistics for predictions."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,20 @@ def _hash(value: Any) -> str:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """Batch norm of a net."""
+
+    exists: bool
+    measures: bool
+    """True with running statistics: mean and weight samples of a Bayesian network then have their own."""
+    cancelled: tuple[str, ...]
+    """Biases that it takes out, as of `cancelled_biases`."""
+
+
+_NORMS: dict[str, Norm] = {}  # by net: its module is built once a process
+
+
+@dataclass(frozen=True)
 class Net:
     """A model as built for a data set's shapes."""
 
@@ -96,6 +115,36 @@ class Net:
     def identity(self) -> str:
         """Return the settings and shapes as text, which streams and keys use as the net's name."""
         return json.dumps([self.settings.name, self.settings.args, self.input_shape, self.outputs], sort_keys=True)
+
+    @property
+    def norm(self) -> "Norm":
+        """Return what batch norm means for the net."""
+        plugins.resolve(self.settings.name, models.MODELS, "model")  # with an error that says what it is
+        kind = json.dumps(self.describe())
+        if kind not in _NORMS:
+            _NORMS[kind] = self._norm()
+        return _NORMS[kind]
+
+    def _norm(self) -> "Norm":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # shown when a stage builds the net
+            module = self.build("skeleton")
+        if not has_batch_norm(module):
+            return Norm(False, False, ())
+        try:
+            found = cancelled_biases(module, torch.zeros(2, *self.input_shape))
+        except Exception as error:
+            warnings.warn(
+                f"model {self.settings.name!r} does not run on zeros ({error}); biases before its batch norms stay random",
+                stacklevel=2,
+            )
+            found = frozenset()
+        return Norm(True, bool(measuring_layers(module)), tuple(sorted(found)))
+
+    @cached_property
+    def fits_first_layer(self) -> bool:
+        """Return whether its start depends on training data."""
+        return isinstance(self.build("check"), models.FitsFirstLayer)
 
     def describe(self) -> dict[str, Any]:
         source = plugins.source_digest(self.settings.name, models.MODELS)

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from tombola.data.placement import fits
 from tombola.inference import is_deterministic
+from tombola.posterior.batch_norm import EXAMPLES
 from tombola.pruning.ticket import Ticket
 from tombola.settings import EvaluateSettings, TrainSettings
 from tombola.settings.keys import canonical
@@ -27,6 +29,11 @@ class Measurement(Stage):
         """Return whether the tickets have weights to draw."""
         return not is_deterministic(self.train.method)
 
+    @property
+    def one_measure(self) -> float:
+        """Return the cost of batch-norm statistics, one forward pass over `EXAMPLES`, in training steps."""
+        return EXAMPLES / (3 * self.train.batch_size * (self.train.samples if self.is_random else 1))
+
     def work(self, one_pass: float) -> float:
         """Return its cost in training steps. one_pass: that of a forward pass over the held-out examples."""
         raise NotImplementedError
@@ -39,7 +46,10 @@ class Evaluate(Measurement):
     kind: ClassVar[str] = "evaluate"
 
     def work(self, one_pass: float) -> float:
-        return (self.settings.samples if self.is_random else 1) * self.settings.repeats * one_pass
+        if not self.is_random:
+            return self.settings.repeats * one_pass
+        own = self.settings.batch_norm == "samples" and self.net.norm.measures
+        return self.settings.samples * self.settings.repeats * (one_pass + own * self.one_measure)
 
     def describe(self) -> dict[str, Any]:
         return self.net.describe() | self.source.describe() | canonical(self.settings) | {"seed": self.seed}
@@ -48,8 +58,10 @@ class Evaluate(Measurement):
         (ticket,) = tickets
         data = context.data(self.source.settings)
         module = self.net.build("skeleton").to(context.device)
-        stream, examples = (self.seed, self.key), data.held_out(self.settings.split)
-        return Outcome(
-            None,
-            evaluate_ticket(module, ticket, examples, self.settings, self.train, stream, context.device, data.prepare),
+        placed = data.on(context.device) if fits(data, context.device) else data  # S samples read the examples S times
+        examples = placed.held_out(self.settings.split)[0], data.held_out(self.settings.split)[1]
+        stream, training = (self.seed, self.key), data.train[0]
+        measured = evaluate_ticket(
+            module, ticket, examples, training, self.settings, self.train, stream, context.device, data.prepare
         )
+        return Outcome(None, measured)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from tombola import plugins, streams
 from tombola.pruning.iterate import prune_ticket, shuffled, transplanted
 from tombola.pruning.scores import SCORES
@@ -33,6 +35,10 @@ class Prune(Stage):
         info = {k: v for k, v in trained.info.items() if k != "history"}
         info |= {"level": trained.info["level"] + 1, "score": self.settings.score, "stage": self.key}
         return Outcome(replace(ticket, info=info))
+
+    def of_mask(self, mask: Tensor, info: dict[str, Any], start: Ticket) -> Outcome:
+        """Return its outcome from its mask and its ticket's info, which were kept, and its second parent."""
+        return Outcome(replace(with_mask(start, mask, start.end), info=info))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

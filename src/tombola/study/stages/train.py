@@ -2,22 +2,26 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from tombola import plugins, streams
 from tombola.data import training_batches
-from tombola.data.batches import TensorBatches
-from tombola.inference import METHODS, OBJECTIVES, method_of
+from tombola.data.batches import Batches, TensorBatches
+from tombola.inference import METHODS, OBJECTIVES, is_deterministic, method_of
 from tombola.inference.estimators import ESTIMATORS
+from tombola.posterior.predictive import statistics_of
 from tombola.posterior.state import State
 from tombola.pruning.rewind import step_of
 from tombola.pruning.ticket import Ticket
 from tombola.settings import TrainSettings
 from tombola.settings.keys import canonical
 from tombola.training.flops import flops_per_example
-from tombola.training.loop import Trained, train
+from tombola.training.loop import Trained, train_side_by_side
 from tombola.training.optim import SCHEDULES
+from tombola.training.reference import reference_of
+from tombola.training.work import Training
 
 from .base import Net, Outcome, RunContext, Source, Stage
 
@@ -30,7 +34,7 @@ class Train(Stage):
     """Training of its parent's rewind state under its mask, from `start` of the schedule to `stop`."""
 
     kind: ClassVar[str] = "train"
-    version: ClassVar[int] = 2  # since pruned weights are no longer drawn
+    version: ClassVar[int] = 3  # since the noise of convolutions falls in channels-last order
     net: Net
     source: Source
     settings: TrainSettings
@@ -50,7 +54,7 @@ class Train(Stage):
 
     def describe(self) -> dict[str, Any]:
         own = self.net.describe() | self.source.describe() | canonical(self.settings) | {"seed": self.seed}
-        augmentation = {name: v for name in ("flip", "crop") if (v := getattr(self.source.settings, name))}
+        augmentation = {name: v for name in ("flip", "crop", "alternate_flip") if (v := getattr(self.source.settings, name))}
         own |= augmentation
         for what, name, known in (
             ("method", self.settings.method, METHODS),
@@ -60,29 +64,40 @@ class Train(Stage):
         ):
             source = plugins.source_digest(name, known)
             own |= {f"{what}_source": source} if source else {}
+        own |= {"batch_norm": "samples"} if self._has_own_statistics else {}
         split = "" if self.split == "test" else self.split
         later = {"start": self.start, "stop": self.stop, "split": split, "replica": self.replica}
         return own | {name: v for name, v in later.items() if v}
 
+    @property
+    def _has_own_statistics(self) -> bool:
+        return self.net.norm.measures and not is_deterministic(self.settings.method)
+
     def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
-        (parent,) = tickets
+        (outcome,) = train_stages([self], tickets, [context])
+        return outcome
+
+    def of(self, parent: Ticket, context: RunContext) -> Training:
+        """Return the arguments of its training."""
         data, batches = context.data(self.source.settings), self.batches(context)
-        trained = train(
-            self.net.build("skeleton").to(context.device),
-            self.start_state(parent).to(context.device),
-            batches,
-            self.settings,
+        return Training(
+            module=self.net.build("skeleton").to(context.device),
+            state=self.start_state(parent).to(context.device),
+            batches=batches,
+            settings=self.settings,
             stream=self.stream,
-            start=step_of(self.start, batches.steps) or 0,
-            stop=step_of(self.stop, batches.steps),
-            validation=data.held_out(self.split),
+            validation=data.held_out(self.split) if not context.brief else None,
             prepare=data.prepare,
-            checkpoint=context.checkpoint,
-            on_step=context.on_step,
             on_epoch=context.on_epoch,
             on_state=context.on_state,
         )
-        return self.outcome(parent, trained, batches, context)
+
+    @property
+    def pace(self) -> tuple[Any, ...]:
+        """Return that in which trainings must agree to go side by side: the number of their steps, and its parts."""
+        own = self.settings
+        data = self.source.fingerprint
+        return data, own.epochs, own.batch_size, own.cuda_graphs, self.start, self.stop
 
     def batches(self, context: RunContext) -> TensorBatches:
         data = context.data(self.source.settings)
@@ -97,7 +112,7 @@ class Train(Stage):
         """Return the stream of its noise, equal for a shorter run and for another held-out split."""
         return self.seed, replace(self, stop="", split="test").key
 
-    def outcome(self, parent: Ticket, trained: Trained, batches: TensorBatches, context: RunContext) -> Outcome:
+    def outcome(self, parent: Ticket, trained: Trained, batches: Batches, context: RunContext) -> Outcome:
         info = parent.info | {
             "data": self.source.info(),
             "history": trained.history,
@@ -106,6 +121,9 @@ class Train(Stage):
         }
         info["settings"] = parent.info.get("settings", {}) | {"train": canonical(self.settings)}
         ticket = replace(parent, rewind=self.start_state(parent), trained=trained.state.to("cpu"), info=info)
+        if self._has_own_statistics and not context.brief:
+            module = self.net.build("skeleton").to(context.device)
+            ticket = replace(ticket, statistics=statistics_of(module, trained.state, reference_of(batches)))
         total = self.settings.epochs * batches.steps
         stop, start = step_of(self.stop, batches.steps), step_of(self.start, batches.steps) or 0
         steps = (total if stop is None else min(stop, total)) - start
@@ -134,3 +152,20 @@ class Train(Stage):
             except Exception:  # no reason to lose the training, which has succeeded
                 _FLOPS[kind] = math.nan
         return _FLOPS[kind]
+
+
+def train_stages(stages: Sequence[Train], parents: Sequence[Ticket], contexts: Sequence[RunContext]) -> list[Outcome]:
+    """Run trainings of one pace side by side, each from its parent's ticket. A checkpoint and steps are the first one's."""
+    trainings = [stage.of(parent, where) for stage, parent, where in zip(stages, parents, contexts, strict=True)]
+    first, steps, context = stages[0], trainings[0].batches.steps, contexts[0]
+    found = train_side_by_side(
+        trainings,
+        start=step_of(first.start, steps) or 0,
+        stop=step_of(first.stop, steps),
+        checkpoint=context.checkpoint,
+        on_step=context.on_step,
+    )
+    return [
+        stage.outcome(parent, trained, training.batches, context)
+        for stage, parent, trained, training, context in zip(stages, parents, found, trainings, contexts, strict=True)
+    ]

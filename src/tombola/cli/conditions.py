@@ -1,0 +1,68 @@
+"""Conditions of a command's runs: device, processes, threads, time, engine."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.text import Text
+
+from tombola.engine import Engine
+from tombola.engine.beside import SideBySide
+from tombola.engine.budget import Budget
+from tombola.engine.folder import StudyFolder
+from tombola.engine.local import LocalEngine
+from tombola.engine.progress import Watcher
+
+_WORTH_SHARING = 15.0  # seconds of a run that several processes shorten: each takes a few to start
+
+
+def local_engine(folder: StudyFolder, under: "Conditions", watcher: Watcher, budget: Budget) -> Engine:
+    """Return the engine that runs a study's stages in this process."""
+    seconds = folder.variants[0].study.checkpoint_seconds
+    beside = SideBySide(under.concurrent)
+    return LocalEngine(folder.store, under.device, watcher, seconds, needs=budget.of, ends=under.ends, beside=beside)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """The conditions of a command's runs, the same for all of its studies."""
+
+    console: Console
+    device: torch.device
+    jobs: int | None = 1
+    """Processes; None: as many as `jobs_for` gives."""
+    threads: int = 1
+    """Threads of torch where the study names none; the processes share them."""
+    ends: float = math.inf
+    """Time, as `time.time` has it, after which the run stops as soon as nothing is lost."""
+    concurrent: int | None = None
+    """Trainings with CUDA graphs that go side by side on a GPU; None: found by timing the first ones."""
+    engine: Callable[[StudyFolder, "Conditions", Watcher, Budget], Engine] = local_engine
+    """Factory of the engine of a run in one process."""
+
+    def say(self, sentence: str, style: str = "", failure: bool = False) -> None:
+        """Print a sentence; in a quiet run a failure alone, on stderr."""
+        console = Console(stderr=True) if failure and self.console.quiet else self.console
+        console.print(Text(sentence, style=style), soft_wrap=True)
+
+    def jobs_for(self, folder: StudyFolder, seconds: float | None) -> int:
+        """Return the number of processes of a study that one would run in `seconds`.
+
+        By default as many as the threads allow that the study pins, so that its records do not depend on it, and as it has
+        chains; one for a short run, on a GPU, and for another engine than the local one.
+        """
+        pinned = folder.variants[0].study.threads
+        if self.jobs is not None:
+            return self.jobs
+        if not pinned or (seconds or 0) < _WORTH_SHARING or self.device.type != "cpu" or self.engine is not local_engine:
+            return 1
+        chains = {tuple(row.labels[name] for name in ("curve", "variant", "seed")) for row in folder.plan.rows}
+        return max(1, min(self.threads // pinned, len(chains)))
+
+    def set_threads(self, folder: StudyFolder) -> None:
+        """Set the threads of the study; for each study, since several run in one process."""
+        wanted = folder.variants[0].study.threads or max(1, self.threads // (self.jobs or 1))
+        if wanted != torch.get_num_threads():
+            torch.set_num_threads(wanted)

@@ -1,0 +1,142 @@
+"""The command evaluate: the metrics of a trained ticket, of a file or of a store."""
+
+import json
+import re
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from tombola import models, plugins
+from tombola.data import load_data
+from tombola.data.dataset import Dataset
+from tombola.engine.local import choose_device
+from tombola.engine.store import Store
+from tombola.errors import TombolaError
+from tombola.pruning.ticket import Ticket, load
+from tombola.settings import EvaluateSettings, TrainSettings
+from tombola.settings.keys import restored
+from tombola.study.parse import parse
+from tombola.training.evaluate import evaluate_ticket
+
+from .commands import print_json
+
+_PREFIX = re.compile(r"[0-9a-f]{4,24}")
+
+
+def evaluate(
+    name: str,
+    measure: EvaluateSettings,
+    *,
+    seed: int,
+    device: str,
+    store: Path,
+    model: str | None,
+    data: str | None,
+    as_json: bool,
+) -> int:
+    """Print the metrics of a ticket.
+
+    name: its file, or the key of its stage in the store, or the beginning of one. model, data: in place of the ones that the
+    ticket names, as YAML. Raises TombolaError for a damaged or untrained ticket, and for lack of its model or data.
+    """
+    path = ticket_path(name, store)
+    ticket = load(path)
+    _ = ticket.posterior  # raises where there is no trained state
+    given = _named(model, "--model") if model else None
+    named = given or ticket.info.get("model")
+    module = None if given or not named else _built(named, ticket)  # before its data, which may take long to load
+    found = _data_of(ticket, path, data)
+    if not named:
+        raise TombolaError(
+            f"{path} does not name its model (it was saved from Python); give --model, a name or module:function"
+        )
+    if module is None:
+        with plugins.imports(allowed=True):  # the caller has typed it
+            module = _built(named | {"input_shape": found.input_shape, "outputs": found.outputs}, ticket)
+    chosen, words = choose_device(device), ("evaluate", seed)
+    examples = found.held_out(measure.split)
+    module, inputs = module.to(chosen), found.train[0]
+    row = evaluate_ticket(module, ticket, examples, inputs, measure, _train(ticket), words, chosen, found.prepare)
+    if as_json:
+        row["layer_density"] = json.loads(row["layer_density"])
+        print_json({"ticket": str(path), "model": named["name"], "data": found.name, "split": measure.split, **row})
+        return 0
+    what = f"the {measure.split} split of {found.name} ({row['examples']} examples)"
+    table = Table(title=f"{path.name}: {named['name']} on {what}")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for metric, value in row.items():
+        if isinstance(value, int | float):
+            table.add_row(metric, f"{value:.6g}")
+    Console().print(table)
+    return 0
+
+
+def ticket_path(name: str, root: Path) -> Path:
+    """Return the path of a ticket: of a file, or of the stage whose key begins so; of an evaluation, what it measured.
+
+    Raises TombolaError unless exactly one stage has such a key, and where its ticket is gone.
+    """
+    if Path(name).is_file() or not _PREFIX.fullmatch(name):
+        return Path(name)
+    store, keys = Store(root), sorted(path.parent.name for path in root.glob(f"{name}*/record.json"))
+    if not keys:
+        raise TombolaError(
+            f"there is no file {name}, and no stage of {root} whose key begins so; give the folder by --store"
+        )
+    if len(keys) > 1:
+        raise TombolaError(
+            f"{len(keys)} stages of {root} have keys that begin with {name} ({keys[0]}, {keys[1]}); give more"
+        )
+    record = store.record(keys[0])
+    key, kind = (record["parents"][0], "train") if record["kind"] == "evaluate" else (keys[0], record["kind"])
+    if store.has_ticket(key):
+        return store.ticket_path(key)
+    if kind in ("train", "prune"):
+        raise TombolaError(f"the ticket of stage {key} was removed from {root} by `tombola clean`; only its record is left")
+    raise TombolaError(f"stage {key} of {root} has no ticket, it is of kind {kind!r}; give the key of a training")
+
+
+def _built(about: dict[str, Any], ticket: Ticket) -> nn.Module:
+    """Return the model. Raises TombolaError if it is not the ticket's."""
+    module = models.build(about["name"], about["args"], about["input_shape"], about["outputs"], ("skeleton",))
+    ticket.layout.check(module)
+    return module
+
+
+def _data_of(ticket: Ticket, path: Path, given: str | None) -> Dataset:
+    """Return the data set to measure on. Raises TombolaError if it is unknown, or has changed since the training."""
+    about = _named(given, "--data") if given else ticket.info.get("data")
+    if not about:
+        raise TombolaError(
+            f"{path} does not name its data (it was saved from Python); give --data, a name or module:function"
+        )
+    with plugins.imports(allowed=True) if given else nullcontext():  # the caller has typed it
+        found = load_data(about["name"], about["args"])
+    if about.get("fingerprint", found.fingerprint) != found.fingerprint:
+        raise TombolaError(
+            f"data {found.name!r} has fingerprint {found.fingerprint}, the ticket was trained on {about['fingerprint']}: "
+            "the data has changed since"
+        )
+    return found
+
+
+def _named(text: str, option: str) -> dict[str, Any]:
+    """Return name and args that an option gives as YAML: a name, or a mapping of both."""
+    raw = parse(text, option)
+    given = {"name": raw} if isinstance(raw, str) else raw
+    fits = isinstance(given, dict) and "name" in given and given.keys() <= {"name", "args"}
+    if not fits or not isinstance(given["name"], str) or not isinstance(given.setdefault("args", {}), dict):
+        raise TombolaError(f"{option} is {text!r}; give a name, or '{{name: NAME, args: {{...}}}}' as in a study")
+    return given
+
+
+def _train(ticket: Ticket) -> TrainSettings:
+    """Return the settings of the ticket's training; one of a loop of the caller's own names none."""
+    if "train" in ticket.info.get("settings", {}):
+        return restored(TrainSettings, ticket.info["settings"]["train"])
+    return TrainSettings(likelihood="gaussian" if "log_noise" in ticket.end.likelihood else "categorical")

@@ -1,0 +1,38 @@
+"""The command claims, which needs no torch."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from tombola.claims import judge
+from tombola.claims.paper import CLAIMS
+from tombola.claims.table import as_json, frame, printed
+from tombola.errors import TombolaError
+from tombola.metrics import records
+
+
+def judge_claims(paths: list[Path], csv: Path | None, json: Path | None) -> int:
+    """Print the claims' verdicts. Raises TombolaError for a folder without records, and where a file cannot be written."""
+    rows = judge(records.read(paths), CLAIMS)
+    if "-" not in (str(csv), str(json)):
+        Console().print(printed(rows))
+    for out, text in ((csv, lambda: frame(rows).to_csv(index=False)), (json, lambda: as_json(rows))):
+        if out is not None:
+            _write(out, text())
+    return 0
+
+
+def _write(out: Path, text: str) -> None:
+    """Write a text aside and rename it to `out`; in place where `out` is no plain file; "-" prints it."""
+    from tombola.files import written_aside  # here, for it brings torch
+
+    try:
+        if str(out) == "-":
+            print(text.rstrip("\n"))
+        elif out.is_symlink() or (out.exists() and not out.is_file()):  # such as /dev/stdout, which must not be replaced
+            out.write_text(text)
+        else:
+            with written_aside(out) as aside:
+                aside.write_text(text)
+    except OSError as error:
+        raise TombolaError(f"cannot write {out}: {error.strerror}; choose another file") from None
