@@ -17,7 +17,7 @@ import torch
 from benchmarks.quietly import parser, records_of, write
 from benchmarks.record import Row
 from tombola.claims.contrasts import Contrast
-from tombola.claims.verdict import CONTRADICTED, INCONCLUSIVE, SUPPORTED, matching, outcome
+from tombola.claims.verdict import CONTRADICTED, INCONCLUSIVE, NO_VERDICT, SUPPORTED, matching, outcome
 from tombola.study.spec import read
 
 QUESTIONS = {
@@ -30,13 +30,13 @@ QUESTIONS = {
 
 MARGINS = {"accuracy": 0.005, "nll": 0.02}
 UNITS = {"accuracy": (100, "points"), "nll": (1, "nats")}
-WORDS = {SUPPORTED: "equivalent", CONTRADICTED: "different", INCONCLUSIVE: "inconclusive"}
+WORDS = {SUPPORTED: "equivalent", CONTRADICTED: "different", INCONCLUSIVE: "inconclusive", NO_VERDICT: NO_VERDICT}
 """By the verdict on "the mean difference is within the margin of 0"."""
 
 
 def equivalence(differences: Sequence[float], margin: float) -> Row:
     """Return the mean, its 90% interval and the verdict by two one-sided paired t tests at 5% each (Schuirmann 1987)."""
-    found = outcome(matching(Contrast("", pd.Series(differences, dtype=float), "", ()), margin))
+    found = outcome(matching(Contrast("", dict(enumerate(differences)), "", ()), margin))
     return {"n": found.n, "mean": found.mean, "low": found.low, "high": found.high, "verdict": WORDS[found.verdict]}
 
 

@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.paper.page import DOCS, RESULTS, page
+from benchmarks.paper.page import DOCS, FOLDERS, page
 from benchmarks.paper.studies import run
 from tombola.study.recipes import cifar10
 
@@ -17,10 +17,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     if sys.argv[1:2] == ["page"]:
         parser.add_argument("page")
-        parser.add_argument("--results", type=Path, default=RESULTS, help="folder of records (results/paper-cpu)")
+        for size, folder in FOLDERS.items():
+            parser.add_argument(f"--{size}", type=Path, default=folder, help=f"folder of records of the size {size}")
         parser.add_argument("--figures", type=Path, nargs="?", const=DOCS / "paper", help="write figures here (docs/paper)")
         args = parser.parse_args()
-        print(page(args.results, args.figures), end="")
+        print(page({size: getattr(args, size) for size in FOLDERS}, args.figures), end="")
         return 0
     parser.add_argument("--path", required=True, help="CIFAR-10: files on this machine, or its name on the hub")
     parser.add_argument("--size", choices=cifar10()["sizes"], default="cpu", help="which recipe (cpu)")

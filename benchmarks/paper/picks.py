@@ -1,23 +1,46 @@
-"""Curves of the paper's records, by the names that they have on the page."""
+"""The records of one size, and curves of them by the names that they have on the page."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from tombola.claims import curves as c
-from tombola.claims.curves import Curve, Grid, Missing, control, grid, rewound
+from tombola.claims.curves import Curve, Grid, Missing, Rows, control, rewound
 from tombola.claims.nets import family_of
+
+CLASSES = 10
+"""Number of classes of CIFAR-10, for records that were written before they had the column."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """All records. A model's home is the settings that most of its rows of unchanged arms have."""
+    """All records of one size, the numbers of analyses, and what was run on which machine.
+
+    A model's home is the settings that most of its rows of unchanged arms have.
+    """
 
     records: pd.DataFrame
+    analyses: pd.DataFrame = field(default_factory=pd.DataFrame)
+    run: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, folder: Path) -> "Pool | None":
+        """Read a folder with records.parquet (or records.json), views.parquet and record.json; None without records."""
+        tables = [_table(folder / name) for name in ("records", "views")]
+        if tables[0] is None:
+            return None
+        records = tables[0] if "classes" in tables[0] else tables[0].assign(classes=CLASSES)
+        run = folder / "record.json"
+        return cls(
+            records,
+            pd.DataFrame() if tables[1] is None else tables[1],
+            json.loads(run.read_text()) if run.is_file() else {},
+        )
 
     @cached_property
     def models(self) -> list[str]:
@@ -37,6 +60,13 @@ class Pool:
         return str(self.records.loc[plain, "settings"].mode().iloc[0])
 
 
+def _table(path: Path) -> pd.DataFrame | None:
+    if path.with_suffix(".parquet").is_file():
+        return pd.read_parquet(path.with_suffix(".parquet"))
+    text = path.with_suffix(".json")
+    return pd.DataFrame(json.loads(text.read_text())) if text.is_file() else None
+
+
 @dataclass(frozen=True)
 class Pick:
     """A curve by the name that it has on the page; `changes` and `settings` as `Pool.rows` takes them."""
@@ -53,7 +83,7 @@ class Pick:
 
     def grid(self, pool: Pool, model: str, column: str) -> Grid:
         """Return its values. Raises Missing without any."""
-        found = grid(self.curve, self.of(pool, model), column)
+        found = Rows(self.of(pool, model)).grid(self.curve, column)
         if found is None:
             raise Missing(self.words)
         return replace(found, words=self.words)

@@ -10,15 +10,18 @@ import pandas as pd
 import pytest
 import yaml
 from benchmarks.paper.comparisons import told
-from benchmarks.paper.page import NOTES, RESULTS, page
+from benchmarks.paper.page import FOLDERS, NOTES, page
 from benchmarks.paper.picks import Pool
 
 from support.claim_records import rows_of
+from tombola.claims import Claim, Row
 from tombola.claims.contrasts import POINTS, Contrast
 from tombola.claims.curves import DETERMINISTIC, MU, SNR, control
+from tombola.claims.judge import adjusted
 from tombola.claims.paper import CLAIMS
-from tombola.report.figures import styles
+from tombola.claims.verdict import Joint, above, outcome
 from tombola.report.images import SETTINGS
+from tombola.report.looks import styles
 from tombola.report.overview import overview
 from tombola.report.panels import ordered_curves, panels
 
@@ -37,7 +40,7 @@ def two_nets() -> pd.DataFrame:
         ],
         ignore_index=True,
     )
-    return found.assign(mace_null=0.04, mace_null_low=0.02, mace_null_high=0.06, examples=1000)
+    return found.assign(mace_null=0.04, mace_null_low=0.02, mace_null_high=0.06, examples=1000, study="paper-scores")
 
 
 def side_by_side(records):
@@ -78,17 +81,29 @@ def test_sizes_of_a_family_share_a_plot():
     assert set(numbers["curve"]) == {f"resnet20, {SNR.words}", f"resnet110, {SNR.words}"}
 
 
+def compared(*values):
+    """Return a row that compares two curves, of these differences by seed."""
+    joint = Joint([outcome(above(Contrast("", dict(enumerate(values)), POINTS, ())))])
+    return Row(claim=Claim("", "", lambda net: [], study=""), case="", net="", joint=joint)
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ([3.0, 3.2, 2.8], "above: +3.00 [+2.66, +3.34] points (n = 3)"),
-        ([-3.0, -3.2, -2.8], "below: \N{MINUS SIGN}3.00 [\N{MINUS SIGN}3.34, \N{MINUS SIGN}2.66] points (n = 3)"),
-        ([1.0, -1.2, 0.4], "not to be told apart: +0.07 [\N{MINUS SIGN}1.85, +1.98] points (n = 3)"),
-        ([1.0], "+1.00 points (one seed: no interval)"),
+        ([3.0, 3.2, 2.8], "above"),
+        ([-3.0, -3.2, -2.8], "below"),
+        ([1.0, -1.2, 0.4], "not to be told apart"),
+        ([1.0, 2.0], "2 seeds: no verdict below 3"),
     ],
 )
-def test_the_sentence_follows_from_the_interval(values, words):
-    assert told(Contrast("", pd.Series(values), POINTS, ())) == words
+def test_the_word_follows_from_the_interval(values, words):
+    (row,) = adjusted([compared(*values)])
+    assert told(row) == words
+
+
+def test_of_many_comparisons_one_that_is_sure_by_itself_is_not_called_so():
+    one, *_ = adjusted([compared(1.0, 1.8, 1.1), *(compared(1.0, -1.2, 0.4) for _ in range(9))])
+    assert told(one) == "not to be told apart (alone: above)"
 
 
 def test_rows_at_home_are_those_of_the_common_settings_and_unchanged_arms():
@@ -113,20 +128,50 @@ def record() -> dict:
     }
 
 
-def test_the_page_has_every_claim_and_its_figures(tmp_path):
-    (tmp_path / "record.json").write_text(json.dumps(record()))
-    two_nets().to_parquet(tmp_path / "records.parquet")
-    text = page(tmp_path, tmp_path / "figures")
+@pytest.fixture
+def written(tmp_path):
+    """A folder of records of the size cpu."""
+    folder = tmp_path / "cpu"
+    folder.mkdir()
+    (folder / "record.json").write_text(json.dumps(record()))
+    two_nets().to_parquet(folder / "records.parquet")
+    return folder
+
+
+def test_the_page_has_every_claim_and_its_figures(written, tmp_path):
+    text = page({"cpu": written, "gpu": tmp_path / "gpu"}, tmp_path / "figures")
     for name in CLAIMS:
         assert f"**{name}" in text
     assert "| all | 6 | **2.0 min** |  |" in text
-    assert "**Deterministic tickets, against re-init of deterministic tickets** (accuracy, at 1.15% left)" in text
-    assert re.search(r"resnet20 above: \+[23]\.\d+ \[", text)
+    assert "- **gpu**: not run yet." in text
+    (line,) = re.findall(r"^\| \*\*1a\*\* .* not worse .*not run yet.*$", text, re.MULTILINE)
+    assert [cell.strip() for cell in line.split("|")[2:8]] == [
+        *("✓ supported", "not run yet") * 2,
+        "\N{EN DASH}",
+        "not run yet",
+    ]
+    assert (
+        "| Deterministic tickets minus re-init of deterministic tickets at 1.15% left | accuracy | resnet20 | above |"
+        in text
+    )
     named = set(re.findall(r"\]\(paper/(.+?)\.png\)", text))
-    assert named == {path.stem for path in (tmp_path / "figures").glob("*.png")} >= {"scores", "randomise", "layers"}
+    assert named == {path.stem for path in (tmp_path / "figures").glob("*.png")} == {"cpu-scores"}
     for path in (tmp_path / "figures").glob("*.png"):
         assert path.stat().st_size < 150_000
         assert np.std(matplotlib.image.imread(path)) > 0.05
+
+
+def test_the_sizes_stand_side_by_side_and_records_may_be_json(written, tmp_path):
+    folder = tmp_path / "gpu"
+    folder.mkdir()
+    worse = two_nets()
+    worse.loc[(worse["level"] > 0) & (worse["arm"] == "ticket"), "accuracy"] -= 0.04
+    (folder / "records.json").write_text(worse.to_json(orient="records"))
+    text = page({"cpu": written, "gpu": folder})
+    (line,) = re.findall(r"^\| \*\*1a\*\* .* not worse .*\|$", text, re.MULTILINE)[:1]
+    assert [cell.strip() for cell in line.split("|")[2:6]] == ["✓ supported", "✗ contradicted"] * 2
+    assert "(paper/gpu-scores.png)" in text
+    assert "Size `gpu`: `cifar10`, 1,000 test images, 5 seeds; chance is 10%." in text
 
 
 def test_what_people_wrote_has_no_measured_numbers():
@@ -134,7 +179,13 @@ def test_what_people_wrote_has_no_measured_numbers():
         assert not re.search(r"\d\s*(%|points|percent|nats|min)", text or "")
 
 
+def test_no_paragraph_of_the_page_is_longer_than_60_words():
+    blocks = re.sub(r"<!--.*?-->", "", (DOCS / "paper.md").read_text(), flags=re.DOTALL).split("\n\n")
+    paragraphs = [line for block in blocks if not block.startswith("|") for line in re.split(r"\n\s*- ", block)]
+    assert [text for text in paragraphs if len(text.split()) > 60] == []
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not (RESULTS / "records.parquet").is_file(), reason="results/paper-cpu is not there")
+@pytest.mark.skipif(not (FOLDERS["cpu"] / "records.parquet").is_file(), reason="results/paper-cpu is not there")
 def test_the_committed_page_is_what_the_records_say():
-    assert (DOCS / "paper.md").read_text() == page(RESULTS)
+    assert (DOCS / "paper.md").read_text() == page(FOLDERS)

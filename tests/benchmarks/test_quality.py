@@ -15,7 +15,8 @@ from scipy import stats
         ([-0.010, -0.011, -0.009, -0.010, -0.012], "different"),
         ([0.004, 0.006, 0.005, 0.004, 0.006], "inconclusive"),
         ([0.0, 0.02, -0.02, 0.01, -0.01], "inconclusive"),
-        ([0.0], "inconclusive"),
+        ([0.0], "no verdict"),
+        ([0.0, 0.001], "no verdict"),  # two seeds
     ],
 )
 def test_verdicts(differences, verdict):

@@ -1,6 +1,8 @@
 """Every claim of the paper gets the verdict that records with a known answer deserve."""
 
 import json
+import subprocess
+import sys
 from functools import cache
 
 import pandas as pd
@@ -8,12 +10,23 @@ import pytest
 
 from support.claim_records import SCENARIOS, costs, only, rates, rows_of, study, two_sizes, warm, without_data
 from tombola.claims import Claim, judge
-from tombola.claims.contrasts import Grid, level_near, near
-from tombola.claims.curves import DETERMINISTIC, MU, SNR, SQUARE, TRANSPLANT, Missing, control, rewound, tickets
+from tombola.claims.contrasts import Grid, near
+from tombola.claims.curves import (
+    DETERMINISTIC,
+    MU,
+    SNR,
+    SQUARE,
+    SQUARE_CODED,
+    TRANSPLANT,
+    Missing,
+    control,
+    rewound,
+    tickets,
+)
 from tombola.claims.nets import nets_of
 from tombola.claims.paper import CLAIMS
 from tombola.claims.paper.claims import HALF, HIGH, LAST, MEDIUM
-from tombola.claims.table import as_json, frame, remark, row_keys
+from tombola.claims.table import as_json, frame, headline, remark, row_keys
 from tombola.claims.verdict import above
 from tombola.errors import TombolaError
 from tombola.settings import PruneSettings, TrainSettings
@@ -62,16 +75,31 @@ def test_contradicted_where_it_does_not(name):
     assert {(row.verdict, row.corrected) for row in rows} == {("contradicted", "contradicted")}
 
 
-@pytest.mark.parametrize("name", IDS)
-def test_inconclusive_where_seeds_disagree(name):
+MATCHES = {"1b", "1d", "1h", "1j", "3d", "4a", "4b", "4d", "7b"}
+"""Claims that say "matches": with so wide a swing they have no power."""
+
+
+@pytest.mark.parametrize("name", [name for name in IDS if name not in ("4e", "5a")])
+def test_undecided_where_seeds_disagree(name):
+    assert set(verdicts(where_it_holds(name, WIDE), name)) == {"not testable here" if name in MATCHES else "inconclusive"}
+
+
+@pytest.mark.parametrize("name", ["4e", "5a"])
+def test_seconds_are_undecided_where_seeds_disagree_and_so_are_flops_which_are_counted(name):
     assert set(verdicts(where_it_holds(name, WIDE), name)) == {"inconclusive"}
 
 
-@pytest.mark.parametrize("name", ["1a", "2a", "3a", "4e", "7a"])
-def test_one_seed_gives_no_verdict(name):
-    for row in judge(only(where_it_holds(name), seeds=1), {name: CLAIMS[name]}):
-        assert (row.verdict, row.corrected, row.joint.deciding.n) == ("inconclusive", "inconclusive", 1)
-        assert remark(row) == "one seed: no interval, no verdict"
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("name", ["1a", "2a", "3a", "7a"])
+def test_below_three_seeds_there_is_no_verdict(name, seeds):
+    for row in judge(only(where_it_holds(name), seeds), {name: CLAIMS[name]}):
+        assert (row.verdict, row.corrected, row.joint.deciding.n) == ("no verdict", "no verdict", seeds)
+        assert remark(row).startswith(f"{seeds} seed{'s' if seeds > 1 else ''}: no verdict below 3")
+
+
+def test_flops_are_counted_and_need_no_seeds():
+    seconds, flops = judge(only(where_it_holds("5a"), 1), {"5a": CLAIMS["5a"]})
+    assert (seconds.verdict, flops.verdict, flops.corrected) == ("no verdict", "supported", "supported")
 
 
 @pytest.mark.parametrize("name", IDS)
@@ -108,20 +136,24 @@ def test_what_is_missing_is_named(name, needed):
 def test_a_level_that_no_curve_reaches_is_missing_and_not_replaced_by_another():
     shallow = rows_of(SNR, levels=range(4))  # ends at 26% left
     (row,) = judge(shallow, {"1a": CLAIMS["1a"]})
-    assert row.needs == "needs a level near 10% left (within a factor of 1.5) of snr tickets: tombola run paper/scores"
+    assert row.needs == "needs a level near 10% left (within a factor of 1.2) of snr tickets: tombola run paper/scores"
     assert verdicts(pd.concat([rows_of(SNR), rows_of(MU)]), "1c") == ["no data"]
 
 
 @pytest.mark.parametrize("size", ["full", "gpu", "cpu"])
 @pytest.mark.parametrize("density", [HALF, MEDIUM, HIGH])
-def test_every_size_has_a_level_near_each_density_that_claims_name(size, density):
+def test_every_size_has_levels_near_or_around_each_density_that_claims_name_but_50_percent_of_cpu(size, density):
     prune = unfold({"name": "it", "size": size, "nets": ["resnet20"]})[0].study.prune
     for rounded in (0.997, 1.003):  # masks keep whole weights
-        left = [(1 - prune.fraction) ** level * (rounded if level else 1) for level in range(prune.levels + 1)]
-        table = pd.DataFrame([left])
-        reached = Grid("snr", table, table, pd.Series(left))
-        assert level_near(reached, reached, density) > 0
-        assert left[-1] < LAST
+        left = {level: (1 - prune.fraction) ** level * (rounded if level else 1) for level in range(prune.levels + 1)}
+        values = {(0, level): 0.5 for level in left}
+        reached = Grid("snr", values, dict.fromkeys(values, ""), left)
+        assert left[prune.levels] < LAST
+        if (size, density) == ("cpu", HALF):
+            with pytest.raises(Missing, match="a level near 50% left"):
+                near(reached, reached, density=density)
+        else:
+            assert ("interpolated" in near(reached, reached, density=density).words) == ((size, density) == ("gpu", HALF))
 
 
 def test_a_finished_part_contradicts_though_another_one_has_a_single_seed_yet():
@@ -129,11 +161,11 @@ def test_a_finished_part_contradicts_though_another_one_has_a_single_seed_yet():
     records = pd.concat([records, rows_of(SQUARE, model="vgg11")])
     unfinished = records[(records["level"] < 8) | (records["seed"] == 0)]
     (row,) = judge(unfinished, {"1d": CLAIMS["1d"]})
-    assert (row.verdict, row.corrected, remark(row)) == ("contradicted", "contradicted", "")
-    assert row.joint.deciding.n == 5
+    assert (row.verdict, row.corrected) == ("contradicted", "contradicted")
+    assert (row.joint.deciding.n, row.joint.deciding.reason) == (5, "")
     (row,) = judge(unfinished[unfinished["level"] != 3], {"1d": CLAIMS["1d"]})
-    assert (row.verdict, row.corrected) == ("inconclusive", "inconclusive")
-    assert remark(row) == "one seed: no interval, no verdict"
+    assert (row.verdict, row.corrected) == ("no verdict", "no verdict")
+    assert row.joint.deciding.reason == "1 seed: no verdict below 3"
 
 
 def test_a_claim_of_several_parts_shows_the_one_that_decides():
@@ -148,7 +180,7 @@ def test_a_claim_of_several_parts_shows_the_one_that_decides():
 def test_only_seeds_that_both_curves_have_are_paired():
     records = pd.concat([rows_of(SNR, 2.0, model="vit_tiny", seeds=5), rows_of(DETERMINISTIC, model="vit_tiny", seeds=3)])
     (row,) = judge(records, {"1e": CLAIMS["1e"]})
-    assert list(row.joint.deciding.part.contrast.values.index) == [0, 1, 2]
+    assert list(row.joint.deciding.part.contrast.values) == [0, 1, 2]
     assert len(row_keys(row)) == 3 * 11 * 2
 
 
@@ -156,7 +188,7 @@ def test_a_seed_without_a_finite_value_is_left_out():
     records = study({SNR: 2.0, DETERMINISTIC: 0.0}, model="vit_tiny")
     records.loc[(records["seed"] == 2) & (records["level"] == 3), "accuracy"] = float("nan")
     (row,) = judge(records, {"1e": CLAIMS["1e"]})
-    assert list(row.joint.deciding.part.contrast.values.index) == [0, 1, 3, 4]
+    assert list(row.joint.deciding.part.contrast.values) == [0, 1, 3, 4]
 
 
 def test_the_margin_is_half_a_point_on_cifar_and_one_on_digits():
@@ -215,6 +247,75 @@ def test_a_transplanted_ticket_costs_the_levels_before_it_and_its_own_training()
     assert line["effect"] == pytest.approx((10 * 2 + 7) / (11 * 10), rel=1e-3)  # level 10: levels 0 to 9, then one; 0 to 10
 
 
+# not worse, at chance, and cost
+
+
+def test_a_ticket_that_is_better_than_dense_is_not_worse_and_matches_not():
+    (row,) = judge(study({SNR: 3.0}), {"1a": CLAIMS["1a"]})
+    assert (row.verdict, row.two_sided.verdict) == ("supported", "contradicted")
+    assert "two-sided: ✗ contradicted" in remark(row)
+    assert all(row.two_sided is None for row in judge(where_it_holds("1h"), {"1h": CLAIMS["1h"]}))
+
+
+def test_one_worse_level_on_the_way_to_10_percent_contradicts():
+    (row,) = judge(study({SNR: lambda level: -2.0 if level == 2 else 0.0}), {"1a": CLAIMS["1a"]})
+    assert (row.verdict, len(row.joint.outcomes)) == ("contradicted", 5)
+    assert row.joint.deciding.part.contrast.words == "snr tickets minus dense at 41% left"
+
+
+def at_chance(records, where):
+    """Return the records of ten classes and 1,000 examples, with accuracies around 10% there."""
+    swing = 0.002 * (records["seed"] % 5)
+    return records.assign(classes=10, examples=1000, accuracy=records["accuracy"].where(~where, 0.1 + swing))
+
+
+def test_two_curves_at_chance_have_no_verdict_and_one_is_named():
+    records = study({SNR: 0.0, SQUARE: 0.0, MU: 0.0}, model="vgg11")
+    sparse = records["level"] == 10
+    (row,) = judge(at_chance(records, sparse), {"1d": CLAIMS["1d"]})
+    assert (row.verdict, row.corrected) == ("no verdict", "no verdict")
+    assert row.joint.deciding.reason == "snr tickets and mu tickets are at chance"
+    records = study({SNR: 0.0, SQUARE: 0.0, SQUARE_CODED: 0.0}, model="vit_tiny")
+    square = records["curve"].isin([SQUARE.words, SQUARE_CODED.words]) & (records["level"] > 0)
+    for row in judge(at_chance(records, square), {"1g": CLAIMS["1g"]}):
+        assert row.verdict == "supported"
+        assert "at chance: square" in remark(row)
+        assert row.chance_known
+
+
+def test_a_net_whose_dense_networks_are_at_chance_has_no_verdict_but_on_cost():
+    records = study({SNR: 2.0, DETERMINISTIC: 0.0}, model="vit_tiny")
+    records = at_chance(records, records["level"] == 0)
+    (row,) = judge(records, {"1e": CLAIMS["1e"]})
+    assert (row.verdict, row.joint.deciding.reason) == ("no verdict", "the dense networks are at chance")
+    assert {row.verdict for row in judge(records, {"5a": CLAIMS["5a"]})} <= {"contradicted", "no verdict"}
+    above_it = records.assign(accuracy=records["accuracy"] + 0.03)  # 13%; of 1,000 examples chance reaches 11.9%
+    assert judge(above_it, {"1e": CLAIMS["1e"]})[0].verdict == "supported"
+
+
+def test_cost_takes_no_part_in_the_headline_nor_in_the_correction_of_others():
+    records = study({SNR: 2.0, DETERMINISTIC: 0.0}, model="vit_tiny")
+    alone, *_ = judge(records, {"1e": CLAIMS["1e"]})
+    together = judge(records, {name: CLAIMS[name] for name in ("1e", "5a")})
+    assert together[0].p_supported == alone.p_supported
+    assert headline(together) == (
+        "Of 1 rows, after Holm's correction: 1 supported. 2 more are about cost, which the samples a step decide beforehand."
+    )
+
+
+def test_rows_of_one_seed_and_level_that_differ_are_refused_by_name():
+    records = study({SNR: 0.0, MU: 0.0})
+    other = records.assign(key="other-" + records["key"], accuracy=records["accuracy"] + 0.01)
+    (row,) = judge(pd.concat([records, other]), {"1h": CLAIMS["1h"]})
+    first = records.loc[records["curve"] == MU.words, "key"].iloc[0]
+    assert (row.verdict, row.net) == ("no data", "resnet20")
+    assert row.needs == (
+        f"rows {first} and other-{first} of mu tickets, seed 0, level 0, differ in accuracy: judge their studies apart"
+    )
+    again = pd.concat([records, other.assign(accuracy=records["accuracy"])])  # measured twice, with one result
+    assert verdicts(again, "1h") == ["supported"]
+
+
 # which rows belong together
 
 
@@ -235,7 +336,7 @@ def test_arms_that_change_a_setting_take_no_part_but_in_claims_about_it():
     slow["changes"] = json.dumps({"train.lr": 0.001})
     both = pd.concat([plain, slow])
     (net,) = nets_of(both)
-    assert len(net.rows) == len(plain)
+    assert len(net.rows.frame) == len(plain)
     assert verdicts(both, "7a") == ["supported"]
     assert verdicts(pd.concat([plain, slow.assign(changes='{"train.objective": "log_expected"}')]), "7a") == ["no data"]
 
@@ -277,10 +378,11 @@ def test_the_settings_of_a_row_say_what_makes_it_comparable():
         one = Arm(arm=arm, **more)
         return settings_labels(given, one, given.train, "f00")
 
-    assert json.loads(of()["settings"]) == {"data.fingerprint": "f00"}
+    default = {"data.fingerprint": "f00", "evaluate.batch_norm": "samples"}  # newer than the defaults in keys
+    assert json.loads(of()["settings"]) == default
     same = of(prune={"levels": 3, "score": "mu", "rewind": "learning_rate"}, train={"method": "ivon"})
     assert same["settings"] == of()["settings"]  # they have columns, or change no row that both have
-    assert json.loads(of(train={"lr": 0.1})["settings"]) == {"data.fingerprint": "f00", "train.lr": 0.1}
+    assert json.loads(of(train={"lr": 0.1})["settings"]) == default | {"train.lr": 0.1}
     assert of(score="mu", levels=[1], rewind="init")["changes"] == "{}"
     assert json.loads(of(train={"lr": 0.1})["settings"])["train.lr"] == 0.1
     arm = Arm(train={"lr": 0.1, "epochs": TrainSettings().epochs, "method": "ivon"})
@@ -298,12 +400,14 @@ def test_the_frame_and_the_json_have_the_numbers_of_every_row():
     rows = judge(study({SNR: 0.0, DETERMINISTIC: 0.0}), CLAIMS)
     table = frame(rows)
     assert set(table["claim"]) == set(IDS)
-    assert (table["verdict"].isin(["supported", "contradicted", "inconclusive"]) == (table["n"] > 0)).all()
+    assert ((table["verdict"] != "no data") == (table["n"] > 0)).all()
     assert ((table["needs"] == "") == (table["n"] > 0)).all()
     parsed = json.loads(as_json(rows))
     assert [line["claim"] for line in parsed] == list(table["claim"])
     (first,) = [line for line in parsed if line["claim"] == "1a"]
-    assert (first["says_low"], first["says_high"], first["each"][0]["seeds"]) == (-0.5, 0.5, [0, 1, 2, 3, 4])
+    assert (first["says_low"], first["says_high"], first["each"][0]["seeds"]) == (-0.5, None, [0, 1, 2, 3, 4])
+    assert (first["two_sided"], first["parts"]) == ("supported", 5)
+    assert first["power"] > 0.99
 
 
 def test_records_of_an_earlier_version_are_refused_in_a_sentence():
@@ -329,6 +433,11 @@ def test_a_claim_of_ones_own_is_judged_beside_the_papers():
 # on the command line
 
 
+def test_the_command_needs_no_torch():
+    code = "import sys, tombola.cli.judging; sys.exit('torch' in sys.modules or 'statsmodels' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A folder with records of which some claims hold and some have no data."""
@@ -345,6 +454,8 @@ def test_the_command_prints_verdicts_and_what_is_missing(cli, folder, tmp_path):
     assert "✓ supported" in result.output
     assert "✗ contradicted" in result.output
     assert "n = 5" in result.output
+    assert "rows, after Holm's correction: " in result.output
+    assert "nets at chance are judged like others" in " ".join(result.output.split())  # these records lack `classes`
     assert "3a (Bayesian)  resnet20 needs re-init, layer-wise shuffles" in result.output
     table = pd.read_csv(tmp_path / "claims.csv")
     assert list(table["claim"].unique()) == IDS

@@ -1,6 +1,7 @@
-"""The statistics of claims against hand-computed numbers and statsmodels, and how often they err."""
+"""The statistics of claims against numbers by hand and statsmodels."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,14 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.weightstats import ttost_paired
+from statsmodels.stats.weightstats import DescrStatsW, ttost_paired
 
 from support.claim_records import rows_of
-from tombola.claims.contrasts import POINTS, Contrast, area, below, depth_correlation, every, near
-from tombola.claims.curves import MU, SNR, Grid, Missing, grid
+from tombola.claims.contrasts import POINTS, Contrast, area, below, depth_correlation, every, first_level, near
+from tombola.claims.curves import MU, SNR, Grid, Missing, Rows
 from tombola.claims.verdict import (
     CONTRADICTED,
     INCONCLUSIVE,
+    NO_VERDICT,
     SUPPORTED,
     Joint,
     above,
@@ -27,16 +29,16 @@ from tombola.claims.verdict import (
 )
 
 ROOT = math.sqrt(5)
-SEEDS = st.lists(st.floats(-3, 3), min_size=2, max_size=12).filter(lambda values: np.std(values) > 1e-3)
+SEEDS = st.lists(st.floats(-3, 3), min_size=3, max_size=12).filter(lambda values: np.std(values) > 1e-3)
 
 
 def contrast(*values):
-    return Contrast("a minus b", pd.Series(values, dtype=float), POINTS, ())
+    return Contrast("a minus b", dict(enumerate(values)), POINTS, ())
 
 
 def grid_of(values, density):
-    table = pd.DataFrame(values)
-    return Grid("a", table, table.astype(str), pd.Series(density))
+    table = {(seed, level): value for seed, row in enumerate(values) for level, value in enumerate(row)}
+    return Grid("a", table, {at: str(at) for at in table}, dict(enumerate(density)))
 
 
 def test_an_interval_by_hand():
@@ -52,11 +54,20 @@ def test_an_interval_by_hand():
 
 
 def test_a_p_value_by_hand():
-    """Two seeds have a Cauchy t: P(t > 1) = 1/4; of values 0 and 2, mean 1 and standard error 1."""
-    assert outcome(above(contrast(0, 2))).p_inside == pytest.approx(0.25)
-    assert outcome(above(contrast(0, 2))).p_outside == pytest.approx(0.75)
-    assert outcome(matching(contrast(0, 2), 2.0)).p_inside == pytest.approx(0.25)  # the nearer border counts
-    assert outcome(matching(contrast(0, 2), 1.0)).p_outside == pytest.approx(0.5)
+    """Three seeds: P(t(2) > x) = 1/2 - x / (2 sqrt(2 + x^2)); of 0, 1 and 2, mean 1 and standard error 1/sqrt(3)."""
+    tail = 0.5 - math.sqrt(3) / (2 * math.sqrt(5))
+    assert outcome(above(contrast(0, 1, 2))).p_inside == pytest.approx(tail)
+    assert outcome(above(contrast(0, 1, 2))).p_outside == pytest.approx(1 - tail)
+    assert outcome(matching(contrast(0, 1, 2), 2.0)).p_inside == pytest.approx(tail)  # the nearer border counts
+    assert outcome(matching(contrast(0, 1, 2), 1.0)).p_outside == pytest.approx(0.5)
+
+
+@given(SEEDS, st.floats(-2, 2))
+def test_interval_and_tests_are_those_of_statsmodels(values, border):
+    found, theirs = outcome(above(contrast(*values), border)), DescrStatsW(values)
+    assert (found.low, found.high) == pytest.approx(theirs.tconfint_mean(alpha=0.1))
+    assert found.p_inside == pytest.approx(theirs.ttest_mean(border, "larger")[1], abs=1e-9)
+    assert found.p_outside == pytest.approx(theirs.ttest_mean(border, "smaller")[1], abs=1e-9)
 
 
 @given(SEEDS, st.floats(0.1, 2))
@@ -69,7 +80,7 @@ def test_matching_is_the_paired_tost_of_statsmodels(values, margin):
 
 
 @given(
-    st.lists(st.floats(-3, 3), min_size=2, max_size=8).filter(lambda v: np.std(v) > 1e-3),
+    st.lists(st.floats(-3, 3), min_size=3, max_size=8).filter(lambda v: np.std(v) > 1e-3),
     st.floats(-2, 0),
     st.floats(0.1, 2),
 )
@@ -79,23 +90,50 @@ def test_the_interval_and_the_two_tests_say_the_same(values, low, high):
     assert (found.verdict == CONTRADICTED) == (found.p_outside < 0.05)
 
 
-def test_equal_differences_decide_without_a_variance():
-    assert outcome(matching(contrast(0, 0, 0), 0.5)).verdict == SUPPORTED
-    assert outcome(matching(contrast(1, 1), 0.5)).verdict == CONTRADICTED
-    on_the_border = outcome(above(contrast(0, 0, 0)))
-    assert (on_the_border.verdict, on_the_border.p_inside, on_the_border.p_outside) == (INCONCLUSIVE, 1.0, 1.0)
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ((5.0,), "1 seed: no verdict below 3"),
+        ((5.0, 5.1), "2 seeds: no verdict below 3"),
+        ((0.1 + 0.2, 0.3, 0.3), "all seeds have the same value: no verdict without a variance"),
+    ],
+)
+def test_too_few_seeds_and_no_variance_have_no_verdict(values, reason):
+    found = outcome(above(contrast(*values)))
+    assert (found.verdict, found.reason, found.n) == (NO_VERDICT, reason, len(values))
+    numbers = (found.low, found.high, found.p_inside, found.p_outside, Joint([found]).p_inside, Joint([found]).p_outside)
+    assert all(math.isnan(number) for number in numbers)
+    assert Joint([found]).verdict == NO_VERDICT
 
 
-def test_one_seed_decides_nothing():
-    found = outcome(above(contrast(5.0)))
-    assert (found.n, found.verdict) == (1, INCONCLUSIVE)
-    assert math.isnan(found.low)
-    assert math.isnan(Joint([found]).p_inside)
-    assert math.isnan(Joint([found]).p_outside)
+def test_what_is_counted_decides_without_a_test():
+    counted = replace(contrast(2, 2, 2.1), counted=True)
+    for part, verdict in ((above(counted), SUPPORTED), (under(counted), CONTRADICTED), (above(counted, 2.05), INCONCLUSIVE)):
+        found = outcome(part)
+        assert (found.verdict, found.low, found.high) == (verdict, 2.0, 2.1)
+        assert math.isnan(Joint([found]).p_inside)
+
+
+def test_a_difference_of_two_curves_at_chance_says_nothing():
+    one, both = (replace(contrast(1, 2, 3), at_chance=names) for names in (("a",), ("a", "b")))
+    assert outcome(above(one)).verdict == SUPPORTED
+    found = outcome(above(both))
+    assert (found.verdict, found.reason) == (NO_VERDICT, "a and b are at chance")
+
+
+def test_a_contradiction_counts_though_another_part_has_no_verdict():
+    no, missing, yes = (
+        outcome(above(contrast(-2, -2.1, -1.9))),
+        outcome(above(contrast(2))),
+        outcome(above(contrast(2, 2.1, 1.9))),
+    )
+    assert Joint([missing, no]).verdict == CONTRADICTED
+    assert Joint([missing, yes]).verdict == NO_VERDICT
+    assert Joint([missing, yes]).deciding is missing
 
 
 def test_all_parts_must_hold_and_any_contradicts():
-    yes, no, unknown = (outcome(above(contrast(*v))) for v in ((2, 2.1), (-2, -2.1), (-2, 3)))
+    yes, no, unknown = (outcome(above(contrast(*v))) for v in ((2, 2.1, 1.9), (-2, -2.1, -1.9), (-2, 3, 0)))
     assert Joint([yes, yes]).verdict == SUPPORTED
     assert Joint([yes, unknown]).verdict == INCONCLUSIVE
     assert Joint([yes, unknown, no]).verdict == CONTRADICTED
@@ -125,25 +163,12 @@ def test_holm_is_that_of_statsmodels(n):
     assert holm(p_values.tolist()) == pytest.approx(multipletests(p_values, method="holm")[1])
 
 
-def test_under_no_difference_a_directed_claim_is_supported_in_five_of_a_hundred_studies():
-    rng = np.random.default_rng(3)
-    found = [outcome(above(contrast(*rng.normal(0, 1, 5)))).verdict for _ in range(2000)]
-    assert found.count(SUPPORTED) / 2000 == pytest.approx(0.05, abs=0.015)  # three standard errors
-    assert found.count(CONTRADICTED) / 2000 == pytest.approx(0.05, abs=0.015)
-
-
-def test_at_the_border_of_the_margin_matching_is_supported_in_at_most_five_of_a_hundred_studies():
-    rng = np.random.default_rng(4)
-    found = [outcome(matching(contrast(*rng.normal(0.5, 0.2, 5)), 0.5)).verdict for _ in range(1000)]
-    assert found.count(SUPPORTED) / 1000 == pytest.approx(0.05, abs=0.021)
-
-
 def test_the_area_is_the_mean_over_log_density():
     """Of .9 + .1 log d from d = 1 to d = e^-3 the mean is .9 - .15; trapezoids are exact for straight lines."""
     density = [1.0, math.exp(-0.5), math.exp(-2), math.exp(-3)]
     line = [0.9 + 0.1 * math.log(d) for d in density]
     found = area(grid_of([line, line], density), grid_of([[0.0] * 4] * 2, density))
-    assert list(found.values) == pytest.approx([75.0, 75.0])
+    assert list(found.values.values()) == pytest.approx([75.0, 75.0])
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 0.9), st.floats(0, 1)), min_size=2, max_size=10))
@@ -157,14 +182,28 @@ def test_the_area_is_numpys(points):
 
 
 def test_levels_are_named_by_their_density():
-    a, b = (grid(curve, pd.concat([rows_of(SNR), rows_of(MU)]), "accuracy") for curve in (SNR, MU))
+    rows = Rows(pd.concat([rows_of(SNR), rows_of(MU)]))
+    a, b = (rows.grid(curve, "accuracy") for curve in (SNR, MU))
     assert near(a, b, density=0.1).words.endswith("at 10.7% left")
-    assert near(a, b, density=0.5).words.endswith("at 41% left")  # .41 is nearer in ratio than .64
     assert near(a, b, density=0.012).words.endswith("at 1.15% left")
     assert len(every(a, b, start=2, stop=5)) == 4
+    assert first_level(a, b, 0.5) == 2  # 41%
+    assert first_level(a, b, 0.55) == 1  # 64% is within a factor of 1.2
     assert below(a, b, density=0.02).words.endswith("mean below 2% left (at 1.8%, 1.15%)")
-    with pytest.raises(Missing, match=r"a level near 0.5% left \(within a factor of 1.5\)"):
+    with pytest.raises(Missing, match=r"a level near 0.5% left \(within a factor of 1.2\)"):
         near(a, b, density=0.005)
+
+
+def test_between_two_pruned_levels_a_contrast_is_interpolated_in_log_density():
+    """Of 3 points at 64% and 1 at 39%, the value at the geometric mean of both is 2."""
+    a, b = grid_of([[9.0, 0.03, 0.01]], [1.0, 0.64, 0.39]), grid_of([[0.0, 0.0, 0.0]], [1.0, 0.64, 0.39])
+    found = near(a, b, density=math.sqrt(0.64 * 0.39))
+    assert found.values[0] == pytest.approx(2.0)
+    assert found.words.endswith("left, interpolated between 64% and 39%")
+    sparse, wide = ((grid_of([[9.0, 0.03, 0.01]], density), 0.5) for density in ([1.0, 0.33, 0.1], [1.0, 0.8, 0.35]))
+    for grid, density in (sparse, wide):  # a dense network is no pruned level; 80% and 35% are too far away
+        with pytest.raises(Missing, match="a level near 50% left"):
+            near(grid, grid, density=density)
 
 
 def test_the_mean_below_a_density_is_that_of_its_levels():
@@ -175,6 +214,6 @@ def test_the_mean_below_a_density_is_that_of_its_levels():
 
 def test_depth_correlation_is_minus_one_where_density_falls_with_depth():
     densities = grid_of([['{"a": 0.3, "b": 0.2, "c": 0.1}'], ['{"a": 0.1, "b": 0.3, "c": 0.2}']], [0.012])
-    assert list(depth_correlation(densities, density=0.012).values) == pytest.approx([-1.0, 0.5])
+    assert list(depth_correlation(densities, density=0.012).values.values()) == pytest.approx([-1.0, 0.5])
     with pytest.raises(Missing, match="three or more prunable layers"):
         depth_correlation(grid_of([['{"a": 0.3, "b": 0.2}']], [0.012]), density=0.012)

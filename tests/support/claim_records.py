@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,7 @@ def rows_of(
     settings: dict | None = None,
 ) -> pd.DataFrame:
     """A curve whose metric is .8 plus `add` points; from level 1 on with `swing` points, of alternating sign over seeds."""
-    rng = np.random.default_rng(len(curve.words) * 7919 + seeds)
+    rng = np.random.default_rng(crc32(f"{curve.words} {model} {lr} {warmup}".encode()))
     rows = []
     for level in levels if curve.arm in ("ticket", "deterministic") else levels[1:]:
         for seed in range(seeds):
@@ -84,13 +85,15 @@ def study(curves: dict[Curve, Course], swing: float = 0.0, **given) -> pd.DataFr
 
 
 def costs(seconds: dict[Curve, float], swing: float = 0.0, **given) -> pd.DataFrame:
-    """Each curve's cost of a training, in seconds and as many FLOPs; the swing is on its log."""
+    """Each curve's cost of a training, in seconds and as many FLOPs; the swing is on its log; no two seconds are equal."""
+    rng = np.random.default_rng(0)
     records = study(dict.fromkeys(seconds, 0.0), **given)
     for i, (curve, cost) in enumerate(seconds.items(), start=1):
         here = records["curve"] == curve.words
         factor = np.exp(swing * i / 4 * SWING[records.loc[here, "seed"] % 5])
         for column in ("train_seconds", "train_flops"):
             records.loc[here, column] = cost * factor * (1 + 0.001 * records.loc[here, "seed"])
+    records["train_seconds"] *= np.exp(rng.normal(0, 1e-4, len(records)))
     return records
 
 

@@ -33,6 +33,6 @@ def leave_out_figures(patch: pytest.MonkeyPatch) -> None:
     """Make pages without layout and bytes of pictures, four fifths of a short study. Their numbers are written."""
     from tombola.report import images
 
-    empty = b"<svg></svg>"
+    empty = b'<svg xmlns="http://www.w3.org/2000/svg"><g id="figure_1"/></svg>'
     patch.setattr(images, "_saved", lambda figure, kind: empty)
     patch.setattr(images.Picture, "of", lambda name, drawing: images.Picture(name, drawing, empty))

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from itertools import pairwise
 
-from tombola.metrics.column import left
+from tombola.metrics.column import left, listed
 
 from .curves import Grid, Missing
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-NEAR = 1.5
+NEAR = 1.2
 """A level is near a density if neither is more than this many times the other."""
+AROUND = 1.5
+"""Two levels are around a density if it lies between them, and neither is further than this factor."""
 POINTS, TIMES, RANK = "points", "times", "rank correlation"
 """Units: hundredths of a fraction; logs of a ratio, shown as the ratio; -1 to 1."""
 
@@ -26,14 +25,29 @@ class Contrast:
     """A quantity that a claim measures: `values` by seed in `unit`, its place and curves in `words`, the rows' `keys`."""
 
     words: str
-    values: pd.Series
+    values: Mapping[int, float]
     unit: str
     keys: tuple[str, ...]
+    _: KW_ONLY
+    counted: bool = False
+    """True for numbers that are counted, such as FLOPs: seeds do not vary them, and no test is needed."""
+    at_chance: tuple[str, ...] = ()
+    """The curves that are no more accurate than chance at all the levels; if it is both, the contrast says nothing."""
 
 
 def near(a: Grid, b: Grid, *, density: float) -> Contrast:
-    """Return a - b at the shared level whose density is nearest (in ratio). Raises Missing if none is near."""
-    return at_level(a, b, level_near(a, b, density))
+    """Return a - b at the shared level nearest to the density; else interpolated between two pruned levels around it.
+
+    The interpolation is linear in log density, and its words say so. Raises Missing if no level is near and none around.
+    """
+    try:
+        return at_level(a, b, level_near(a, b, density))
+    except Missing:
+        x = {level: math.log(a.density[level] / density) for level in _levels(a, b) if level}  # pruned levels alone
+        for over, under in pairwise(x):
+            if math.log(AROUND) >= x[over] > 0 > x[under] >= -math.log(AROUND):
+                return _interpolated(a, b, [over, under], x[over] / (x[over] - x[under]), density)
+        raise
 
 
 def every(a: Grid, b: Grid, *, start: int = 1, stop: int | None = None) -> list[Contrast]:
@@ -51,7 +65,7 @@ def below(a: Grid, b: Grid, *, density: float) -> Contrast:
         raise Missing(f"levels with less than {left(density)} left of {_both(a, b)}")
     where = ", ".join(left(a.density[level]) for level in levels)
     words = f"{a.words} minus {b.words}, mean below {left(density)} left (at {where})"
-    return _difference(words, a, b, levels, lambda grid: grid.values[levels].mean(axis=1, skipna=False))
+    return _difference(words, a, b, levels, lambda values: math.fsum(values) / len(values))
 
 
 def area(a: Grid, b: Grid, *, start: int = 0) -> Contrast:
@@ -65,44 +79,45 @@ def area(a: Grid, b: Grid, *, start: int = 0) -> Contrast:
     x = [math.log(a.density[level]) for level in levels]
     reach = f"{left(a.density[levels[0]])} to {left(a.density[levels[-1]])} left"
     words = f"{a.words} minus {b.words}, area over log density, {reach}"
-    return _difference(words, a, b, levels, lambda grid: _mean_over(x, grid.values[levels]))
+    return _difference(words, a, b, levels, lambda values: _trapezoid(values, x) / (x[-1] - x[0]))
 
 
-def log_ratio(a: Sequence[tuple[Grid, Sequence[int]]], b: Sequence[tuple[Grid, Sequence[int]]], words: str) -> Contrast:
+def log_ratio(
+    a: Sequence[tuple[Grid, Sequence[int]]], b: Sequence[tuple[Grid, Sequence[int]]], words: str, *, counted: bool = False
+) -> Contrast:
     """Return the log of a ratio of sums, of the values at these levels of grids. Raises Missing without seeds."""
-    import pandas as pd
-
-    sums = []
-    for parts in (a, b):
-        columns = [grid.values[level] for grid, levels in parts for level in levels]
-        sums.append(pd.concat(columns, axis=1).sum(axis=1, skipna=False))
-    values = (sums[0] / sums[1]).dropna().map(math.log)
-    grids = [(grid, list(levels)) for parts in (a, b) for grid, levels in parts]
-    return _checked(Contrast(words, values, TIMES, _keys(grids, values.index)))
+    values, parts = {}, [(grid, list(levels)) for grid, levels in (*a, *b)]
+    for seed in parts[0][0].seeds():
+        over, under = (sum(sum(grid.of_seed(seed, levels)) for grid, levels in side) for side in (a, b))
+        if over > 0 and under > 0:  # false for NaN
+            values[seed] = math.log(over / under)
+    return _checked(Contrast(words, values, TIMES, _keys(parts, values), counted=counted))
 
 
 def depth_correlation(densities: Grid, *, density: float) -> Contrast:
-    """Return the Spearman correlation of a layer's place in the network with its density, at the level nearest `density`.
+    """Return the Spearman correlation of a layer's place in the network with its density, at the level near `density`.
 
     `densities` is the grid of layer_density. Raises Missing below three layers; seeds with equally dense layers are out.
     """
     level = level_near(densities, densities, density)
-    found = densities.values[level].dropna().map(lambda text: _spearman(list(json.loads(text).values()))).dropna()
+    of_layers = {seed: list(json.loads(text).values()) for (seed, at), text in densities.values.items() if at == level}
+    values = {seed: _spearman(own) for seed, own in of_layers.items() if len(own) > 2 and len(set(own)) > 1}
     words = f"depth and density of layers, {densities.words} at {left(densities.density[level])} left"
-    if found.empty:
+    if not values:
         raise Missing(f"three or more prunable layers of {densities.words}")
-    return Contrast(words, found.astype(float), RANK, _keys([(densities, [level])], found.index))
+    return Contrast(words, values, RANK, _keys([(densities, [level])], values))
 
 
 def minus(a: Contrast, b: Contrast) -> Contrast:
     """Return a - b of two contrasts in one unit, paired by seed."""
-    return _checked(Contrast(f"({a.words}) minus ({b.words})", (a.values - b.values).dropna(), a.unit, (*a.keys, *b.keys)))
+    values = {seed: value - b.values[seed] for seed, value in a.values.items() if seed in b.values}
+    return _checked(Contrast(f"({a.words}) minus ({b.words})", values, a.unit, (*a.keys, *b.keys)))
 
 
 def at_level(a: Grid, b: Grid, level: int) -> Contrast:
     """Return a - b at that level."""
     words = f"{a.words} minus {b.words} at {left(a.density[level])} left"
-    return _difference(words, a, b, [level], lambda grid: grid.values[level])
+    return _difference(words, a, b, [level], lambda values: values[0])
 
 
 def level_near(a: Grid, b: Grid, density: float) -> int:
@@ -114,41 +129,56 @@ def level_near(a: Grid, b: Grid, density: float) -> int:
     return best
 
 
+def first_level(a: Grid, b: Grid, density: float) -> int:
+    """Return the first level that both have with at most that density left, or near it. Raises Missing without one."""
+    found = next((level for level in _levels(a, b) if a.density[level] <= NEAR * density), None)
+    if found is None:
+        raise Missing(f"levels with {left(density)} left or less of {_both(a, b)}")
+    return found
+
+
+def _interpolated(a: Grid, b: Grid, levels: list[int], share: float, density: float) -> Contrast:
+    """Return a - b at a density between two levels; `share` is its place between them, 0 at the first, in log density."""
+    between = listed([left(a.density[level]) for level in levels])
+    words = f"{a.words} minus {b.words} at {left(density)} left, interpolated between {between}"
+    return _difference(words, a, b, levels, lambda values: (1 - share) * values[0] + share * values[1])
+
+
 def _levels(a: Grid, b: Grid) -> list[int]:
-    return sorted(set(a.levels) & set(b.levels))
+    return [level for level in a.levels if level in b.density]
 
 
 def _both(a: Grid, b: Grid) -> str:
     return a.words if b.words in ("dense", a.words) else f"{a.words} and {b.words}"
 
 
-def _difference(words: str, a: Grid, b: Grid, levels: list[int], value: Callable[[Grid], pd.Series]) -> Contrast:
-    values = 100 * (value(a) - value(b)).dropna()  # pandas pairs by seed, with NaN where one of the two lacks it
-    return _checked(Contrast(words, values, POINTS, _keys([(a, levels), (b, levels)], values.index)))
+def _difference(words: str, a: Grid, b: Grid, levels: list[int], value: Callable[[list[float]], float]) -> Contrast:
+    values = {seed: 100 * (value(a.of_seed(seed, levels)) - value(b.of_seed(seed, levels))) for seed in a.seeds()}
+    values = {seed: each for seed, each in values.items() if not math.isnan(each)}  # a seed that one of the two lacks
+    at_chance = tuple(grid.words for grid in (a, b) if grid.chance.issuperset(levels))
+    return _checked(Contrast(words, values, POINTS, _keys([(a, levels), (b, levels)], values), at_chance=at_chance))
 
 
 def _checked(contrast: Contrast) -> Contrast:
-    if contrast.values.empty:
+    if not contrast.values:
         raise Missing(f"a seed that has all of: {contrast.words}")
     return contrast
 
 
-def _keys(grids: Sequence[tuple[Grid, list[int]]], seeds: pd.Index) -> tuple[str, ...]:
-    found = (key for grid, levels in grids for key in grid.keys.loc[seeds, levels].to_numpy().ravel())
-    return tuple(dict.fromkeys(str(key) for key in found))
+def _keys(grids: Sequence[tuple[Grid, list[int]]], seeds: Mapping[int, float]) -> tuple[str, ...]:
+    found = (grid.keys[seed, level] for grid, levels in grids for seed in seeds for level in levels)
+    return tuple(dict.fromkeys(found))
 
 
-def _mean_over(x: list[float], values: pd.DataFrame) -> pd.Series:
-    import pandas as pd
-    from scipy.integrate import trapezoid
-
-    return pd.Series(trapezoid(values.to_numpy(), x, axis=1) / (x[-1] - x[0]), index=values.index)
+def _trapezoid(values: Sequence[float], x: Sequence[float]) -> float:
+    points = pairwise(zip(x, values, strict=True))
+    return math.fsum((right - left_) * (one + other) / 2 for (left_, one), (right, other) in points)
 
 
 def _spearman(densities: list[float]) -> float:
-    """Return the correlation of place and density; NaN below three layers, or where all are equal."""
-    from scipy.stats import spearmanr
+    """Return the rank correlation of place and density, equal densities at their mean rank."""
+    import numpy as np
+    import pandas as pd
 
-    if len(densities) < 3 or len(set(densities)) == 1:
-        return math.nan
-    return float(spearmanr(range(len(densities)), densities).statistic)
+    ranks = pd.Series(densities).rank()
+    return float(np.corrcoef(range(len(densities)), ranks)[0, 1])

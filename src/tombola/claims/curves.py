@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from tombola.metrics.column import listed
 
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
 
 class Missing(Exception):  # noqa: N818 - nothing went wrong: there is no data yet
     """Data that a claim needs and the records lack, in words that can follow "needs"."""
+
+
+class Mixed(Missing):
+    """Rows of one curve, seed and level that differ, so that none is the curve's value: a sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +57,7 @@ class Curve:
 
     def of(self, records: pd.DataFrame) -> pd.DataFrame:
         """Return the rows of this curve."""
-        here = (records["arm"] == self.arm) & (records["score"] == self.score) & (records["chain"] == self.chain)
-        here &= (records["rewind"] == "learning_rate") == self.learning_rate_rewinding
-        if self.lr is not None:
-            here &= records["lr"] == self.lr
-        if self.warmup is not None:
-            here &= (records["warmup_epochs"] > 0) == self.warmup
-        return records[here]
+        return records.iloc[list(Rows(records).places(self))]
 
 
 _CONTROLS = {
@@ -100,36 +100,118 @@ def named(curves: Sequence[Curve]) -> str:
 
 @dataclass(frozen=True)
 class Grid:
-    """A column of a curve's rows: `values` and the rows' `keys` by seed (down) and level (across), `density` by level."""
+    """A column of a curve's rows: values and keys by (seed, level), mean density by level."""
 
     words: str
-    values: pd.DataFrame
-    keys: pd.DataFrame
-    density: pd.Series
+    values: Mapping[tuple[int, int], Any]
+    keys: Mapping[tuple[int, int], str]
+    density: Mapping[int, float]
+    chance: frozenset[int] = frozenset()
+    """Levels at which at least half of the seeds are no more accurate than chance."""
 
     @property
     def levels(self) -> list[int]:
         """The levels, rising."""
-        return [int(level) for level in self.values.columns]
+        return sorted(self.density)
+
+    def of_seed(self, seed: int, levels: Sequence[int]) -> list[Any]:
+        """Return the seed's values at the levels, NaN for one that is missing."""
+        return [self.values.get((seed, level), math.nan) for level in levels]
+
+    def seeds(self) -> list[int]:
+        """Return the seeds, rising."""
+        return sorted({seed for seed, _ in self.values})
 
     def dense(self) -> Grid:
         """Return the curve's level 0, repeated at every level. Raises Missing without it."""
-        import pandas as pd
-
-        if 0 not in self.levels:
+        if 0 not in self.density:
             raise Missing(f"the dense networks of {self.words}")
-        values, keys = (pd.DataFrame(dict.fromkeys(self.levels, found[0])) for found in (self.values, self.keys))
-        return Grid("dense", values, keys, self.density)
+        places = [(seed, level) for seed in self.seeds() if (seed, 0) in self.values for level in self.density]
+        values, keys = ({(seed, level): of[seed, 0] for seed, level in places} for of in (self.values, self.keys))
+        return Grid("dense", values, keys, self.density, frozenset(self.density) if 0 in self.chance else frozenset())
 
 
-def grid(curve: Curve, records: pd.DataFrame, column: str) -> Grid | None:
-    """Return the curve's grid of that column; None without a value. Rows that two studies share count once."""
-    if column not in records:
-        return None
-    rows = curve.of(records)
-    rows = rows[rows[column].notna()].drop_duplicates(["seed", "level"])
-    if rows.empty:
-        return None
-    table = rows.set_index(["seed", "level"])
-    values, keys = (table[name].unstack() for name in (column, "key"))
-    return Grid(curve.words, values, keys, rows.groupby("level")["density"].mean())
+class Rows:
+    """Rows of records as lists of their columns, which a net's many curves are taken from: each grid is made once."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self.frame = frame
+        self._columns: dict[str, list[Any]] = {}
+        self._grids: dict[tuple[Curve, str], Grid | None] = {}
+        self._places: dict[tuple[Any, ...], list[int]] = {}
+        rewound = (rewind == "learning_rate" for rewind in self.column("rewind"))
+        for place, key in enumerate(zip(*map(self.column, ("arm", "score", "chain")), rewound, strict=True)):
+            self._places.setdefault(key, []).append(place)
+
+    def column(self, name: str) -> list[Any]:
+        """Return the column's values; None where the records lack it."""
+        if name not in self._columns:
+            self._columns[name] = self.frame[name].tolist() if name in self.frame else [None] * len(self.frame)
+        return self._columns[name]
+
+    def places(self, curve: Curve) -> Iterator[int]:
+        """Yield the numbers of the curve's rows."""
+        for place in self._places.get((curve.arm, curve.score, curve.chain, curve.learning_rate_rewinding), ()):
+            if curve.lr is not None and self.column("lr")[place] != curve.lr:
+                continue
+            if curve.warmup is None or (self.column("warmup_epochs")[place] > 0) == curve.warmup:
+                yield place
+
+    def grid(self, curve: Curve, column: str) -> Grid | None:
+        """Return the curve's grid of that column; None without a value. Rows that studies share count once.
+
+        Raises Mixed where rows of one seed and level differ: neither is more the curve's value than the other.
+        """
+        if (curve, column) not in self._grids:
+            self._grids[curve, column] = self._grid(curve, column)
+        return self._grids[curve, column]
+
+    def _grid(self, curve: Curve, column: str) -> Grid | None:
+        values: dict[tuple[int, int], Any] = {}
+        keys: dict[tuple[int, int], str] = {}
+        densities: dict[int, list[float]] = {}
+        chance: dict[int, list[bool]] = {}
+        names = ("seed", "level", "key", "density", column)
+        seeds, levels, row_keys, density, found = (self.column(name) for name in names)
+        for place in self.places(curve):
+            value, at = found[place], (int(seeds[place]), int(levels[place]))
+            if value is None or (isinstance(value, float) and not math.isfinite(value)):
+                continue
+            if at in values:
+                if values[at] != value:
+                    rows = f"rows {keys[at]} and {row_keys[place]} of {curve.words}, seed {at[0]}, level {at[1]}"
+                    raise Mixed(f"{rows}, differ in {column}: judge their studies apart")
+                continue
+            values[at], keys[at] = value, str(row_keys[place])
+            densities.setdefault(at[1], []).append(density[place])
+            chance.setdefault(at[1], []).append(self.at_chance(place))
+        if not values:
+            return None
+        means = {level: math.fsum(own) / len(own) for level, own in sorted(densities.items())}
+        return Grid(curve.words, values, keys, means, frozenset(level for level, own in chance.items() if _most(own)))
+
+    def at_chance(self, place: int) -> bool:
+        """Return True if chance explains the row's accuracy: 1 / classes, and two of its deviations over the examples."""
+        accuracy, classes, examples = (self.column(name)[place] for name in ("accuracy", "classes", "examples"))
+        if not (_is_number(accuracy) and _is_number(classes)):
+            return False
+        return accuracy <= 1 / classes + 2 * math.sqrt((classes - 1) / classes**2 / (examples or math.inf))
+
+    @cached_property
+    def chance_known(self) -> bool:
+        """True if every row with an accuracy has its number of classes."""
+        both = zip(self.column("accuracy"), self.column("classes"), strict=True)
+        return all(_is_number(classes) for accuracy, classes in both if _is_number(accuracy))
+
+    @cached_property
+    def untrained(self) -> bool:
+        """True if at least half of the dense networks are at chance."""
+        return _most([self.at_chance(place) for place, level in enumerate(self.column("level")) if level == 0])
+
+
+def _most(flags: Sequence[bool]) -> bool:
+    return bool(flags) and 2 * sum(flags) >= len(flags)
+
+
+def _is_number(value: Any) -> bool:
+    return value is not None and not math.isnan(value)

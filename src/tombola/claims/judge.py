@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tombola.errors import TombolaError
 
-from .curves import Missing
+from .curves import Missing, Mixed
 from .nets import BESIDE, Net, nets_of
-from .verdict import ALPHA, CONTRADICTED, INCONCLUSIVE, NO_DATA, SUPPORTED, Claim, Joint, holm, outcome
+from .verdict import ALPHA, CONTRADICTED, NO_DATA, SUPPORTED, Claim, Joint, holm, outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,8 +34,12 @@ class Row:
     needs: str = ""
     beside: Joint | None = None
     """The outcomes in the column `beside_metric`: the best epoch's accuracy, or MACE as the paper's code."""
+    two_sided: Joint | None = None
+    """The outcomes of "matches", for a claim that says "not worse"."""
+    chance_known: bool = True
+    """False where the records lack the number of classes, so that nets at chance are judged like others."""
     p_supported: float = math.nan
-    """The p value of the test that supports, adjusted by Holm over all rows that have one."""
+    """The p value of the test that supports, adjusted by Holm over the rows that have one; rows about cost are apart."""
     p_contradicted: float = math.nan
     """The adjusted p value of the test that contradicts."""
 
@@ -45,17 +49,17 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """One of supported, contradicted, inconclusive and no data."""
+        """The verdict of the row by itself."""
         return self.joint.verdict if self.joint else NO_DATA
 
     @property
     def corrected(self) -> str:
-        """The verdict by the adjusted p values, at a level of 5%."""
-        if self.joint is None:
-            return NO_DATA
+        """The verdict by the adjusted p values, at a level of 5%; counted numbers need no test, and so no adjustment."""
+        if self.joint is None or self.joint.counted:
+            return self.verdict
         if self.p_contradicted < ALPHA:
             return CONTRADICTED
-        return SUPPORTED if self.p_supported < ALPHA else INCONCLUSIVE
+        return SUPPORTED if self.p_supported < ALPHA else self.joint.undecided
 
 
 def judge(records: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Row]:
@@ -69,9 +73,8 @@ def judge(records: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Row]:
         raise TombolaError(
             f"the records have no column {absent[0]!r}: an earlier version wrote them; 'tombola report DIR' writes them anew"
         )
-    records = records.replace([math.inf, -math.inf], math.nan)
     nets = {varied: nets_of(records, varied) for varied in {claim.varied for claim in claims.values()}}
-    return _corrected([row for claim in claims.values() for row in _rows(claim, nets[claim.varied])])
+    return adjusted([row for claim in claims.values() for row in _rows(claim, nets[claim.varied])])
 
 
 def _rows(claim: Claim, nets: Sequence[Net]) -> list[Row]:
@@ -92,27 +95,41 @@ def _rows(claim: Claim, nets: Sequence[Net]) -> list[Row]:
 
 
 def _row(claim: Claim, case: str, net: Net) -> Row:
-    row = Row(claim=claim, case=case, net=net.label)
+    row = Row(claim=claim, case=case, net=net.label, chance_known=net.rows.chance_known)
     try:
         row = replace(row, joint=_joint(claim, case, net))
+    except Mixed as mixed:
+        return replace(row, needs=str(mixed))
     except Missing as missing:
         return replace(row, net=net.model, needs=_sentence(claim, str(missing)))
     if row.beside_metric:
         with contextlib.suppress(Missing):  # the column is younger than the records
             row = replace(row, beside=_joint(claim, case, replace(net, metric=row.beside_metric)))
-    return row
+    assert row.joint is not None
+    return replace(row, two_sided=row.joint.two_sided())
 
 
 def _joint(claim: Claim, case: str, net: Net) -> Joint:
-    return Joint([outcome(part) for part in claim.function(net, *claim.cases[case])])
+    reason = "the dense networks are at chance" if net.rows.untrained and not claim.costs else ""
+    return Joint([outcome(part, reason) for part in claim.function(net, *claim.cases[case])])
 
 
 def _sentence(claim: Claim, missing: str) -> str:
     return f"needs {missing}: tombola run {claim.study}"
 
 
-def _corrected(rows: list[Row]) -> list[Row]:
-    """Return the rows with p values adjusted by Holm, separately for the tests that support and that contradict."""
-    supported = holm([row.joint.p_inside if row.joint else math.nan for row in rows])
-    contradicted = holm([row.joint.p_outside if row.joint else math.nan for row in rows])
-    return [replace(row, p_supported=a, p_contradicted=b) for row, a, b in zip(rows, supported, contradicted, strict=True)]
+def adjusted(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows with p values adjusted by Holm; tests that support and that contradict, and rows about cost, apart."""
+    adjusted: dict[tuple[bool, str], Iterator[float]] = {}
+    for costs in (False, True):
+        joints = [row.joint for row in rows if row.claim.costs == costs]
+        for name in ("p_inside", "p_outside"):
+            adjusted[costs, name] = iter(holm([getattr(joint, name, math.nan) for joint in joints]))
+    return [
+        replace(
+            row,
+            p_supported=next(adjusted[row.claim.costs, "p_inside"]),
+            p_contradicted=next(adjusted[row.claim.costs, "p_outside"]),
+        )
+        for row in rows
+    ]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from .curves import Curve, Grid, Missing, grid, named
+from .curves import Curve, Grid, Missing, Rows, named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,12 +29,10 @@ class Net:
     data: str
     parameters: int
     settings: dict[str, Any]
-    rows: pd.DataFrame
+    rows: Rows
     metric: str = "accuracy"
     relatives: list[Net] = field(default_factory=list, repr=False)
     """All nets of the records on the same data, of the same family or the same name, this one too."""
-    cache: dict[tuple[Curve, str], Grid | None] = field(default_factory=dict, repr=False, compare=False)
-    """Grids of `rows` by curve and column, shared by copies that differ in label, metric or relatives."""
 
     @property
     def family(self) -> str:
@@ -51,10 +49,7 @@ class Net:
     def grids(self, *curves: Curve, column: str = "") -> list[Grid]:
         """Return the values of each curve. Raises Missing naming all the curves that are not recorded."""
         name = column or self.metric
-        for curve in curves:
-            if (curve, name) not in self.cache:
-                self.cache[curve, name] = grid(curve, self.rows, name)
-        found = {curve: self.cache[curve, name] for curve in curves}
+        found = {curve: self.rows.grid(curve, name) for curve in curves}
         absent = [curve for curve, values in found.items() if values is None]
         if absent:
             what = "" if name == "accuracy" else f"{name.replace('_', ' ')} of "
@@ -63,7 +58,7 @@ class Net:
 
     def rates(self, curve: Curve) -> list[float]:
         """Return the learning rates at which the curve was trained, rising."""
-        return sorted(float(lr) for lr in curve.of(self.rows)["lr"].unique())
+        return sorted({float(self.rows.column("lr")[place]) for place in self.rows.places(curve)})
 
     def smaller(self) -> Net:
         """Return the next smaller relative, in the setting most like this one's. Raises Missing if this is the smallest."""
@@ -98,7 +93,7 @@ def _alike(one: Net, other: Net) -> bool:
 
 def _by_setting(rows: pd.DataFrame, varied: Sequence[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
     kept = {text: {p: v for p, v in json.loads(text).items() if p not in varied} for text in rows["settings"].unique()}
-    texts = rows["settings"].map(lambda text: json.dumps(kept[text], sort_keys=True))
+    texts = rows["settings"].map({text: json.dumps(settings, sort_keys=True) for text, settings in kept.items()})
     for (_, _, text), own in rows.groupby([rows["model"], rows["data"], texts], sort=False):
         yield json.loads(str(text)), own
 
@@ -115,7 +110,7 @@ def _by_method(settings: dict[str, Any], rows: pd.DataFrame) -> Iterator[Net]:
                 data=str(first["data"]),
                 parameters=int(first["parameters"]),
                 settings=settings | {"method": str(method), "rewind": str(rewind)},
-                rows=rows[here],
+                rows=Rows(rows[here]),
             )
 
 

@@ -7,22 +7,28 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from tombola.metrics.column import listed
+
 from .contrasts import RANK, TIMES
 from .judge import Row
-from .verdict import CONTRADICTED, INCONCLUSIVE, NO_DATA, SUPPORTED, Outcome
+from .verdict import CONTRADICTED, INCONCLUSIVE, NO_DATA, NO_VERDICT, SUPPORTED, UNTESTABLE, Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
     from rich.text import Text
 
-SIGNS = {SUPPORTED: "✓", CONTRADICTED: "✗", INCONCLUSIVE: "?", NO_DATA: "\N{EN DASH}"}
-STYLES = {SUPPORTED: "blue", CONTRADICTED: "dark_orange", INCONCLUSIVE: "default", NO_DATA: "dim"}
+_DASH = "\N{EN DASH}"
+SIGNS = {SUPPORTED: "✓", CONTRADICTED: "✗", INCONCLUSIVE: "?", UNTESTABLE: "○", NO_VERDICT: _DASH, NO_DATA: _DASH}
+STYLES = {SUPPORTED: "blue", CONTRADICTED: "dark_orange", UNTESTABLE: "dim", NO_VERDICT: "dim", NO_DATA: "dim"}
 NOTE = (
-    "Verdicts are by 90% Student t intervals over seeds (two one-sided tests at 5% where values should match): they say "
-    "what another seed may change, not what other test examples may. Of several parts all must hold, and any contradicts; "
-    "the one that decides is shown. Holm: the verdict after Holm's correction over all rows that have a test."
+    "Verdicts are by 90% Student t intervals over seeds (two one-sided tests at 5% where values should match), after "
+    "Holm's correction over all rows that have a test, those about cost apart; 'alone' is the row's verdict without it. "
+    "They say what another seed may change, not what other test examples may. Of several parts all must hold, and any "
+    "contradicts; the one that decides is shown. Power: the probability of 'supported' if the true effect were 0; a match "
+    "with less than 50% is not testable here."
 )
+CHANCE_NOTE = "The records lack the column 'classes': nets at chance are judged like others."
 BESIDE_NOTE = (
     "*Optimistic: the same claim of the best epoch's accuracy, which is selected by test data; of MACE, that of every "
     "class. The final epoch's is the result."
@@ -65,19 +71,41 @@ def parts(row: Row) -> str:
 
 
 def remark(row: Row) -> str:
-    """Return the reason for no verdict though there is data; empty otherwise."""
-    if row.joint is None or row.joint.deciding.n >= 2:
+    """Return what else a reader must know: the reason for no verdict, a curve at chance, the two-sided result, the power."""
+    if row.joint is None:
         return ""
-    return "one seed: no interval, no verdict"
+    found = row.joint.deciding
+    chance = "" if found.reason else " and ".join(found.part.contrast.at_chance)
+    said = [found.reason, f"at chance: {chance}" if chance else ""]
+    said += [f"two-sided: {verdict_text(row.two_sided.verdict)}"] if row.two_sided else []
+    said += (
+        [f"power {'at most ' if len(row.joint.outcomes) > 1 else ''}{row.joint.power:.0%}"] if row.joint.power >= 0 else []
+    )
+    return "; ".join(filter(None, said))
 
 
 def details(row: Row) -> str:
-    """Return the region, the contrast that decides, the number of parts that hold, and the verdict beside."""
+    """Return the region, the contrast that decides, the number of parts that hold, remarks, and the verdict beside."""
     assert row.joint is not None
     beside = f"beside*: {verdict_text(row.beside.verdict)}" if row.beside else ""
     found = row.joint.deciding
     claimed = f"says {region(found)}, n = {found.n}, {len(row_keys(row))} rows"
     return "; ".join(filter(None, [claimed, found.part.contrast.words, parts(row), remark(row), beside]))
+
+
+def decided(row: Row) -> str:
+    """Return the corrected verdict with its sign, and the row's own where that differs."""
+    return verdict_text(row.corrected) + ("" if row.corrected == row.verdict else f" (alone: {row.verdict})")
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """Return the numbers of corrected verdicts in a sentence, of the rows with data that are not about cost."""
+    judged = [row for row in rows if row.joint and not row.claim.costs]
+    counts = {verdict: sum(row.corrected == verdict for row in judged) for verdict in SIGNS}
+    counted = listed([f"{n} {verdict}" for verdict, n in counts.items() if n])
+    costs = sum(row.claim.costs for row in rows if row.joint)
+    beside = f" {costs} more are about cost, which the samples a step decide beforehand." if costs else ""
+    return f"Of {len(judged)} rows, after Holm's correction: {counted}.{beside}"
 
 
 def printed(rows: Sequence[Row]) -> RenderableType:
@@ -94,7 +122,8 @@ def printed(rows: Sequence[Row]) -> RenderableType:
         for row in own:
             shown += [Padding(_aligned(row, width), (0, 0, 0, 4)), Padding(Text(details(row), style="dim"), (0, 0, 0, 6))]
     if shown:
-        shown += [Text(f"\n{NOTE}", style="dim"), Text(BESIDE_NOTE, style="dim")]
+        notes = [NOTE, BESIDE_NOTE, *([] if all(row.chance_known for row in judged) else [CHANCE_NOTE])]
+        shown += [Text(f"\n{headline(rows)}", style="bold"), *(Text(note, style="dim") for note in notes)]
     without = [Text(f"{named(row)}  {f'{row.net} ' if row.net else ''}{row.needs}") for row in rows if not row.joint]
     return Group(*shown, *([Text("\nno data", style="bold"), *without] if without else []))
 
@@ -105,10 +134,7 @@ def _aligned(row: Row, width: int) -> Text:
 
     assert row.joint is not None
     return Text.assemble(
-        f"{row.net:<{width}}  ",
-        (f"{verdict_text(row.verdict):<14}  ", STYLES[row.verdict]),
-        (f"Holm: {verdict_text(row.corrected):<14}  ", STYLES[row.corrected]),
-        effect(row.joint.deciding),
+        f"{row.net:<{width}}  ", (f"{decided(row):<14}  ", STYLES.get(row.corrected, "")), effect(row.joint.deciding)
     )
 
 
@@ -154,7 +180,9 @@ def _numbers(found: Outcome) -> dict[str, object]:
         "says_low": says_low,
         "says_high": says_high,
         "n": found.n,
-        "seeds": [int(seed) for seed in found.part.contrast.values.index],
+        "seeds": sorted(found.part.contrast.values),
+        "power": found.power,
+        "reason": found.reason,
         "verdict": found.verdict,
     }
 
@@ -177,6 +205,9 @@ def _line(row: Row) -> dict[str, object]:
         "unit": numbers.get("unit", ""),
         **{name: numbers.get(name, math.nan) for name in ("effect", "low", "high", "says_low", "says_high")},
         "n": numbers.get("n", 0),
+        "power": row.joint.power if row.joint else math.nan,
+        "two_sided": row.two_sided.verdict if row.two_sided else "",
+        "reason": row.joint.deciding.reason if row.joint and row.corrected == NO_VERDICT else "",
         "parts": len(outcomes),
         "parts_supported": sum(each.verdict == SUPPORTED for each in outcomes),
         "rows": len(row_keys(row)),

@@ -5,13 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from .contrasts import Contrast
 
-SUPPORTED, CONTRADICTED, INCONCLUSIVE, NO_DATA = "supported", "contradicted", "inconclusive", "no data"
+if TYPE_CHECKING:
+    import numpy as np
+
+SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive"
+UNTESTABLE, NO_VERDICT, NO_DATA = "not testable here", "no verdict", "no data"
 ALPHA = 0.05
 """Level of each one-sided test; the intervals are at 1 - 2 ALPHA = 90%."""
+COST = "cost"
+"""The metric of claims about seconds and FLOPs."""
+LEAST = 3
+"""Seeds below which there is no verdict."""
+POWER = 0.5
+"""A match whose power is lower is not testable with so few seeds that differ so much."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +32,8 @@ class Part:
     contrast: Contrast
     low: float
     high: float
+    margin: float = math.nan
+    """The margin within which the values would match, for a part that says "not worse"."""
 
 
 def above(contrast: Contrast, than: float = 0.0) -> Part:
@@ -31,6 +44,11 @@ def above(contrast: Contrast, than: float = 0.0) -> Part:
 def under(contrast: Contrast, than: float = 0.0) -> Part:
     """Return the part that says: the mean is below that."""
     return Part(contrast, -math.inf, than)
+
+
+def not_worse(contrast: Contrast, margin: float) -> Part:
+    """Return the part that says: the mean is above minus the margin (a test of non-inferiority)."""
+    return Part(contrast, -margin, math.inf, margin)
 
 
 def matching(contrast: Contrast, margin: float) -> Part:
@@ -45,7 +63,7 @@ def between(contrast: Contrast, low: float, high: float) -> Part:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A part with its mean, its 90% interval, n seeds and p values: NaN below two seeds."""
+    """A part with its mean, its 90% interval, n seeds and p values: NaN where nothing was tested."""
 
     part: Part
     mean: float
@@ -56,36 +74,79 @@ class Outcome:
     """The p value of the test against "not inside the region": small supports."""
     p_outside: float
     """The p value of the test against "inside the region": small contradicts."""
+    power: float = math.nan
+    """The probability of "supported" if the true mean is 0, at the deviation seen; NaN for a region without 0 inside."""
+    reason: str = ""
+    """The reason why there is no verdict; empty if there is one."""
 
     @property
     def verdict(self) -> str:
-        if self.n < 2:
-            return INCONCLUSIVE
+        if self.reason:
+            return NO_VERDICT
         if self.part.low < self.low and self.high < self.part.high:
             return SUPPORTED
         return CONTRADICTED if self.high < self.part.low or self.low > self.part.high else INCONCLUSIVE
 
 
-def outcome(part: Part) -> Outcome:
-    """Test a part by Student's t over seeds (statsmodels' DescrStatsW), one-sided at each border of the region."""
-    from statsmodels.stats.weightstats import DescrStatsW
+def outcome(part: Part, reason: str = "") -> Outcome:
+    """Test a part by Student's t over seeds, one-sided at each border of the region. `reason`: against any verdict.
 
-    values = part.contrast.values.to_numpy(dtype=float)
+    Counted numbers are compared without a test: their interval goes from the smallest to the largest.
+    """
+    import numpy as np
+    from scipy.special import stdtr, stdtrit
+
+    values = np.array(list(part.contrast.values.values()), dtype=float)
     n, mean = len(values), float(values.mean())
-    if n < 2:
-        return Outcome(part, mean, math.nan, math.nan, n, math.nan, math.nan)
-    found = DescrStatsW(values)
+    if part.contrast.counted and not reason:
+        return Outcome(part, mean, float(values.min()), float(values.max()), n, math.nan, math.nan)
+    reason = reason or _untested(part.contrast, values)
+    if reason:
+        return Outcome(part, mean, math.nan, math.nan, n, math.nan, math.nan, reason=reason)
+    sd = float(values.std(ddof=1))
+    error = sd / math.sqrt(n)
+    half = float(stdtrit(n - 1, 1 - ALPHA)) * error
+    over_low, under_low, over_high, under_high = (
+        float(stdtr(n - 1, sign * (mean - border) / error)) for border in (part.low, part.high) for sign in (-1, 1)
+    )
+    found = power(sd, n, part.low, part.high) if part.low < 0 < part.high else math.nan
+    return Outcome(part, mean, mean - half, mean + half, n, max(over_low, under_high), min(under_low, over_high), found)
 
-    def one_sided(border: float) -> tuple[float, float]:
-        """Return p values of the tests that the mean is above the border, and below it."""
-        if not varied:
-            return float(mean <= border), float(mean >= border)
-        return float(found.ttest_mean(border, "larger")[1]), float(found.ttest_mean(border, "smaller")[1])
 
-    varied = values.min() < values.max()  # counted FLOPs do not vary: then the mean is sure, and t is undefined
-    low, high = found.tconfint_mean(alpha=2 * ALPHA) if varied else (values[0], values[0])
-    (over_low, under_low), (over_high, under_high) = one_sided(part.low), one_sided(part.high)
-    return Outcome(part, mean, float(low), float(high), n, max(over_low, under_high), min(under_low, over_high))
+def _untested(contrast: Contrast, values: np.ndarray) -> str:
+    """Return the reason why values have no verdict; empty if they can be tested."""
+    if len(set(contrast.at_chance)) > 1:
+        return f"{' and '.join(contrast.at_chance)} are at chance"
+    if len(values) < LEAST:
+        return f"{len(values)} seed{'s' if len(values) > 1 else ''}: no verdict below {LEAST}"
+    if values.std() <= 1e-9 * max(1.0, abs(values.mean())):  # equal but for rounding: t is undefined
+        return "all seeds have the same value: no verdict without a variance"
+    return ""
+
+
+def power(sd: float, n: int, low: float, high: float) -> float:
+    """Return the probability that the interval of n normal values with mean 0 and that deviation is in (low, high).
+
+    Mean and deviation of normal samples are independent: it is the probability of the mean given the sample's deviation,
+    averaged over the latter's chi distribution. With one border it is that of the noncentral t, with two that of Owen's Q
+    functions.
+    """
+    import numpy as np
+    from scipy.special import ndtr
+
+    half = _half_widths(n)
+    error = sd / math.sqrt(n)
+    return float(np.maximum(0, ndtr(high / error - half) - ndtr(low / error + half)).mean())
+
+
+@cache
+def _half_widths(n: int) -> np.ndarray:
+    """Return half of the interval's width in standard errors, at the midpoints of 1,000 equal parts of its distribution."""
+    import numpy as np
+    from scipy.special import gammaincinv, stdtrit
+
+    shares = (np.arange(1000) + 0.5) / 1000
+    return stdtrit(n - 1, 1 - ALPHA) * np.sqrt(2 * gammaincinv((n - 1) / 2, shares) / (n - 1))
 
 
 @dataclass(frozen=True)
@@ -100,12 +161,33 @@ class Joint:
         found = {each.verdict for each in self.outcomes}
         if CONTRADICTED in found:
             return CONTRADICTED
-        return SUPPORTED if found == {SUPPORTED} else INCONCLUSIVE
+        return SUPPORTED if found == {SUPPORTED} else self.undecided
+
+    @property
+    def undecided(self) -> str:
+        """The verdict where tests decide nothing: none if a part has none; not testable if "matches" has too little power.
+
+        An effect of 0 is the best case of a match, so its power bounds the chance of "supported" for any effect.
+        """
+        if any(each.reason for each in self.outcomes):
+            return NO_VERDICT
+        matches = [each.power for each in self.outcomes if math.isfinite(each.part.low) and math.isfinite(each.part.high)]
+        return UNTESTABLE if any(each < POWER for each in matches) else INCONCLUSIVE
+
+    @property
+    def power(self) -> float:
+        """The least power of a part, and so a bound on that of all together; NaN if no part has one."""
+        return min((each.power for each in self.outcomes if not math.isnan(each.power)), default=math.nan)
+
+    @property
+    def counted(self) -> bool:
+        """True if no part needs a test."""
+        return all(each.part.contrast.counted for each in self.outcomes)
 
     @property
     def tested(self) -> list[Outcome]:
-        """The outcomes of two seeds or more."""
-        return [each for each in self.outcomes if each.n >= 2]
+        """The outcomes that have a test."""
+        return [each for each in self.outcomes if not math.isnan(each.p_inside)]
 
     @property
     def p_inside(self) -> float:
@@ -121,12 +203,17 @@ class Joint:
 
     @property
     def deciding(self) -> Outcome:
-        """The part to show: the one that contradicts most, or one without a test, or the one supported least."""
-        if self.verdict == CONTRADICTED:
+        """The part to show: the one that contradicts most, or one without a verdict, or the one supported least."""
+        if self.verdict == CONTRADICTED and self.tested:
             return min(self.tested, key=lambda each: each.p_outside)
-        if len(self.tested) < len(self.outcomes):
-            return min(self.outcomes, key=lambda each: each.n)
-        return max(self.outcomes, key=lambda each: each.p_inside)
+        without = [each for each in self.outcomes if each.reason]
+        return min(without, key=lambda each: each.n) if without else max(self.outcomes, key=lambda each: each.p_inside)
+
+    def two_sided(self) -> Joint | None:
+        """Return the outcomes of "matches" for parts that say "not worse"; None unless all parts do."""
+        if any(math.isnan(each.part.margin) for each in self.outcomes):
+            return None
+        return Joint([outcome(matching(each.part.contrast, each.part.margin), each.reason) for each in self.outcomes])
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -158,11 +245,16 @@ class Claim:
     nets: tuple[str, ...] = ()
     """Beginnings of the names of its models; all models if empty."""
     metric: str = "accuracy"
-    """The column that it is about."""
+    """The column that it is about; "cost" for seconds and FLOPs."""
     cases: Mapping[str, tuple[Any, ...]] = field(default_factory=lambda: {"": ()})
     """Name -> further arguments of the function, each judged in a row of its own."""
     varied: tuple[str, ...] = ()
     """Settings, as train.lr, that may differ within one net: the claim compares them, or they don't matter to it."""
+
+    @property
+    def costs(self) -> bool:
+        """True if it is about cost: of no net's learning, and corrected apart."""
+        return self.metric == COST
 
     def about(self, model: str) -> bool:
         """Return True if the claim is about that model."""

@@ -144,6 +144,7 @@ _RECORDS = [
     _number("threads", "environment", "threads of torch, of the training"),
     _number("repeats", "setting", "independent predictions whose metrics were averaged"),
     _number("examples", "setting", "test examples"),
+    _number("classes", "setting", "number of classes: chance has an accuracy of 1 over it; empty for a regression"),
     Column("layer_density", "size", "JSON text", "surviving share of each prunable tensor, by name"),
     _percent(
         "accuracy_sd",

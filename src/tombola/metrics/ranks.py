@@ -6,8 +6,6 @@ Legend: K rankings, N things that are ranked.
 import torch
 from torch import Tensor
 
-from .inputs import as_float64
-
 _FEWEST_TO_RANK = 3  # two things always correlate by -1 or 1
 
 
@@ -23,7 +21,7 @@ def spearman(values_KN: Tensor) -> Tensor:
     rows, columns = values_KN.shape
     if columns < _FEWEST_TO_RANK:
         return torch.full((rows, rows), float("nan"), dtype=torch.float64)
-    ranks_KN = torch.stack([_ranks(row) for row in as_float64(values_KN)])
+    ranks_KN = torch.stack([_ranks(row) for row in values_KN.detach().double()])
     centred_KN = ranks_KN - ranks_KN.mean(1, keepdim=True)
     norms_K = centred_KN.norm(dim=1)
     # a constant row has norm 0, and 0/0 is NaN

@@ -2,4 +2,7 @@
 
 from .claims import CLAIMS
 
-__all__ = ["CLAIMS"]
+__all__ = ["CLAIMS", "PAPER"]
+
+PAPER = "paper-"
+"""Beginning of the names of the paper's studies, of which alone the claims are judged unasked."""

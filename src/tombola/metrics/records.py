@@ -1,0 +1,30 @@
+"""Tables of records, read from files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tombola.errors import TombolaError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def read(paths: Sequence[Path]) -> "DataFrame":
+    """Return the records of several studies as one table. paths: folders that a run wrote to, or .parquet files.
+
+    Raises TombolaError for a path without records.
+    """
+    import pandas as pd
+
+    tables = []
+    for path in paths:
+        file = path / "records.parquet" if path.is_dir() else path
+        if not file.is_file():
+            raise TombolaError(f"{path} has no records (no {file.name}); give the folder that 'tombola run' wrote to")
+        try:
+            tables.append(pd.read_parquet(file))
+        except (OSError, ValueError) as error:
+            raise TombolaError(f"{file} is no table of records ({' '.join(str(error).split())}); write it anew") from None
+    filled = [table for table in tables if len(table)]  # an empty table would spoil the columns' types
+    return pd.concat(filled or tables[:1], ignore_index=True)
