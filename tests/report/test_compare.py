@@ -150,7 +150,7 @@ def test_two_runs_are_compared(cli, tiny, study_file) -> None:
     assert result.stdout.strip() == "comparison: comparison.html"
     page = Path("comparison.html").read_text()
     assert "<h1>one and two</h1>" in page
-    assert '<th scope="row">train.lr</th><td>0.01</td><td>0.02</td>' in page
+    assert '<th scope="row">train.lr</th><td data-head="one">0.01</td><td data-head="two">0.02</td>' in page
     assert before == {file: file.stat().st_mtime_ns for file in before}  # the studies are only read
 
 

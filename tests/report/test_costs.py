@@ -39,16 +39,21 @@ def test_one_ticket_and_a_ticket_at_every_level_by_hand():
     table = cost_table(panel)
     assert table.title == "What tickets cost, down to 12.5% left"
     assert shown(table) == {
-        "ticket (snr)": ["32 s", "1.00", "32 s", "1.00", "32", "1.00", "32", "1.00"],
-        "deterministic (magnitude)": ["8 s", "0.25", "8 s", "0.25", "8", "0.25", "8", "0.25"],
+        "ticket (snr)": ["32 s (1.00)", "32 s (1.00)", "32 (1.00)", "32 (1.00)"],
+        "deterministic (magnitude)": ["8 s (0.25)", "8 s (0.25)", "8 (0.25)", "8 (0.25)"],
         # levels 0 to 2 of the deterministic chain, then one Bayesian training, or one at each of levels 1 to 3
-        "transplant (magnitude)": ["14 s", "0.44", "30 s", "0.94", "14", "0.44", "30", "0.94"],
+        "transplant (magnitude)": ["14 s (0.44)", "30 s (0.94)", "14 (0.44)", "30 (0.94)"],
     }
 
 
 def test_operations_that_were_not_counted_are_a_dash():
     (panel,) = panels(records(train_flops=math.nan, total_flops=math.nan))
-    assert shown(cost_table(panel))["transplant (magnitude)"] == ["14 s", "0.44", "30 s", "0.94", *[NONE] * 4]
+    assert shown(cost_table(panel))["transplant (magnitude)"] == ["14 s (0.44)", "30 s (0.94)", NONE, NONE]
+
+
+def test_operations_are_written_with_the_prefix_of_a_unit():
+    (panel,) = panels(records(train_flops=5e11, total_flops=36.34e9))
+    assert shown(cost_table(panel))["ticket (snr)"][2] == "36.3 G (1.00)"
 
 
 @pytest.mark.parametrize(

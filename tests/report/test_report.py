@@ -15,22 +15,22 @@ from scipy.stats import ttest_1samp
 
 from support.synthetic import CURVES, LAYERS, STUDY, digits, regression, times
 from tombola.engine.records import stage_times
+from tombola.metrics.column import left, listed
 from tombola.report import write_report
 from tombola.report.explorer import panel_data
-from tombola.report.figures import Drawing, styles
+from tombola.report.figures import Drawing
 from tombola.report.images import FORMATS, SETTINGS, Picture
-from tombola.report.page import render
-from tombola.report.panels import panels, values, written
+from tombola.report.looks import styles
+from tombola.report.overview import overview
+from tombola.report.page import render, split
+from tombola.report.panels import differing, ordered_curves, panels, values, written
 from tombola.report.plates import plates
-from tombola.report.quantities import ACCURACY, duration, left, listed, shortened
+from tombola.report.quantities import ACCURACY, duration, shortened
 from tombola.report.statistics import Gap, common_level, exceeding, level_gap, paired_gap, shared_level
-from tombola.report.text import INTERVALS, caveat, findings, gap_sentence
+from tombola.report.tables import gap_table, numbers
+from tombola.report.text import INTERVALS, caveat, gap_sentence, remarks
 
-FIGURES = {
-    *("1-accuracy", "1-accuracy-without-controls", "1-nll", "1-nll-without-controls"),
-    *("1-ece", "1-mace", "1-layers", "1-heat-ticket", "1-heat-deterministic"),
-    *("1-drift-mean", "1-drift-spread", "1-drift-rank"),
-}
+FIGURES = {"1-accuracy", "1-quality", "1-layers", "1-drift"}
 KINDS = {f".{kind}" for kind in (*FORMATS, "csv")}
 
 
@@ -135,23 +135,37 @@ def test_verdict_names_its_interval() -> None:
     assert "95% interval \N{MINUS SIGN}2.00 to +4.00" in sentence
 
 
-def test_findings_of_the_finished_study() -> None:
+def test_gaps_of_the_finished_study() -> None:
     (panel,) = panels(digits())
-    text = "\n".join(findings(panel))
+    rows = {row[0]: row[1:] for row in gap_table(panel, every_level=False).rows}
     assert panel.reference == "ticket (snr)"
-    assert "ticket (snr) is above global shuffle (snr)" in text
-    assert "ticket (snr) cannot be told apart from ticket (mu) with 3 seeds" in text
-    assert "Level 6 is below the dense network" in text
-    assert "at 6.87% of weights left (level 6)" in text
-    assert "above the range of a perfectly calibrated model" in text
-    assert "above its own range in 3 of 3 seeds" in text
-    assert "rank correlation 0.970: sigma still ranks as it was initialised" in text
+    assert list(rows) == ["its dense network", *panel.curves[1:]]
+    gap = paired_gap(panel.records, "ticket (snr)", "global shuffle (snr)", 6, "accuracy")
+    signed = ACCURACY.signed
+    assert rows["global shuffle (snr)"] == [
+        *("6.87%", signed(gap.mean), f"{signed(gap.low)} to {signed(gap.high)}", "3", "above")
+    ]
+    assert rows["ticket (mu)"][-1] == "not told apart"
+    assert rows["its dense network"][-1] == "below"
+    assert remarks(panel) == []
+
+
+def test_three_numbers_are_those_of_the_table() -> None:
+    (panel,) = panels(digits())
+    rows = {row[0]: row[1:] for row in gap_table(panel, every_level=False).rows}
+    (value, what), (dense, of_dense), (control, of_control) = numbers([panel])
+    mean = digits().query("curve == 'ticket (snr)' and level == 6")["accuracy"].mean()
+    assert (value, what) == (f"{100 * mean:.1f}%", "accuracy of ticket (snr) with 6.87% of the weights")
+    assert dense == f"{rows['its dense network'][1]} points"
+    assert of_dense == f"against its dense network, 95% interval {rows['its dense network'][2]}"
+    assert control == f"{rows['re-init (snr)'][1]} points"
+    assert of_control.startswith("against re-init (snr)")
 
 
 def test_a_seed_that_is_ahead_of_the_others_does_not_decide() -> None:
     records = digits()
     (panel,) = panels(records[(records["level"] < 4) | (records["seed"] == 0)])
-    assert "Level 3 is below the dense network" in findings(panel)[0]
+    assert gap_table(panel, every_level=False).rows[0][1] == "26.2%"
 
 
 def test_exceeding_counts_seeds_above_their_own_range() -> None:
@@ -163,15 +177,18 @@ def test_exceeding_counts_seeds_above_their_own_range() -> None:
 def test_a_regression_report_shows_rmse_and_no_calibration(no_figures: None) -> None:
     page, pictures = render(regression(), STUDY)
     assert "RMSE" in page
-    assert "is below re-init (snr) in RMSE (lower is better)" in page
-    assert {"1-rmse", "1-nll", "1-layers"} <= names(pictures)
-    assert not {"1-accuracy", "1-ece", "1-mace"} & names(pictures)
+    assert "gap in RMSE" in page
+    assert "lower is better" in page
+    assert {"1-rmse", "1-quality", "1-layers"} <= names(pictures)
+    (quality,) = (picture.drawing for picture in pictures if picture.name == "1-quality")
+    assert set(quality.numbers["quantity"]) == {"test NLL (nats)"}
 
 
 def test_a_report_of_one_seed_says_so(no_figures: None) -> None:
     html, pictures = render(digits(seeds=1), STUDY, failed=[], missing=0)
     assert "One seed: no spread shown." in html
-    assert "no interval and no verdict" in html
+    (panel,) = panels(digits(seeds=1))
+    assert {tuple(row[-3:]) for row in gap_table(panel, every_level=True).rows} == {("\N{EN DASH}", "1", "\N{EN DASH}")}
     assert names(pictures) == FIGURES
 
 
@@ -194,7 +211,8 @@ def test_an_empty_study_says_that_nothing_is_finished(tmp_path: Path) -> None:
 def test_variants_have_their_own_sections(no_figures: None) -> None:
     fanned = pd.concat([digits(variant="train.lr=0.003"), digits(variant="train.lr=0.01")], ignore_index=True)
     html, pictures = render(fanned, {**STUDY, "train": {"lr": [0.003, 0.01]}}, failed=[], missing=0)
-    assert "mlp on digits, train.lr=0.01</h2>" in html
+    assert "mlp on digits, lr=0.01</h2>" in html
+    assert "nets-accuracy" in names(pictures)
     assert "(here 0.003 and 0.01)" in html
     assert {"1-accuracy", "2-accuracy"} <= names(pictures)
     ids = re.findall(r'\bid="([^"]+)"', html)
@@ -208,15 +226,16 @@ def test_diverged_trainings_are_reported() -> None:
     broken.loc[late, "nll"] = math.inf
     broken["layer_density"] = None
     html, pictures = render(broken, STUDY, failed=[], missing=0)
-    assert "at 26.2% of weights left (level 3)" in html
+    assert "with 26.2% of the weights" in html
     assert "63 of 135 tickets have no finite accuracy or NLL" in html
-    assert names(pictures) == FIGURES - {"1-layers", "1-heat-ticket", "1-heat-deterministic"}
+    assert names(pictures) == FIGURES - {"1-layers"}
 
 
 def test_a_study_with_only_dense_networks_is_reported(no_figures: None) -> None:
     dense = digits()[lambda records: records["level"] == 0]
     html, _ = render(dense, STUDY, failed=[], missing=100)
-    assert "only the dense network is finished" in html
+    assert "accuracy of ticket (snr) dense" in html
+    assert "without pruning" in html
 
 
 @pytest.mark.parametrize("letters", [10, 60, 100])
@@ -230,13 +249,12 @@ def test_a_legend_of_long_names_stays_within_its_figure(letters: int, monkeypatc
     with matplotlib.rc_context(SETTINGS):
         for plate in plates(panel, styles(panel.curves)):
             for name, drawing in plate.drawings.items():
-                Picture.of(name, drawing)  # lays it out
+                drawing.figure.draw_without_rendering()
                 for legend in drawing.figure.legends:
                     box = legend.get_window_extent()
                     assert box.x0 >= 0, name
                     assert box.x1 <= drawing.figure.bbox.width, name
-                axes = drawing.figure.axes[0].get_window_extent()
-                assert axes.height > 0.25 * drawing.figure.bbox.height, name
+                    assert box.y1 <= min(axes.get_window_extent().y0 for axes in drawing.figure.axes), name
 
 
 def test_the_page_is_self_contained(written_page: Path) -> None:
@@ -250,7 +268,7 @@ def test_the_page_is_self_contained(written_page: Path) -> None:
     ]
     assert "<?xml" not in page
     assert page.startswith("<!DOCTYPE html>")
-    assert page.count('role="img" aria-label="') == len(FIGURES)
+    assert page.count('role="img" aria-label="') == 2 + 3 + 3 + 3  # plots
     ids = set(re.findall(r'\bid="([^"]+)"', page))
     referred = set(re.findall(r'href="#([^"]+)"', page)) | set(re.findall(r"url\(#([^)]+)\)", page))
     assert referred <= ids
@@ -270,12 +288,16 @@ def test_the_figures_are_files_and_not_blank(written_page: Path) -> None:
 
 def test_a_csv_holds_what_the_figure_plots(written_page: Path) -> None:
     drawings, _ = drawn(digits())
-    for name in FIGURES - {"1-layers", "1-heat-ticket", "1-heat-deterministic"}:
+    for name in FIGURES - {"1-layers"}:
         table = pd.read_csv(written_page.parent / "figures" / f"{name}.csv")
-        lines = {line.get_label(): line.get_xydata() for line in drawings[name].figure.axes[0].get_lines()}
-        assert lines.keys() == set(table["curve"])
-        for curve, rows in table.groupby("curve"):
-            np.testing.assert_allclose(rows[["weights_left_percent", "mean"]].to_numpy(), lines[curve], rtol=1e-12)
+        plots = [axes for axes in drawings[name].figure.axes if not axes.get_title(loc="left").endswith(", a closer look")]
+        for axes, (_, shown) in zip(plots, table.groupby("quantity", sort=False), strict=False):
+            named = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]  # not that of chance
+            lines = {line.get_label(): line.get_xydata() for line in named}
+            assert lines.keys() == set(shown["curve"])
+            for curve, rows in shown.groupby("curve"):
+                found = np.asarray(sorted(lines[curve].tolist(), reverse=True))
+                np.testing.assert_allclose(rows[["weights_left_percent", "mean"]].to_numpy(), found, rtol=1e-12)
 
 
 def test_the_csv_of_accuracy_is_means_and_ranges_in_percent(written_page: Path) -> None:
@@ -290,16 +312,22 @@ def test_the_csv_of_accuracy_is_means_and_ranges_in_percent(written_page: Path) 
     assert row["seeds"] == 3
 
 
+def heat_maps(drawing: Drawing) -> dict[str, np.ma.MaskedArray]:
+    """The colours of each heat map, layers by levels."""
+    maps = [axes for axes in drawing.figure.axes if axes.get_title(loc="left") in CURVES]
+    return {axes.get_title(loc="left"): np.ma.asarray(axes.collections[0].get_array()).reshape(3, 7) for axes in maps}
+
+
 def test_a_heat_map_shows_the_layers_by_levels(written_page: Path) -> None:
-    table = pd.read_csv(written_page.parent / "figures" / "1-heat-ticket.csv")
-    assert set(table["curve"]) == {"ticket (snr)"}
-    grid = table.pivot(index="layer", columns="level", values="mean")
+    table = pd.read_csv(written_page.parent / "figures" / "1-layers.csv")
+    assert set(table["curve"]) == {"ticket (snr)", "ticket (mu)", "deterministic (magnitude)"}
+    grid = table[table["curve"] == "ticket (snr)"].pivot(index="layer", columns="level", values="mean")
     for layer, share in LAYERS.items():
         expected = [100 * min(1.0, share * 0.64**level) for level in range(7)]
         assert grid.loc[layer].tolist() == pytest.approx(expected)
-    drawings, _ = drawn(digits())
-    shades = drawings["1-heat-ticket"].figure.axes[0].collections[0].get_array()
-    np.testing.assert_allclose(np.asarray(shades).reshape(3, 7), grid.loc[list(LAYERS)].to_numpy())
+    shades = heat_maps(drawn(digits())[0]["1-layers"])
+    assert list(shades) == ["ticket (snr)", "deterministic (magnitude)"]
+    np.testing.assert_allclose(shades["ticket (snr)"], grid.loc[list(LAYERS)].to_numpy())
 
 
 def test_an_empty_layer_is_named_and_left_white() -> None:
@@ -307,9 +335,9 @@ def test_an_empty_layer_is_named_and_left_white() -> None:
     late = records["level"] == 6
     records.loc[late, "layer_density"] = '{"fc1": 0.01, "fc2": 0.0, "fc3": 0.2}'
     drawings, captions = drawn(records)
-    assert "White: nothing is left, as fc2 of ticket (snr) from level 6" in captions
-    figure = drawings["1-heat-ticket"].figure
-    assert np.ma.getmaskarray(figure.axes[0].collections[0].get_array()).reshape(3, 7)[1].tolist() == [False] * 6 + [True]
+    assert "nothing is left (white) of fc2 of ticket (snr) from level 6" in captions
+    shades = heat_maps(drawings["1-layers"])["ticket (snr)"]
+    assert np.ma.getmaskarray(shades)[1].tolist() == [False] * 6 + [True]
 
 
 @pytest.mark.parametrize("records", [digits(), digits(seeds=1), regression()], ids=["three seeds", "one", "regression"])
@@ -321,6 +349,70 @@ def test_a_caption_has_at_most_two_sentences(records: pd.DataFrame, no_figures: 
         assert len(captions) > 3
         for caption in captions:
             assert 1 <= len(re.findall(r"[.!?](?= |$)", caption)) <= 2, caption
+
+
+def test_an_arm_has_the_same_look_on_every_page() -> None:
+    every = styles(list(CURVES))
+    assert len({(style["color"], style["marker"]) for style in every.values()}) == len(CURVES)
+    for curve in CURVES:
+        others = [name for name in CURVES if name != curve]
+        for page in ([curve], [*others[:2], curve], ["mine", curve, "ticket (snr), lr=0.1"]):
+            assert styles(page)[curve] == every[curve]
+    of_deterministic = styles(["re-init (snr)", "re-init of deterministic (magnitude)"])
+    assert len({style["color"] for style in of_deterministic.values()}) == 1
+    assert len({style["linestyle"] for style in of_deterministic.values()}) == 2
+
+
+def test_seventy_curves_differ_in_colour_or_marker() -> None:
+    found = styles([*CURVES, *(f"ticket (snr), lr={i}" for i in range(60))])
+    assert len({(style["color"], style["marker"]) for style in found.values()}) == len(found)
+    assert all(style["linestyle"] == "-" for style in found.values())
+
+
+def test_every_colour_of_a_figure_is_a_variable_with_a_value_for_a_dark_page(written_page: Path) -> None:
+    page = written_page.read_text()
+    light, dark = (set(re.findall(r"--(c[0-9a-f]{6}):", part)) for part in page.split("prefers-color-scheme: dark", 1))
+    used = set(re.findall(r"var\(--(c[0-9a-f]{6})\)", page))
+    assert used <= light == dark & light
+    svg = "".join(re.findall(r'<svg role="img".*?</svg>', page, re.S))
+    heat = r"(<g id=\"1-layers-QuadMesh.*?</g>\s*</g>|<image.*?/>)"
+    assert not re.findall(r"#[0-9a-f]{6}\b", re.sub(heat, "", svg, flags=re.S)), "a colour that stays light in the dark"
+
+
+def test_chance_is_a_line_where_the_axis_reaches_and_a_word_elsewhere() -> None:
+    def words(records: pd.DataFrame) -> list[list[str]]:
+        return [[text.get_text() for text in axes.texts] for axes in drawn(records)[0]["1-accuracy"].figure.axes]
+
+    assert words(digits().assign(classes=10)) == [["chance 10% \N{DOWNWARDS ARROW}"], ["chance 10%"]]
+    assert words(digits().drop(columns="classes", errors="ignore")) == [[], []]
+    closer, everything = drawn(digits().assign(classes=10))[0]["1-accuracy"].figure.axes
+    assert closer.get_ylim()[0] > 50
+    assert everything.get_ylim()[0] < 10
+    assert [10, 10] in [list(line.get_ydata()) for line in everything.get_lines()]
+
+
+def test_plots_side_by_side_share_their_axes() -> None:
+    fanned = pd.concat([digits(variant=f"train.lr={lr}, train.epochs=3") for lr in (0.1, 0.2, 0.3, 0.4)], ignore_index=True)
+    found = panels(fanned)
+    with matplotlib.rc_context(SETTINGS):
+        seen = overview(found, styles(ordered_curves(fanned)))
+    drawing = seen.plates[0].drawings["nets-accuracy"]
+    assert drawing.numbers["panel"].str.split(", ").str[0].unique().tolist() == [f"lr={lr}" for lr in (0.1, 0.2, 0.3, 0.4)]
+    assert len({axes.get_xlim() for axes in drawing.figure.axes}) == 1
+    rows: dict[float, set] = {}
+    for axes in drawing.figure.axes:
+        rows.setdefault(round(axes.get_position().y0, 6), set()).add(axes.get_ylim())
+    assert all(len(limits) == 1 for limits in rows.values())
+
+
+def test_variants_of_one_net_fill_a_grid() -> None:
+    few = digits()[lambda records: records["arm"].isin(["ticket", "deterministic"])]
+    fanned = pd.concat([few.assign(variant=f"train.lr={lr}") for lr in range(5)], ignore_index=True)
+    with matplotlib.rc_context(SETTINGS):
+        drawing = overview(panels(fanned), styles(ordered_curves(fanned))).plates[0].drawings["nets-accuracy"]
+    assert len(drawing.boxes) == 5
+    assert len({top for _, top, *_ in drawing.boxes}) == 2
+    assert drawing.across == 3
 
 
 def test_times_are_summed_by_curve_and_kind() -> None:
@@ -418,6 +510,20 @@ def test_a_failed_write_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["figures", "report.html"]
 
 
+def test_a_description_gives_its_first_sentence() -> None:
+    assert split("Does it work? We see.  And 1.5 times more. So.") == ("Does it work?", "We see. And 1.5 times more. So.")
+    assert split("") == ("", "")
+
+
+def test_variants_are_called_by_what_differs() -> None:
+    both = ["train.lr=0.1, prune.scope=layer", "train.lr=0.2, prune.scope=layer"]
+    assert differing(both) == {both[0]: "lr=0.1", both[1]: "lr=0.2"}
+    alike = ["train.lr=0.1, prune.lr=1", "train.lr=0.2, prune.lr=2"]
+    assert differing(alike) == {name: name for name in alike}
+    assert differing(["train.lr=0.1"]) == {"train.lr=0.1": "lr=0.1"}
+    assert differing([""]) == {"": ""}
+
+
 def test_settings_are_found_through_fan_outs() -> None:
     study = {"model": [{"name": "mlp"}, {"name": "vgg"}], "train": {"lr": [0.1, 0.2]}}
     assert values(study, "model", "name") == ["mlp", "vgg"]
@@ -440,6 +546,6 @@ def test_numbers_are_written_for_people() -> None:
 
 def test_a_study_without_pruning_says_so_and_shows_no_densities(tmp_path, no_figures):
     page = write_report(digits(levels=0), STUDY, tmp_path / "report.html").read_text()
-    assert "Networks are trained and tested, without pruning" in page
-    assert "Density per layer" not in page
+    assert "tickets, without pruning" in page
+    assert "Weights left in each layer" not in page
     assert not list((tmp_path / "figures").glob("*layers*"))

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .figures import NARROW, Drawing, Style, band, density_axis, start, styles, with_legend
+from tombola.metrics.column import left, listed
+
+from .figures import BOTTOM, HEIGHT, TOP, WIDTH, Drawing, band, canvas, density_axis, entitle, with_legend
+from .looks import NULL_LINE, PAPER, Style, styles
 from .panels import Panel
 from .plates import Plate
-from .quantities import left, listed, number
+from .quantities import number
 
 ALONG = "place on the line, from 0 (first ticket) to 1 (second)"
 BETWEEN = {
@@ -250,7 +253,8 @@ def lines(found: pd.DataFrame, look: dict[str, Style], quantity: str, axis: str)
     """
     present = [name for name in look if (found["line"] == name).any()]
     by_chance = bool(found["chance"].notna().any())
-    figure, axes = start(NARROW, 1.6 + 0.3 * NARROW, [*present, *([CHANCE] if by_chance else [])])
+    figure, ((axes,),), ((box,),) = canvas([HEIGHT], 1, [*present, *([CHANCE] if by_chance else [])])
+    axes.set_gid("cell0")
     shown = found.assign(x=100 * found["x"]) if axis == "density" else found
     for i, name in enumerate(present):
         rows = shown[shown["line"] == name]
@@ -258,14 +262,14 @@ def lines(found: pd.DataFrame, look: dict[str, Style], quantity: str, axis: str)
         if by_chance:
             axes.plot(rows["x"], rows["chance"], color=look[name]["color"], linestyle=":", linewidth=1)
     if by_chance:
-        axes.plot([], [], color="0.4", linestyle=":", linewidth=1, label=CHANCE)
+        axes.plot([], [], color=NULL_LINE, linestyle=":", linewidth=1, label=CHANCE)
     if axis == "density":
         density_axis(axes, shown["x"])
     else:
         axes.set_xlabel(axis)
-    axes.set_ylabel(quantity)
+    entitle(axes, quantity)
     numbers = shown.rename(columns={"x": "weights_left_percent" if axis == "density" else "x", "line": "curve"})
-    return Drawing(with_legend(figure), numbers.assign(quantity=quantity))
+    return Drawing(with_legend(figure), numbers.assign(quantity=quantity), (box,))
 
 
 def matrix(table: pd.DataFrame, names: Sequence[str], label: str) -> Drawing:
@@ -274,23 +278,23 @@ def matrix(table: pd.DataFrame, names: Sequence[str], label: str) -> Drawing:
     for a, b, mean in zip(table["a"], table["b"], table["mean"], strict=True):
         i, j = names.index(a), names.index(b)
         grid[i, j] = grid[j, i] = mean
-    figure, axes = start(NARROW, 0.9 + 0.36 * len(names), [])
-    image = axes.pcolormesh(np.ma.masked_invalid(grid), cmap="PuOr", vmin=-1, vmax=1, edgecolors="white", linewidth=0.6)
+    margin = 0.2 + 0.062 * max(map(len, names))
+    figure, ((axes,),), ((box,),) = canvas([TOP + BOTTOM + 0.3 * len(names)], 1, [], left=margin)
+    axes.set_gid("cell0")
+    shades = np.ma.masked_invalid(grid)
+    axes.pcolormesh(shades, cmap="PuOr", vmin=-1, vmax=1, edgecolors=PAPER, linewidth=0.6)
     for i in range(len(names)):
         for j in range(len(names)):
             if np.isfinite(grid[i, j]):
-                dark = abs(grid[i, j]) > 0.7
-                axes.text(
-                    j + 0.5, i + 0.5, f"{grid[i, j]:.2f}", ha="center", va="center", fontsize=7, color="w" if dark else "k"
-                )
+                colour = "#fefefe" if abs(grid[i, j]) > 0.7 else "#010101"  # on a dark page too
+                axes.text(j + 0.5, i + 0.5, f"{grid[i, j]:.2f}", ha="center", va="center", fontsize=7, color=colour)
     places = np.arange(len(names)) + 0.5
-    axes.set_xticks(places, names, rotation=35, ha="right", fontsize=8)
+    crowded = max(map(len, names)) * 0.055 > (WIDTH - margin) / len(names)
+    axes.set_xticks(places, names, fontsize=7, rotation=20 if crowded else 0, ha="right" if crowded else "center")
     axes.set_yticks(places, names, fontsize=8)
     axes.invert_yaxis()
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=axes, location="bottom", aspect=40, pad=0.02)
-    bar.set_label(label)
-    bar.outline.set_visible(False)
-    return Drawing(figure, table.assign(quantity=label))
+    entitle(axes, label, margin)
+    return Drawing(figure, table.assign(quantity=label), (box,))

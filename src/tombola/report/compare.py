@@ -9,15 +9,14 @@ import pandas as pd
 import yaml
 
 from tombola.errors import TombolaError
-from tombola.metrics.column import NONE
+from tombola.metrics.column import NONE, left, listed
 
 from . import text
-from .figures import COLOURS, DASHES, MARKERS, Style
 from .images import DEFAULT_FORMATS, SETTINGS, Picture
-from .page import Closing, Section, as_yaml, data_of, fill, pictures_of, show
+from .looks import DASHES, Style, styles
+from .page import Section, as_yaml, data_of, fill, pictures_of, show
 from .panels import Panel, main_quantity, ordered_curves
 from .plates import plates_of_measurements
-from .quantities import left, listed
 from .statistics import by_seed, common_level, density_at, gaps, paired_gap
 from .tables import Table
 
@@ -57,28 +56,28 @@ def render(first: Side, second: Side, folder: str, formats: Sequence[str] = DEFA
         for number, (model, data) in enumerate(_shared(first, second), start=1):
             panel, pairs, alone = common_panel(number, model, data, first, second)
             look |= look_of(panel)
+            every = gap_table(panel, pairs)
             sections.append(
                 Section(
-                    number=number,
                     title=panel.title,
                     findings=[*(finding(panel, pair) for pair in pairs), *alone],
-                    plates=show(plates_of_measurements(panel, look)),
-                    tables=[table for table in (gap_table(panel, pairs, every_level=False),) if table.rows],
-                    all_gaps=gap_table(panel, pairs, every_level=True),
+                    plates=show(plates_of_measurements(panel, look), number),
+                    folded=[every] if every.rows else [],
                 )
             )
             panels.append(panel)
     texts = {f"{side.label}, as resolved": as_yaml(side.study) for side in (first, second)}
     html = fill(
         name=f"{first.label} and {second.label}",
-        description="",
         lead=f"Two studies compared: {first.label} with {len(first.records)} tickets, {second.label} with "
-        f"{len(second.records)}. In the figures curves of the first are solid or dotted, of the second dashed.",
+        f"{len(second.records)}.",
+        about="Curves of the first study are solid or dotted, of the second dashed.",
+        numbers=[],
         failed=[],
         unfinished="",
         sections=sections,
         notes=[text.INTERVALS, PAIRING],
-        closing=[Closing(title="Settings", tables=[settings_that_differ(first, second)], texts=texts)],
+        closing=Section(title="Settings", tables=[settings_that_differ(first, second)], texts=texts),
         folder=folder,
         formats=formats,
         data=data_of(panels, look),
@@ -86,17 +85,16 @@ def render(first: Side, second: Side, folder: str, formats: Sequence[str] = DEFA
     return html, pictures_of(sections)
 
 
-def gap_table(panel: Panel, pairs: list[Pair], *, every_level: bool) -> Table:
-    """Return the first study minus the second for each curve of both, at the sparsest shared density or at every one."""
+def gap_table(panel: Panel, pairs: list[Pair]) -> Table:
+    """Return the first study minus the second for each curve of both, at every density that both have."""
     quantity, rows = panel.main, []
     for pair in pairs:
-        for level, gap in gaps(panel.records, pair.first, pair.second, quantity.name, every_level=every_level):
+        for level, gap in gaps(panel.records, pair.first, pair.second, quantity.name, every_level=True):
             means = [by_seed(panel.records, curve, level, quantity.name).mean() for curve in (pair.first, pair.second)]
             gap_words = [quantity.signed(gap.mean), text.interval(gap, quantity), str(gap.n)]
             rows.append([pair.own, left(density_at(panel.records, level)), *map(quantity.show, means), *gap_words])
-    which = "at every density that both have" if every_level else "at the sparsest density that both have"
     return Table(
-        title=f"{quantity.label} of both studies and their gap ({quantity.gap_unit}), {which}",
+        title=f"{quantity.label} of both studies and their gap ({quantity.gap_unit}), at every density that both have",
         head=["curve", "left", "first", "second", "gap", "95% interval", "seeds"],
         rows=rows,
         note="The first study minus the second, paired over seeds.",
@@ -170,8 +168,9 @@ def common_panel(number: int, model: str, data: str, first: Side, second: Side) 
     curves = [f"{side.label}: {own}" for own in owns for side, here, _ in sides if own in here]
     panel = Panel(
         number=number,
-        title=f"{model} on {data}",
+        net=f"{model} on {data}",
         variant="",
+        setting="",
         records=both,
         curves=curves,
         reference=curves[0],
@@ -183,13 +182,11 @@ def common_panel(number: int, model: str, data: str, first: Side, second: Side) 
 def look_of(panel: Panel) -> dict[str, Style]:
     """Return a colour and a marker for each curve, the same for both of a pair; dashes tell the studies apart."""
     rows = panel.records.drop_duplicates("curve").set_index("curve").loc[panel.curves]
-    numbers = {own: i for i, own in enumerate(dict.fromkeys(rows["own"]))}
-    look = {}
-    for curve, own, side in zip(rows.index, rows["own"], rows["side"], strict=True):
-        i = numbers[own]
-        dashes = DASHES[2 * (i // len(COLOURS) % 2) + side]
-        look[str(curve)] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": dashes}
-    return look
+    own = styles(list(dict.fromkeys(rows["own"])))
+    return {
+        str(curve): own[name] | {"linestyle": DASHES[2 * (own[name]["linestyle"] != DASHES[0]) + side]}
+        for curve, name, side in zip(rows.index, rows["own"], rows["side"], strict=True)
+    }
 
 
 def finding(panel: Panel, pair: Pair) -> str:

@@ -1,17 +1,9 @@
 // The interactive chart of a panel: any metric over weights left, any choice of curves, hover shows the seeds.
 
-const SHAPES = { // of a legend's marks, 8 wide and high around the origin
-  'circle': 'M4,0A4,4 0 1 1 -4,0A4,4 0 1 1 4,0Z', 'square': 'M-3.5,-3.5H3.5V3.5H-3.5Z', 'diamond': 'M0,-4.6L4.6,0L0,4.6L-4.6,0Z',
-  'triangle-up': 'M0,-4.4L4.4,3.6H-4.4Z', 'triangle-down': 'M0,4.4L4.4,-3.6H-4.4Z', 'triangle-left': 'M-4.4,0L3.6,-4.4V4.4Z',
-  'triangle-right': 'M4.4,0L-3.6,-4.4V4.4Z', 'cross': 'M-4,-1.5H-1.5V-4H1.5V-1.5H4V1.5H1.5V4H-1.5V1.5H-4Z',
-  'x': 'M-4,-2L-2,-4L0,-2L2,-4L4,-2L2,0L4,2L2,4L0,2L-2,4L-4,2L-2,0Z',
-  'star': 'M0,-5L1.2,-1.6H4.8L1.9,0.6L3,4L0,1.9L-3,4L-1.9,0.6L-4.8,-1.6H-1.2Z',
-};
-const STROKES = {solid: '', dash: '6 3', dot: '2 2', dashdot: '7 2 2 2'};
 const SEEDS_NAMED = 12; // in a hover text; more would cover the chart
 
-/** Controls and chart of one panel, inside `place`. Returns {draw, show}; `caption` is an element to keep up to date. */
-function curvesExplorer(place, panel, caption) {
+/** Controls and chart of one panel, inside `place`. Returns {draw, show}. */
+function curvesExplorer(place, panel) {
   const state = {metric: panel.metrics[0], logX: true, logY: false, spread: 'range', hidden: new Set()};
   const chart = element('div', {class: 'chart', role: 'group'});
   const change = (name, value) => { state[name] = value; draw(); };
@@ -40,7 +32,7 @@ function curvesExplorer(place, panel, caption) {
         value => change('spread', value))),
     chart,
     element('fieldset', {class: 'chips'}, element('legend', {}, 'Curves'),
-      ...panel.curves.map((curve, i) => element('label', {class: 'chip'}, boxes[i], swatch(curve), curve.name)),
+      ...panel.curves.map((curve, i) => element('label', {class: 'chip'}, boxes[i], drawn(curve.swatch), curve.name)),
       element('span', {class: 'all'},
         ...buttons.map(([text, wanted]) => element('button', {type: 'button', onclick: showing(wanted)}, text)))));
 
@@ -54,11 +46,10 @@ function curvesExplorer(place, panel, caption) {
     const percents = points.map(point => point.x);
     const values = plainAxis(metric.axis + (state.logY ? ', log scale' : ''));
     chart.setAttribute('aria-label', `Chart: ${metric.name} over weights left, ${panel.curves.length - state.hidden.size} curves`);
-    caption.textContent = metric.caption;
     return Plotly.react(chart, [...nullTraces(panel, metric, shown), ...traces], {
-      font: FONT, paper_bgcolor: '#fff', plot_bgcolor: '#fff', showlegend: false, hovermode: 'closest', hoverdistance: 30,
+      font: font(), paper_bgcolor: tone(PAPER), plot_bgcolor: tone(PAPER), showlegend: false, hovermode: 'closest', hoverdistance: 30,
       height: innerWidth < 640 ? 300 : 420, margin: {l: 50, r: 8, t: 28, b: 45}, dragmode: COARSE ? false : 'zoom',
-      xaxis: densityAxis(percents, state.logX),
+      shapes: metric.column === 'accuracy' ? chanceLine(panel.chance) : [], xaxis: densityAxis(percents, state.logX),
       yaxis: {...values, type: state.logY ? 'log' : 'linear', fixedrange: COARSE, nticks: 8},
     }, {...CONFIG, toImageButtonOptions: {format: 'svg', filename: metric.column}});
   }
@@ -71,6 +62,13 @@ function curvesExplorer(place, panel, caption) {
     list.focus({preventScroll: true});
   }
   return {draw, show};
+}
+
+/** The dotted line of guessing, where the axis reaches so far. */
+function chanceLine(chance) {
+  if (chance === null) return [];
+  const line = {color: tone(AXIS), width: 1, dash: 'dot'}, words = `chance ${Number(chance.toPrecision(3))}%`;
+  return [{type: 'line', xref: 'paper', x0: 0, x1: 1, y0: chance, y1: chance, line, label: {text: words, textposition: 'start', font: {size: 11}}}];
 }
 
 /** One point per curve and level, in that order: x in percent, mean, low and high in the metric's unit, seeds. */
@@ -103,21 +101,21 @@ function tracesOf(curve, points, metric, spread) {
   if (spread === 'range' && points.some(point => point.values.length > 1)) {
     traces.push({
       x: [...x, ...x.slice().reverse()], y: [...scaled('high'), ...scaled('low').reverse()], mode: 'lines', line: {width: 0},
-      fill: 'toself', fillcolor: curve.colour + '29', hoverinfo: 'skip',
+      fill: 'toself', fillcolor: tone(curve.colour) + '29', hoverinfo: 'skip',
     });
   }
   if (spread === 'seeds') {
     traces.push({
       x: points.flatMap(point => point.values.map(() => point.x)),
       y: points.flatMap(point => point.values.map(value => metric.scale * value)), mode: 'markers',
-      marker: {color: curve.colour, symbol: curve.symbol + '-open', size: 6, opacity: 0.6}, hoverlabel: hover(curve.colour),
+      marker: {color: tone(curve.colour), symbol: curve.symbol + '-open', size: 6, opacity: 0.6}, hoverlabel: hover(curve.colour),
       hovertext: points.flatMap(point => point.values.map((value, i) =>
         `<b>${plain(curve.name)}</b><br>seed ${point.seeds[i]}: ${written(metric, value)}<br>${where(point)}`)), hoverinfo: 'text',
     });
   }
   traces.push({
-    x, y: scaled('mean'), mode: 'lines+markers', name: plain(curve.name), line: {color: curve.colour, dash: curve.dash, width: 2},
-    marker: {color: curve.colour, symbol: curve.symbol, size: 8}, hoverlabel: hover(curve.colour), hoverinfo: 'text',
+    x, y: scaled('mean'), mode: 'lines+markers', name: plain(curve.name), line: {color: tone(curve.colour), dash: curve.dash, width: 2},
+    marker: {color: tone(curve.colour), symbol: curve.symbol, size: 8}, hoverlabel: hover(curve.colour), hoverinfo: 'text',
     hovertext: points.map(point => hoverText(curve, point, metric)),
   });
   return traces;
@@ -150,22 +148,7 @@ function nullTraces(panel, metric, points) {
   const [means, lows, highs] = [mean, low, high].map(column => rows.map(own => average(column, own)));
   return [
     {x: [...x, ...x.slice().reverse()], y: [...highs, ...lows.reverse()], mode: 'lines', line: {width: 0}, fill: 'toself',
-      fillcolor: '#d9d9d9', hoverinfo: 'skip'},
-    {x, y: means, mode: 'lines', line: {color: '#808080', width: 1}, hoverinfo: 'skip'},
+      fillcolor: tone('#d9d9d9'), hoverinfo: 'skip'},
+    {x, y: means, mode: 'lines', line: {color: tone('#808080'), width: 1}, hoverinfo: 'skip'},
   ];
-}
-
-/** The line and the mark of a curve, as in the chart. */
-function swatch(curve) {
-  const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
-  for (const [name, value] of Object.entries({viewBox: '-15 -6 30 12', width: 30, height: 12, 'aria-hidden': 'true'})) {
-    svg.setAttribute(name, value);
-  }
-  for (const [d, stroke, fill] of [['M-14,0H14', curve.colour, 'none'], [SHAPES[curve.symbol], 'none', curve.colour]]) {
-    const path = document.createElementNS(svg.namespaceURI, 'path');
-    for (const [name, value] of Object.entries({d, stroke, fill, 'stroke-width': 2})) path.setAttribute(name, value);
-    if (fill === 'none') path.setAttribute('stroke-dasharray', STROKES[curve.dash]);
-    svg.append(path);
-  }
-  return svg;
 }

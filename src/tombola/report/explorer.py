@@ -1,4 +1,4 @@
-"""Data and scripts of the interactive charts: the records of each panel as columns, with captions."""
+"""Data and scripts of the interactive charts: the records of each panel as columns."""
 
 import base64
 import gzip
@@ -16,9 +16,8 @@ from markupsafe import Markup
 from tombola.metrics.column import KINDS
 from tombola.metrics.columns import RECORDS
 
-from . import text
-from .figures import Style
 from .layers import layer_table
+from .looks import Style, swatch
 from .panels import CONTROLS, Panel
 from .quantities import quantity_of
 from .statistics import by_curve_and_seed
@@ -56,10 +55,12 @@ def panel_data(panel: Panel, look: dict[str, Style]) -> dict[str, Any]:
                 "colour": look[curve]["color"],
                 "symbol": SYMBOLS[look[curve]["marker"]],
                 "dash": LINES[look[curve]["linestyle"]],
+                "swatch": swatch(*(str(look[curve][part]) for part in ("color", "linestyle", "marker"))),
             }
             for curve in panel.curves
         ],
-        "metrics": [_metric(panel, column) for column in metrics],
+        "metrics": [_metric(column) for column in metrics],
+        "chance": None if math.isnan(panel.chance()) else panel.chance(),
         "rows": {name: _numbers(rows[name]) for name in rows},
         "layers": _layers(panel),
     }
@@ -79,7 +80,7 @@ def metrics_of(panel: Panel) -> list[str]:
     return sorted(offered, key=place)
 
 
-def _metric(panel: Panel, column: str) -> dict[str, Any]:
+def _metric(column: str) -> dict[str, Any]:
     quantity = quantity_of(column)
     return {
         "column": column,
@@ -88,7 +89,6 @@ def _metric(panel: Panel, column: str) -> dict[str, Any]:
         "scale": quantity.scale,
         "unit": quantity.suffix,
         "decimals": quantity.decimals if column in RECORDS else None,
-        "caption": text.over_density(panel, quantity),
     }
 
 
@@ -107,7 +107,6 @@ def _layers(panel: Panel) -> dict[str, Any] | None:
                 "curve": panel.curves.index(str(curve)),
                 "level": [int(level) for level in left.index],
                 "left": _numbers(left),
-                "caption": text.heat(table, [str(curve)]),
                 **{name: [_numbers(row) for _, row in grid.iterrows()] for name, grid in grids.items()},
             }
         )

@@ -1,4 +1,4 @@
-"""Figures of curves over weights left, made without pyplot and so without global state."""
+"""Figures of small plots of curves, made without pyplot and so without global state."""
 
 import math
 import textwrap
@@ -14,73 +14,51 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from tombola.metrics.column import Column
 
+from .looks import AXIS, INK, NULL, NULL_LINE, Style
 from .statistics import summary
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; without yellow, too pale on white
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")  # ten and seven: no pair returns before the 70th curve
-DASHES = ("-", "--", ":", "-.")
-WIDE, NARROW = 4.4, 3.75  # inches; a narrow one fills half a page, both are legible on a telephone
+WIDTH, HEIGHT = 3.9, 2.6  # inches of a plot; legible on a telephone, and three stand side by side on a desk
+SMALL = 2.3  # inches: height of the plots of many nets
+LEFT, RIGHT, TOP, BOTTOM = 0.56, 0.12, 0.3, 0.42  # inches around the axes: equal ones align plots that stand side by side
 LOG_FACTOR = 20  # an NLL range beyond this factor is drawn on a log axis
-
-Style = dict[str, Any]
+ASIDE = 0.012  # of the axis' length between two curves, so that their bars do not hide one another
+PERFECT = "perfect calibration"
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, and its plotted numbers: a tidy table in the units of its axes."""
+    """A figure, and its plotted numbers: a tidy table in the units of its axes.
+
+    Element ids "cell0", "cell1-bar", ... name the plot that a part belongs to; a page shows each plot by itself.
+    """
 
     figure: Figure
     numbers: pd.DataFrame
+    boxes: tuple[tuple[float, float, float, float], ...]
+    """Left, top, width and height of each plot in inches, from the figure's upper left corner."""
+    across: int = 1
+    """Number of plots side by side on a wide page."""
 
 
-def styles(curves: list[str]) -> dict[str, Style]:
-    """Return colour, marker and dashes of every curve, the same in all figures of a page."""
-    return {
-        curve: {
-            "color": COLOURS[i % len(COLOURS)],
-            "marker": MARKERS[i % len(MARKERS)],
-            "linestyle": DASHES[i // len(COLOURS) % len(DASHES)],
-        }
-        for i, curve in enumerate(curves)
-    }
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A small plot: its place in the grid, its title, and its points: curve, x, mean, low, high, and more."""
 
-
-def over_density(
-    records: pd.DataFrame, quantity: Column, look: dict[str, Style], *, width: float = WIDE, null: bool = False
-) -> Drawing:
-    """Draw the quantity over weights left: per curve the mean over seeds, and a band from the smallest to the largest.
-
-    null: over the grey band of perfect calibration, for a calibration error.
-    """
-    figure, axes = start(width, 1.6 + 0.3 * width, [*look, *([PERFECT] if null else [])])
-    found = plotted(records, quantity)
-    numbers = [found]
-    if null:
-        grey = null_of(records, quantity)
-        axes.fill_between(grey["weights_left_percent"], grey["low"], grey["high"], color="0.82", linewidth=0, zorder=0)
-        axes.plot(grey["weights_left_percent"], grey["mean"], color="0.5", linewidth=1, zorder=1, label=PERFECT)
-        numbers.append(grey)
-    for i, curve in enumerate(curve for curve in look if (found["curve"] == curve).any()):
-        band(axes, found[found["curve"] == curve], "weights_left_percent", "seeds", curve, look[curve], i)
-    axes.set_ylabel(quantity.axis_label)
-    density_axis(axes, found["weights_left_percent"])
-    low, high = found["mean"].min(), found["mean"].max()
-    if null:
-        axes.set_ylim(bottom=0)
-    elif quantity.name == "nll" and low > 0 and high / low > LOG_FACTOR:
-        _log_value_axis(axes)
-    return Drawing(with_legend(figure), pd.concat(numbers, ignore_index=True))
-
-
-def band(axes: Axes, rows: pd.DataFrame, x: str, count: str, label: str, style: Style, place: int) -> None:
-    """Draw the means as a line, over a band from low to high where a mean is of several values."""
-    if (rows[count] > 1).any():
-        axes.fill_between(rows[x], rows["low"], rows["high"], color=style["color"], alpha=0.16, linewidth=0)
-    axes.plot(rows[x], rows["mean"], label=label, zorder=3 + 1 / (1 + place), **style)  # the first curve lies on top
-
-
-PERFECT = "perfect calibration"
+    row: int
+    column: int
+    title: str
+    axis: str
+    """Label of the values' axis, with the unit."""
+    points: pd.DataFrame
+    band: bool = False
+    """True: a band spans the seeds; False: a bar at each mark, moved aside."""
+    chance: float = math.nan
+    """Value that guessing would have; NaN: not drawn."""
+    shade: tuple[float, float] | None = None
+    """Values between which the plot is shaded, as another plot shows them closer."""
+    log: bool = False
+    own_scale: bool = False
+    """True: the values' axis is not shared with the plots of the same row."""
 
 
 def plotted(records: pd.DataFrame, quantity: Column) -> pd.DataFrame:
@@ -106,51 +84,160 @@ def null_of(records: pd.DataFrame, quantity: Column) -> pd.DataFrame:
     return null.assign(quantity=quantity.axis_label, curve=PERFECT)
 
 
-def start(width: float, height: float, labels: Iterable[str]) -> tuple[Figure, Axes]:
-    """Return a figure of this size in inches, with room below for a legend of these labels."""
-    figure = Figure(figsize=(width, height + legend_room(width, list(labels))), layout="constrained")
-    return figure, figure.add_subplot()
+def cell(records: pd.DataFrame, quantity: Column, *, row: int = 0, column: int = 0, title: str = "", **how: Any) -> Cell:
+    """Return the plot of a quantity over weights left; of a calibration error with its null."""
+    points = plotted(records, quantity)
+    if f"{quantity.name}_null" in records and len(points):
+        points = pd.concat([points, null_of(records, quantity)], ignore_index=True)
+    points = points.drop(columns="quantity").rename(columns={"weights_left_percent": "x"})
+    means = points["mean"]
+    log = quantity.name == "nll" and means.min() > 0 and means.max() / means.min() > LOG_FACTOR
+    axis = f"{quantity.axis_label}, log scale" if log else quantity.axis_label
+    return Cell(row=row, column=column, title=title or axis, axis=axis, points=points, log=log, **how)
 
 
-def legend_room(width: float, labels: list[str]) -> float:
-    """Return the height in inches of a legend of these labels."""
-    rows = math.ceil(len(labels) / _legend_columns(width, labels))
-    return 0.19 * rows + 0.13 * sum(_folded(width, label).count("\n") for label in labels)
+def canvas(
+    rows: Sequence[float], columns: int, labels: Sequence[str], *, left: float = LEFT, top: float = TOP
+) -> tuple[Figure, list[list[Axes]], list[list[tuple[float, float, float, float]]]]:
+    """Return a figure of rows of these heights in inches, its axes, and their boxes; room for a legend is below.
+
+    Each box has its axes at the same place, so that no layout need be computed and neighbours are aligned.
+    """
+    width, legend = WIDTH * columns, _legend_room(WIDTH * columns, labels)
+    height = sum(rows) + legend
+    figure = Figure(figsize=(width, height))
+    axes, boxes, above = [], [], 0.0
+    for row in rows:
+        boxes.append([(WIDTH * i, above, WIDTH, row) for i in range(columns)])
+        axes.append(
+            [
+                figure.add_axes(
+                    (
+                        (x + left) / width,
+                        1 - (above + row - BOTTOM) / height,
+                        (WIDTH - left - RIGHT) / width,
+                        (row - top - BOTTOM) / height,
+                    )
+                )
+                for x, *_ in boxes[-1]
+            ]
+        )
+        above += row
+    return figure, axes, boxes
 
 
-def with_legend(figure: Figure) -> Figure:
-    """Add a legend below the plots, where it hides nothing; a label of several plots appears once."""
-    found = [axes.get_legend_handles_labels() for axes in figure.axes]
-    by_label = {label: handle for handles, names in found for handle, label in zip(handles, names, strict=True)}
-    labels, handles = list(by_label), list(by_label.values())
-    width = figure.get_figwidth()
-    columns, size = _legend_columns(width, labels), _legend_size(width)
-    texts = [_folded(width, label) for label in labels]
-    figure.legend(handles, texts, loc="outside lower center", ncols=columns, fontsize=size)
-    return figure
+def grid(cells: Sequence[Cell], look: dict[str, Style], across: str, *, height: float = SMALL) -> Drawing:
+    """Draw cells with one x axis, and one axis of values for each row. `across`: "density" (in percent), or x's label.
+
+    The numbers are the points of all cells, with `panel`, the title, and `quantity`, the axis.
+    """
+    ordered = sorted(cells, key=lambda cell: (cell.row, cell.column))
+    rows, columns = 1 + ordered[-1].row, 1 + max(cell.column for cell in cells)
+    present = set().union(*(cell.points["curve"] for cell in cells))
+    names = [name for name in look if name in present]
+    figure, axes, boxes = canvas([height] * rows, columns, [*names, *([PERFECT] if PERFECT in present else [])])
+    places = {(cell.row, cell.column): (axes[cell.row][cell.column], cell) for cell in ordered}
+    for i in range(rows):
+        for j in range(columns):
+            if (i, j) not in places:
+                axes[i][j].remove()
+    for number, (one, cell) in enumerate(places.values()):
+        one.set_gid(f"cell{number}")
+        _draw(one, cell, {name: look[name] for name in names}, across)
+    _share(list(places.values()), across)
+    for one, cell in places.values():
+        _mark(one, cell)
+    numbers = pd.concat([cell.points.assign(panel=cell.title, quantity=cell.axis) for cell in cells], ignore_index=True)
+    if across == "density":
+        numbers = numbers.rename(columns={"x": "weights_left_percent"})
+    found = tuple(boxes[row][column] for row, column in places)
+    return Drawing(with_legend(figure), numbers, found, columns)
 
 
-_LETTER, _LINE = 0.0074, 0.064  # inches for each point of the font: a letter's width, and the line and gap beside a text
+def _draw(axes: Axes, cell: Cell, look: dict[str, Style], across: str) -> None:
+    points = cell.points
+    present = [name for name in look if (points["curve"] == name).any()]
+    null = points[points["curve"] == PERFECT]
+    if len(null):  # a range that belongs to no curve
+        axes.fill_between(null["x"], null["low"], null["high"], color=NULL, linewidth=0, zorder=0)
+        axes.plot(null["x"], null["mean"], label=PERFECT, color=NULL_LINE, linewidth=1, zorder=1)
+    reach = np.log(points["x"].max() / points["x"].min()) if across == "density" else np.ptp(points["x"])
+    for i, name in enumerate(present):
+        rows, style = points[points["curve"] == name].sort_values("x"), look[name]
+        if cell.band:
+            band(axes, rows, "x", "seeds", name, style, i)
+            continue
+        step = ASIDE * reach * (i - (len(present) - 1) / 2)
+        x = rows["x"] * np.exp(-step) if across == "density" else rows["x"] + step
+        axes.vlines(x, rows["low"], rows["high"], color=style["color"], linewidth=0.9, alpha=0.75, zorder=2)
+        axes.plot(x, rows["mean"], label=name, zorder=3 + 1 / (1 + i), **style, linewidth=1.2, markersize=3.6)
+    entitle(axes, cell.title)
+    if len(null):
+        axes.set_ylim(bottom=0)
+    if cell.log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend_columns(width: float, labels: list[str]) -> int:
-    longest = max(map(len, labels), default=1)
-    inches = _legend_size(width) * (_LETTER * longest + _LINE)
-    return max(1, min(len(labels), int(width / inches)))
+def entitle(axes: Axes, title: str, left: float = LEFT) -> None:
+    """Set the title at the left edge of the plot's box, `left` inches before the axes; a long one has small letters."""
+    inches = WIDTH - left - RIGHT
+    size = min(9.0, 72 * WIDTH / (0.6 * max(1, len(title))))
+    axes.set_title(title, fontsize=size, loc="left", color=INK, x=(0.06 - left) / inches)
 
 
-def _folded(width: float, label: str) -> str:
-    """Fold the label into lines of one column: a longer one would leave the figure on both sides."""
-    return textwrap.fill(label, max(8, int((width / _legend_size(width) - _LINE) / _LETTER)))
+def _share(places: list[tuple[Axes, Cell]], across: str) -> None:
+    """Give all plots one x axis, and the plots of a row and a quantity one axis of values."""
+    x = pd.concat([cell.points["x"] for _, cell in places])
+    for axes, cell in places:
+        if across == "density":
+            density_axis(axes, x)
+            most, least = axes.get_xlim()
+            axes.set_xlim(1.06 * most, least / 1.06)  # marks that were moved aside stay within
+            axes.xaxis.set_minor_locator(NullLocator())
+        else:
+            axes.set_xlabel(across)
+            axes.set_xlim(x.min() - 0.5, x.max() + 0.5)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        alike = [o for o, c in places if (c.row, c.axis, c.own_scale) == (cell.row, cell.axis, False) or o is axes]
+        ends = [one.get_ylim() for one in alike]
+        if not cell.own_scale:
+            axes.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
+        if cell.title != cell.axis:
+            axes.set_ylabel(cell.axis)
 
 
-def _legend_size(width: float) -> float:
-    return 7.5 if width < WIDE else 8.5
+def _mark(axes: Axes, cell: Cell) -> None:
+    """Draw the line of chance, and the shade of what another plot shows closer."""
+    if cell.shade:
+        axes.axhspan(*cell.shade, color=NULL, alpha=0.45, linewidth=0, zorder=0)
+    if math.isnan(cell.chance):
+        return
+    low, high = axes.get_ylim()
+    words = f"chance {cell.chance:.3g}%"
+    if cell.chance < low and cell.shade is None:  # far below: a line there would flatten the curves
+        axes.annotate(f"{words} \N{DOWNWARDS ARROW}", (0.015, 0.03), xycoords="axes fraction", fontsize=8, color=AXIS)
+        return
+    axes.set_ylim(min(low, cell.chance - 0.04 * (high - cell.chance)), high)
+    axes.axhline(cell.chance, color=AXIS, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
+    axes.annotate(
+        words, (0.015, cell.chance), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
+        fontsize=8, color=AXIS,
+    )  # fmt: skip
+
+
+def band(axes: Axes, rows: pd.DataFrame, x: str, count: str, label: str, style: Style, place: int) -> None:
+    """Draw the means as a line, over a band from low to high where a mean is of several values."""
+    if (rows[count] > 1).any():
+        axes.fill_between(rows[x], rows["low"], rows["high"], color=style["color"], alpha=0.16, linewidth=0)
+    axes.plot(rows[x], rows["mean"], label=label, zorder=3 + 1 / (1 + place), **style)  # the first curve lies on top
 
 
 def density_axis(axes: Axes, percent: pd.Series) -> None:
     """Set a log axis of weights left, from dense on the left to sparse on the right."""
-    most, least = 1.18 * percent.max(), min(percent.min() / 1.18, 0.5 * percent.max())
+    most, least = 1.12 * percent.max(), min(percent.min() / 1.12, 0.5 * percent.max())
     axes.set_xscale("log")
     axes.set_xlim(most, least)
     steps = [step * 10.0**power for power in range(2, -5, -1) for step in (5, 2, 1)]
@@ -159,83 +246,37 @@ def density_axis(axes: Axes, percent: pd.Series) -> None:
         ticks = [tick for tick in ticks if math.log10(tick).is_integer()]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(LogLocator(subs=()))
-    axes.set_xlabel("weights left (% of prunable, log scale)")
+    axes.set_xlabel("weights left (%, log scale)")
 
 
-def _log_value_axis(axes: Axes) -> None:
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_ylabel(f"{axes.get_ylabel()}, log scale")
+def with_legend(figure: Figure) -> Figure:
+    """Add a legend below the plots, where it hides nothing; a label of several plots appears once."""
+    found = [axes.get_legend_handles_labels() for axes in figure.axes]
+    by_label = {label: handle for handles, names in found for handle, label in zip(handles, names, strict=True)}
+    labels, handles = list(by_label), list(by_label.values())
+    width = figure.get_figwidth()
+    texts = [_folded(width, label) for label in labels]
+    columns = _legend_columns(width, labels)
+    figure.legend(handles, texts, loc="lower center", ncols=columns, fontsize=_LEGEND, borderaxespad=0.1)
+    return figure
 
 
-ASIDE = 0.012  # of the axis' length between two curves, so that their bars do not hide one another
+_LEGEND = 8.0  # points
+_LETTER, _LINE = 0.0074, 0.064  # inches for each point of the font: a letter's width, and the line and gap beside a text
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """A small plot: its place in the grid, its title, and its points: curve, x, mean, low, high, and more."""
-
-    row: int
-    column: int
-    title: str
-    axis: str
-    """Label of the values' axis, with the unit."""
-    points: pd.DataFrame
+def _legend_room(width: float, labels: Iterable[str]) -> float:
+    """Return the height in inches of a legend of these labels."""
+    names = list(labels)
+    rows = math.ceil(len(names) / _legend_columns(width, names))
+    return 0.2 * rows + 0.13 * sum(_folded(width, label).count("\n") for label in names)
 
 
-def grid(cells: Sequence[Cell], look: dict[str, Style], across: str) -> Drawing:
-    """Draw cells with a mark for each point and a bar from low to high. `across`: "density" (x in percent), or x's label.
-
-    The numbers are the points of all cells, with `panel`, the title, and `quantity`, the axis.
-    """
-    rows, columns = 1 + max(cell.row for cell in cells), 1 + max(cell.column for cell in cells)
-    present = set().union(*(cell.points["curve"] for cell in cells))
-    look = look | ({PERFECT: {}} if PERFECT in present else {})
-    names = [name for name in look if name in present]
-    width = max(WIDE, 2.55 * columns)
-    figure = Figure(figsize=(width, 0.35 + 1.95 * rows + legend_room(width, names)), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for one in axes.ravel():
-        one.set_visible(False)
-    for cell in cells:
-        one = axes[cell.row][cell.column]
-        one.set_visible(True)
-        _draw(one, cell, {name: look[name] for name in names}, across)
-        if cell.column:
-            one.set_ylabel("")
-        if any(other.column == cell.column and other.row > cell.row for other in cells):
-            one.set_xlabel("")
-    numbers = pd.concat([cell.points.assign(panel=cell.title, quantity=cell.axis) for cell in cells], ignore_index=True)
-    if across == "density":
-        numbers = numbers.rename(columns={"x": "weights_left_percent"})
-    return Drawing(with_legend(figure), numbers)
+def _legend_columns(width: float, labels: Sequence[str]) -> int:
+    longest = max(map(len, labels), default=1)
+    return max(1, min(len(labels), int(width / (_LEGEND * (_LETTER * longest + _LINE)))))
 
 
-def _draw(axes: Axes, cell: Cell, look: dict[str, Style], across: str) -> None:
-    points = cell.points
-    present = [name for name in look if (points["curve"] == name).any()]
-    reach = np.log(points["x"].max() / points["x"].min()) if across == "density" else np.ptp(points["x"])
-    for i, name in enumerate(present):
-        rows = points[points["curve"] == name].sort_values("x")
-        step = ASIDE * reach * (i - (len(present) - 1) / 2)
-        x = rows["x"] * np.exp(-step) if across == "density" else rows["x"] + step
-        if name == PERFECT:  # a range that belongs to no curve
-            axes.fill_between(rows["x"], rows["low"], rows["high"], color="0.86", linewidth=0, zorder=0)
-            axes.plot(rows["x"], rows["mean"], label=name, color="0.5", linewidth=1, zorder=1)
-            continue
-        axes.vlines(x, rows["low"], rows["high"], color=look[name]["color"], linewidth=0.9, alpha=0.75, zorder=2)
-        axes.plot(x, rows["mean"], label=name, zorder=3 + 1 / (1 + i), **look[name], linewidth=1.2, markersize=3.6)
-    if across == "density":
-        density_axis(axes, points["x"])
-        most, least = axes.get_xlim()
-        axes.set_xlim(1.12 * most, least / 1.12)  # marks that were moved aside stay within
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("weights left (%, log scale)")
-    else:
-        axes.set_xlabel(across)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_title(cell.title, fontsize=8.5, loc="left")
-    axes.set_ylabel(cell.axis)
-    axes.tick_params(labelsize=8)
+def _folded(width: float, label: str) -> str:
+    """Fold the label into lines of one column: a longer one would leave the figure on both sides."""
+    return textwrap.fill(label, max(8, int((width / _LEGEND - _LINE) / _LETTER)))

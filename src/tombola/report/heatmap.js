@@ -1,7 +1,7 @@
 // The heat map of a panel: the density of every layer at every level, for the curve that is chosen.
 
-/** A choice of the curve and its map, inside `place`. Returns {draw}; `caption` is an element to keep up to date. */
-function layersExplorer(place, panel, caption) {
+/** A choice of the curve and its map, inside `place`. Returns {draw}. */
+function layersExplorer(place, panel) {
   const {names, curves} = panel.layers;
   let chosen = curves[0];
   const chart = element('div', {class: 'chart', role: 'group'});
@@ -24,21 +24,20 @@ function layersExplorer(place, panel, caption) {
     }
     const shown = ticks.filter(tick => tick >= 99 * least && tick <= 100);
     chart.setAttribute('aria-label', `Heat map: density of ${names.length} layers at ${chosen.level.length} levels of ${name}`);
-    caption.textContent = chosen.caption;
     return Plotly.react(chart, [{
       type: 'heatmap', x: chosen.level.map((_, i) => i), y: names.map((_, i) => i), xgap: 1, ygap: 1, hoverinfo: 'text',
       z: byLayer((layer, level) => chosen.mean[level][layer] > 0 ? Math.log10(100 * chosen.mean[level][layer]) : null),
       text: byLayer(cell), hoverongaps: true, colorscale: 'Cividis', zmin: Math.log10(100 * least), zmax: 2,
-      hoverlabel: hover('#4d4d4d'),
+      hoverlabel: hover(AXIS),
       colorbar: {
         orientation: 'h', thickness: 10, y: 1, yanchor: 'bottom', ypad: 6, outlinewidth: 0, tickvals: shown.map(Math.log10),
         ticktext: shown.map(tick => String(Number(tick.toPrecision(3)))), title: {text: 'weights left in the layer (%)', side: 'top', font: {size: 13}},
       },
     }], {
-      font: FONT, paper_bgcolor: '#fff', plot_bgcolor: '#fff', height: 175 + row * names.length,
+      font: font(), paper_bgcolor: tone(PAPER), plot_bgcolor: tone(PAPER), height: 175 + row * names.length,
       margin: {l: 40, r: 8, t: 90, b: 45}, dragmode: false,
       xaxis: {
-        ...plainAxis('weights left overall (%)'), ticks: '', fixedrange: true, showgrid: false, linecolor: '#fff',
+        ...plainAxis('weights left overall (%)'), title: {text: 'weights left overall (%)', standoff: 22}, ticks: '', fixedrange: true, showgrid: false, linecolor: tone(PAPER),
         ...someTicks(chosen.left.map(value => String(Number((100 * value).toPrecision(3))))),
       },
       yaxis: {

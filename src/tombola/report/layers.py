@@ -1,4 +1,4 @@
-"""Densities of the layers: as dots at one level, and as a heat map over all levels."""
+"""Densities of the layers: as dots at one level, and as heat maps over all levels, with a row for each layer."""
 
 import json
 import math
@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from .figures import NARROW, WIDE, Drawing, Style, density_axis, start, with_legend
+from .figures import BOTTOM, RIGHT, WIDTH, Drawing, canvas, density_axis, entitle, with_legend
+from .looks import GRID, PAPER, Style
 
 COLOUR_MAP = "cividis"  # of even lightness steps, and the same to colour-blind readers
+HEAD = 0.52  # inches above the rows: the title, and beside it the bar of colours
 
 
 def layer_table(records: pd.DataFrame, curves: Sequence[str]) -> pd.DataFrame:
@@ -34,69 +36,80 @@ def layer_table(records: pd.DataFrame, curves: Sequence[str]) -> pd.DataFrame:
     return found[["curve", "level", "left", "layer", "mean", "low", "high"]].astype({"curve": str})
 
 
-def dots(found: pd.DataFrame, look: dict[str, Style]) -> Drawing:
-    """Draw a row per layer, the first one on top; a dot per curve, whose bar spans the seeds. Empty layers have no dot.
+def profile(table: pd.DataFrame, level: int | None, mapped: Sequence[str], look: dict[str, Style]) -> Drawing:
+    """Draw rows of layers, the first on top: dots of all curves at the level, and a heat map over levels for those `mapped`.
 
-    `found` is a layer table of one level.
+    `table` is a layer table; no dots without a level.
     """
-    layers, curves = list(found["layer"].unique()), list(found["curve"].unique())
-    row = 0.34 if len(layers) <= 20 else 0.2  # inches
-    figure, axes = start(WIDE, 0.9 + row * len(layers), curves)
-    numbers = _numbers(found)
+    layers = list(table["layer"].unique())
+    row = 0.26 if len(layers) <= 20 else 0.14  # inches
+    left = 0.2 + min(1.7, 0.062 * max(map(len, layers)))
+    columns, curves = len(mapped) + (level is not None), list(table["curve"].unique())
+    figure, (axes,), (boxes,) = canvas(
+        [HEAD + BOTTOM + row * len(layers)], columns, curves if level is not None else [], left=left, top=HEAD
+    )
+    for i, one in enumerate(axes):
+        one.set_gid(f"cell{i}")
+        one.set_yticks(range(len(layers)), layers, fontsize=8 if row > 0.2 else 6)
+        one.set_ylim(len(layers) - 0.5, -0.5)
+        entitle(one, mapped[i - columns] if i >= columns - len(mapped) else _where(table, level), left)
+        one.grid(visible=False, axis="y")
+    if level is not None:
+        _dots(axes[0], table[table["level"] == level], layers, look)
+    least = float(table.loc[table["mean"] > 0, "mean"].min())
+    for i, curve in enumerate(mapped, start=columns - len(mapped)):
+        _heat_map(axes[i], table[table["curve"] == curve], layers, least)
+        width, height = figure.get_size_inches()
+        bar = figure.add_axes(((WIDTH * (i + 1) - RIGHT - 1.45) / width, 1 - 0.16 / height, 1.3 / width, 0.07 / height))
+        bar.set_gid(f"cell{i}-bar")
+        figure.colorbar(axes[i].collections[0], cax=bar, orientation="horizontal")
+        _scale(bar, least)
+    return Drawing(with_legend(figure), _numbers(table), tuple(boxes), columns)
+
+
+def _where(table: pd.DataFrame, level: int | None) -> str:
+    return f"all curves, {100 * table.loc[table['level'] == level, 'left'].mean():.3g}% left"
+
+
+def _dots(axes: Axes, found: pd.DataFrame, layers: list[str], look: dict[str, Style]) -> None:
+    """Draw a dot per layer and curve, whose bar spans the seeds. Empty layers have no dot."""
+    numbers, curves = _numbers(found), list(found["curve"].unique())
     for i, curve in enumerate(curves):
         rows = numbers[(numbers["curve"] == curve) & (numbers["mean"] > 0)]
-        offset = 0.6 * ((i + 0.5) / len(curves) - 0.5)
-        heights = [layers.index(layer) + offset for layer in rows["layer"]]
+        heights = [layers.index(layer) + 0.6 * ((i + 0.5) / len(curves) - 0.5) for layer in rows["layer"]]
         axes.hlines(heights, rows["low"], rows["high"], color=look[curve]["color"], linewidth=1.2)
         axes.plot(rows["mean"], heights, label=curve, **{**look[curve], "linestyle": "none"}, markersize=5)
     ends = pd.concat([numbers["low"], numbers["high"]])
     density_axis(axes, ends[ends > 0])
-    axes.set_xlabel("weights left (%, log scale)")  # short: long names of layers leave it little room
-    axes.set_yticks(range(len(layers)), layers)
-    axes.set_ylim(len(layers) - 0.5, -0.5)
-    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("weights left in the layer (%, log scale)")
     for border in range(1, len(layers)):
-        axes.axhline(border - 0.5, color="0.9", linewidth=0.6, zorder=0)
-    return Drawing(with_legend(figure), numbers)
+        axes.axhline(border - 0.5, color=GRID, linewidth=0.7, zorder=0)
 
 
-def heat_map(table: pd.DataFrame, curve: str, least: float) -> Drawing:
-    """Draw layers by levels for one curve; the colour is the mean density over seeds, on a log scale from `least` to 1.
-
-    Empty layers stay white. `table` is a layer table.
-    """
-    found = table[table["curve"] == curve]
-    layers = list(found["layer"].unique())
-    grid = found.pivot(index="layer", columns="level", values="mean").loc[layers]
+def _heat_map(axes: Axes, found: pd.DataFrame, layers: list[str], least: float) -> None:
+    """Draw layers by levels; the colour is the mean density over seeds, on a log scale from `least` to 1. White: empty."""
+    grid = found.pivot(index="layer", columns="level", values="mean").reindex(layers)
     left = found.groupby("level")["left"].first()
-    row = 0.3 if len(layers) <= 20 else 0.17  # inches
-    figure = Figure(figsize=(NARROW, 1.35 + row * len(layers)), layout="constrained")
-    axes = figure.add_subplot()
-    shades = np.ma.masked_less_equal(100 * grid.to_numpy(dtype=float), 0)
+    shades = np.ma.masked_invalid(np.ma.masked_less_equal(100 * grid.to_numpy(dtype=float), 0))
     norm = LogNorm(100 * min(least, 0.999), 100)
-    image = axes.pcolormesh(shades, cmap=COLOUR_MAP, norm=norm, edgecolors="white", linewidth=0.6)
-    axes.invert_yaxis()
-    axes.grid(visible=False)
-    axes.set_yticks(np.arange(len(layers)) + 0.5, layers, fontsize=8 if len(layers) <= 20 else 6)
-    every = math.ceil(len(grid.columns) / 7)
-    shown = list(range(0, len(grid.columns), every))
+    edges = np.arange(len(layers) + 1) - 0.5
+    axes.pcolormesh(np.arange(len(left) + 1), edges, shades, cmap=COLOUR_MAP, norm=norm, edgecolors=PAPER, linewidth=0.6)
+    every = math.ceil(len(left) / 7)
+    shown = list(range(0, len(left), every))
     axes.set_xticks([i + 0.5 for i in shown], [f"{100 * left.iloc[i]:.3g}" for i in shown])
+    axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title(curve, fontsize=9, loc="left")
-    axes.set_xlabel("weights left overall (%), a column a level")
-    bar = figure.colorbar(image, ax=axes, location="bottom", aspect=40, pad=0.02)
-    bar.set_label("weights left in the layer (%, log scale)")
-    bar.outline.set_visible(False)
-    bar.ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if least > 1e-3 else (1,)))
-    bar.ax.xaxis.set_minor_locator(NullLocator())
-    bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    return Drawing(figure, _numbers(found))
+    axes.set_xlabel("weights left overall (%)")
 
 
-def least_density(table: pd.DataFrame) -> float:
-    """Return the smallest positive mean of a layer table, where colours begin."""
-    return float(table.loc[table["mean"] > 0, "mean"].min())
+def _scale(bar: Axes, least: float) -> None:
+    bar.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if least > 0.05 else (1,)))
+    bar.xaxis.set_minor_locator(NullLocator())
+    bar.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
+    bar.tick_params(length=2, labelsize=7, pad=1)
+    bar.spines[:].set_visible(False)
+    bar.grid(visible=False)
 
 
 def _numbers(found: pd.DataFrame) -> pd.DataFrame:

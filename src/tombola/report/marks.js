@@ -1,11 +1,25 @@
 // Small things that both charts use: elements, numbers as text, the look of axes.
 
-const GRID = '#ebebeb', INK = '#1a1a1a', FONT = {family: getComputedStyle(document.body).fontFamily, size: 13, color: INK};
+const GRID = '#ebebeb', INK = '#1a1a1a', AXIS = '#4d4d4d', PAPER = '#ffffff';
 const COARSE = matchMedia('(pointer: coarse)').matches; // a finger scrolls the page, it does not draw zoom boxes
 const CONFIG = {
   displaylogo: false, responsive: true, modeBarButtons: [['toImage', 'resetScale2d']],
   displayModeBar: COARSE ? false : 'hover',
 };
+
+/** A colour as the page has it, which is another one in the dark. */
+function tone(colour) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--c${colour.slice(1)}`).trim() || colour;
+}
+
+function font() {
+  return {family: getComputedStyle(document.body).fontFamily, size: 13, color: tone(INK)};
+}
+
+/** The mark of a curve, of the page's own making. */
+function drawn(svg) {
+  return document.createRange().createContextualFragment(svg);
+}
 
 /** An element. Texts become text nodes, so that no name of a user is read as HTML. */
 function element(tag, attributes = {}, ...children) {
@@ -43,7 +57,7 @@ function left(density) {
 
 /** The look of a label at the mouse or the finger. */
 function hover(colour) {
-  return {bgcolor: '#fff', bordercolor: colour, align: 'left', font: {...FONT, size: 12.5}};
+  return {bgcolor: tone(PAPER), bordercolor: tone(colour), align: 'left', font: {...font(), size: 12.5}};
 }
 
 /** An axis of weights left in percent, from dense on the left to sparse on the right. */
@@ -63,7 +77,7 @@ function densityAxis(percents, log) {
 
 function plainAxis(title) {
   return {
-    title: {text: plain(title), standoff: 10, font: {size: 13}}, gridcolor: GRID, linecolor: '#4d4d4d', zeroline: false,
-    ticks: 'outside', tickcolor: '#4d4d4d', ticklen: 4, automargin: true,
+    title: {text: plain(title), standoff: 10, font: {size: 13}}, gridcolor: tone(GRID), linecolor: tone(AXIS), zeroline: false,
+    ticks: 'outside', tickcolor: tone(AXIS), ticklen: 4, automargin: true,
   };
 }

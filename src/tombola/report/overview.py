@@ -1,23 +1,27 @@
 """The figures of a study of several nets, which show the nets side by side."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from tombola.claims.nets import family_of
-from tombola.metrics.column import Column
+from tombola.metrics.column import Column, left
 
 from . import layers, text
 from .analyses import Seen
-from .figures import Cell, Style, grid, null_of, plotted, styles
+from .figures import Cell, cell, grid
+from .looks import Style, styles
 from .panels import CONTROLS, Panel, panels
 from .plates import Plate
-from .quantities import MACE, left
+from .quantities import ACCURACY, MACE
 from .statistics import density_at, shared_level
 
 FEW = 5
 """Largest number of curves in a small plot; with more, controls and changed arms have plots of their own."""
+ACROSS = 3
+"""Number of variants of one net side by side."""
 MOST = 24
 """Largest number of small plots in a figure; a study of more is not drawn side by side."""
 PLACE = "prunable tensor, input to output"
@@ -35,9 +39,9 @@ class Spot:
 
 
 def overview(found: Sequence[Panel], look: dict[str, Style]) -> Seen | None:
-    """Return accuracy (or RMSE), MACE and layers of all nets; None for one net, and for too many."""
+    """Return accuracy (or RMSE), MACE and layers of all panels; None for one panel, and for too many."""
     merged = _by_family(found)
-    if len({panel.records["model"].iloc[0] for panel in found}) < 2:
+    if len(found) < 2:
         return None
     spots = _spots(merged)
     if len(spots) > MOST:
@@ -45,10 +49,10 @@ def overview(found: Sequence[Panel], look: dict[str, Style]) -> Seen | None:
     if any(curve not in look for spot in spots for curve in spot.curves):
         look = styles(list(dict.fromkeys(curve for panel in merged for curve in panel.curves)))
     quantities = list(_quantities(merged))
-    leaders = {f"{spot.panel.title}, {each.label}": text.leader(spot.panel, each) for each in quantities for spot in spots}
+    several = len({panel.net for panel in merged}) > 1
     return Seen(
-        title="The nets side by side",
-        findings=[f"{title}: {sentence}" for title, sentence in leaders.items()],
+        title="The nets side by side" if several else "The variants side by side",
+        findings=[f"{panel.title}, {panel.main.label}: {text.leader(panel, panel.main)}" for panel in merged],
         plates=[*(_measured(spots, quantity, look) for quantity in quantities), *_layers(merged, look)],
     )
 
@@ -58,12 +62,9 @@ def measured_cells(spots: Sequence[Spot], quantity: Column) -> list[Cell]:
     cells = []
     for spot in spots:
         records = spot.panel.records[spot.panel.records["curve"].isin(spot.curves)]
-        points = plotted(records, quantity).drop(columns="quantity")
-        if f"{quantity.name}_null" in records and len(points):
-            points = pd.concat([points, null_of(records, quantity).drop(columns="quantity")], ignore_index=True)
-        if len(points):
-            points = points.rename(columns={"weights_left_percent": "x"})
-            cells.append(Cell(row=spot.row, column=spot.column, title=spot.name, axis=quantity.axis_label, points=points))
+        if records[quantity.name].notna().any():
+            chance = spot.panel.chance() if quantity is ACCURACY else math.nan
+            cells.append(cell(records, quantity, row=spot.row, column=spot.column, title=spot.name, chance=chance))
     return cells
 
 
@@ -89,8 +90,8 @@ def _measured(spots: list[Spot], quantity: Column, look: dict[str, Style]) -> Pl
     drawing = grid(measured_cells(spots, quantity), look, "density")
     null = "; grey: mean and 95% range of a perfectly calibrated model" if quantity is MACE else ""
     count = text.seeds(spots[0].panel, quantity)
-    caption = f"{text.sentence(quantity.label)} over weights left, net by net{null}; {count} {text.MARKS}"
-    return Plate(drawings={f"nets-{quantity.name}": drawing}, caption=caption)
+    caption = f"{text.sentence(quantity.label)} over weights left, side by side{null}; {count} {text.MARKS}"
+    return Plate(drawings={f"nets-{quantity.name}": drawing}, caption=caption, metric=quantity.name)
 
 
 def _layers(merged: list[Panel], look: dict[str, Style]) -> list[Plate]:
@@ -108,20 +109,19 @@ def _layers(merged: list[Panel], look: dict[str, Style]) -> list[Plate]:
 
 
 def _spots(merged: list[Panel], whole: bool = False) -> list[Spot]:
-    """Return a column for each net and a row for each variant and group of curves."""
-    columns = list(dict.fromkeys(_net(panel) for panel in merged))
+    """Return a column for each net and a row for each variant and group of curves; variants of one net fill a grid."""
+    nets = list(dict.fromkeys(panel.net for panel in merged))
     several = len({panel.records["data"].iloc[0] for panel in merged}) > 1
     rows: dict[tuple[str, str], int] = {}
-    for panel in merged:
-        for name in [""] if whole else _groups(panel):
-            rows.setdefault((panel.variant, name), len(rows))
     found = []
     for panel in merged:
         for name, curves in ({"": panel.curves} if whole else _groups(panel)).items():
-            model, data = _net(panel)
-            words = [model, data if several else "", panel.variant, name]
-            row, column = rows[panel.variant, name], columns.index((model, data))
-            found.append(Spot(row, column, ", ".join(filter(None, words)), panel, curves))
+            row, column = rows.setdefault((panel.variant, name), len(rows)), nets.index(panel.net)
+            if len(nets) == 1 and not name:
+                row, column = divmod(row, ACROSS)
+            net = panel.net if several else str(panel.records["model"].iloc[0])
+            words = [net if len(nets) > 1 else "", panel.setting, name]
+            found.append(Spot(row, column, ", ".join(filter(None, words)) or net, panel, curves))
     return found
 
 
@@ -167,8 +167,3 @@ def _by_family(found: Sequence[Panel]) -> list[Panel]:
         return list(found)
     curve = records["curve"].where(sizes == 1, records["model"] + ", " + records["curve"])
     return panels(records.assign(curve=curve, model=family.where(sizes > 1, records["model"])))
-
-
-def _net(panel: Panel) -> tuple[str, str]:
-    first = panel.records.iloc[0]
-    return str(first["model"]), str(first["data"])

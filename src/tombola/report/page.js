@@ -1,7 +1,4 @@
-// Starts the interactive charts once the page is on the screen; each is drawn when the reader comes near it.
-// Without this script, and in print, the same figures are there as pictures.
-
-const EXPLORERS = {curves: curvesExplorer, layers: layersExplorer};
+// Starts the interactive charts when the reader comes near them. Without this script, and in print, the figures are all there is.
 
 /** Unpacks and runs plotly. Rejects in a browser that is too old to unpack it. */
 async function loadPlotly() {
@@ -11,35 +8,43 @@ async function loadPlotly() {
   document.head.append(element('script', {}, await new Response(stream).text()));
 }
 
-async function start() {
-  const {panels} = JSON.parse(document.getElementById('data').textContent);
-  await loadPlotly();
-  const explorers = new Map();
-  const near = new IntersectionObserver(entries => entries.filter(entry => entry.isIntersecting).forEach(entry => {
-    near.unobserve(entry.target);
-    open(entry.target);
-  }), {rootMargin: '600px'});
+function start() {
+  const {panels} = JSON.parse(document.getElementById('data').textContent), numbers = Object.keys(panels);
+  const place = document.querySelector('#explore .live'), charts = element('div');
+  let number = numbers[0], explorers = null, loaded = null;
 
-  /** Draws the figure's chart in the place of its picture, once. */
-  function open(figure) {
-    if (explorers.has(figure)) return explorers.get(figure);
-    const place = figure.querySelector('.live'), live = element('span', {class: 'caption'});
-    figure.querySelector('.caption').after(live);
-    figure.classList.add('alive'); // before drawing: what is hidden has no width
-    const made = EXPLORERS[place.dataset.explorer](place, panels[place.dataset.panel], live);
-    explorers.set(figure, made);
-    made.draw();
-    return made;
+  /** Draws the charts of the panel, once plotly is there. */
+  async function open(wanted) {
+    loaded ??= loadPlotly();
+    await loaded;
+    if (explorers && wanted === number) return explorers;
+    number = wanted;
+    const panel = panels[number], parts = [['curves', curvesExplorer]];
+    if (panel.layers) parts.push(['layers', layersExplorer]);
+    const places = parts.map(([id]) => element('div', {id}));
+    charts.replaceChildren(...places);
+    explorers = parts.map(([, make], i) => make(places[i], panel));
+    await Promise.all(explorers.map(each => each.draw()));
+    document.documentElement.dataset.drawn = number;
+    return explorers;
   }
 
-  const figures = [...document.querySelectorAll('figure.replaced')];
+  const net = numbers.length > 1 ? choice('records of', numbers.map(each => [each, panels[each].title]), number, open) : '';
+  place.append(element('div', {class: 'controls'}, net), charts);
   for (const link of document.querySelectorAll('a.explore')) {
-    link.addEventListener('click', () => open(document.getElementById(`curves-${link.dataset.panel}`)).show(link.dataset.metric));
+    link.addEventListener('click', async () => {
+      if (net) net.querySelector('select').value = link.dataset.panel;
+      (await open(link.dataset.panel))[0].show(link.dataset.metric);
+    });
   }
   document.documentElement.classList.add('interactive');
-  if (figures.length) open(figures[0]);
-  figures.forEach(figure => near.observe(figure));
+  new IntersectionObserver((entries, observer) => {
+    if (!entries.some(entry => entry.isIntersecting)) return;
+    observer.disconnect();
+    open(number).catch(error => console.warn('the charts cannot be drawn:', error));
+  }, {rootMargin: '600px'}).observe(place);
+  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => explorers?.forEach(each => each.draw()));
   document.documentElement.dataset.ready = String(Math.round(performance.now()));
 }
 
-requestAnimationFrame(() => setTimeout(() => start().catch(error => console.warn('the charts stay pictures:', error)), 0));
+start();

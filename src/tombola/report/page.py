@@ -1,5 +1,6 @@
 """The page: sections of figures, sentences and tables, as HTML from a template."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -11,14 +12,14 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from . import explorer, figures, tables, text
+from . import explorer, tables, text
 from .analyses import Seen, seen
 from .explorer import embedded, scripts
-from .figures import Style
 from .images import DEFAULT_FORMATS, SETTINGS, Picture
+from .looks import Style, styles, swatches
 from .overview import overview
 from .panels import Panel, ordered_curves, panels
-from .plates import Plate, plates, spent, time_table
+from .plates import Plate, plates
 from .tables import Claims, Table, claims_of
 
 FIGURES = "figures"
@@ -31,29 +32,37 @@ class Shown:
 
     plate: Plate
     pictures: list[Picture]
+    panel: int
+    """Number of the panel that the interactive chart shows."""
+
+    @property
+    def plots(self) -> list[Markup]:
+        return [plot for picture in self.pictures for plot in picture.plots(self.plate.caption)]
+
+    @property
+    def legend(self) -> dict[str, Markup]:
+        """Return name -> mark of all that the drawings name."""
+        return swatches([axes for picture in self.pictures for axes in picture.drawing.figure.axes])
+
+    @property
+    def across(self) -> int:
+        """Return the number of plots side by side on a wide page."""
+        return sum(drawing.across for drawing in self.plate.drawings.values())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A panel as the template shows it."""
+    """A part of the page: sentences, figures and tables. One without a title goes on with the part before it."""
 
-    number: int
-    title: str
-    findings: list[str]
-    plates: list[Shown]
+    title: str = ""
+    findings: list[str] = field(default_factory=list)
+    plates: list[Shown] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
-    all_gaps: Table = field(default_factory=lambda: Table(title="", head=[], rows=[]))
-    wide: bool = False
-    """True if its figures take the whole width."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Closing:
-    """A part of the page's end: tables, or a text to read as it is."""
-
-    title: str
-    tables: list[Table] = field(default_factory=list)
+    folded: list[Table] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
+    """Title -> text to read as it is, folded."""
+    closed: bool = False
+    """True: folded, since figures before it show what matters most."""
 
 
 def render(
@@ -67,35 +76,36 @@ def render(
     formats: Sequence[str] = DEFAULT_FORMATS,
 ) -> tuple[str, list[Picture]]:
     """Return the page as HTML, and its pictures."""
-    look = figures.styles(ordered_curves(records))
+    look = styles(ordered_curves(records))
     found = panels(records)
-    sections: list[Section] = []
     with matplotlib.rc_context(SETTINGS):
-        if side_by_side := overview(found, look):
-            sections.append(_seen(0, side_by_side.title, side_by_side, wide=True))
+        beside = overview(found, look)
+        sections = [_seen(beside, 1)] if beside else []
         for panel in found:
             own = None if stages is None else panel.stages(stages)
-            sections.append(_section(panel, show(plates(panel, look, own)), own))
-            sections += [_seen(panel.number, f"{panel.title}: {one.title}", one) for one in seen(panel, analyses, look)]
-    closing = [
-        Closing(
-            title="Settings",
-            tables=[tables.settings_table(study, records)],
-            texts={"The whole study, as resolved": as_yaml(study)},
-        )
-    ]
-    if not records.empty:
-        closing.append(Closing(title="Environment", tables=[tables.environment_table(records)]))
+            pictures = show(plates(panel, look, own), panel.number)
+            sections.append(_section(panel, pictures, alone=len(found) == 1, closed=beside is not None))
+            sections += [
+                _seen(one, panel.number, "" if len(found) == 1 else panel.title) for one in seen(panel, analyses, look)
+            ]
+    settings = [tables.settings_table(study, records), *([] if records.empty else [tables.environment_table(records)])]
+    question, rest = split(str(study.get("description") or ""))
     html = fill(
         name=str(study.get("name") or "a study"),
-        description=str(study.get("description") or ""),
-        lead=text.lead(found),
+        lead=question,
+        about=text.about(found),
+        numbers=tables.numbers(found),
         failed=list(failed),
         unfinished=text.unfinished(missing),
         sections=sections,
-        claims=claims_of(records),
+        claims=claims_of(records, study),
         notes=[*([text.INTERVALS] if sections else []), text.caveat(study)],
-        closing=closing,
+        closing=Section(
+            title="Settings",
+            findings=[rest] if rest else [],
+            tables=settings,
+            texts={"The whole study, as resolved": as_yaml(study)},
+        ),
         folder=FIGURES,
         formats=formats,
         data=data_of(found, look),
@@ -103,13 +113,19 @@ def render(
     return html, pictures_of(sections)
 
 
-def _seen(number: int, title: str, found: Seen, *, wide: bool = False) -> Section:
-    return Section(number=number, title=title, findings=found.findings, plates=show(found.plates), wide=wide)
+def split(description: str) -> tuple[str, str]:
+    """Return the first sentence of a description, and the rest."""
+    first, *rest = re.split(r"(?<=[.?!])\s+(?=[A-Z])", " ".join(description.split()), maxsplit=1)
+    return first, " ".join(rest)
 
 
-def show(plates: list[Plate]) -> list[Shown]:
-    """Return the plates with their pictures laid out. Within matplotlib.rc_context(SETTINGS)."""
-    return [Shown(plate, [Picture.of(name, each) for name, each in plate.drawings.items()]) for plate in plates]
+def _seen(found: Seen, number: int, where: str = "") -> Section:
+    return Section(title=f"{where}{found.title}", findings=found.findings, plates=show(found.plates, number))
+
+
+def show(plates: Sequence[Plate], number: int) -> list[Shown]:
+    """Return the plates of the panel of that number with their pictures. Within matplotlib.rc_context(SETTINGS)."""
+    return [Shown(plate, [Picture.of(name, each) for name, each in plate.drawings.items()], number) for plate in plates]
 
 
 def pictures_of(sections: list[Section]) -> list[Picture]:
@@ -136,16 +152,14 @@ def as_yaml(study: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True)
 
 
-def _section(panel: Panel, shown: list[Shown], stages: pd.DataFrame | None) -> Section:
-    found = [tables.main_table(panel), tables.gap_table(panel, every_level=False), tables.drift_table(panel)]
-    found.append(tables.cost_table(panel))
-    if stages is not None and not stages.empty:
-        found.append(time_table(stages, spent(stages, panel.curves)))
+def _section(panel: Panel, shown: list[Shown], *, alone: bool, closed: bool) -> Section:
+    gaps = [table for table in (tables.gap_table(panel, every_level=False),) if table.rows]
+    folded = [tables.main_table(panel), tables.gap_table(panel, every_level=True)]
     return Section(
-        number=panel.number,
-        title=panel.title,
-        findings=text.findings(panel),
+        title="" if alone else panel.title,
+        findings=text.remarks(panel),
         plates=shown,
-        tables=[table for table in found if table.rows],
-        all_gaps=tables.gap_table(panel, every_level=True),
+        tables=gaps,
+        folded=[table for table in folded if table.rows],
+        closed=closed,
     )

@@ -1,15 +1,16 @@
 """Panels: the records that may share one figure, of one model, one data set and one variant."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from tombola.metrics.column import Column
+from tombola.metrics.column import Column, listed
 
-from .quantities import ACCURACY, RMSE, listed
+from .quantities import ACCURACY, RMSE
 from .statistics import summary
 
 CONTROLS = (
@@ -25,13 +26,25 @@ class Panel:
     """The records of one section and of its figures."""
 
     number: int
-    title: str
+    net: str
+    """Model and data."""
     variant: str
+    setting: str
+    """The parts of the variant in which the panels differ, such as "lr=0.01"; empty if it is the only one."""
     records: pd.DataFrame
     curves: list[str]  # in the order of legends and tables
     reference: str  # the curve that the others are compared with
     main: Column  # accuracy, or RMSE for regression
     _summaries: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+
+    @property
+    def title(self) -> str:
+        return self.net + (f", {self.setting}" if self.setting else "")
+
+    def chance(self) -> float:
+        """Return the accuracy of guessing in percent; NaN where classes are not recorded, and for regression."""
+        known = "classes" in self.records and self.main is ACCURACY
+        return 100 / float(self.records["classes"].max()) if known else math.nan
 
     def summary(self, metric: str) -> pd.DataFrame:
         """Return `statistics.summary` of the records; kept, since sentences, captions and tables ask for it again."""
@@ -63,11 +76,28 @@ def panels(records: pd.DataFrame) -> list[Panel]:
     if records.empty:
         return []
     records = records.replace([math.inf, -math.inf], math.nan).assign(variant=records["variant"].fillna(""))
+    settings = differing(list(records["variant"].unique()))
     groups = records.groupby(["model", "data", "variant"], sort=False)
     return [
-        _panel(number, str(model), str(data), str(variant), rows)
+        _panel(number, f"{model} on {data}", str(variant), settings[str(variant)], rows)
         for number, ((model, data, variant), rows) in enumerate(groups, start=1)
     ]
+
+
+def differing(variants: Sequence[str]) -> dict[str, str]:
+    """Return for each variant its parts that not all have, without the path before a name where names are unique."""
+    parts = {variant: re.split(r", (?=[\w.]+=)", variant) for variant in variants}
+    shared = set.intersection(*map(set, parts.values())) if len(variants) > 1 else set()
+    own = {variant: [part for part in each if part and part not in shared] for variant, each in parts.items()}
+    paths = {part.partition("=")[0] for each in own.values() for part in each}
+    last = {path: path.rpartition(".")[2] for path in paths}
+    unique = len(set(last.values())) == len(paths)
+
+    def short(part: str) -> str:
+        path, equals, value = part.partition("=")
+        return f"{last[path] if unique else path}{equals}{value}"
+
+    return {variant: ", ".join(map(short, each)) for variant, each in own.items()}
 
 
 def ordered_curves(records: pd.DataFrame) -> list[str]:
@@ -88,12 +118,13 @@ def _rank(arm: str) -> int:
     return ARMS.index(arm) if arm in ARMS else len(ARMS)
 
 
-def _panel(number: int, model: str, data: str, variant: str, rows: pd.DataFrame) -> Panel:
+def _panel(number: int, net: str, variant: str, setting: str, rows: pd.DataFrame) -> Panel:
     curves = ordered_curves(rows)
     return Panel(
         number=number,
-        title=f"{model} on {data}" + (f", {variant}" if variant else ""),
+        net=net,
         variant=variant,
+        setting=setting,
         records=rows,
         curves=curves,
         reference=curves[0],  # tickets come first, and snr first among them

@@ -1,115 +1,130 @@
 """The numbered figures of a panel, each with its caption."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from tombola.metrics.column import Column
+from tombola.metrics.column import left, listed
 
-from . import figures, layers, text
-from .figures import WIDE, Drawing, Style
+from . import layers, text
+from .figures import BOTTOM, HEIGHT, TOP, Drawing, canvas, cell, entitle, grid, plotted, with_legend
+from .looks import INK, SHADES, Style
 from .panels import Panel
-from .quantities import DRIFT, ECE, MACE, NLL, duration, listed
-from .statistics import shared_level
-from .tables import Table
+from .quantities import DRIFT, ECE, MACE, NLL, duration
+from .statistics import density_at, shared_level
+from .tables import Table, cost_table
+
+TALL = 3.0  # inches: height of the first figure's plots
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plate:
     """One numbered figure: drawings by name, and their caption."""
 
+    title: str = ""
     drawings: dict[str, Drawing]
     caption: str
-    explorer: str = ""
-    """Interactive chart in its place, "curves" or "layers"; empty: none."""
     metric: str = ""
-    """Column that the interactive chart shows first, or that the figure's link chooses."""
+    """Column that the figure's link shows in the interactive chart; empty: no link."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """Words behind the names in the legend."""
+    heading: str = ""
+    """Words above these."""
+    table: Table | None = None
+    """Table beside the drawings."""
 
 
 def plates(panel: Panel, look: dict[str, Style], stages: pd.DataFrame | None = None) -> list[Plate]:
     """Return the figures of a panel for which it has numbers. `stages`: the time of each stage of this panel."""
     look = {curve: look[curve] for curve in panel.curves}
-    return [*_measured(panel, look), *_layers(panel, look), *_drift(panel, look), *_times(panel, stages)]
+    return [*plates_of_measurements(panel, look), *_layers(panel, look), *_times(panel, stages)]
 
 
 def plates_of_measurements(panel: Panel, look: dict[str, Style]) -> list[Plate]:
     """Return the figures of curves alone: metrics, and the drift of sigma."""
-    look = {curve: look[curve] for curve in panel.curves}
-    return [*_measured(panel, look), *_drift(panel, look)]
+    return [headline(panel, look), *_quality(panel, look), *_drift(panel, look)]
 
 
-def _measured(panel: Panel, look: dict[str, Style]) -> list[Plate]:
-    found = []
-    for quantity in (panel.main, NLL):
-        if panel.records[quantity.name].notna().any():
-            found.append(_curves(panel, quantity, look))
-    shown = [quantity for quantity in (ECE, MACE) if panel.records[quantity.name].notna().any()]
-    if shown:
-        drawings = {
-            f"{panel.number}-{each.name}": figures.over_density(panel.records, each, look, width=figures.NARROW, null=True)
-            for each in shown
-        }
-        found.append(Plate(drawings=drawings, caption=text.calibration(panel, shown), metric=shown[0].name))
-    return found
-
-
-def _curves(panel: Panel, quantity: Column, look: dict[str, Style]) -> Plate:
-    name, closer = f"{panel.number}-{quantity.name}", panel.uncontrolled()
+def headline(panel: Panel, look: dict[str, Style]) -> Plate:
+    """Return the main quantity over weights left: a closer look without controls, then all curves; accuracy with chance."""
+    quantity, name = panel.main, f"{panel.number}-{panel.main.name}"
+    closer, chance = panel.uncontrolled(), panel.chance()
     twice = 2 <= len(closer) < len(panel.curves)
-    width = figures.NARROW if twice else WIDE
-    drawings = {name: figures.over_density(panel.records, quantity, look, width=width)}
+    cells = [cell(panel.records, quantity, column=int(twice), band=True, chance=chance, own_scale=True)]
     if twice:  # shuffles fall so far that they hide how the tickets differ
-        records = panel.records[panel.records["curve"].isin(closer)]
-        few = {curve: look[curve] for curve in closer}
-        drawings[f"{name}-without-controls"] = figures.over_density(records, quantity, few, width=width)
-    caption = text.over_density(panel, quantity, twice=twice)
+        few = panel.records[panel.records["curve"].isin(closer)]
+        near = cell(few, quantity, title=f"{quantity.axis_label}, a closer look", band=True, chance=chance, own_scale=True)
+        shade = (float(near.points["low"].min()), float(near.points["high"].max()))
+        cells = [near, replace(cells[0], title="all curves; shaded: the closer look", shade=shade)]
+    drawing = replace(grid(cells, look, "density", height=TALL), numbers=plotted(panel.records, quantity))
+    found = panel.summary(quantity.name).set_index(["curve", "level"])["mean"]
+    level = shared_level(panel.records, panel.curves, quantity.name)
+    notes = {} if level is None else {curve: quantity.show(found[curve, level]) for curve in panel.curves}
     return Plate(
-        drawings=drawings, caption=caption, explorer="curves" if quantity is panel.main else "", metric=quantity.name
+        title=text.sentence(quantity.label),
+        drawings={name: drawing},
+        caption=text.over_density(panel, quantity, twice=twice),
+        metric=quantity.name,
+        notes=notes,
+        heading="" if level is None else f"at {left(density_at(panel.records, level))} left",
     )
 
 
+def _quality(panel: Panel, look: dict[str, Style]) -> list[Plate]:
+    """Return NLL and calibration errors beside each other, without controls where there are other curves."""
+    shown = [quantity for quantity in (NLL, ECE, MACE) if panel.records[quantity.name].notna().any()]
+    if not shown:
+        return []
+    closer = panel.uncontrolled()
+    fewer = 2 <= len(closer) < len(panel.curves)
+    records = panel.records[panel.records["curve"].isin(closer)] if fewer else panel.records
+    cells = [cell(records, quantity, column=i, band=True) for i, quantity in enumerate(shown)]
+    return [
+        Plate(
+            title="Likelihood and calibration" if len(shown) > 1 else text.sentence(shown[0].label),
+            drawings={f"{panel.number}-quality": grid(cells, look, "density")},
+            caption=text.quality(panel, shown, fewer),
+            metric=shown[-1].name,
+        )
+    ]
+
+
 def _layers(panel: Panel, look: dict[str, Style]) -> list[Plate]:
-    found = []
     table = layers.layer_table(panel.records, panel.own_masks())
     curves = list(table["curve"].unique())
+    if not curves or table["left"].min() == 1:  # dense: nothing to see
+        return []
     level = shared_level(table, curves, "mean")
-    rows = table[table["level"] == level]
-    if level is not None and rows["left"].min() < 1:  # dense: nothing to see
-        caption = text.layer_dots(panel, rows, level)
-        found.append(Plate(drawings={f"{panel.number}-layers": layers.dots(rows, look)}, caption=caption))
-    if table["level"].nunique() > 1:
-        least = layers.least_density(table)
-        arms = {panel.arm(curve): curve for curve in reversed(curves)}
-        chosen = list(dict.fromkeys([curves[0], arms.get("deterministic", curves[0])]))
-        drawings = {f"{panel.number}-heat-{panel.arm(curve)}": layers.heat_map(table, curve, least) for curve in chosen}
-        found.append(Plate(drawings=drawings, caption=text.heat(table, chosen), explorer="layers"))
-    return found
+    level = level if level and table.loc[table["level"] == level, "left"].min() < 1 else None
+    arms = {panel.arm(curve): curve for curve in reversed(curves)}
+    mapped = list(dict.fromkeys([curves[0], arms.get("deterministic", curves[0])]))
+    drawing = layers.profile(table, level, mapped, look)
+    caption = text.layers(panel, table, level, mapped)
+    return [Plate(title="Layers", drawings={f"{panel.number}-layers": drawing}, caption=caption)]
 
 
 def _drift(panel: Panel, look: dict[str, Style]) -> list[Plate]:
-    drawings = {}
-    for quantity in DRIFT:
-        known = panel.records[panel.records[quantity.name].notna()]
-        few = {curve: look[curve] for curve in panel.curves if (known["curve"] == curve).any()}
-        if few:
-            drawings[f"{panel.number}-{quantity.name.replace('_', '-')}"] = figures.over_density(
-                known, quantity, few, width=figures.NARROW
-            )
-    return [Plate(drawings=drawings, caption=text.drift(panel), metric=DRIFT[0].name)] if drawings else []
+    known = panel.records[panel.records[[quantity.name for quantity in DRIFT]].notna().any(axis=1)]
+    shown = [quantity for quantity in DRIFT if known[quantity.name].notna().any()]
+    if not shown:
+        return []
+    cells = [cell(known, quantity, column=i, band=True) for i, quantity in enumerate(shown)]
+    drawings = {f"{panel.number}-drift": grid(cells, look, "density")}
+    return [Plate(title="Drift of sigma", drawings=drawings, caption=text.drift(panel), metric=DRIFT[0].name)]
 
 
 def _times(panel: Panel, stages: pd.DataFrame | None) -> list[Plate]:
     if stages is None or stages.empty:
         return []
     table = spent(stages, panel.curves)
-    return [Plate(drawings={f"{panel.number}-time": bars(table)}, caption=caption(table))]
+    costs = cost_table(panel)
+    drawings = {f"{panel.number}-time": bars(table)}
+    return [Plate(title="Cost", drawings=drawings, caption=caption(table), table=costs if costs.rows else None)]
 
 
 KINDS = ("train", "prune", "evaluate")  # other stages are quick, except for analyses
 OTHER = "other"
-GREYS = {"train": "0.35", "prune": "0.6", "evaluate": "0.8", OTHER: "0.93"}  # colours are for curves
 UNITS = {"hours": 3600.0, "minutes": 60.0, "seconds": 1.0}
 
 
@@ -122,22 +137,27 @@ def spent(stages: pd.DataFrame, curves: Sequence[str]) -> pd.DataFrame:
 
 
 def bars(table: pd.DataFrame) -> Drawing:
-    """Draw a bar for each curve, the first one on top, whose parts are the kinds of stages."""
-    unit = next((name for name, size in UNITS.items() if table.to_numpy().sum(axis=1).max() >= 2 * size), "seconds")
-    figure = Figure(figsize=(WIDE, 1.15 + 0.27 * len(table)), layout="constrained")
-    axes = figure.add_subplot()
+    """Draw a bar for each curve, of the kinds of stages one after another, with their sum at its end."""
+    sums = table.sum(axis=1)
+    unit = next((unit for unit, seconds in UNITS.items() if sums.max() >= 2 * seconds), "seconds")
+    margin = 0.2 + min(1.7, 0.062 * max(map(len, table.index)))
+    height = max(HEIGHT - 0.6, TOP + BOTTOM + 0.24 * len(table))
+    figure, ((axes,),), ((box,),) = canvas([height], 1, list(table.columns), left=margin)
+    axes.set_gid("cell0")
     before = pd.Series(0.0, index=table.index)
-    for kind in table.columns:
+    for kind, shade in zip(table.columns, SHADES, strict=True):
         width = table[kind] / UNITS[unit]
-        axes.barh(range(len(table)), width, left=before, color=GREYS[kind], label=kind, height=0.65, edgecolor="0.3", lw=0.6)
+        axes.barh(range(len(table)), width, left=before, color=shade, label=kind, height=0.65)
         before = before + width
+    for i, (total, words) in enumerate(zip(before, map(duration, sums), strict=True)):
+        axes.annotate(words, (total, i), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7.5, color=INK)
     axes.set_yticks(range(len(table)), list(table.index))
+    axes.set_xlim(0, 1.22 * (before.max() or 1.0))
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(f"time, all seeds and levels ({unit})")
-    figure.legend(loc="outside lower center", ncols=len(table.columns), fontsize=8.5)
+    entitle(axes, f"time, all seeds and levels ({unit})", margin)
     numbers = (table / UNITS[unit]).rename_axis(index="curve").reset_index().melt("curve", var_name="kind", value_name=unit)
-    return Drawing(figure, numbers)
+    return Drawing(with_legend(figure), numbers, (box,))
 
 
 def caption(table: pd.DataFrame) -> str:
@@ -148,23 +168,4 @@ def caption(table: pd.DataFrame) -> str:
     return (
         f"Where the time went, by the curve's stages: {duration(total)} in all; {named}. A stage that several curves share "
         "counts once, for the first of them; stages that an earlier study had finished count as if they were run here."
-    )
-
-
-def time_table(stages: pd.DataFrame, table: pd.DataFrame) -> Table:
-    """Return the times as a table, with the number of trainings and the mean time of one."""
-    trained = stages[stages["kind"] == "train"].groupby("curve")["seconds"]
-    counts, means = trained.count(), trained.mean()
-    rows = [
-        [curve, str(counts.get(curve, 0)), duration(means.get(curve, float("nan")))]
-        + [duration(seconds) for seconds in (*parts, sum(parts))]
-        for curve, parts in zip(table.index, table.to_numpy().tolist(), strict=True)
-    ]
-    parts = table.sum().tolist()
-    every = stages.loc[stages["kind"] == "train", "seconds"]
-    rows.append(["all", str(len(every)), duration(every.mean()), *map(duration, (*parts, sum(parts)))])
-    return Table(
-        title="Time by kind of stage, all seeds and levels",
-        head=["curve", "trainings", "one training", *table.columns, "sum"],
-        rows=rows,
     )

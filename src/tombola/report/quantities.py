@@ -1,8 +1,9 @@
-"""The columns that figures and sentences name, and functions that write numbers and lists as words."""
+"""The columns that figures and sentences name, and functions that write numbers and long lists as words."""
 
 import math
+from collections.abc import Sequence
 
-from tombola.metrics.column import MINUS, NONE, Column
+from tombola.metrics.column import MINUS, NONE, Column, listed
 from tombola.metrics.columns import RECORDS, names
 
 ACCURACY, RMSE, NLL, ECE, MACE = (RECORDS[name] for name in ("accuracy", "rmse", "nll", "ece", "mace"))
@@ -12,11 +13,6 @@ DRIFT = [RECORDS[name] for name in names("drift")]
 def quantity_of(name: str) -> Column:
     """Return the column of that name; a column of the user's own is labelled by its name."""
     return RECORDS.get(name) or Column(name, "metric", "", "", label=name.replace("_", " "))
-
-
-def left(density: float) -> str:
-    """Return a density in percent with three digits: 0.0115 is "1.15%"."""
-    return f"{100 * density:.3g}%"
 
 
 def number(value: float) -> str:
@@ -35,13 +31,6 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def listed(words: list[str]) -> str:
-    """Return "a", "a and b", "a, b and c"; "none" for an empty list."""
-    if len(words) < 2:
-        return words[0] if words else "none"
-    return f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def shortened(words: list[str], most: int = 4) -> str:
+def shortened(words: Sequence[str], most: int = 4) -> str:
     """Return `listed` words, of long lists the first: "a, b, c, d and 12 more"."""
     return listed(words) if len(words) <= most + 1 else f"{', '.join(words[:most])} and {len(words) - most} more"

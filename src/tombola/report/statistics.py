@@ -34,9 +34,11 @@ def level_gap(records: pd.DataFrame, curve: str, level_a: int, level_b: int, met
 
 def by_seed(records: pd.DataFrame, curve: str, level: int, metric: str) -> pd.Series:
     """Return the metric of a curve at a level, indexed by seed, without seeds that have no value."""
-    # columns before rows: the records have a hundred columns, and a selection of rows copies all that it is given
-    rows = records.loc[(records["curve"] == curve) & (records["level"] == level), ["seed", metric]]
-    return rows.groupby("seed")[metric].mean().dropna()
+    # arrays rather than frames: a page asks some hundred times
+    at = (records["curve"].to_numpy() == curve) & (records["level"].to_numpy() == level)
+    seeds = pd.Index(records["seed"].to_numpy()[at], name="seed")
+    found = pd.Series(records[metric].to_numpy(dtype=float)[at], index=seeds, name=metric).dropna().sort_index()
+    return found if found.index.is_unique else found.groupby(level="seed").mean()
 
 
 def _gap(differences: pd.Series) -> Gap:

@@ -3,31 +3,40 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import pandas as pd
 
 from tombola.claims import Row, judge
-from tombola.claims.nets import FAMILIES, family_of
-from tombola.claims.paper import CLAIMS
-from tombola.claims.table import BESIDE_NOTE, NOTE, effect, named, parts, region, remark, row_keys, verdict_text
-from tombola.metrics.column import MINUS, NONE, Column
+from tombola.claims.paper import CLAIMS, PAPER
+from tombola.claims.table import BESIDE_NOTE, NOTE, effect, headline, named, parts, region, remark, row_keys, verdict_text
+from tombola.metrics.column import MINUS, NONE, Column, left, listed
 
-from .panels import MAIN, OWN_MASK, Panel, values, written
-from .quantities import duration, left, listed, number
-from .statistics import by_seed, density_at, gaps, levels
-from .text import interval
+from .panels import CONTROLS, MAIN, OWN_MASK, Panel, values, written
+from .quantities import duration
+from .statistics import Gap, by_seed, common_level, density_at, gaps, level_gap, paired_gap
+from .text import interval, verdict
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of texts; the first column names the row. `groups` is an upper head: texts, and the columns each spans."""
+    """Rows of texts; the first column names the row. `groups` is an upper head: texts, and the columns each spans.
+
+    Where a screen has no room for all columns, each row becomes a list of heads and values.
+    """
 
     title: str
     head: list[str]
     rows: list[list[str]]
     note: str = ""
     groups: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def labels(self) -> list[str]:
+        """Return the whole head of each column: that of its group, and its own."""
+        above = [text for text, span in self.groups for _ in range(span)] or [""] * len(self.head)
+        return [f"{group}, {own}" if group else own for group, own in zip(above, self.head, strict=True)]
 
 
 def main_table(panel: Panel) -> Table:
@@ -61,39 +70,27 @@ def main_table(panel: Panel) -> Table:
 
 
 def gap_table(panel: Panel, *, every_level: bool) -> Table:
-    """Return the reference minus each other curve, at the last level that they share or at every one."""
-    quantity, rows = panel.main, []
+    """Return the reference minus its dense network and each other curve, at the last level they share or at every one."""
+    quantity, records, rows = panel.main, panel.records, []
+    last = common_level(records, panel.reference, panel.reference, quantity.name)
+    if last and not every_level:
+        rows.append(_gap("its dense network", panel, last, level_gap(records, panel.reference, last, 0, quantity.name)))
     for curve in panel.curves:
         if curve != panel.reference:
-            for level, gap in gaps(panel.records, panel.reference, curve, quantity.name, every_level=every_level):
-                where = [str(level), left(density_at(panel.records, level))]
-                rows.append([curve, *where, quantity.signed(gap.mean), interval(gap, quantity), str(gap.n)])
-    which = "at every level" if every_level else "at the sparsest level that both have"
+            found = gaps(records, panel.reference, curve, quantity.name, every_level=every_level)
+            rows += [_gap(curve, panel, level, gap) for level, gap in found]
+    which = "at every level" if every_level else "at the last level that both have"
+    better = "" if quantity.higher_is_better else "; lower is better"
     return Table(
-        title=f"Gap of {panel.reference} to each other curve in {quantity.label} ({quantity.gap_unit}), {which}",
-        head=["curve", "level", "left", "gap", "95% interval", "seeds"],
-        rows=rows,
-        note=f"{panel.reference} minus the curve, paired over seeds.",
+        title=f"{panel.reference} against the others: gap in {quantity.label} ({quantity.gap_unit}{better}), {which}",
+        head=["against", "left", "gap", "95% interval", "seeds", f"{panel.reference} is"],
+        rows=[row for row in rows if row[-2] != "0"],
     )
 
 
-def drift_table(panel: Panel) -> Table:
-    """Return the change of log sigma at the last level of every curve that has sigmas."""
-    rows = []
-    for curve in panel.curves:
-        reached = levels(panel.records, curve, "drift_mean")
-        if not reached:
-            continue
-        last = reached[-1]
-        drifts = [by_seed(panel.records, curve, last, f"drift_{name}").mean() for name in ("mean", "spread", "rank")]
-        rows.append([curve, left(density_at(panel.records, last)), *map(number, drifts)])
-    return Table(
-        title="Sigma drift: the change of log sigma from its initialisation, at each curve's last level",
-        head=["curve", "left", "mean", "spread", "rank correlation"],
-        rows=rows,
-        note="Means over seeds, in nats. A rank correlation of initial and final sigma near 1 means that sigma-based "
-        "scores rank the initial jitter.",
-    )
+def _gap(other: str, panel: Panel, level: int, gap: Gap) -> list[str]:
+    numbers = [panel.main.signed(gap.mean), interval(gap, panel.main), str(gap.n)]
+    return [other, left(density_at(panel.records, level)), *numbers, verdict(gap)]
 
 
 def settings_table(study: Mapping[str, Any], records: pd.DataFrame) -> Table:
@@ -119,10 +116,59 @@ def _spread(point: pd.Series | None, quantity: Column, seeds: int) -> str:
     return f"{quantity.spread(point['mean'], point['sd'])}{fewer}"
 
 
+def numbers(panels: list[Panel]) -> list[tuple[str, str]]:
+    """Return at most three numbers with their meaning: of one panel its last level, of several the gaps to dense."""
+    if len(panels) != 1:
+        one_net = len({panel.net for panel in panels}) == 1
+        return [_against_dense(p, f"{p.setting if one_net else p.title}: ") for p in panels[:3] if _last(p)]
+    (panel,) = panels
+    quantity, last = panel.main, _last(panel)
+    if last is None:
+        return []
+    value = by_seed(panel.records, panel.reference, last, quantity.name).mean()
+    where = f"with {left(density_at(panel.records, last))} of the weights" if last else "dense"
+    found = [(quantity.show(value), f"{quantity.label} of {panel.reference} {where}")]
+    if not last:
+        return found
+    found.append(_against_dense(panel))
+    control = next((curve for curve in panel.curves if panel.arm(curve) in CONTROLS), panel.curves[-1])
+    level = common_level(panel.records, panel.reference, control, quantity.name)
+    if control != panel.reference and level:
+        gap = paired_gap(panel.records, panel.reference, control, level, quantity.name)
+        found.append(_with_interval(panel, gap, f"against {control}"))
+    return found
+
+
+def _last(panel: Panel) -> int | None:
+    """Return the reference's last level, one of two seeds if there is any."""
+    return common_level(panel.records, panel.reference, panel.reference, panel.main.name)
+
+
+def _against_dense(panel: Panel, where: str = "") -> tuple[str, str]:
+    last = _last(panel)
+    assert last is not None
+    gap = level_gap(panel.records, panel.reference, last, 0, panel.main.name)
+    return _with_interval(panel, gap, f"{where}against its dense network")
+
+
+def _with_interval(panel: Panel, gap: Gap, words: str) -> tuple[str, str]:
+    unit = "points" if panel.main.suffix == "%" else panel.main.gap_unit
+    within = "" if math.isnan(gap.low) else f", 95% interval {interval(gap, panel.main)}"
+    return f"{panel.main.signed(gap.mean)} {unit}".rstrip(), f"{words}{within}"
+
+
+def _short(value: float) -> str:
+    """Return three digits with the prefix of a unit, such as "36.3 G"; a dash for NaN."""
+    if math.isnan(value):
+        return NONE
+    power = min(6, max(0, math.floor(math.log10(max(value, 1)) / 3)))
+    return f"{value / 1000**power:.3g} {' kMGTPE'[power]}".strip()
+
+
 SHOWN = (*OWN_MASK, "transplant")
 MEASURES: dict[str, Callable[[float], str]] = {
     "seconds": duration,
-    "flops": lambda value: NONE if math.isnan(value) else f"{value:.3g}",
+    "flops": _short,
 }
 """End of the costs' column names -> function that writes a value."""
 
@@ -142,18 +188,18 @@ def cost_table(panel: Panel) -> Table:
     for curve in curves:
         row = [curve]
         for measure, write in MEASURES.items():
-            for own, reference in zip(found[curve, measure], found[panel.reference, measure], strict=True):
-                row += [write(own), f"{own / reference:.2f}" if own / reference > 0 else NONE]
+            pairs = zip(found[curve, measure], found[panel.reference, measure], strict=True)
+            row += [
+                f"{write(own)} ({own / reference:.2f})" if own / reference > 0 else write(own) for own, reference in pairs
+            ]
         rows.append(row)
     return Table(
         title=f"What tickets cost, down to {left(density_at(panel.records, last))} left",
-        groups=(("", 1), ("training time", 4), ("operations", 4)),
-        head=["curve", *("one ticket", "times", "every level", "times") * len(MEASURES)],
+        head=["curve", "time of one ticket", "of every level", "operations of one ticket", "of every level"],
         rows=rows,
-        note="One ticket: its training and all trainings that it depends on, the levels before it (a transplant's are "
-        "deterministic). Every level: a ticket at each level; a chain that prunes has them all on its way, a transplant "
-        f"takes a Bayesian training more for each. Times: over {panel.reference}. Means over seeds; trainings only, with "
-        "the test pass after each epoch. Operations are as torch counts them.",
+        note=f"In brackets: over {panel.reference}. One ticket: its training and all before it. Every level: a ticket at "
+        "each; a chain that prunes has them on its way, a transplant takes a Bayesian training more for each. Means over "
+        "seeds, trainings only; operations as torch counts them.",
     )
 
 
@@ -181,9 +227,9 @@ class Judged:
     name: str
     sentence: str
     net: str
-    verdict: str  # supported, contradicted or inconclusive
+    verdict: str  # after Holm's correction, with hyphens, as a class of the style sheet
     shown: str  # the same with its sign
-    corrected: str
+    alone: str  # without the correction, where that differs
     effect: str
     contrast: str
     says: str
@@ -191,20 +237,36 @@ class Judged:
     beside: str
 
 
+@dataclass(frozen=True)
+class ClaimRows:
+    """A claim, and its verdicts net by net."""
+
+    name: str
+    sentence: str
+    rows: list[Judged]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claims:
     """The section of claims; empty where no claim has data."""
 
-    judged: list[Judged]
+    groups: list[ClaimRows]
     without: list[tuple[str, str, str, str]]  # name, sentence, net, what it needs
+    counts: str = ""
+    """The numbers of verdicts, in a sentence."""
     notes: tuple[str, ...] = (NOTE, BESIDE_NOTE)
 
 
-def claims_of(records: pd.DataFrame) -> Claims:
-    """Judge the claims of arXiv 2602.18825 by the records of its nets; none for records of other nets alone."""
-    rows = judge(records, CLAIMS) if len(records) and records["model"].map(family_of).isin(FAMILIES).any() else []
+def claims_of(records: pd.DataFrame, study: Mapping[str, Any]) -> Claims:
+    """Judge the claims of arXiv 2602.18825 by the records of the paper's studies; none for other studies."""
+    rows = judge(records, CLAIMS) if len(records) and str(study.get("name", "")).startswith(PAPER) else []
+    shown = [row for row in rows if row.joint]
+    groups = [
+        ClaimRows(name, sentence, [judged(row) for row in own])
+        for (name, sentence), own in groupby(shown, key=lambda row: (named(row), row.claim.sentence))
+    ]
     without = [(named(row), row.claim.sentence, row.net, row.needs) for row in rows if not row.joint]
-    return Claims(judged=[judged(row) for row in rows if row.joint], without=without)
+    return Claims(groups=groups, without=without, counts=headline(rows))
 
 
 def judged(row: Row) -> Judged:
@@ -216,9 +278,9 @@ def judged(row: Row) -> Judged:
         name=named(row),
         sentence=row.claim.sentence,
         net=row.net,
-        verdict=row.verdict,
-        shown=verdict_text(row.verdict),
-        corrected=verdict_text(row.corrected),
+        verdict=row.corrected.replace(" ", "-"),
+        shown=verdict_text(row.corrected),
+        alone="" if row.corrected == row.verdict else verdict_text(row.verdict),
         effect=effect(found).replace("-", MINUS),
         contrast="; ".join(words),
         says=region(found).replace("-", MINUS),
