@@ -66,7 +66,7 @@ def _predictions(make: Callable[[], nn.Module], inputs: Tensor, layouts: Sequenc
     module = make()
     state = _state(module)
     found["mean only"] = partial(outputs, module, state.as_family("point"), inputs, samples=_SAMPLES, stream=_WORDS)
-    ours = partial(outputs, module, state, inputs, samples=_SAMPLES, stream=_WORDS)
+    ours = partial(outputs, module, state, inputs, samples=_SAMPLES, stream=_WORDS, batch_norm="running")
     for precision in ("fp32", "bf16"):
         for layout in layouts:
             label = f"{_SAMPLES} samples" + ", bf16" * (precision == "bf16") + ", channels_last" * (layout != layouts[0])
@@ -84,14 +84,16 @@ def _state(module: nn.Module) -> State:
 def _assert_correct(module: nn.Module, inputs: Tensor) -> None:
     """Assert that samples equal the network at draws of the posterior, and that bf16 and the peers agree with it."""
     state = _state(module)
-    found = outputs(module, state, inputs, samples=2, stream=_WORDS)
+    found = outputs(module, state, inputs, samples=2, stream=_WORDS, batch_norm="running")
     module.eval()
     with torch.no_grad():
         for s, sample in enumerate(found):
             theta = state.posterior.sample(streams.generator("predict", *_WORDS, s))
             expected = torch.func.functional_call(module, state.posterior.layout.views(theta), (inputs,))
             torch.testing.assert_close(sample, expected)
-    low = outputs(module, state, inputs, samples=2, stream=_WORDS, precision="bf16", channels_last=True)
+    low = outputs(
+        module, state, inputs, samples=2, stream=_WORDS, batch_norm="running", precision="bf16", channels_last=True
+    )
     torch.testing.assert_close(low.softmax(-1), found.softmax(-1), rtol=0.1, atol=0.05)
     for package in PEERS:
         if installed(package) is not None:

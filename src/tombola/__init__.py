@@ -11,6 +11,7 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from .data.batches import LoaderBatches as LoaderBatches
     from .data.dataset import Dataset as Dataset
+    from .deploy.compiler import compile as compile
     from .errors import TombolaError as TombolaError
     from .posterior.layout import Layout as Layout
     from .posterior.likelihood import Categorical as Categorical
@@ -33,6 +34,7 @@ _HOME = {
     "LoaderBatches": "data.batches",
     "Bayesian": "training.bayesian",
     "find_tickets": "training.find",
+    "compile": "deploy.compiler",
     "Dataset": "data.dataset",
     "TombolaError": "errors",
     "MemoryForecast": "training.memory",
