@@ -21,7 +21,7 @@ FLOORS: list[dict[str, str]] = [
         "data": "sets, batches, augmentation",
         "report": "one page from a table",
     },
-    {"training": "the loop, memory, Python"},
+    {"training": "the loop, memory, Python", "deploy": "tickets as fast predictors"},
     {"study": "YAML to a graph of stages"},
     {"engine": "store, runs, records"},
     {"cli": "commands and terminal"},

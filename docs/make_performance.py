@@ -37,6 +37,17 @@ weights, optimiser, gradients, activations, workspaces.""",
 
 The average over 16 weight samples (`tombola.posterior.predictive.outputs`, as evaluations do) over one plain fp32 forward
 pass of the same 128 images. bf16 and channels-last are the settings `evaluate.precision` and `evaluate.channels_last`.""",
+    "deploy": """## A compiled ticket
+
+Dense is the fastest fp32 forward pass (contiguous or channels-last); beside it, how many times as fast the mean weights
+are that [`tombola.compile`](deploy.md) has compiled, on random masks. In brackets the targets of VGG-11; elsewhere the
+target is not to be slower than dense by more than 5%. *Layers of a ticket* has the shares that the layers of real tickets
+with 1.26% of the weights had.""",
+    "gpu": """## Networks side by side on a GPU
+
+Images a second in training of 1, 2 and 4 Bayesian networks as branches of one CUDA graph, bf16, channels-last, with the
+making of their batches. In these records the branches after the first one waited for it, so the numbers of several are
+too low; [eight trainings of the net fast](gpu.md#what-was-seen) together were measured after that was put right.""",
     "study": """## A study
 
 A small study of the built-in digits (tickets, deterministic tickets, re-initialisations) and the demo, each by `tombola run`
@@ -52,7 +63,7 @@ memory map that is read batch by batch.""",
 
 def page() -> str:
     """Return the whole page."""
-    records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    records = [json.loads(path.read_text()) for path in sorted([*RESULTS.glob("*.json"), *RESULTS.glob("gpu/*.json")])]
     blocks = [HEAD.rstrip("\n")]
     for benchmark, words in SECTIONS.items():
         found = [record for record in records if record.get("benchmark") == benchmark]
@@ -108,6 +119,17 @@ def _studies(rows: Sequence[dict]) -> list[str]:
     return [_table(["", *(_threads(row["threads"]) + ", reduced" * row["quick"] for row in rows)], lines)]
 
 
+def _beside(rows: Sequence[dict]) -> list[str]:
+    """Return images a second by the number of networks, of the piece `beside`."""
+    rows = [row for row in rows if "images_per_s" in row]
+    counts = list(dict.fromkeys(row["networks"] for row in rows))
+    lines: dict[str, list[str]] = {}
+    for row in rows:
+        label = f"{row['net']}, batch {row['batch']}{', compiled' if row['compile'] else ''}"
+        lines.setdefault(label, []).append(f"{row['images_per_s']:,.0f}")
+    return [_table(["", *(f"{count} at once" for count in counts)], [[label, *cells] for label, cells in lines.items()])]
+
+
 def _epochs(rows: Sequence[dict]) -> list[str]:
     threads = list(dict.fromkeys(row["threads"] for row in rows))
     lines: dict[str, list[str]] = {}
@@ -117,9 +139,37 @@ def _epochs(rows: Sequence[dict]) -> list[str]:
     return [_table(["an epoch", *map(_threads, threads)], [[label, *cells] for label, cells in lines.items()])]
 
 
+def _speedups(rows: Sequence[dict]) -> list[str]:
+    """Return a table for each network: how many times as fast as dense, by batch and mask."""
+    tables = []
+    for net, threads in dict.fromkeys((row["net"], row["threads"]) for row in rows):
+        some = [row for row in rows if (row["net"], row["threads"]) == (net, threads)]
+        masks, batches = (list(dict.fromkeys(row[name] for row in some)) for name in ("mask", "batch"))
+        lines = []
+        for batch in sorted(batches):
+            of_batch = {row["mask"]: row for row in some if row["batch"] == batch}
+            first = next(iter(of_batch.values()))
+            dense = f"{first['milliseconds'][first['fastest']]:.1f} ms"
+            lines.append([f"batch {batch}", dense, *(_speedup(of_batch.get(mask)) for mask in masks)])
+        zeros = [f"{mask} zeros" if mask.endswith("%") else mask for mask in masks]
+        tables.append(_table([f"{net}, {_threads(threads)}", "dense", *zeros], lines))
+    return tables
+
+
+def _speedup(row: dict | None) -> str:
+    if row is None:
+        return ""
+    said = f"{1 / row['ratio']['compiled ticket']:.1f}"
+    (verdict,) = row["verdicts"]
+    said = said if verdict["found"] <= verdict["target"] else f"**{said}, missed**"
+    return said if verdict["target"] > 1 else f"{said} (≥ {1 / verdict['target']:.1f})"
+
+
 TABLES: dict[str, Callable[[Sequence[dict]], list[str]]] = {
     "training": lambda rows: _ratios(rows, "fastest deterministic step") + _memory(rows),
     "predict": lambda rows: _ratios(rows, "fastest forward pass"),
+    "deploy": _speedups,
+    "gpu": _beside,
     "study": _studies,
     "data": _epochs,
 }

@@ -36,7 +36,8 @@ class PosteriorSettings(Checked):
     )
     random: list[str] | None = setting(
         None,
-        "Name patterns of the random parameters; by default weights and biases of linear, conv, attention, embedding.",
+        "Name patterns of the random parameters; by default weights and biases of linear, conv, attention, embedding, "
+        "without biases that a batch norm right after their layer takes out.",
     )
     decayed: list[str] | None = setting(
         None, "Name patterns of the parameters that weight decay acts on; by default tensors of two or more dimensions."
@@ -155,8 +156,8 @@ class TrainSettings(Checked):
     )
     cuda_graphs: bool = setting(
         False,
-        "Whether forward and backward pass are captured once as a CUDA graph and replayed: for networks whose steps are "
-        "shorter than the launching of their kernels. Needs a CUDA device.",
+        "Whether steps are captured whole as a CUDA graph and replayed, several trainings side by side: for networks whose "
+        "steps are shorter than the launching of their kernels. Needs a CUDA device.",
     )
     divergence: float = setting(1e6, "A training loss (nats per example) above this stops the stage.", COSTLESS, above=0)
 
@@ -228,6 +229,10 @@ class DataSettings(Checked):
     flip: bool = setting(
         False, "Augmentation: half of the training images, drawn anew each epoch, are mirrored left to right."
     )
+    alternate_flip: bool = setting(
+        False,
+        "With `flip`: the mirrored half is drawn once, and each epoch mirrors the half that the one before did not.",
+    )
     crop: int = setting(
         0, "Augmentation: training images are padded with this many zeros on each side and cut back at random.", least=0
     )
@@ -236,6 +241,11 @@ class DataSettings(Checked):
         "Whether training data lies on the device, or is sent there batch by batch: the same bits. By default what fits.",
         UNLABELLED,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alternate_flip and not self.flip:
+            raise TombolaError("alternate_flip is True, but flip is False: nothing is mirrored; set both or neither")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,9 +260,10 @@ class EvaluateSettings(Checked):
     )
     samples: int = setting(16, "Weight samples S averaged into one predictive distribution.", least=1)
     repeats: int = setting(1, "Independent predictives R whose metrics are averaged.", least=1)
-    batch_norm: Literal["running", "batch"] = setting(
-        "running",
-        "Statistics of batch-norm layers: the running ones of training, or those of each test batch (results then depend on "
+    batch_norm: Literal["samples", "running", "batch"] = setting(
+        "samples",
+        "Statistics of batch-norm layers: of each weight sample, measured on 256 training examples; the running ones of "
+        "training (as deterministic tickets have in any case); or those of each test batch (results then depend on "
         "`batch_size` and on the order of the examples).",
     )
     batch_size: int = setting(1024, "Examples a forward pass; changes results only with batch_norm `batch`.", least=1)

@@ -73,6 +73,7 @@ KEY_DEFAULTS: dict[str, dict[str, Any]] = {
         "name": "digits",
         "args": {},
         "flip": False,
+        "alternate_flip": False,
         "crop": 0,
         "resident": None,
     },
