@@ -12,6 +12,7 @@ from tombola.data.batches import LoaderBatches, TensorBatches
 from tombola.data.normalise import Normalise
 from tombola.inference import graphs, method_of
 from tombola.posterior.state import State, initial_state
+from tombola.training.divergence import TrainingError
 from tombola.training.loop import train_side_by_side
 from tombola.training.work import Training
 
@@ -115,6 +116,12 @@ def test_trainings_that_cannot_go_side_by_side_are_refused(others, sentence: str
     settings = settings_of("vi")
     with pytest.raises(TombolaError, match=sentence):
         train_side_by_side([training(settings), others(settings)])
+
+
+def test_a_last_update_that_is_not_finite_is_an_error_and_no_ticket():
+    settings = TrainSettings(epochs=1, optimiser="sgd", lr=1e38, momentum=0.0, log_std_lr_factor=1e3)
+    with pytest.raises(TrainingError, match=r"training stopped after its last step: .* is not finite any more"):
+        train_side_by_side([training(settings, data=batches(50))])  # of one step
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

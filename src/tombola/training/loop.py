@@ -21,7 +21,7 @@ from tombola.posterior.state import State
 from tombola.settings import TrainSettings
 
 from .checkpoint import Checkpoint
-from .divergence import check_losses
+from .divergence import check_end, check_losses
 from .out_of_memory import says_what_to_lower
 from .steps import steps_of
 from .work import Training, Work
@@ -134,7 +134,8 @@ def train_side_by_side(
                 if checkpoint and checkpoint.due and step < stop:
                     works[0].save(checkpoint, step, time.monotonic() - began, device)  # raises TimeUp if the time is over
         seconds = (time.monotonic() - began) / len(works)
-        return [Trained(work.learner.state(), work.history, seconds) for work in works]
+        ends = [check_end(work.learner.state(), work.training.settings) for work in works]
+        return [Trained(end, work.history, seconds) for end, work in zip(ends, works, strict=True)]
 
 
 def _check_alike(trainings: Sequence[Training], checkpoint: Checkpoint | None) -> None:

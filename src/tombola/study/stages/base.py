@@ -171,7 +171,7 @@ class Source:
 
     def describe(self) -> dict[str, Any]:
         source = plugins.source_digest(self.settings.name, DATA)
-        return {"fingerprint": self.fingerprint} | ({"source": source} if source else {})
+        return {"fingerprint": self.fingerprint} | ({"data_source": source} if source else {})  # "source" is the net's
 
     def info(self) -> dict[str, Any]:
         return {"name": self.settings.name, "args": self.settings.args, "fingerprint": self.fingerprint}
