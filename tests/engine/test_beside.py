@@ -74,3 +74,14 @@ def test_the_number_is_found_by_timing_trainings_that_are_made_anyway(seconds: t
         beside.took("kind", tried[-1], takes[tried[-1]])
     assert beside.count("kind") == found
     assert tried[:2] == [4, 4]  # the first trainings compile: their time says nothing
+
+
+def test_too_many_for_the_memory_are_not_tried_again():
+    beside, tried = SideBySide(None), []
+    for _ in range(8):
+        tried.append(beside.count("kind"))
+        if tried[-1] > 2:
+            beside.were_too_many("kind", tried[-1])
+        else:
+            beside.took("kind", tried[-1], 3.0 - tried[-1])
+    assert tried == [4, 2, 2, 1, 2, 2, 2, 2]  # the first of two compile

@@ -1,9 +1,10 @@
 """Number of trainings that go side by side on a GPU: given, or found by timing the first ones."""
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-_FIRST, _MOST = 4, 8  # the first was best on an H200
+_FIRST, _POWERS = 4, (1, 2, 4, 8)  # the first was best on an H200
 
 
 @dataclass
@@ -23,8 +24,10 @@ class SideBySide:
             return self.given
         if not (known := self._seconds.get(kind)):
             return _FIRST
+        if not any(math.isfinite(seconds) for seconds in known.values()):
+            return max(1, min(known) // 2)
         best = min(known, key=lambda count: known[count])
-        untried = [count for count in (2 * best, best // 2) if 1 <= count <= _MOST and count not in known]
+        untried = [count for count in (2 * best, best // 2) if count in _POWERS and count not in known]
         return untried[0] if untried else best
 
     def took(self, kind: Hashable, count: int, seconds: float) -> None:
@@ -34,3 +37,8 @@ class SideBySide:
             return
         known = self._seconds.setdefault(kind, {})
         known[count] = min(seconds, known.get(count, seconds))
+
+    def were_too_many(self, kind: Hashable, count: int) -> None:
+        """Note that `count` trainings did not fit in memory, nor more of them."""
+        known = self._seconds.setdefault(kind, {})
+        known.update((power, math.inf) for power in _POWERS if power >= count)

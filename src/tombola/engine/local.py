@@ -148,6 +148,8 @@ class LocalEngine:
             outcomes = train_stages(trains, [self._ticket(stage.parents[0]) for stage in trains], contexts)
         except (Exception, SystemExit) as error:
             self.watcher.said(f"{names[0]} and {len(trains) - 1} beside it run one by one now ({_first_line(error)})")
+            if is_out_of_memory(error):
+                self.beside.were_too_many(trains[0].pace, len(trains))
             free_cached(self.device)
             return False
         seconds = (time.monotonic() - began) / len(trains)
