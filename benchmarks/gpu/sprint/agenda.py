@@ -27,12 +27,8 @@ class Agenda:
 
     def plan(self, net: str, seed: int, studies: Sequence[str] = STUDIES) -> Plan:
         """Return the plan of a net and a seed, its rows in the agenda's order."""
-        found = [plan_study(unfold(self.raw(study, net, [seed])), dataset).rows for study in studies]
-        return Plan("sprint", [row for rows in found for row in rows])
-
-    def raw(self, study: str, net: str, seeds: list[int], **more: Any) -> dict[str, Any]:
-        """Return the raw settings of a study of the paper for one net."""
-        return self.settings(read(f"paper/{study}", []) | {"views": [], **more}, net, seeds)
+        raws = [self.settings(read(f"paper/{study}", []) | {"views": []}, net, [seed]) for study in studies]
+        return Plan("sprint", [row for raw in raws for row in plan_study(unfold(raw), dataset).rows])
 
     def settings(self, raw: dict[str, Any], net: str, seeds: list[int]) -> dict[str, Any]:
         """Return a raw study at the agenda's size for one net, on its data and with its recipe."""

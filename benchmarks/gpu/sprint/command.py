@@ -85,7 +85,7 @@ class Sprint(Watcher):
                 self._recipes |= json.loads(path.read_text())["recipes"]
         self._names: dict[str, str] = {}
         self._plans: list[Plan] = []
-        self._saved, self._images = time.time(), 0.0
+        self._saved = time.time()
         self._engine = LocalEngine(
             self._store,
             torch.device(args.device),
@@ -199,9 +199,6 @@ def summary(table: Any) -> str:
     return test.pivot_table(index=["model", "curve"], columns="level", values="accuracy").round(4).to_string()
 
 
-COLLECTED = "records.parquet"
-
-
 def collect(argv: Sequence[str] | None = None) -> int:
     """Put the records of several sprints together: python -m benchmarks.gpu collect FOLDER ... --out FOLDER."""
     import pandas as pd
@@ -217,7 +214,7 @@ def collect(argv: Sequence[str] | None = None) -> int:
     tables = [pd.read_parquet(path.with_name("records.parquet")) for path in paths]
     table = pd.concat(tables, ignore_index=True).drop_duplicates(["study", "curve", "key"])
     args.out.mkdir(parents=True, exist_ok=True)
-    records.write(table, args.out / COLLECTED)
+    records.write(table, args.out / "records.parquet")
     sprints = [json.loads(path.read_text()) for path in paths]
     (args.out / "sprints.json").write_text(json.dumps(sprints, indent=1) + "\n")
     for about in sprints:
