@@ -1,5 +1,7 @@
 """Trainings side by side in a run: the same records, and how many of them go at once."""
 
+import warnings
+
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
@@ -53,6 +55,20 @@ def test_records_are_those_of_trainings_alone(plan, tmp_path, monkeypatch):
     assert max(groups) == 3
     ours, theirs = (collect(plan, e.store).drop(columns=list(names("timing")), errors="ignore") for e in (beside, alone))
     assert_frame_equal(ours, theirs, check_exact=True)
+
+
+def test_what_a_group_warns_of_is_in_the_record_of_each(plan, tmp_path, monkeypatch):
+    several = local.train_stages
+
+    def warned(stages, parents, contexts):
+        warnings.warn("mind the gap", stacklevel=1)
+        return several(stages, parents, contexts)
+
+    monkeypatch.setattr(local, "train_stages", warned)
+    engine, watcher = run(plan, tmp_path / "store", 2)
+    assert any(said.endswith(": mind the gap") for said in watcher.sentences)
+    trained = [engine.store.record(stage.key)["run"]["warnings"] for stage in plan.stages if stage.kind == "train"]
+    assert ["mind the gap"] in trained
 
 
 def test_where_one_fails_each_is_tried_alone(plan, tmp_path, monkeypatch):

@@ -39,6 +39,6 @@ class SideBySide:
         known[count] = min(seconds, known.get(count, seconds))
 
     def were_too_many(self, kind: Hashable, count: int) -> None:
-        """Note that `count` trainings did not fit in memory, nor more of them."""
+        """Note that `count` trainings cannot go side by side, nor more of them."""
         known = self._seconds.setdefault(kind, {})
         known.update((power, math.inf) for power in _POWERS if power >= count)

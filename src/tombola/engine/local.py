@@ -117,7 +117,7 @@ class LocalEngine:
         locks: dict[Stage, BaseFileLock] = {}
         if not isinstance(first, Train) or not first.settings.cuda_graphs:
             return locks
-        count = self.beside.count(first.pace)
+        count = self.beside.count(_kind(first))
         for stage in waiting.values():
             if len(locks) + 1 >= count:
                 break
@@ -145,17 +145,21 @@ class LocalEngine:
         self.watcher.began(trains[0], progress)
         began = time.monotonic()
         try:
-            outcomes = train_stages(trains, [self._ticket(stage.parents[0]) for stage in trains], contexts)
+            tickets = [self._ticket(stage.parents[0]) for stage in trains]
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                outcomes = train_stages(trains, tickets, contexts)
         except (Exception, SystemExit) as error:
             self.watcher.said(f"{names[0]} and {len(trains) - 1} beside it run one by one now ({_first_line(error)})")
-            if is_out_of_memory(error):
-                self.beside.were_too_many(trains[0].pace, len(trains))
+            if is_out_of_memory(error) or isinstance(error, TombolaError):  # as of a net with dropout: no diverged training
+                self.beside.were_too_many(_kind(trains[0]), len(trains))
             free_cached(self.device)
             return False
         seconds = (time.monotonic() - began) / len(trains)
-        self.beside.took(trains[0].pace, len(trains), seconds)
+        self.beside.took(_kind(trains[0]), len(trains), seconds)
+        run = {"seconds": seconds, **arithmetic(self.device), "warnings": self._said(names[0], caught)}
         for stage, outcome in zip(trains, outcomes, strict=True):
-            self.store.save(stage, outcome, {"seconds": seconds, **arithmetic(self.device), "warnings": []})
+            self.store.save(stage, outcome, run)
             self.watcher.ended(stage)
         progress.key = ""
         return True
@@ -223,13 +227,17 @@ class LocalEngine:
         if outcome is None:
             free_cached(self.device)  # only now: until here the error's traceback held the stage's tensors
             return
-        said = list(dict.fromkeys(str(w.message) for w in caught))
-        for sentence in said:
-            self.watcher.said(f"{name}: {sentence}")
-        run = {"seconds": time.monotonic() - began, **arithmetic(self.device), "warnings": said}
+        run = {"seconds": time.monotonic() - began, **arithmetic(self.device), "warnings": self._said(name, caught)}
         self.store.save(stage, outcome, run)
         progress.key = ""
         self.watcher.ended(stage)
+
+    def _said(self, name: str, caught: list[warnings.WarningMessage]) -> list[str]:
+        """Tell the watcher what was warned of, each once; return it."""
+        said = list(dict.fromkeys(str(w.message) for w in caught))
+        for sentence in said:
+            self.watcher.said(f"{name}: {sentence}")
+        return said
 
     def _outcome(self, stage: Stage, tickets: list[Ticket], context: RunContext) -> Outcome:
         """Run the stage, a pruning from its kept mask. A training whose checkpoint does not fit starts anew without it."""
@@ -270,6 +278,11 @@ class LocalEngine:
         self.failures[stage.key] = f"{sentence} (details in {log})"
         self._file.progress.key = ""
         self.watcher.failed(stage, self.failures[stage.key])
+
+
+def _kind(stage: Train) -> tuple[object, ...]:
+    """Return what decides how many trainings like this one are fastest side by side."""
+    return stage.net.identity, stage.settings.samples, *stage.pace
 
 
 def _first_line(error: BaseException) -> str:
