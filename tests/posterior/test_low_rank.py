@@ -28,6 +28,7 @@ class LowRank:
     """N(mean, diag(spread^2) + factor factor^T)."""
 
     family: ClassVar[str] = "low_rank"
+    points: ClassVar[None] = None
     layout: Layout
     mask: Tensor
     mean: Tensor

@@ -1,6 +1,8 @@
 """Methods: ways to learn a posterior. A method is a class in one file, and a line in METHODS.
 
-`vi` (variational inference by any of `estimators/`), `ivon` and `map` follow the protocol in `learner`. Their losses are in
+All follow the protocol in `learner`. Variational: `vi` by any of `estimators/`, `ivon`, and `priors` with other priors. By
+way of a mode, in `penalised`: `keeping` (SWAG) and `langevin` (samplers) keep points of their way, `laplace` takes its
+`curvature`, `mc_dropout` and `ensemble` train with noise and several times; `map` is deterministic. Losses are in
 `objectives` (over weight samples) and `forward` (the data term), which `compiled` and `graphs` make faster; `survivors`
 leaves out the work of `vi` for pruned weights.
 """
@@ -10,13 +12,33 @@ from tombola.errors import TombolaError
 from tombola.posterior.families import family_of
 from tombola.posterior.point import Point
 
+from .ensemble import Ensemble
 from .ivon import Ivon
+from .keeping import SWAG
+from .langevin import SGHMC, SGLD
+from .laplace import Laplace, LaplaceFull
 from .learner import Learner
 from .map import Map
+from .mc_dropout import MCDropout
 from .objectives import OBJECTIVES
+from .priors import LaplacePrior, LayerPrior, MixturePrior
 from .vi import VI
 
-METHODS: dict[str, type[Learner]] = {"vi": VI, "ivon": Ivon, "map": Map}
+METHODS: dict[str, type[Learner]] = {
+    "vi": VI,
+    "ivon": Ivon,
+    "map": Map,
+    "sgld": SGLD,
+    "sghmc": SGHMC,
+    "swag": SWAG,
+    "laplace": Laplace,
+    "laplace_full": LaplaceFull,
+    "mc_dropout": MCDropout,
+    "ensemble": Ensemble,
+    "vi_laplace": LaplacePrior,
+    "vi_mixture": MixturePrior,
+    "vi_layers": LayerPrior,
+}
 
 _MEMBERS = ("learns", *(name for name in vars(Learner) if not name.startswith("_")))
 """The members of `Learner` that a class has itself; `binding`, `layout` and `mask` are its instances'."""

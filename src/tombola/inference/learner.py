@@ -1,20 +1,23 @@
 """The protocol of a method."""
 
+from collections.abc import Callable, Iterable
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from tombola.posterior.batch import Batch
-from tombola.posterior.binding import Binding
+from tombola.posterior.binding import Binding, buffers_of, load_buffers
 from tombola.posterior.layout import Layout
 from tombola.posterior.state import State
 from tombola.settings import PosteriorSettings, TrainSettings
 from tombola.streams import Name
 
+from .forward import DataTerm
+
 
 class Learner(Protocol):
-    """A method at work on one module: all that the training loop asks of it. A subclass inherits `start` and `optimiser`."""
+    """A method at work on one module: all that the training loop asks of it. A subclass inherits what has a default."""
 
     learns: ClassVar[str]
     """The family of the posterior that it learns, by its name in `FAMILIES`."""
@@ -39,6 +42,17 @@ class Learner(Protocol):
         Raises TombolaError for training settings that the method cannot have.
         """
         return posterior
+
+    def begin(self, steps: int) -> None:
+        """Learn the number of steps of the whole schedule, before the first gradients or `restore`."""
+        return
+
+    def end(self, batches: Iterable[Batch]) -> None:
+        """Do what follows the schedule's last step, by a pass over the training set in `batches`; nothing by default.
+
+        The binding is entered. A training that stops before the schedule's end leaves it out.
+        """
+        return
 
     def groups(self) -> list[dict]:
         """Return optimiser groups: `params` (flat tensors with `.grad` set), `factor` (of the learning rate), `decayed`."""
@@ -82,6 +96,16 @@ def slice_with_grad(values: Tensor, grads: Tensor, where: slice) -> Tensor:
     part = values[where]
     part.grad = grads[where]
     return part
+
+
+def gradient_at(data_term: DataTerm, show: Callable[[], None], batch: Batch) -> Tensor:
+    """Return the gradient of the data term [P] at the weights that `show` writes; running statistics do not move."""
+    binding = data_term.binding
+    show()
+    before, found = buffers_of(binding.module), torch.empty_like(binding.theta)
+    data_term.backward(batch, found, 1.0)
+    load_buffers(binding.module, before)
+    return found
 
 
 def learned_of(likelihood: nn.Module) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from tombola.settings import TrainSettings
 from tombola.streams import Name
 
 from .graphs import term_of
-from .learner import Learner, learned_of, slice_with_grad
+from .learner import Learner, gradient_at, learned_of, slice_with_grad
 
 
 class Map(Learner):
@@ -48,6 +48,15 @@ class Map(Learner):
         if self._keep is not None:
             self._grad.mul_(self._keep)
         return loss
+
+    def change_mask(self, mask: Tensor) -> None:
+        """Go on under another mask; a weight that is kept by both keeps its value, the others are 0."""
+        self.mean.mul_((self.mask & mask).to(self.mean.dtype))
+        self.mask, self._keep = mask, mask.to(self.mean.dtype)
+
+    def dense_gradient(self, batch: Batch) -> Tensor:
+        """Return the gradient of the mean negative log likelihood, [P], as if no weight were pruned."""
+        return gradient_at(self._data_term, self.show_mean, batch)
 
     def show_mean(self) -> None:
         self.binding.wrote()  # the weights are the mean already, except copies in another dtype

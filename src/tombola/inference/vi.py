@@ -18,7 +18,7 @@ from .estimators import ESTIMATORS
 from .estimators.noise import NoisePool
 from .estimators.sample import Antithetic, WeightSample
 from .graphs import term_of
-from .learner import Learner, learned_of, slice_with_grad
+from .learner import Learner, gradient_at, learned_of, slice_with_grad
 from .objectives import OBJECTIVES
 from .survivors import DENSEST, SurvivorSample
 
@@ -40,7 +40,7 @@ class VI(Learner):
                 f"method {settings.method} needs a Gaussian state, this one is a point: transplant it into a Bayesian one"
             )
         q = Gaussian.of(state.posterior)
-        self.settings, self.likelihood, self._examples = settings, likelihood, examples
+        self.settings, self.likelihood, self._examples, self._stream = settings, likelihood, examples, stream
         self.layout, self.mask = q.layout, q.mask
         self.mean, self.log_std, self._prior_mean = q.mean.clone(), q.log_std.clone(), q.prior_mean
         noise = NoisePool(q.layout.random_numel, ("noise", *stream), settings.noise_refresh, like=self.mean)
@@ -89,6 +89,19 @@ class VI(Learner):
     def _noise(self) -> NoisePool:
         return (self._survivors.inner if self._survivors else self.sample).noise
 
+    def change_mask(self, mask: Tensor) -> None:
+        """Go on under another mask; a weight that is kept by both keeps mean and log_std, the others have mean 0.
+
+        Only with `train.sparse`, without which the work may be of the survivors alone.
+        """
+        self.mean.mul_((self.mask & mask).to(self.mean.dtype))
+        self.mask = mask
+        self.sample.change_mask(mask)
+
+    def dense_gradient(self, batch: Batch) -> Tensor:
+        """Return the gradient of the mean negative log likelihood at the mean, [P], as if no weight were pruned."""
+        return gradient_at(self._data_term, self.show_mean, batch)
+
     def show_mean(self) -> None:
         if self._survivors:
             self._survivors.publish()
@@ -116,7 +129,8 @@ def works_on_survivors(learner: VI) -> bool:
 
     Not on a GPU, where gathering costs more than it saves; not for estimators with noise in outputs; nor where a method (a
     subclass of this one, too), an estimator or an objective is a user's, which may read or change gradients of all
-    parameters. Trainings with `clip_norm` draw for all parameters so that their results stay what they were.
+    parameters; nor where the mask
+    changes. Trainings with `clip_norm` draw for all parameters so that their results stay what they were.
     """
     return (
         type(learner) is VI
@@ -124,5 +138,6 @@ def works_on_survivors(learner: VI) -> bool:
         and learner._objective in OBJECTIVES.values()
         and learner.mean.device.type == "cpu"
         and learner.settings.clip_norm is None
+        and not learner.settings.sparse
         and 0 < learner.mask.double().mean().item() <= DENSEST
     )

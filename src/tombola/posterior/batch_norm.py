@@ -65,7 +65,7 @@ class Statistics:
 
 def fingerprint(posterior: Posterior) -> int:
     """Return a number that tells posteriors apart: the sum of their tensors' bits, in any order, below 2^62."""
-    bits = (value.cpu().contiguous().view(torch.uint8) for value in posterior.tensors().values())
+    bits = (value.cpu().contiguous().reshape(-1).view(torch.uint8) for value in posterior.tensors().values())
     padded = (nn.functional.pad(b.flatten(), (0, -b.numel() % 4)).view(torch.int32) for b in bits)
     return sum(i * int(part.sum()) for i, part in enumerate(padded, 1)) % 2**62
 

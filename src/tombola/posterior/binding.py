@@ -34,8 +34,8 @@ class Binding:
         named = dict(module.named_parameters())
         self._params = [named[s.name] for s in layout.segments]
         views = list(layout.views(theta).values())
-        foreign = _of_foreign_code(module)
-        self._views = [_shown(v, p, id(p) in foreign) for p, v in zip(self._params, views, strict=True)]
+        foreign = of_foreign_code(module)
+        self._views = [shown(v, p, id(p) in foreign) for p, v in zip(self._params, views, strict=True)]
         self._copies = [(v, own) for v, own in zip(self._views, views, strict=True) if v is not own]
         self.converted = [s.slice for s, v, own in zip(layout.segments, self._views, views, strict=True) if v is not own]
         """Places in `theta` of the parameters that are copies, in another dtype or order of memory."""
@@ -110,14 +110,14 @@ class Binding:
         torch._foreach_copy_(targets, sources)
 
 
-def _shown(view: Tensor, p: nn.Parameter, foreign: bool) -> Tensor:
+def shown(view: Tensor, p: nn.Parameter, foreign: bool) -> Tensor:
     """Return what the module gets for a parameter: its view of flat memory, or a copy of that."""
     if foreign and not view.is_contiguous():
         return view.to(p.dtype, memory_format=torch.contiguous_format, copy=True)
     return view.to(p.dtype)
 
 
-def _of_foreign_code(module: nn.Module) -> set[int]:
+def of_foreign_code(module: nn.Module) -> set[int]:
     """Return the ids of the parameters that a module owns whose forward pass is not torch's convolution."""
     return {id(p) for m in module.modules() if not _is_convolution(m) for p in m.parameters(recurse=False) if p.ndim == 4}
 

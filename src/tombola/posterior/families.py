@@ -8,11 +8,15 @@ from typing import ClassVar, Protocol, Self
 import torch
 from torch import Tensor
 
+from tombola import streams
 from tombola.errors import TombolaError
 
+from .dropout import Dropout
+from .full import FullGaussian
 from .gaussian import Gaussian
 from .layout import Layout
 from .point import Point
+from .samples import Samples, Swag
 
 
 class Posterior(Protocol):
@@ -36,6 +40,10 @@ class Posterior(Protocol):
     @property
     def std(self) -> Tensor | None:
         """Marginal standard deviation [P], exactly 0 where masked or deterministic; None of a posterior that is a point."""
+
+    @property
+    def points(self) -> Tensor | None:
+        """The points [K, P] of a posterior that is a finite set of equally likely ones; None of all others."""
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Draw parameters [P]: a function of the generator (which is on the posterior's device) alone."""
@@ -70,7 +78,14 @@ class Posterior(Protocol):
         """
 
 
-FAMILIES: dict[str, type[Posterior]] = {"gaussian": Gaussian, "point": Point}
+FAMILIES: dict[str, type[Posterior]] = {
+    "gaussian": Gaussian,
+    "point": Point,
+    "samples": Samples,
+    "swag": Swag,
+    "full": FullGaussian,
+    "dropout": Dropout,
+}
 """Name -> family: those that a state can have and a file may name."""
 
 
@@ -82,3 +97,15 @@ def family_of(name: str) -> type[Posterior]:
             "tombola.posterior.families.FAMILIES"
         )
     return FAMILIES[name]
+
+
+def draws_of(q: Posterior, samples: int) -> int:
+    """Return the weight samples of a prediction that asks for `samples`: of a finite posterior at most its points."""
+    return samples if q.points is None else min(samples, len(q.points))
+
+
+def weight_sample(q: Posterior, stream: streams.Name, s: int) -> Tensor:
+    """Draw weight sample `s` of a prediction [P]; of a finite posterior its points in an order of the stream, each once."""
+    if (points := q.points) is None:
+        return q.sample(streams.generator("predict", *stream, s, device=q.mean.device))
+    return points[int(torch.randperm(len(points), generator=streams.generator("predict", *stream, "order"))[s])]

@@ -48,6 +48,11 @@ class Gaussian:
         """Effective standard deviation [P]: exactly 0 where masked or deterministic."""
         return self.log_std.exp() * self.random_kept
 
+    @property
+    def points(self) -> None:
+        """Return None: it is continuous."""
+        return None
+
     def sample(self, generator: torch.Generator) -> Tensor:
         """Draw parameters [P]."""
         mean = self.mean

@@ -118,18 +118,61 @@ class GaussianNoise(nn.Module):
 
         Raises TombolaError for targets of another shape; dimensions of 1 do not count.
         """
-        mean, target = logits_of(output), targets_of(batch)
-        if [n for n in mean.shape if n != 1] != [n for n in target.shape if n != 1]:
-            raise TombolaError(
-                f"targets of shape {tuple(target.shape)} do not fit outputs of shape {tuple(mean.shape)}; give one target "
-                "for each output, in the same order"
-            )
+        mean, target = _alike(output, batch)
         if target.device.type == "cpu" and not bool(target.isfinite().all()):  # on a GPU a look would wait for it
             raise TombolaError("a target is not finite; leave the example out, or fill the target")
-        target = target.reshape_as(mean)
         residual = (target - mean) * torch.exp(-self.log_noise)
         log_density = -0.5 * residual.square() - self.log_noise - 0.5 * math.log(2 * math.pi)
         return log_density.reshape(len(log_density), -1).sum(1)  # outputs [B] too
+
+
+class Bernoulli(nn.Module):
+    """Targets of 0 and 1 from logits, each output by itself given the weights."""
+
+    def forward(self, output: Any, batch: Batch) -> Tensor:
+        """Return the log mass of each example, [B], in nats, summed over the target's dimensions.
+
+        Logits of 1, and targets of their shape; dimensions of 1 do not count. Raises TombolaError for other shapes, and for
+        targets that are neither 0 nor 1.
+        """
+        logits, target = _in_float(output, batch)
+        if target.device.type == "cpu" and not bool(((target == 0) | (target == 1)).all()):
+            raise TombolaError("a target of the bernoulli likelihood is neither 0 nor 1; give these")
+        return -F.binary_cross_entropy_with_logits(logits, target, reduction="none").reshape(len(logits), -1).sum(1)
+
+
+class Poisson(nn.Module):
+    """Counts from the logs of their rates, each output by itself given the weights."""
+
+    def forward(self, output: Any, batch: Batch) -> Tensor:
+        """Return the log mass of each example, [B], in nats, summed over the target's dimensions.
+
+        Logs of rates, and targets of their shape; dimensions of 1 do not count. Raises TombolaError for other shapes, and
+        for targets that are no counts.
+        """
+        log_rate, target = _in_float(output, batch)
+        if target.device.type == "cpu" and not bool(((target >= 0) & (target == target.floor())).all()):
+            raise TombolaError("a target of the poisson likelihood is no count; give whole numbers of at least 0")
+        log_mass = target * log_rate - log_rate.exp() - torch.lgamma(target + 1)
+        return log_mass.reshape(len(log_mass), -1).sum(1)
+
+
+def _alike(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the outputs, and the targets in their shape. Raises TombolaError for other shapes; 1s do not count."""
+    found, target = logits_of(output), targets_of(batch)
+    if [n for n in found.shape if n != 1] != [n for n in target.shape if n != 1]:
+        raise TombolaError(
+            f"targets of shape {tuple(target.shape)} do not fit outputs of shape {tuple(found.shape)}; give one target "
+            "for each output, in the same order"
+        )
+    return found, target.reshape_as(found)
+
+
+def _in_float(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the same in float32 or float64: bf16 would round the loss."""
+    found, target = _alike(output, batch)
+    dtype = torch.float64 if found.dtype == torch.float64 else torch.float32
+    return found.to(dtype), target.to(dtype)
 
 
 class Custom(nn.Module):

@@ -31,6 +31,11 @@ class Point:
         """Return None: nothing is random."""
         return None
 
+    @property
+    def points(self) -> Tensor:
+        """The one point, [1, P]."""
+        return self.mean[None]
+
     def sample(self, generator: torch.Generator) -> Tensor:
         """Return the mean, [P]."""
         return self.mean

@@ -19,6 +19,7 @@ from .batch import channels_last as laid_out
 from .batch import length_of, logits_of, moved, parts, run
 from .batch_norm import KEPT, Choice, Statistics, fingerprint, has_batch_norm, has_own, measure, measuring_layers
 from .binding import Binding, load_buffers
+from .families import draws_of, weight_sample
 from .modes import outside_inference_mode
 from .point import Point
 from .state import State
@@ -66,7 +67,7 @@ def outputs(
 ) -> Tensor:
     """Return the module's outputs for `inputs` at `samples` weight samples: [S, B, ...], on the device.
 
-    The module is in evaluation mode. A point gives one sample.
+    The module is in evaluation mode. A posterior of K points gives at most K samples, each point once; a point gives one.
 
     inputs: a tensor, a tuple or a mapping, as in `batch.run`.
     stream: names the noise, one stream a sample. Samples are drawn on the state's device, and another draws others.
@@ -84,7 +85,7 @@ def outputs(
     """
     _check_passes(samples, batch, batch_norm, precision)
     q, length, drawn = state.posterior, length_of(inputs), []
-    samples = 1 if q.std is None else samples
+    samples = draws_of(q, samples)
 
     def one_pass(part: Any) -> Tensor:
         part = laid_out(part) if channels_last else part
@@ -127,7 +128,7 @@ def sample_statistics(
     training: batches of inputs of training examples, on any device; `EXAMPLES` of them are enough.
     device, precision, channels_last: as of `outputs`.
     """
-    samples = 1 if state.posterior.std is None else samples
+    samples = draws_of(state.posterior, samples)
     layers, found = measuring_layers(module), []
     if not layers:
         return {}
@@ -172,7 +173,7 @@ def _draws(binding: Binding, state: State, samples: int, stream: streams.Name) -
     """Write one weight sample after the other into the bound module; yield its number."""
     q = state.posterior
     for s in range(samples):
-        binding.theta.copy_(q.sample(streams.generator("predict", *stream, s, device=q.mean.device)))
+        binding.theta.copy_(weight_sample(q, stream, s))
         binding.wrote()
         # of a module that is random in evaluation too (dropout that stays on)
         streams.reseed_global("predict", *stream, s, "module", device=binding.theta.device)

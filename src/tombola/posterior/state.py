@@ -14,6 +14,7 @@ from .binding import buffers_of
 from .families import Posterior, family_of
 from .gaussian import Gaussian, initial_log_std, initial_mean
 from .layout import Layout
+from .samples import Samples
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,20 @@ def layout_of(
 
 
 def initial_state(module: nn.Module, layout: Layout, settings: PosteriorSettings, *stream: streams.Word) -> State:
-    """Return a dense Gaussian state of `module` as it now is; draws come from the streams (init, *stream, ...)."""
+    """Return a dense Gaussian state of `module` as it now is; draws come from the streams (init, *stream, ...).
+
+    With several `settings.members`, a state of the family `samples`: the module's means and others drawn Kaiming-uniform.
+    """
     mean = initial_mean(layout, module, settings.mean, streams.generator("init", *stream, "mean"))
     generator = streams.generator("init", *stream, "std")
     log_std = initial_log_std(layout, mean, settings.std, settings.std_scale, settings.std_jitter, generator)
     dense = torch.ones(layout.numel, dtype=torch.bool, device=mean.device)
+    if settings.members > 1:
+        drawn = [
+            initial_mean(layout, module, "kaiming_uniform", streams.generator("init", *stream, "member", i))
+            for i in range(1, settings.members)
+        ]
+        return State(Samples(layout, dense, mean, torch.stack([mean, *drawn])), buffers_of(module), {})
     prior_mean = mean.clone() if settings.prior_mean == "start" else None
     posterior = Gaussian(layout, mean, log_std.to(mean), dense, prior_mean)
     return State(posterior, buffers_of(module), {})

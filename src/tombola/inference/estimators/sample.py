@@ -60,7 +60,13 @@ class WeightSample:
         self.std = torch.zeros_like(mean[: self.n])
         """The effective std that the step's samples were drawn with, [n]: 0 where masked."""
         self._keep = None if bool(mask.all()) else mask.to(mean.dtype)
+        self._whole_prior = prior_mean
         self._prior = prior_mean if prior_mean is None or self._keep is None else prior_mean * self._keep
+
+    def change_mask(self, mask: Tensor) -> None:
+        """Go on under another mask, [P]."""
+        self.mask, self._keep = mask, mask.to(self.mean.dtype)
+        self._prior = None if self._whole_prior is None else self._whole_prior * self._keep
 
     def draw(self, tick: int, first: bool) -> None:
         """Write a weight sample into `theta`; `first` of its step, when mean and log_std are new. tick: names its noise."""
