@@ -31,7 +31,8 @@ def made(name, input_shape=CIFAR, outputs=10, **args):
 
 def size(name, **args):
     with torch.device("meta"):  # shapes alone: nothing is drawn
-        return sum(p.numel() for p in made(name, **args).parameters())
+        module = made(name, (16,), 3, **args) if name == "text" else made(name, **args)
+        return sum(p.numel() for p in module.parameters())
 
 
 def images(*shape):
@@ -71,6 +72,11 @@ def fast_size(width):
     return 24 * 12 + 24 + convs + 4 * width * 10
 
 
+def text_size(dim, depth):
+    block = 2 * dim + 4 * dim * dim + 2 * dim + (dim + 1) * 2 * dim + (2 * dim + 1) * dim
+    return (256 + 16) * dim + depth * block + 2 * dim + (dim + 1) * 3
+
+
 VGG = {
     11: [64, 128, 256, 256, 512, 512, 512, 512],
     13: [64, 64, 128, 128, 256, 256, 512, 512, 512, 512],
@@ -103,6 +109,7 @@ VGG = {
         ("vit_base", {}, vit_size(768, 3, 12, 4), None),
         ("fast", {}, fast_size(64), 1_972_792),
         ("fast", {"width": 8}, fast_size(8), None),
+        ("text", {}, text_size(48, 2), None),
     ],
 )
 def test_sizes_are_those_of_the_definitions_and_of_the_paper(name, args, expected, stated):

@@ -165,6 +165,7 @@ def study(**changes):
     } | changes
 
 
+@pytest.mark.usefixtures("brief_toys")
 def test_a_study_fits_the_first_layer_once_and_every_ticket_keeps_it(plan_of, tmp_path):
     plan, store = plan_of(study()), Store(tmp_path / "stages")
     engine = LocalEngine(store, torch.device("cpu"), Mock())
@@ -172,7 +173,7 @@ def test_a_study_fits_the_first_layer_once_and_every_ticket_keeps_it(plan_of, tm
     assert engine.failures == {}
     assert collect(plan, store)["accuracy"].notna().all()
     data = dataset(plan.rows[0].stage.source.settings)
-    net = made(data.input_shape, data.outputs, width=2)
+    net = made(data.input_shape, data.outputs, width=4)
     net.fit_first_layer(data.prepare(data.train[0]))  # fewer than 2,000: all
     tickets = [store.ticket(stage.key) for stage in plan.stages if stage.kind in ("init", "train", "prune", "redraw")]
     assert len(tickets) > 12
@@ -199,10 +200,11 @@ def test_the_start_depends_on_the_data_only_where_the_first_layer_is_fitted(plan
         assert replace(one, source=None).key != one.key or not fitted
 
 
+@pytest.mark.usefixtures("brief_toys")
 def test_given_weights_are_not_fitted_again(plan_of, tmp_path):
     from safetensors.torch import save_file
 
-    net = made((1, 8, 8), width=2)
+    net = made((1, 8, 8), width=4)
     net.fit_first_layer(smooth(channels=1))
     save_file(net.state_dict(), tmp_path / "net.safetensors")
     given = {"weights": str(tmp_path / "net.safetensors")}

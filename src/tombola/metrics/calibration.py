@@ -2,10 +2,10 @@
 
 Legend: B examples, C classes, R redraws of the labels, K bins. All computing is in float64 on the CPU.
 
-The K bins have equal width and are right-closed, (k/K, (k+1)/K]; a confidence of 0 is in the first. A *point* is a
-pair of an example and a class; it is a *hit* if the class is the label. A metric is the choice of its points and a
-reduction of their sums in each bin. Those sums are taken for R label vectors at once, so the metric is the case R = 1
-of its null.
+The K bins have equal width and are right-closed, (k/K, (k+1)/K]; a confidence of 0 is in the first. Those of adaptive ECE
+have equally many points instead. A *point* is a pair of an example and a class; it is a *hit* if the class is the label. A
+metric is the choice of its points, of its bins, and a reduction of the points' sums in each bin. Those sums are taken for R
+label vectors at once, so the metric is the case R = 1 of its null.
 """
 
 from collections.abc import Callable
@@ -28,6 +28,24 @@ class Tally:
     hits: Tensor  # R x K
 
 
+Place = Callable[[Tensor, Tensor, int], Tensor]
+"""Function (is_point_BC, probs_BC, bins) -> bin of each pair, [B, C]; that of pairs which are no points does not count."""
+
+
+def equal_width(is_point_BC: Tensor, probs_BC: Tensor, bins: int) -> Tensor:
+    """Return the bin (k/K, (k+1)/K] of each probability."""
+    # edges as quotients, not ceil(p * bins): 0.07 * 100 is above 7, which would lift an edge into the next bin
+    return torch.bucketize(probs_BC, torch.arange(1, bins, dtype=torch.float64) / bins)
+
+
+def equal_mass(is_point_BC: Tensor, probs_BC: Tensor, bins: int) -> Tensor:
+    """Return the bins that hold equally many points, but for one, in the order of their probabilities; ties by place."""
+    order = probs_BC.where(is_point_BC, 2.0).flatten().argsort(stable=True)  # pairs that are no points come last
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order))
+    return (rank * bins // int(is_point_BC.sum())).view_as(probs_BC)
+
+
 @dataclass(frozen=True)
 class BinnedMetric:
     """A calibration metric in [0, 1], called as `metric(probs_BC, labels_B, bins)`."""
@@ -38,11 +56,13 @@ class BinnedMetric:
     reduce: Callable[[Tally], Tensor]
     """Function of the bins' sums that returns values_R."""
 
+    place: Place = equal_width
+
     def __call__(self, probs_BC: Tensor, labels_B: Tensor, bins: int) -> float:
         """Return the metric. Raises ValueError if bins < 1, and as `inputs.as_probs` and `inputs.as_labels` do."""
         probs_BC = as_probs(probs_BC, "BC")
         labels_B = as_labels(labels_B, probs_BC)
-        return self.reduce(_tally(self.points(probs_BC), probs_BC, labels_B[:, None], bins)).item()
+        return self.reduce(_tally(self, probs_BC, labels_B[:, None], bins)).item()
 
 
 @dataclass(frozen=True)
@@ -55,6 +75,17 @@ class Calibration:
     null_high: float  # the 97.5% quantile
     excess: float  # value - null_mean
     empty_bins: int  # bins without a point
+
+    def row(self, name: str) -> dict[str, float]:
+        """Return the numbers by the columns of the metric of that name."""
+        return {
+            name: self.value,
+            f"{name}_null": self.null_mean,
+            f"{name}_null_low": self.null_low,
+            f"{name}_null_high": self.null_high,
+            f"{name}_excess": self.excess,
+            f"{name}_empty_bins": float(self.empty_bins),
+        }
 
 
 def against_null(
@@ -71,7 +102,7 @@ def against_null(
     redrawn_BR = torch.multinomial(probs_BC, redraws, replacement=True, generator=generator)
     # the true labels are the first of 1 + redraws vectors, so that the points are binned once
     labels_BR = torch.cat([labels_B[:, None], redrawn_BR], dim=1)
-    tally = _tally(metric.points(probs_BC), probs_BC, labels_BR, bins)
+    tally = _tally(metric, probs_BC, labels_BR, bins)
     values_R = metric.reduce(tally)
     value, null_R = values_R[0].item(), values_R[1:]
     null_mean = null_R.mean().item()
@@ -80,12 +111,11 @@ def against_null(
     return Calibration(value, null_mean, null_low, null_high, value - null_mean, empty_bins)
 
 
-def _tally(is_point_BC: Tensor, probs_BC: Tensor, labels_BR: Tensor, bins: int) -> Tally:
+def _tally(metric: BinnedMetric, probs_BC: Tensor, labels_BR: Tensor, bins: int) -> Tally:
     if bins < 1:
         raise ValueError(f"bins is {bins}, at least 1 is needed")
-    # edges as quotients, not ceil(p * bins): 0.07 * 100 is above 7, which would lift an edge into the next bin
-    inner_edges = torch.arange(1, bins, dtype=torch.float64) / bins
-    bin_BC = torch.bucketize(probs_BC, inner_edges).where(is_point_BC, bins)  # an extra bin holds all other pairs
+    is_point_BC = metric.points(probs_BC)
+    bin_BC = metric.place(is_point_BC, probs_BC, bins).where(is_point_BC, bins)  # an extra bin holds all other pairs
     points = bin_BC.flatten().bincount(minlength=bins + 1)
     confidence = bin_BC.flatten().bincount(weights=probs_BC.flatten(), minlength=bins + 1)
     # each example has one label, so at most one hit: no tensor of R x B x C is needed
@@ -138,5 +168,8 @@ mace_coded = BinnedMetric(_every_class, _mean_gap_to_centre)
 Its code gives NaN where a bin is empty; here that bin is left out of the mean. A calibrated model's value is not 0 even
 without noise, because the centre of a bin is not the mean of its confidences: compare with the null.
 """
+
+adaptive_ece = BinnedMetric(_top_label, _weighted_gap, equal_mass)
+"""Top label: as `ece`, with bins of equally many examples. Nguyen and O'Connor 2015; Nixon et al. 2019, section 4."""
 
 CALIBRATION: dict[str, BinnedMetric] = {"ece": ece, "mace": mace, "mace_coded": mace_coded}

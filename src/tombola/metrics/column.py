@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, get_args
 
-Kind = Literal["label", "metric", "calibration", "null", "drift", "size", "cost", "timing", "setting", "environment"]
+Kind = Literal[
+    "label", "metric", "calibration", "null", "uncertainty", "drift", "size", "cost", "timing", "setting", "environment"
+]
 """Kinds in the order of the report's menu. `timing` differs between two runs of one study, `environment` tells where a row
 was made: records are compared without both."""
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -6,6 +6,7 @@ To add a column, compute its value and add its row here: docs/add-a-column.md.
 from typing import Any
 
 from .column import Column, Kind, with_null
+from .uncertainty_columns import MEASURED
 
 _TERA = "10\u00b9\u00b2"
 
@@ -126,6 +127,14 @@ _RECORDS = [
         label="operations of the training",
         axis=f"operations of the training ({_TERA})",
     ),
+    _flops(
+        "train_flops_sparse",
+        "the same if products by pruned weights took none, in every step by the mask of that step; a change of the mask by "
+        "gradient adds a gradient of all weights",
+        optional=True,
+        label="operations of the training by surviving weights",
+        axis=f"operations of the training by surviving weights ({_TERA})",
+    ),
     _seconds(
         "total_seconds",
         "time of this training and of all trainings that it depends on, whichever study ran them: the levels "
@@ -158,10 +167,18 @@ _RECORDS = [
         "rmse",
         "metric",
         "target units",
-        "root mean squared error of the samples' mean; regression only",
+        "root mean squared error of the samples' mean; regression and counts only",
         label="RMSE",
         axis="test RMSE (target units)",
         gap_unit="target units",
+    ),
+    Column(
+        "deviance",
+        "metric",
+        "number",
+        "mean Poisson deviance 2 (y log(y / rate) - y + rate) of the samples' mean rate; counts only",
+        optional=True,
+        label="deviance",
     ),
     _nats(
         "predictive_entropy",
@@ -199,6 +216,15 @@ _RECORDS = [
         axis="rank correlation of sigma",
     ),
     _number("parameters", "size", "all parameters of the network"),
+    _percent(
+        "flops_left",
+        "size",
+        "share of the dense network's multiply-adds for one example that is left: products by pruned weights fall "
+        "away; those without weights (attention) and by weights that are never pruned stay",
+        label="operations left",
+        axis="operations left (%)",
+        decimals=2,
+    ),
     _text("chain", "whose pruning found the masks: `bayesian` or `deterministic` networks (the latter also of transplants)"),
     _number("lr", "setting", "learning rate of this training"),
     _number("warmup_epochs", "setting", "epochs of warm-up of this training"),
@@ -210,6 +236,7 @@ _RECORDS = [
         " path, with the data's fingerprint; without what has a column. Rows with equal texts are of one experiment,"
         " whatever study they are in",
     ),
+    *MEASURED,
     Column("changes", "setting", "JSON text", "what the arm does otherwise than its study, by path; mostly `{}`"),
 ]
 _ANALYSES = [

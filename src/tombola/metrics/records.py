@@ -26,5 +26,5 @@ def read(paths: Sequence[Path]) -> "DataFrame":
             tables.append(pd.read_parquet(file))
         except (OSError, ValueError) as error:
             raise TombolaError(f"{file} is no table of records ({' '.join(str(error).split())}); write it anew") from None
-    filled = [table for table in tables if len(table)]  # an empty table would spoil the columns' types
-    return pd.concat(filled or tables[:1], ignore_index=True)
+    filled = [table for table in tables if len(table)] or tables[:1]  # an empty table would spoil the columns' types
+    return filled[0] if len(filled) == 1 else pd.concat(filled, ignore_index=True)

@@ -33,15 +33,7 @@ def classification(
         "mutual_information": mutual_information(probs_SBC),
     }
     for name, metric in CALIBRATION.items():
-        found = against_null(metric, probs_BC, labels_B, bins, redraws, generator)
-        row |= {
-            name: found.value,
-            f"{name}_null": found.null_mean,
-            f"{name}_null_low": found.null_low,
-            f"{name}_null_high": found.null_high,
-            f"{name}_excess": found.excess,
-            f"{name}_empty_bins": float(found.empty_bins),
-        }
+        row |= against_null(metric, probs_BC, labels_B, bins, redraws, generator).row(name)
     return row
 
 

@@ -13,6 +13,7 @@ from .conv import conv, lenet
 from .fast import fast
 from .mlp import mlp
 from .resnet import resnet, resnet18
+from .text import text
 from .vgg import vgg
 from .vit import vit
 
@@ -31,6 +32,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vit_tiny": partial(vit, 192, 3),
     "vit_small": partial(vit, 384, 6, depth=12),
     "vit_base": partial(vit, 768, 3, depth=12),
+    "text": text,
 }
 """Name -> factory. The sizes of all are in docs/models.md."""
 
@@ -58,4 +60,4 @@ def build(name: str, args: Mapping[str, Any], input_shape: Sequence[int], output
     return module
 
 
-__all__ = ["MODELS", "FitsFirstLayer", "build", "conv", "fast", "lenet", "mlp", "resnet", "resnet18", "vgg", "vit"]
+__all__ = ["MODELS", "FitsFirstLayer", "build", "conv", "fast", "lenet", "mlp", "resnet", "resnet18", "text", "vgg", "vit"]
