@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 
 from tombola.errors import TombolaError
 from tombola.posterior.layout import Layout, Segment
-from tombola.pruning.masks import SHUFFLES, drop_lowest, emptied, prune, prune_count
+from tombola.pruning.masks import (
+    SHUFFLES,
+    drop_cheapest,
+    drop_lowest,
+    emptied,
+    erk_counts,
+    keep_in_groups,
+    prune,
+    prune_count,
+)
 
 tied = st.sampled_from([0.0, 1.0, 2.0, float("inf"), -float("inf")])
 fractions = st.floats(0, 1, exclude_min=True, exclude_max=True)
@@ -191,3 +200,103 @@ def test_masks_do_not_depend_on_how_weights_lie_in_memory(how, monkeypatch):
     found = made()
     monkeypatch.setattr(Segment, "channels_last", False)
     assert torch.equal(found, made())
+
+
+@st.composite
+def priced_layouts(draw):
+    """A layout, and the cost of each weight: one of each prunable segment."""
+    layout = draw(layouts())
+    costs = torch.zeros(layout.numel, dtype=torch.float64)
+    for segment in layout.prunable_segments():
+        costs[segment.slice] = draw(st.sampled_from([1.0, 4.0, 64.0, 0.3]))
+    return layout, costs
+
+
+@pytest.mark.parametrize("scope", ["global", "layerwise"])
+@given(both=priced_layouts(), fraction=fractions, data=st.data())
+def test_a_level_cuts_its_share_of_the_costs_to_half_a_weight(scope, both, fraction, data):
+    layout, costs = both
+    mask = torch.ones(layout.numel, dtype=torch.bool)
+    groups = [s.slice for s in layout.prunable_segments()] if scope == "layerwise" else [slice(None)]
+    for _ in range(4):
+        scores = torch.tensor(data.draw(st.lists(tied, min_size=layout.numel, max_size=layout.numel)), dtype=torch.float64)
+        before = mask
+        mask = prune(layout, before, scores, fraction, scope, costs)
+        assert not (mask & ~before).any()
+        assert mask[~layout.prunable].all()
+        for part in groups:
+            left, was = costs[part][mask[part]].sum(), costs[part][before[part]].sum()
+            assert abs(float(left - (1 - fraction) * was)) <= 0.5 * float(costs[part].max()) + 1e-9
+            dropped, kept = before[part] & ~mask[part] & layout.prunable[part], mask[part] & layout.prunable[part]
+            if dropped.any() and kept.any():
+                assert scores[part][dropped].max() <= scores[part][kept].min()
+
+
+@given(scores=st.lists(tied, min_size=1, max_size=40), data=st.data())
+def test_of_equal_costs_as_many_are_dropped_as_by_counts(scores, data):
+    values, count = torch.tensor(scores, dtype=torch.float64), data.draw(st.integers(0, len(scores)))
+    by_cost = drop_cheapest(values, torch.full_like(values, 7.0), 7.0 * count)
+    assert torch.equal(by_cost, drop_lowest(values, count))
+
+
+def layout_of_shapes(*shapes):
+    """A layout of prunable weights, in memory as those of linear layers and convolutions are."""
+    segments, start = [], 0
+    for i, shape in enumerate(shapes):
+        role = {"random": True, "decayed": True, "prunable": True, "fan_in": 1, "why": ""}
+        segments.append(Segment(name=f"{i}.weight", shape=shape, start=start, **role))
+        start += segments[-1].numel
+    return Layout(tuple(segments))
+
+
+@pytest.mark.parametrize(("kept", "size"), [(2, 4), (1, 4), (1, 2), (3, 8)])
+@pytest.mark.parametrize("shape", [(3, 8), (2, 16, 3, 3), (2, 8, 5)])
+@given(seed=st.integers(0, 2**31), density=st.sampled_from([0.3, 1.0]), ties=st.booleans())
+def test_groups_keep_their_best_as_a_loop_over_them_does(kept, size, shape, seed, density, ties):
+    layout, generator = layout_of_shapes(shape, (4, 3)), stream(seed)
+    scores = torch.rand(layout.numel, generator=generator, dtype=torch.float64)
+    scores = scores.mul(3).round() - 1 if ties else scores
+    scores[torch.rand(layout.numel, generator=generator) < 0.1] = -torch.inf
+    mask = torch.rand(layout.numel, generator=generator) < density
+    found = keep_in_groups(layout, mask, scores, kept, size)
+    grouped, other = layout.segments
+    assert torch.equal(found[other.slice], mask[other.slice])  # three inputs make no group
+    value, alive, result = (grouped.view(flat).movedim(1, -1).reshape(-1, size) for flat in (scores, mask, found))
+    for row in range(len(value)):
+        best = sorted((i for i in range(size) if alive[row, i]), key=lambda i: (-float(value[row, i]), i))
+        assert result[row].nonzero().flatten().tolist() == sorted(best[:kept])
+
+
+def test_a_pattern_that_fits_no_layer_is_an_error():
+    layout = layout_of_shapes((4, 3), (6,))
+    with pytest.raises(TombolaError, match="groups of 4 fits no prunable weight"):
+        keep_in_groups(layout, torch.ones(18, dtype=torch.bool), torch.zeros(18), 2, 4)
+
+
+def test_erk_counts_are_the_rule_of_rigl_by_hand():
+    shapes, sizes = [(16, 3, 3, 3), (32, 16, 3, 3), (10, 32)], [432, 4608, 320]
+    share = 500 / (25 + 54 + 42)
+    found = erk_counts(shapes, sizes, 500)
+    assert sum(found) == 500
+    assert all(abs(count - share * sum(shape)) < 1 for count, shape in zip(found, shapes, strict=True))
+    dense_first = erk_counts(shapes, sizes, 3000)  # 432 and 320 are less than their shares
+    assert dense_first == [432, 3000 - 432 - 320, 320]
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=6), st.floats(0, 1))
+def test_erk_counts_are_exact_within_the_layers_and_grow_with_their_sum(shapes, share):
+    most = [a * b for a, b in shapes]
+    kept = round(share * sum(most))
+    found = erk_counts(shapes, most, kept)
+    assert sum(found) == kept
+    assert all(0 <= count <= size for count, size in zip(found, most, strict=True))
+    fewer = erk_counts(shapes, found, kept // 2)  # of layers that are sparse already
+    assert sum(fewer) == kept // 2
+
+
+def test_scope_erk_prunes_the_lowest_of_each_layer():
+    layout = layout_of((6, True), (3, False), (30, True))
+    scores = torch.arange(39).double()
+    mask = prune(layout, torch.ones(39, dtype=torch.bool), scores, 0.75, "erk")
+    first, second = erk_counts([(6,), (30,)], [6, 30], 9)
+    assert mask.tolist() == [False] * (6 - first) + [True] * (first + 3) + [False] * (30 - second) + [True] * second

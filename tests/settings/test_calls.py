@@ -48,7 +48,7 @@ def test_settings_are_given_by_name(kind):
     ("kind", "given", "said"),
     [
         (TrainSettings, {"optimiser": "adma"}, "optimiser is 'adma'; it must be one of adam, adamw, sgd (did"),
-        (PruneSettings, {"scope": "layer"}, "scope is 'layer'; it must be one of global, layerwise (did you mean"),
+        (PruneSettings, {"scope": "layer"}, "scope is 'layer'; it must be one of global, layerwise, erk (did you mean"),
         (PruneSettings, {"scope": 3}, "scope is 3; it must be one of global, layerwise"),
         (Arm, {"sigma": "shufled"}, "sigma is 'shufled'; it must be one of trained, start, shuffled or None (did you mean"),
         (

@@ -1,7 +1,7 @@
 """One level of iterative pruning, and the control arms made from a level's ticket."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -9,35 +9,85 @@ from torch import Tensor
 
 from tombola import plugins
 from tombola.errors import TombolaError
+from tombola.posterior.dropout import Dropout
+from tombola.posterior.families import Posterior
 from tombola.posterior.state import State
 from tombola.settings import PruneSettings
 
-from .masks import SHUFFLES, emptied, prune
+from .costs import per_cost, spread_costs
+from .masks import SHUFFLES, emptied, keep_in_groups, prune
 from .scores import SCORES, evaluate
 from .ticket import Ticket, with_mask
 
 
-def prune_ticket(ticket: Ticket, start: State, settings: PruneSettings, generator: torch.Generator) -> Ticket:
+def prune_ticket(
+    ticket: Ticket,
+    start: State,
+    settings: PruneSettings,
+    generator: torch.Generator,
+    *,
+    costs: Mapping[str, float] | None = None,
+    level: int = 0,
+    scores: Tensor | None = None,
+) -> Ticket:
     """Return the next level's ticket: `ticket` pruned by its trained posterior, its survivors restarted at `start`.
 
-    start: read whole (means, std, deterministic parameters, buffers). settings: their `score`, `sigma`,
-    `fraction` and `scope`. generator: for scores that draw, and a shuffled sigma.
+    start: read whole (means, std, deterministic parameters, buffers). settings: their `score`, `sigma`, `fraction`,
+    `scope`, and what they say of a budget, target or pattern. generator: for scores that draw, and a shuffled sigma.
+    costs: of one weight of each prunable parameter, by name, for another budget than weights (`training.costs`).
+    level: of `ticket`, which a target and a pattern need. scores: float64 [P] of an untrained ticket.
 
     Warns with the names of layers that this level has emptied. Raises TombolaError for an unknown name.
     """
-    score = plugins.resolve(settings.score, SCORES, "score")
-    layout, q = ticket.layout, ticket.posterior
-    rows = layout.rows()
-    alive = rows[(ticket.mask & layout.prunable)[rows]]
-    scores = torch.zeros(layout.numel, dtype=torch.float64)
-    std = SIGMAS[settings.sigma](ticket, generator)
-    scores[alive] = evaluate(settings.score, score, q.mean[alive], None if std is None else std[alive], generator)
-    mask = prune(layout, ticket.mask, scores, settings.fraction, settings.scope)
+    layout = ticket.layout
+    if scores is None:
+        scores = scores_of(ticket.posterior, settings.score, SIGMAS[settings.sigma](ticket, generator), generator)
+    mask = _next_mask(ticket, scores, settings, costs, level)
     before = emptied(layout, ticket.mask)
     if new := [repr(layer) for layer in emptied(layout, mask) if layer not in before]:
         layers = f"layer {new[0]}" if len(new) == 1 else f"{len(new)} layers ({', '.join(new)})"
         warnings.warn(f"pruning by {settings.score} has emptied {layers}: no weight is left there", stacklevel=2)
     return with_mask(ticket, mask, start)
+
+
+def scores_of(posterior: Posterior, score: str, std: Tensor | None, generator: torch.Generator) -> Tensor:
+    """Return the scores of the surviving prunable weights, float64 [P], 0 elsewhere; std: [P], None of a point."""
+    function, layout = plugins.resolve(score, SCORES, "score"), posterior.layout
+    if isinstance(posterior, Dropout) and score in RATIOS:
+        raise TombolaError(f"score {score!r} is equal for all weights that method mc_dropout drops; use mu")
+    rows = layout.rows()
+    alive = rows[(posterior.mask.cpu() & layout.prunable)[rows]]
+    scores = torch.zeros(layout.numel, dtype=torch.float64)
+    mean = posterior.mean.cpu()[alive]
+    scores[alive] = evaluate(score, function, mean, None if std is None else std.cpu()[alive], generator)
+    return scores
+
+
+def _next_mask(
+    ticket: Ticket, scores: Tensor, settings: PruneSettings, costs: Mapping[str, float] | None, level: int
+) -> Tensor:
+    layout, mask = ticket.layout, ticket.mask
+    if settings.group:
+        size = settings.group[1]
+        return keep_in_groups(layout, mask, scores, size - level - 1, size)
+    if settings.budget == "weights":
+        return prune(layout, mask, scores, settings.fraction_at(level, ticket.density), settings.scope)
+    if costs is None:
+        raise TombolaError(f"budget {settings.budget} needs the costs of weights; give costs (tombola.training.costs)")
+    flat = spread_costs(layout, costs)
+    left = float(flat[mask].sum() / flat.sum())
+    return prune(
+        layout,
+        mask,
+        per_cost(scores, flat, settings.cost_exponent),
+        settings.fraction_at(level, left),
+        settings.scope,
+        flat,
+    )
+
+
+RATIOS = ("snr", "folded_snr")
+"""Scores of the ratio of mean and std alone."""
 
 
 def _trained(ticket: Ticket, generator: torch.Generator) -> Tensor | None:
@@ -65,6 +115,14 @@ SIGMAS: dict[str, Callable[[Ticket, torch.Generator], Tensor | None]] = {
     "shuffled": _shuffled,
 }
 """Sources of the std [P] that a score reads, None for a point; the last two are controls of the learned sigma."""
+
+
+def with_end(ticket: Ticket, end: State) -> Ticket:
+    """Return the ticket as trained to `end`, on the CPU, under the mask of that, which a training may have changed."""
+    mask, end = end.posterior.mask.cpu(), end.to("cpu")
+    if not torch.equal(mask, ticket.mask):
+        ticket = with_mask(ticket, mask, ticket.rewind)
+    return replace(ticket, trained=end)
 
 
 def shuffled(ticket: Ticket, start: State, how: str, generator: torch.Generator) -> Ticket:

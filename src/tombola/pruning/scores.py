@@ -88,6 +88,10 @@ WITHOUT_STD = frozenset({"magnitude", "mu", "random"})
 """Names of the scores that make sense for a deterministic network."""
 
 
+AT_START = frozenset({"snip", "grasp", "synflow"})
+"""Names of the scores of an untrained network that need its gradients (`training.at_start`)."""
+
+
 def evaluate(name: str, score: Score, mean: Tensor, std: Tensor | None, generator: torch.Generator) -> Tensor:
     """Return the score of each weight, float64 [n].
 

@@ -3,12 +3,17 @@
 `fields` has the marks of fields; `keys` their defaults in stage keys.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from tombola.errors import TombolaError
 
 from .fields import BAYESIAN, COLUMN, COSTLESS, UNLABELLED, Checked, setting
+from .prune import PruneSettings as PruneSettings
+from .sparse import SparseSettings as SparseSettings
+from .sparse import check_changing
+
+Measure = Literal["selective", "ood", "corrupted", "conformal", "temperature", "adaptive", "intervals"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +39,12 @@ class PosteriorSettings(Checked):
     prior_mean: Literal["zero", "start"] = setting(
         "zero", "Mean of the prior: zero, or where the means start (for a pre-trained network), at every level.", BAYESIAN
     )
+    members: int = setting(
+        1,
+        "Networks that start apart: the first by `mean`, the others from U(-b, b). Method ensemble sets it to `train.keep`.",
+        BAYESIAN,
+        least=1,
+    )
     random: list[str] | None = setting(
         None,
         "Name patterns of the random parameters; by default weights and biases of linear, conv, attention, embedding, "
@@ -50,8 +61,10 @@ class TrainSettings(Checked):
 
     method: str = setting(
         "vi",
-        "How the posterior is learned: vi (variational inference by gradients), ivon (by natural gradients), map "
-        "(deterministic) or package.module:Class.",
+        "How the posterior is learned: vi (variational inference by gradients), ivon (by natural gradients), sgld, sghmc, "
+        "swag, laplace, laplace_full, mc_dropout, ensemble, vi_laplace, vi_mixture, vi_layers (docs/methods.md), map "
+        "(deterministic) or "
+        "package.module:Class.",
         UNLABELLED,
         COLUMN,
     )
@@ -84,12 +97,12 @@ class TrainSettings(Checked):
         least=0,
         below=1,
     )
-    momentum: float = setting(0.9, "Momentum of SGD.", least=0, below=1)
+    momentum: float = setting(0.9, "Momentum of SGD, and of method sghmc.", least=0, below=1)
     nesterov: bool = setting(True, "Whether SGD's momentum is Nesterov's.")
     weight_decay: float = setting(0.0, "Weight decay of decayed means (never of log_std).", COSTLESS, least=0)
     schedule: str = setting(
         "constant",
-        "Course of the learning rate: constant, step, cosine, one_cycle or package.module:function.",
+        "Course of the learning rate: constant, step, cosine, one_cycle, cyclical or package.module:function.",
         COSTLESS,
     )
     warmup_epochs: float = setting(0.0, "Epochs of linear warm-up from 0, before the schedule.", COSTLESS, least=0)
@@ -109,6 +122,29 @@ class TrainSettings(Checked):
     )
     prior_std: float = setting(
         1.0, "Standard deviation of the prior N(prior_mean, prior_std^2).", BAYESIAN, COSTLESS, above=0
+    )
+    spike_std: float = setting(
+        0.01,
+        "Standard deviation of the spike of method vi_mixture; `prior_std` is the slab's.",
+        BAYESIAN,
+        COSTLESS,
+        above=0,
+    )
+    slab: float = setting(0.5, "Weight of the slab, with method vi_mixture.", BAYESIAN, COSTLESS, above=0, below=1)
+    keep: int = setting(
+        10, "Weight samples that methods sgld, sghmc and swag keep; networks of method ensemble.", BAYESIAN, least=1
+    )
+    cycles: int = setting(1, "Cycles of the schedule `cyclical`, in each of which samples are kept.", COSTLESS, least=1)
+    burn_in: float = setting(
+        0.5,
+        "First part of each cycle, from which sgld, sghmc and swag keep no sample; in it sgld and sghmc add no noise.",
+        BAYESIAN,
+        COSTLESS,
+        least=0,
+        below=1,
+    )
+    dropout: float = setting(
+        0.1, "Share of its inputs that method mc_dropout drops in each layer but the first.", BAYESIAN, above=0, below=1
     )
     estimator: str = setting(
         "weight_sample",
@@ -134,7 +170,11 @@ class TrainSettings(Checked):
         "Loss per example, or times the number of examples N (weakens coupled decay N-fold, as the paper's code).",
         COSTLESS,
     )
-    likelihood: Literal["categorical", "gaussian"] = setting("categorical", "Of the targets: classes, or reals with noise.")
+    likelihood: Literal["categorical", "bernoulli", "gaussian", "poisson"] = setting(
+        "categorical",
+        "Of the targets: classes; yes or no (0 and 1, from the logit of 1); reals with Gaussian noise; counts (from the log "
+        "of the rate).",
+    )
     noise_std: float = setting(1.0, "Noise of the Gaussian likelihood, known or where learning starts.", COSTLESS, above=0)
     learn_noise: bool = setting(False, "Whether the noise of the Gaussian likelihood is learned.")
     label_smoothing: float = setting(
@@ -159,11 +199,24 @@ class TrainSettings(Checked):
         "Whether steps are captured whole as a CUDA graph and replayed, several trainings side by side: for networks whose "
         "steps are shorter than the launching of their kernels. Needs a CUDA device.",
     )
+    sparse: dict[str, Any] = setting(
+        {},
+        "A mask that changes within the training, as {way: rigl, density: 0.1}: fields below; with vi or map.",
+    )
     divergence: float = setting(1e6, "A training loss (nats per example) above this stops the stage.", COSTLESS, above=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_samples(self.estimator, self.samples)
+        if self.sparse:
+            # whole, so that it has one key however it was spelt
+            object.__setattr__(self, "sparse", asdict(SparseSettings(**self.sparse)))
+            check_changing(self.method, self.estimator, self.cuda_graphs)
+
+    @property
+    def mask(self) -> SparseSettings | None:
+        """Return the settings of a mask that changes; None of one that does not."""
+        return SparseSettings(**self.sparse) if self.sparse else None
 
 
 def check_samples(estimator: str, samples: int) -> None:
@@ -172,33 +225,6 @@ def check_samples(estimator: str, samples: int) -> None:
         raise TombolaError(f"samples is {samples}; it must be at least 1")
     if estimator == "antithetic" and samples % 2:
         raise TombolaError(f"samples is {samples}; estimator antithetic draws pairs, so it must be even")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PruneSettings(Checked):
-    """One chain of iterative pruning."""
-
-    score: str = setting(
-        "snr", "What ranks weights, higher survives: a name (see docs) or package.module:function.", UNLABELLED, COLUMN
-    )
-    sigma: Literal["trained", "start", "shuffled"] = setting(
-        "trained",
-        "The std that the score sees: the trained one; as it was at the start of that training; or the trained one shuffled "
-        "within each layer. The last two are controls of whether what was learned of sigma counts.",
-        COLUMN,
-    )
-    fraction: float = setting(0.2, "Fraction of the remaining prunable weights pruned at each level.", above=0, below=1)
-    levels: int = setting(20, "How often is pruned; level 0 is the dense network.", UNLABELLED, least=0)
-    scope: Literal["global", "layerwise"] = setting("global", "Whether weights compete across layers or within each.")
-    rewind: str = setting(
-        "init",
-        "Where survivors restart: init, epoch:K, step:K, or learning_rate (values kept, schedule restarted).",
-        UNLABELLED,
-        COLUMN,
-    )
-    classifier: bool = setting(False, "Whether the final classifier's weights are pruned too.")
-    include: list[str] = setting([], "Name patterns of parameters pruned beside the weights of linear and conv layers.")
-    exclude: list[str] = setting([], "Name patterns of parameters that are never pruned.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +285,11 @@ class EvaluateSettings(Checked):
         COSTLESS,
     )
     samples: int = setting(16, "Weight samples S averaged into one predictive distribution.", least=1)
+    estimator: Literal["weight_sample", "moments"] = setting(
+        "weight_sample",
+        "Weight samples, or `moments`: `samples` normal outputs (64 or more) drawn from the mean and variance that one "
+        "pass on the CPU carries through the network; `precision` and `channels_last` are not used then.",
+    )
     repeats: int = setting(1, "Independent predictives R whose metrics are averaged.", least=1)
     batch_norm: Literal["samples", "running", "batch"] = setting(
         "samples",
@@ -271,3 +302,19 @@ class EvaluateSettings(Checked):
     channels_last: bool = setting(False, "Whether image batches are laid out channels-last in memory.")
     bins: int = setting(15, "Bins of the calibration metrics.", COSTLESS, least=1)
     redraws: int = setting(100, "Redraws of the labels for the perfect-calibration null.", least=100)
+    measures: list[Measure] = setting(
+        [],
+        "What else: selective, ood, corrupted, conformal, temperature, adaptive; of a regression intervals, conformal.",
+    )
+    outside: list[str] | None = setting(
+        None,
+        "Outliers: near (classes of data.args.leave_out), noise, textures, digits (all by default), or an idx file.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "measures", sorted(set(self.measures)))  # in one order they have one key
+        if self.estimator == "moments" and self.samples < 64:
+            raise TombolaError(f"evaluate.samples is {self.samples}, too few draws from moments: give 64 or more (256)")
+        if self.estimator == "moments" and self.batch_norm == "batch":
+            raise TombolaError("evaluate.batch_norm is batch, which moments cannot have: give samples or running")

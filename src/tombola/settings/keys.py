@@ -12,6 +12,7 @@ KEY_DEFAULTS: dict[str, dict[str, Any]] = {
         "std_scale": "absolute",
         "std_jitter": 0.0,
         "prior_mean": "zero",
+        "members": 1,
         "random": None,
         "decayed": None,
     },
@@ -36,6 +37,12 @@ KEY_DEFAULTS: dict[str, dict[str, Any]] = {
         "heat": 0.1,
         "kl_warmup_epochs": 0.0,
         "prior_std": 1.0,
+        "spike_std": 0.01,
+        "slab": 0.5,
+        "keep": 10,
+        "cycles": 1,
+        "burn_in": 0.5,
+        "dropout": 0.1,
         "estimator": "weight_sample",
         "objective": "expected_log",
         "samples": 1,
@@ -51,6 +58,7 @@ KEY_DEFAULTS: dict[str, dict[str, Any]] = {
         "channels_last": False,
         "compile": False,
         "cuda_graphs": False,
+        "sparse": {},
         "divergence": 1000000.0,
     },
     "PruneSettings": {
@@ -63,6 +71,11 @@ KEY_DEFAULTS: dict[str, dict[str, Any]] = {
         "classifier": False,
         "include": [],
         "exclude": [],
+        "budget": "weights",
+        "cost_exponent": 0.25,
+        "costs": {},
+        "target": None,
+        "pattern": "",
     },
     "ModelSettings": {
         "name": "mlp",
@@ -80,6 +93,7 @@ KEY_DEFAULTS: dict[str, dict[str, Any]] = {
     "EvaluateSettings": {
         "split": "test",
         "samples": 16,
+        "estimator": "weight_sample",
         "repeats": 1,
         "batch_norm": "running",
         "batch_size": 1024,
@@ -87,6 +101,8 @@ KEY_DEFAULTS: dict[str, dict[str, Any]] = {
         "channels_last": False,
         "bins": 15,
         "redraws": 100,
+        "measures": [],
+        "outside": None,
     },
 }
 """Defaults in keys, by class and field; one never changes once a release has it.
@@ -99,8 +115,7 @@ new field is the value that gives the old behaviour.
 def canonical(settings: Any) -> dict[str, Any]:
     """Return the fields that differ from `KEY_DEFAULTS`: what enters keys, tickets and the labels of records."""
     frozen = KEY_DEFAULTS[type(settings).__name__]
-    fields = (f.name for f in dataclasses.fields(settings))
-    return {name: value for name in fields if (value := getattr(settings, name)) != frozen[name]}
+    return {name: value for name, default in frozen.items() if (value := getattr(settings, name)) != default}
 
 
 def restored(kind: Any, found: dict[str, Any]) -> Any:

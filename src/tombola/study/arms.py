@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from tombola.errors import TombolaError
 from tombola.inference import method_of
 from tombola.pruning.chain import Level, walk_chain
-from tombola.settings import PosteriorSettings, TrainSettings
+from tombola.settings import PosteriorSettings, PruneSettings, SparseSettings, TrainSettings
 from tombola.settings.fields import UNLABELLED, marked
 from tombola.settings.keys import canonical, deterministic_part
 
 from .spec import SECTIONS, Arm, Study, arm_train
-from .stages import Init, Prune, Redraw, Shuffle, Stage, Train, Transplant
+from .stages import Init, Prune, PruneBefore, Redraw, Shuffle, Stage, Train, Transplant
 from .stages.base import Net, Source
 
 
@@ -96,8 +97,8 @@ def _levels(study: Study, arm: Arm) -> list[int]:
     every = range(1, study.prune.levels + 1)
     if arm.densities is None:
         return arm.levels or list(every)
-    left = math.log(1 - study.prune.fraction)  # level k keeps a density of (1 - fraction) ** k
-    return sorted({min(every, key=lambda k: abs(k * left - math.log(density))) for density in arm.densities})
+    left = {k: math.log(study.prune.share_left(k)) for k in every}
+    return sorted({min(every, key=lambda k: abs(left[k] - math.log(density))) for density in arm.densities})
 
 
 def _chain(context: SeedContext, arm: Arm) -> Chain:
@@ -105,15 +106,13 @@ def _chain(context: SeedContext, arm: Arm) -> Chain:
     settings = arm_train(study, arm, deterministic=point)
     # a deterministic chain does not depend on the initial sigma: without it studies of sigma share the chain's keys
     posterior = deterministic_part(study.posterior) if point else study.posterior
-    rule = replace(
-        study.prune, score=arm_score(study, arm), sigma=arm_sigma(study, arm), rewind=arm.rewind or study.prune.rewind
-    )
+    rule = arm_prune(study, arm)
 
     def train(ticket: Stage, level: int, start: str, stop: str) -> Train:
         return context.train(ticket, settings, start=start, stop=stop)
 
     def prune(trained: Stage, restart: Stage, level: int) -> Stage:
-        return Prune(parents=(trained, restart), settings=rule, seed=context.seed)
+        return Prune(parents=(trained, restart), settings=rule, seed=context.seed, net=context.net, source=context.source)
 
     init: Stage = context.init(posterior, settings)
     return Chain(context, settings, list(walk_chain(init, rule, train, prune)))
@@ -134,6 +133,28 @@ def _equal_budget(chain: Chain, arm: Arm, level: int) -> Train:
     return chain.context.train(chain.ticket(level), replace(chain.settings, **longer), start=chain.start)
 
 
+def _before(chain: Chain, arm: Arm, level: int) -> Train:
+    """Train the start as pruned at once to the level's share."""
+    start, context = chain.ticket(0), chain.context
+    pruned = PruneBefore(
+        parents=(start, start),
+        settings=arm_prune(context.study, arm),
+        seed=context.seed,
+        net=context.net,
+        source=context.source,
+        level=level,
+        train=chain.settings,
+    )
+    return context.train(pruned, chain.settings)
+
+
+def _within(chain: Chain, arm: Arm, level: int) -> Train:
+    """Train the start with a mask that changes and has the level's share."""
+    density = chain.context.study.prune.share_left(level)
+    settings = replace(chain.settings, sparse=chain.settings.sparse | {"density": density})
+    return chain.context.train(chain.ticket(0), settings)
+
+
 def _planted(chain: Chain, arm: Arm, pruned: Stage) -> Train:
     """Train a deterministic ticket as a Bayesian network: its values as means, std as at the Bayesian start."""
     study = chain.context.study
@@ -151,6 +172,8 @@ HANGING: dict[str, Callable[[Chain, Arm, int], Train]] = {
     "shuffle_global": _shuffle,
     "shuffle_even": _shuffle,
     "equal_budget": _equal_budget,
+    "before_training": _before,
+    "in_training": _within,
 }
 """Training at a level of a chain, of each arm that hangs on one."""
 
@@ -168,8 +191,15 @@ def by_map(arm: Arm) -> bool:
     return chain_is_deterministic(arm) and arm.arm not in TRANSPLANTS
 
 
+def arm_mask(study: Study, arm: Arm) -> SparseSettings | None:
+    """Return the settings of the mask that changes in the arm's trainings; None of another arm."""
+    return arm_train(study, arm, deterministic=by_map(arm)).mask if arm.arm == "in_training" else None
+
+
 def arm_score(study: Study, arm: Arm) -> str:
-    """Return the score of the arm's pruning chain."""
+    """Return the score of the arm's pruning chain, or by which weights go in its trainings."""
+    if mask := arm_mask(study, arm):
+        return mask.score
     if arm.score:
         return arm.score
     return "magnitude" if chain_is_deterministic(arm) else study.prune.score
@@ -180,6 +210,23 @@ def arm_sigma(study: Study, arm: Arm) -> Literal["trained", "start", "shuffled"]
     return "trained" if chain_is_deterministic(arm) else arm.sigma or study.prune.sigma
 
 
+def arm_prune(study: Study, arm: Arm) -> PruneSettings:
+    """Return the pruning of the arm's chain: the study's with the arm's changes."""
+    own = {name: value for name in ("budget", "cost_exponent", "scope") if (value := getattr(arm, name)) is not None}
+    if arm.cost_exponent is not None and own.get("budget", study.prune.budget) == "weights":
+        raise TombolaError(
+            f"arm {arm.arm} has cost_exponent {arm.cost_exponent:g}, but its budget is weights, which all cost the same; "
+            "set its budget to flops"
+        )
+    return replace(
+        study.prune,
+        score=arm_score(study, arm),
+        sigma=arm_sigma(study, arm),
+        rewind=arm.rewind or study.prune.rewind,
+        **own,
+    )
+
+
 _NAMES = {  # of arms that are called otherwise in legends
     "transplant_shuffle": "transplant, shuffled mask",
     "transplant_reinit": "transplant, re-drawn weights",
@@ -188,31 +235,43 @@ _NAMES = {  # of arms that are called otherwise in legends
     "shuffle_global": "global shuffle",
     "shuffle_even": "even shuffle",
     "equal_budget": "equal budget",
+    "before_training": "before training",
 }
 
 
 def curve_label(study: Study, arm: Arm) -> str:
     """Return the curve's name in legends and tables."""
-    name = _NAMES.get(arm.arm, arm.arm)
+    mask = arm_mask(study, arm)
+    name = mask.way if mask else _NAMES.get(arm.arm, arm.arm)
     of = " of deterministic" if arm.of == "deterministic" and arm.arm != "deterministic" and by_map(arm) else ""
     rewind = arm.rewind or study.prune.rewind
     sigma = arm_sigma(study, arm)
     extra = [] if sigma == "trained" else [f"sigma {_SIGMAS[sigma]}"]
     extra += [] if rewind == "init" else ["learning-rate rewinding" if rewind == "learning_rate" else f"rewind {rewind}"]
+    rule = arm_prune(study, arm)
+    if rule.budget != "weights":
+        extra.append(f"{rule.budget} budget, exponent {rule.cost_exponent:g}")
+    extra += [f"scope {rule.scope}"] if rule.scope != study.prune.scope else []
     changes = ({} if study.train.method == "vi" or by_map(arm) else {"method": study.train.method}) | arm.train
-    extra += [f"{name}={value}" for name, value in changes.items()]
+    extra += [f"{name}={value}" for name, value in changes.items() if name != "sparse" or not mask]
+    extra += [f"{name}={value}" for name, value in _unusual(mask).items()] if mask else []
     return ", ".join([f"{name}{of} ({arm_score(study, arm)})", *extra])
+
+
+def _unusual(mask: SparseSettings) -> dict[str, Any]:
+    """Return the fields that have other values than their defaults; way, density and score are in the curve's name."""
+    plain = dataclasses.asdict(SparseSettings())
+    found = dataclasses.asdict(mask).items()
+    return {name: value for name, value in found if name not in ("way", "density", "drop") and value != plain[name]}
 
 
 _SIGMAS = {"start": "as at the start", "shuffled": "shuffled"}
 
 
-def settings_labels(study: Study, arm: Arm, train: TrainSettings, fingerprint: str) -> dict[str, Any]:
-    """Return the columns `chain`, `lr`, `warmup_epochs`, `settings` and `changes` of an arm's row trained by `train`."""
+def settings_labels(study: Study, arm: Arm, fingerprint: str) -> dict[str, Any]:
+    """Return the columns `chain`, `settings` and `changes` of an arm's rows."""
     return {
         "chain": "deterministic" if chain_is_deterministic(arm) else "bayesian",
-        "lr": train.lr,
-        "warmup_epochs": train.warmup_epochs,
         "settings": _text({"data.fingerprint": fingerprint} | _settings(study)),
         "changes": _text(_changes(study, arm)),
     }

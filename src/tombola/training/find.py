@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 
 from tombola import plugins
 from tombola.data.batches import Batches, LoaderBatches, TensorBatches, as_tensors
+from tombola.data.shards import ShardBatches
 from tombola.errors import TombolaError
 from tombola.inference import OBJECTIVES, is_deterministic, method_of
 from tombola.inference.estimators import ESTIMATORS
@@ -24,7 +25,8 @@ from tombola.posterior.modes import training_mode
 from tombola.posterior.predictive import statistics_of
 from tombola.posterior.state import initial_state, layout_of
 from tombola.pruning.chain import walk_chain
-from tombola.pruning.iterate import prune_ticket
+from tombola.pruning.iterate import prune_ticket, with_end
+from tombola.pruning.masks import grouped_segments
 from tombola.pruning.rewind import parse_rewind, step_of
 from tombola.pruning.scores import SCORES, WITHOUT_STD, check_random, check_ranked
 from tombola.pruning.ticket import Ticket, ticket_of, with_mask
@@ -33,15 +35,17 @@ from tombola.settings.fields import settings_of
 from tombola.settings.keys import canonical
 from tombola.streams import generator
 
+from .costs import weight_costs
 from .loop import train as train_state
 from .optim import SCHEDULES
+from .ranks import Fabric
 from .reference import reference_of
 
 
 @training_mode
 def find_tickets(
     module: nn.Module,
-    data: tuple[Tensor, Tensor] | TensorDataset | Iterable[Batch],
+    data: tuple[Tensor, Tensor] | TensorDataset | Iterable[Batch] | TensorBatches | ShardBatches,
     *,
     examples: int | None = None,
     likelihood: nn.Module | LogLikelihood | None = None,
@@ -54,13 +58,15 @@ def find_tickets(
     validation: Batch | TensorDataset | None = None,
     on_level: Callable[[Ticket], object] | None = None,
     progress: bool = True,
+    fabric: Fabric | None = None,
+    same_sample: bool = False,
 ) -> list[Ticket]:
     """Prune `module` iteratively; return one trained ticket a level, dense first, sparsest last.
 
     data: a pair (inputs, targets) of tensors or numpy arrays in memory, or a TensorDataset of it, which is shuffled and cut
-        by `train.batch_size`; or a loader of batches with a length, iterated anew each epoch.
+        by `train.batch_size`; or a loader of batches with a length, iterated anew each epoch; or `ShardBatches`.
     examples: N, the size of a loader's training set; by default the examples of its `dataset` that it draws.
-    likelihood, mask: as of `Bayesian`; a likelihood replaces the settings' one.
+    likelihood, mask: as of `Bayesian`; a likelihood replaces the settings' one. fabric, same_sample: as of `train`.
     validation: held-out examples, as one batch; each epoch's row of `ticket.info["history"]` then has NLL (nats an example)
         and, of classes, accuracy of the mean weights.
     on_level: called with each level's trained ticket; where it returns something true, no further level is made.
@@ -82,10 +88,15 @@ def find_tickets(
     info: dict[str, Any] = {"seed": seed, "settings": given, **_name_of(likelihood)}
     state = initial_state(module, layout, posterior, seed).to("cpu").as_family(method_of(train.method).learns)
     dense = with_mask(ticket_of(state, info), layout.mask_of(as_tensors(mask or {})), state)
+    costs = None
+    if prune.budget != "weights":
+        costs = weight_costs(prune, layout, module, (reference or reference_of(batches))[0])
+        info["costs"] = costs
     held_out = as_tensors(validation.tensors if isinstance(validation, TensorDataset) else validation)
     found: list[Ticket] = []
     with _bar(prune.levels + 1, train.epochs * batches.steps, progress) as show:
-        search = _Search(module, batches, likelihood, train, prune, seed, device, info, held_out, reference, show)
+        given_all = module, batches, likelihood, train, prune, seed, device, info, held_out, reference, costs, show
+        search = _Search(*given_all, fabric=fabric, same_sample=same_sample)
         for level in walk_chain(dense, prune, search.trained, search.pruned):
             found.append(level.trained)
             if on_level is not None and on_level(level.trained):
@@ -108,7 +119,11 @@ class _Search:
     validation: Batch | None
     reference: list[Any]
     """Batches of training inputs that batch-norm statistics are measured on."""
+    costs: Mapping[str, float] | None
+    """Costs of weights in the budget; None of weights."""
     show: Callable[[int, int], None]
+    fabric: Fabric | None = None
+    same_sample: bool = False
 
     def trained(self, ticket: Ticket, level: int, start: str, stop: str) -> Ticket:
         done = train_state(
@@ -122,13 +137,16 @@ class _Search:
             stop=step_of(stop, self.batches.steps),
             validation=self.validation,
             on_step=lambda done, _: self.show(level, done),
+            fabric=self.fabric,
+            same_sample=self.same_sample,
         )
         info = self.info | {"level": level, "history": done.history}
         kept = statistics_of(self.module, done.state, self.reference)
-        return replace(ticket, trained=done.state.to("cpu"), info=info, statistics=kept)
+        return replace(with_end(ticket, done.state), info=info, statistics=kept)
 
     def pruned(self, ticket: Ticket, restart: Ticket, level: int) -> Ticket:
-        return prune_ticket(ticket, restart.end, self.prune, generator("score", self.seed, level))
+        stream = generator("score", self.seed, level)
+        return prune_ticket(ticket, restart.end, self.prune, stream, costs=self.costs, level=level)
 
 
 def _name_of(likelihood: nn.Module | LogLikelihood | None) -> dict[str, str]:
@@ -141,6 +159,8 @@ def _name_of(likelihood: nn.Module | LogLikelihood | None) -> dict[str, str]:
 
 def _batches_of(data: Any, examples: int | None, size: int, seed: int, device: torch.device | str) -> Batches:
     name = type(data).__name__
+    if isinstance(data, TensorBatches | ShardBatches):
+        return data
     data = data.tensors if isinstance(data, TensorDataset) else data
     pair: tuple[Any, ...] = as_tensors(data) if isinstance(data, tuple) else ()
     if len(pair) == 2 and all(isinstance(part, Tensor) for part in pair):
@@ -156,6 +176,10 @@ def _batches_of(data: Any, examples: int | None, size: int, seed: int, device: t
 
 def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, steps: int) -> None:
     """Raise TombolaError for settings that would fail after minutes of training. steps: of an epoch."""
+    if train.sparse and prune.levels:
+        raise TombolaError(
+            f"train.sparse changes the mask within a training, and prune.levels {prune.levels} between them; set levels to 0"
+        )
     if prune.score in SCORES and prune.score not in WITHOUT_STD and is_deterministic(train.method):
         raise TombolaError(
             f"score {prune.score!r} needs a std; with method {train.method} use one of {', '.join(sorted(WITHOUT_STD))}"
@@ -169,6 +193,8 @@ def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, step
     plugins.resolve(train.objective, OBJECTIVES, "objective")
     if prune.levels and not layout.prunable_segments():
         raise TombolaError("nothing is prunable: every weight is excluded; set classifier=True or include a pattern")
+    if prune.group and prune.levels:
+        grouped_segments(layout, prune.group[1])
     start, end = step_of(parse_rewind(prune.rewind), steps) or 0, train.epochs * steps
     if start >= end:
         raise TombolaError(

@@ -4,7 +4,8 @@ A stage is its settings. Its key hashes them (only those that differ from their 
 of user code, its version and its parents' keys. So a finished stage is never run again, in any study.
 """
 
-from .base import Outcome, RunContext, Stage, ancestors
+from .base import Outcome, RunContext, Stage
+from .before import PruneBefore
 from .evaluate import Evaluate, Measurement
 from .init import Init
 from .masks import Prune, Redraw, Shuffle, Transplant
@@ -16,11 +17,11 @@ __all__ = [
     "Measurement",
     "Outcome",
     "Prune",
+    "PruneBefore",
     "Redraw",
     "RunContext",
     "Shuffle",
     "Stage",
     "Train",
     "Transplant",
-    "ancestors",
 ]

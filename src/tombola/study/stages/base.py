@@ -19,6 +19,10 @@ from tombola.posterior.state import State
 from tombola.pruning.ticket import Ticket
 from tombola.settings import DataSettings, ModelSettings
 from tombola.training.checkpoint import Checkpoint
+from tombola.training.costs import Operations, operations_of
+
+COUNTED = 8
+"""Examples of a pass whose operations are counted: enough for batch norm."""
 
 
 @dataclass
@@ -42,6 +46,8 @@ class Outcome:
 
     ticket: Ticket | None
     record: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    """Rows of a training's epochs, as of `Trained`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,24 +71,6 @@ class Stage:
     def key(self) -> str:
         """Return the hash of its settings and of its parents' keys."""
         return _hash([self.kind, self.version, self.describe(), [parent.key for parent in self.parents]])
-
-
-def ancestors(*stages: Stage, known: Callable[[str], bool] = lambda key: False) -> list[Stage]:
-    """Return the stages and all that they depend on, each once, parents first; the first one is the dense start.
-
-    known: tells by key which stages are left out, with the stages that only they depend on.
-    """
-    found: dict[str, Stage] = {}
-
-    def visit(stage: Stage) -> None:
-        if stage.key not in found and not known(stage.key):
-            for parent in stage.parents:
-                visit(parent)
-            found[stage.key] = stage
-
-    for stage in stages:
-        visit(stage)
-    return list(found.values())
 
 
 def _hash(value: Any) -> str:
@@ -111,7 +99,7 @@ class Net:
     input_shape: tuple[int, ...]
     outputs: int
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Return the settings and shapes as text, which streams and keys use as the net's name."""
         return json.dumps([self.settings.name, self.settings.args, self.input_shape, self.outputs], sort_keys=True)
@@ -160,6 +148,21 @@ class Net:
             "input_shape": list(self.input_shape),
             "outputs": self.outputs,
         }
+
+
+_OPERATIONS: dict[str, Operations | None] = {}  # by net: they are equal for all tickets of one
+
+
+def operations_in(net: Net, data: Dataset, device: torch.device) -> Operations | None:
+    """Return the operations of a net's forward pass, counted once a process; None if torch cannot count them."""
+    kind = json.dumps(net.describe(), sort_keys=True)
+    if kind not in _OPERATIONS:
+        try:
+            inputs = data.prepare(data.train[0][:COUNTED].to(device))
+            _OPERATIONS[kind] = operations_of(net.build("skeleton").to(device), inputs)
+        except Exception:  # no reason to lose the stage, which has succeeded
+            _OPERATIONS[kind] = None
+    return _OPERATIONS[kind]
 
 
 @dataclass(frozen=True)

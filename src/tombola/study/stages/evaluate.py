@@ -1,5 +1,6 @@
 """Stages that measure trained tickets."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,9 +10,11 @@ from tombola.posterior.batch_norm import EXAMPLES
 from tombola.pruning.ticket import Ticket
 from tombola.settings import EvaluateSettings, TrainSettings
 from tombola.settings.keys import canonical
+from tombola.training.costs import kept_counts
 from tombola.training.evaluate import evaluate_ticket
+from tombola.training.further import file_digests, further_of, passes
 
-from .base import Net, Outcome, RunContext, Source, Stage
+from .base import Net, Outcome, RunContext, Source, Stage, operations_in
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,13 +49,15 @@ class Evaluate(Measurement):
     kind: ClassVar[str] = "evaluate"
 
     def work(self, one_pass: float) -> float:
+        one_pass *= 1 + passes(self.settings)
         if not self.is_random:
             return self.settings.repeats * one_pass
         own = self.settings.batch_norm == "samples" and self.net.norm.measures
         return self.settings.samples * self.settings.repeats * (one_pass + own * self.one_measure)
 
     def describe(self) -> dict[str, Any]:
-        return self.net.describe() | self.source.describe() | canonical(self.settings) | {"seed": self.seed}
+        files = {"outside_files": found} if (found := file_digests(self.settings)) else {}
+        return self.net.describe() | self.source.describe() | canonical(self.settings) | files | {"seed": self.seed}
 
     def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
         (ticket,) = tickets
@@ -61,7 +66,11 @@ class Evaluate(Measurement):
         placed = data.on(context.device) if fits(data, context.device) else data  # S samples read the examples S times
         examples = placed.held_out(self.settings.split)[0], data.held_out(self.settings.split)[1]
         stream, training = (self.seed, self.key), data.train[0]
+        further = further_of(data, self.settings)
         measured = evaluate_ticket(
-            module, ticket, examples, training, self.settings, self.train, stream, context.device, data.prepare
+            module, ticket, examples, training, self.settings, self.train, stream, context.device, data.prepare, further
         )
-        return Outcome(None, measured)
+        operations = operations_in(self.net, data, context.device)
+        kept = kept_counts(ticket.layout, ticket.mask)
+        left = math.nan if operations is None else operations.left(ticket.layout, kept)
+        return Outcome(None, measured | {"flops_left": left})

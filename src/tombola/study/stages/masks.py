@@ -6,12 +6,15 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from tombola import plugins, streams
+from tombola.posterior.layout import Layout
 from tombola.pruning.iterate import prune_ticket, shuffled, transplanted
-from tombola.pruning.scores import SCORES
+from tombola.pruning.scores import AT_START, SCORES
 from tombola.pruning.ticket import Ticket, with_mask
 from tombola.settings import PruneSettings
+from tombola.settings.keys import canonical
+from tombola.training.costs import weight_costs
 
-from .base import Outcome, RunContext, Stage
+from .base import COUNTED, Net, Outcome, RunContext, Source, Stage
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,20 +24,36 @@ class Prune(Stage):
     kind: ClassVar[str] = "prune"
     settings: PruneSettings
     seed: int
+    net: Net
+    source: Source
+    """Data of the examples for which costs are counted."""
 
     def describe(self) -> dict[str, Any]:
-        how, source = self.settings, plugins.source_digest(self.settings.score, SCORES)
+        how = self.settings
+        source = "" if how.score in AT_START else plugins.source_digest(how.score, SCORES)
         own = {"score": how.score, "fraction": how.fraction, "scope": how.scope, "seed": self.seed}
         own |= {"sigma": how.sigma} if how.sigma != "trained" else {}
+        changed = canonical(how)
+        own |= {name: changed[name] for name in ("budget", "target", "pattern") if name in changed}
+        own |= {"cost_exponent": how.cost_exponent} if how.budget != "weights" else {}
+        own |= {"costs": how.costs} if how.budget == "milliseconds" else {}
+        own |= {"levels": how.levels} if how.target is not None else {}
         return own | ({"source": source} if source else {})
 
     def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
         trained, start = tickets
         stream = streams.generator("score", self.seed, self.key)
-        ticket = prune_ticket(trained, start.end, self.settings, stream)
+        level = trained.info["level"]
+        costs = self._costs(trained.layout, context) if self.settings.budget != "weights" else None
+        ticket = prune_ticket(trained, start.end, self.settings, stream, costs=costs, level=level)
         info = {k: v for k, v in trained.info.items() if k != "history"}
-        info |= {"level": trained.info["level"] + 1, "score": self.settings.score, "stage": self.key}
+        info |= {"level": level + 1, "score": self.settings.score, "stage": self.key}
         return Outcome(replace(ticket, info=info))
+
+    def _costs(self, layout: Layout, context: RunContext) -> dict[str, float]:
+        data = context.data(self.source.settings)
+        examples = data.prepare(data.train[0][:COUNTED].to(context.device))
+        return weight_costs(self.settings, layout, self.net.build("skeleton").to(context.device), examples)
 
     def of_mask(self, mask: Tensor, info: dict[str, Any], start: Ticket) -> Outcome:
         """Return its outcome from its mask and its ticket's info, which were kept, and its second parent."""

@@ -13,19 +13,20 @@ from tombola.inference import METHODS, OBJECTIVES, is_deterministic, method_of
 from tombola.inference.estimators import ESTIMATORS
 from tombola.posterior.predictive import statistics_of
 from tombola.posterior.state import State
+from tombola.pruning.iterate import with_end
 from tombola.pruning.rewind import step_of
 from tombola.pruning.ticket import Ticket
 from tombola.settings import TrainSettings
 from tombola.settings.keys import canonical
+from tombola.training.costs import kept_counts
 from tombola.training.flops import flops_per_example
 from tombola.training.loop import Trained, train_side_by_side
 from tombola.training.optim import SCHEDULES
 from tombola.training.reference import reference_of
 from tombola.training.work import Training
 
-from .base import Net, Outcome, RunContext, Source, Stage
+from .base import COUNTED, Net, Outcome, RunContext, Source, Stage, operations_in
 
-_COUNTED = 8  # examples of the step whose operations are counted: enough for batch norm
 _FLOPS: dict[str, float] = {}
 
 
@@ -115,12 +116,13 @@ class Train(Stage):
     def outcome(self, parent: Ticket, trained: Trained, batches: Batches, context: RunContext) -> Outcome:
         info = parent.info | {
             "data": self.source.info(),
+            "inputs": context.data(self.source.settings).signature.to_json(),
             "history": trained.history,
             "stage": self.key,
             "parents": [p.key for p in self.parents],
         }
         info["settings"] = parent.info.get("settings", {}) | {"train": canonical(self.settings)}
-        ticket = replace(parent, rewind=self.start_state(parent), trained=trained.state.to("cpu"), info=info)
+        ticket = with_end(replace(parent, rewind=self.start_state(parent), info=info), trained.state)
         if self._has_own_statistics and not context.brief:
             module = self.net.build("skeleton").to(context.device)
             ticket = replace(ticket, statistics=statistics_of(module, trained.state, reference_of(batches)))
@@ -128,13 +130,28 @@ class Train(Stage):
         stop, start = step_of(self.stop, batches.steps), step_of(self.start, batches.steps) or 0
         steps = (total if stop is None else min(stop, total)) - start
         examples = steps / batches.steps * batches.examples  # exact for whole epochs
+        flops = examples * self._flops(self.start_state(parent), context)
         record = {
             "train_seconds": trained.seconds,
-            "train_flops": examples * self._flops(self.start_state(parent), context),
+            "train_flops": flops,
+            "train_flops_sparse": flops * self._left(ticket, trained, steps, context),
             "best_accuracy": max((row["accuracy"] for row in trained.history if "accuracy" in row), default=math.nan),
             "steps": steps,
         }
-        return Outcome(ticket, record)
+        return Outcome(ticket, record, trained.history)
+
+    def _left(self, ticket: Ticket, trained: Trained, steps: int, context: RunContext) -> float:
+        """Return the share of the operations that surviving weights take; NaN if unknown.
+
+        A step that grows weights by gradient needs the gradient of all weights, a third of a dense step (Evci et al. 2020,
+        appendix H).
+        """
+        operations = operations_in(self.net, context.data(self.source.settings), context.device)
+        if operations is None:
+            return math.nan
+        kept = trained.kept.counts if trained.kept else kept_counts(ticket.layout, ticket.mask)
+        left, grown = operations.left(ticket.layout, kept), trained.kept.grown if trained.kept else 0
+        return left + grown / max(1, steps) * (1 - left) / 3
 
     def _flops(self, state: State, context: RunContext) -> float:
         """Return the FLOPs of a step's one example; NaN if torch cannot count the module's operations.
@@ -145,7 +162,7 @@ class Train(Stage):
         kind = json.dumps([self.net.describe(), canonical(self.settings), layout.random_numel, layout.numel], sort_keys=True)
         if kind not in _FLOPS:
             data, module = context.data(self.source.settings), self.net.build("skeleton").to(context.device)
-            inputs, targets = (part[:_COUNTED].to(context.device) for part in data.train)
+            inputs, targets = (part[:COUNTED].to(context.device) for part in data.train)
             try:
                 batch = data.prepare(inputs), targets
                 _FLOPS[kind] = flops_per_example(module, state.to(context.device), self.settings, batch)
