@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from benchmarks.tickets import random_ticket
 from torch import nn
 
@@ -9,7 +10,7 @@ import tombola
 from tombola.models import build
 
 pytest.importorskip("numba")
-from tombola.deploy import compile_moments
+from tombola.deploy import compile_moments, compile_samples, mixing
 from tombola.deploy.pointwise import relu_moments, smooth_moments
 from tombola.deploy.predictor import Predictor
 from tombola.deploy.tune import Choice, layers
@@ -97,9 +98,9 @@ def test_pointwise_moments_are_integrals():
     at = m[:, None] + v.sqrt()[:, None] * z
     x = torch.cat([m, v])[None]
     for found, value in (
-        (relu_moments(x, 2), at.relu()),
-        (smooth_moments(x, 2, torch.nn.functional.gelu, ()), torch.nn.functional.gelu(at)),
-        (smooth_moments(x, 2, torch.tanh, ()), at.tanh()),
+        (relu_moments(x, 2, None), at.relu()),
+        (smooth_moments(x, 2, torch.nn.functional.gelu, (), None), torch.nn.functional.gelu(at)),
+        (smooth_moments(x, 2, torch.tanh, (), None), at.tanh()),
     ):
         mean = (weight * value).sum(1)
         variance = (weight * (value - mean[:, None]).square()).sum(1)
@@ -109,9 +110,134 @@ def test_pointwise_moments_are_integrals():
             torch.testing.assert_close(found[0, :150], torch.cat([mean, variance]), rtol=0, atol=1e-6)
 
 
+SHIPPED = {
+    "mlp": ((1, 8, 8), {}),
+    "lenet": ((1, 8, 8), {}),
+    "conv": ((3, 8, 8), {"batch_norm": True}),
+    "resnet": ((3, 8, 8), {"depth": 8, "width": 4}),
+    "resnet18": ((3, 8, 8), {"width": 4}),
+    "vgg11": ((3, 16, 16), {"width": 4}),
+    "vit": ((3, 8, 8), {"dim": 16, "heads": 2, "depth": 1, "head": 8}),
+    "fast": ((3, 8, 8), {"width": 4}),
+}
+
+
+SIBLINGS = ("lenet", "conv", "resnet18", "vgg11")
+"""Networks whose operations others have as well."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SIBLINGS)) for n in SHIPPED])
+def test_all_shipped_networks_have_moments(name):
+    shape, args = SHIPPED[name]
+    module, x = build(name, args, shape, 10, ("moments", name)), inputs(4, shape)
+    ticket = random_ticket(module, 0.5, std=0.1)
+    mean, variance = compile_moments(ticket, module, x, kernels="dense", training=inputs(32, shape))(x)
+    assert bool(mean.isfinite().all())
+    assert bool((variance > 0).all())
+    still = compile_moments(random_ticket(module, 0.5, std=1e-6), module, x, kernels="dense")(x)[0]
+    expected = torch.func.functional_call(module.eval(), ticket.state_dict(module), (x,))
+    torch.testing.assert_close(still, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def test_batch_norm_takes_out_what_is_common():
+    """Of a bias nothing is left, and of weights what their inputs differ by, against samples with their own statistics."""
+    torch.manual_seed(0)
+    module, x = nn.Sequential(nn.Linear(24, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)), inputs(256, (24,)) + 1
+    ticket = random_ticket(module, 1.0, std=0.3).with_statistics(module, x, samples=400)
+    outputs = ticket.outputs(module, x, samples=400)
+    for training in (None, x):
+        mean, variance = compile_moments(ticket, module, x[:9], kernels="dense", training=training)(x)
+        assert (variance / outputs.var(0)).mean() == pytest.approx(1, abs=0.15)
+        assert (mean - outputs.mean(0)).abs().mean() < 0.2 * outputs.std(0).mean()
+    with pytest.warns(UserWarning, match="the ticket has no batch-norm statistics"):
+        compile_moments(random_ticket(module, 1.0, std=0.3), module, x[:9], kernels="dense")
+
+
+def test_mixing_operations_are_those_of_many_draws():
+    stream = torch.Generator().manual_seed(0)
+
+    def value(*shape):
+        m, v = torch.randn(shape, generator=stream).double(), torch.rand(shape, generator=stream).double() * 0.01
+        return m, v, m + v.sqrt() * torch.randn((20_000, *shape), generator=stream).double()
+
+    (a, va, many_a), (b, vb, many_b) = value(2, 3, 5), value(2, 5, 3)
+    one, other = mixing.pair_of(a, va), mixing.pair_of(b, vb)
+    (c, vc, many_c) = value(2, 6, 3, 3)
+    images, weight = mixing.pair_of(c, vc), torch.linspace(0.5, 2, 6).double()
+    none = (None, None)
+    for found, draws in (
+        (mixing.add_moments(one, 2.0, (2, 0), -1), many_a - 2),
+        (mixing.product_moments(one, one, (2, 2)), many_a * many_a.roll(1, 0)),
+        (mixing.matmul_moments(one, other, (2, 2)), many_a @ many_b),
+        (mixing.softmax_moments(one, 2, -1), many_a.softmax(-1)),
+        (mixing.norm_moments(one, 2, 1, 0, 1e-5, none, none), F.layer_norm(many_a, (5,))),
+        (
+            mixing.norm_moments(images, 2, 0, 3, 1e-5, (weight, None), none),
+            F.group_norm(many_c.flatten(0, 1), 3, weight).view_as(many_c),
+        ),
+    ):
+        m, v = found.chunk(2, 1 if found.ndim == 4 else -1)
+        torch.testing.assert_close(m, draws.mean(0), rtol=0.05, atol=0.02)
+        torch.testing.assert_close(v, draws.var(0), rtol=0.1, atol=2e-4)
+
+
+def test_attention_takes_tokens_as_fully_correlated():
+    q, k, v = torch.randn(3, 2, 4, 5, 6).unbind(0)
+    shift = torch.rand(2, 4, 1, 6)  # one deviation for all tokens: attention passes it on
+    found = mixing.attention_moments(q, k, mixing.pair_of(v, shift.square().expand_as(v)), (1, 1, 2), {})
+    mean, variance = found.chunk(2, 1)
+    torch.testing.assert_close(mean, F.scaled_dot_product_attention(q, k, v))
+    torch.testing.assert_close(variance, shift.square().expand_as(v))
+
+
+def test_concatenations_embeddings_and_random_norms():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.norm, self.out = nn.Embedding(7, 4), nn.LayerNorm(8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            x = self.embed(x)
+            return self.out(self.norm(torch.cat([x, x * 0.5], -1)).mean(1))
+
+    net, x = Net(), torch.randint(7, (6, 1)).repeat(1, 5)  # one token, as averages take positions
+    ticket = random_ticket(net, 1.0, std=0.05)
+    mean, variance = compile_moments(ticket, net, x, kernels="dense")(x)
+    outputs = ticket.outputs(net, x, samples=2000)
+    torch.testing.assert_close(mean, outputs.mean(0), rtol=0.1, atol=0.05)
+    assert (variance / outputs.var(0)).mean() == pytest.approx(1, abs=0.5)
+
+
+def test_moments_need_no_numba(monkeypatch):
+    module, x = build("lenet", {}, (1, 8, 8), 10, ("moments",)), inputs(5, (1, 8, 8))
+    ticket = random_ticket(module, 0.5, std=0.1)
+    expected = compile_moments(ticket, module, x, kernels="dense")(x)
+    monkeypatch.setattr("tombola.deploy.compiler.find_spec", lambda name: None)
+    for one, other in zip(compile_moments(ticket, module, x)(x), expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_compiled_samples_are_those_of_the_ticket():
+    module, x = build("conv", {"batch_norm": True}, (3, 8, 8), 10, ("moments",)), inputs(20, (3, 8, 8))
+    ticket = random_ticket(module, 0.3, std=0.2).with_statistics(module, x, samples=3)
+    compiled = compile_samples(ticket, module, x[:8], samples=3, kernels="sparse")
+    expected = ticket.outputs(module, x, samples=3)
+    torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    probs = compiled.predict(x).probs
+    torch.testing.assert_close(probs, ticket.predict(module, x, samples=3).probs, rtol=1e-3, atol=1e-5)
+    with pytest.raises(tombola.TombolaError, match="samples is 0; it must be at least 1"):
+        compile_samples(ticket, module, x[:8], samples=0)
+    with pytest.raises(tombola.TombolaError, match="keeps batch-norm statistics of 3 weight samples of seed 0, not of 4"):
+        compile_samples(ticket, module, x[:8], samples=4)
+
+
 def test_what_has_no_moments_is_refused():
-    module, x = build("vit", {"dim": 16, "heads": 1, "depth": 1}, (3, 8, 8), 10, ("moments",)), inputs(2, (3, 8, 8))
-    with pytest.raises(tombola.TombolaError, match="moments have no rule for the operation layer_norm"):
+    class Net(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x).cumsum(-1)
+
+    module, x = Net(nn.Linear(6, 4)), inputs(2, (6,))
+    with pytest.raises(tombola.TombolaError, match="moments have no rule for the operation cumsum"):
         compile_moments(random_ticket(module, 0.2, std=0.1), module, x)
     linear = nn.Linear(6, 4)
     moments = compile_moments(random_ticket(linear, 1.0, std=0.1), linear, inputs(2, (6,)), kernels="dense")

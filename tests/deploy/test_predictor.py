@@ -12,7 +12,9 @@ from support.bare import run_without
 from tombola.models import build
 
 pytest.importorskip("numba")
+from tombola.deploy.kernels import OPERATIONS
 from tombola.deploy.predictor import Predictor
+from tombola.deploy.program import Table
 from tombola.deploy.tune import Choice, layers
 
 # of tickets that were never trained: both sides read the running statistics that they were given
@@ -22,9 +24,9 @@ MODELS = {
     "mlp": ((1, 8, 8), {}),
     "lenet": ((1, 28, 28), {}),
     "conv": ((3, 17, 13), {"batch_norm": True}),
-    "vgg11": ((3, 32, 32), {"width": 16}),
-    "resnet20": ((3, 32, 32), {}),
-    "vit_tiny": ((3, 16, 16), {"depth": 1}),
+    "vgg11": ((3, 16, 16), {"width": 4}),
+    "resnet": ((3, 9, 9), {"depth": 8, "width": 4}),
+    "vit": ((3, 8, 8), {"dim": 32, "heads": 2, "depth": 1}),
 }
 
 
@@ -85,10 +87,10 @@ def test_the_fastest_kernels_are_measured_once_and_kept(tmp_path):
 
 
 def test_the_summary_names_layers_kernels_and_what_torch_computes():
-    module, shape = net("vit_tiny")
+    module, shape = net("vit")
     ticket = random_ticket(module, 0.05)
     text = tombola.compile(ticket, module, inputs(8, shape), kernels="sparse").summary()
-    assert re.search(r"^blocks\.0\.mlp\.up +768x192 +[45]\.\d\d% +sparse +\d+\.\d{3}$", text, re.M), text
+    assert re.search(r"^blocks\.0\.mlp\.up +128x32 +[45]\.\d\d% +sparse +\d+\.\d{3}$", text, re.M), text
     assert "scaled_dot_product_attention" in text.splitlines()[-1]
 
 
@@ -134,6 +136,15 @@ def test_any_convolution(groups, geometry):
     module = nn.Sequential(nn.BatchNorm2d(6), conv, nn.MaxPool2d(3, 2, 1), nn.Conv2d(12, 4, 3, padding=2), nn.AvgPool2d(2))
     ticket, x = random_ticket(module, 0.4), inputs(9, (6, 19, 14))  # nine: a chunk and one alone
     assert_equal(tombola.compile(ticket, module, x[:8], kernels="sparse")(x), masked(ticket, module, x))
+
+
+def test_rows_are_computed_in_groups_where_all_do_not_fit_into_the_cache():
+    module, x = nn.Conv2d(64, 3, 3, padding=1), inputs(16, (64, 13, 24))
+    ticket = random_ticket(module, 0.1)
+    predictor = tombola.compile(ticket, module, x, kernels="sparse")
+    (table,) = (step for step in predictor._program(16).steps if isinstance(step, Table))
+    assert 0 < table.rows[0, 1 + OPERATIONS["conv"].split().index("group")] < 13
+    assert_equal(predictor(x), masked(ticket, module, x))
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,21 @@
 """From a trained ticket to a predictor."""
 
+import warnings
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from tombola.errors import TombolaError
+from tombola.posterior.batch_norm import kept_of
 from tombola.pruning.ticket import Ticket
+from tombola.streams import generator
 
 if TYPE_CHECKING:
+    from .graph import Graph
     from .predictor import Predictor
-    from .uncertain import Moments
+    from .uncertain import Moments, Samples
 
 
 _TOLERANCE = 1e-4
@@ -42,12 +46,12 @@ def compile(
     """
     _check(example, kernels)
     from .dead import without_dead_channels
-    from .graph import exported, in_evaluation
+    from .graph import graph_of, in_evaluation, traced
     from .predictor import Predictor
     from .tune import choose
 
     weights = ticket.state_dict(module)
-    graph = exported(module, weights, example)
+    graph = graph_of(traced(module, example), module, weights)
     without_dead_channels(graph)
     with torch.inference_mode():
         predictor = Predictor(graph, choose(graph, example, kernels), example)
@@ -73,42 +77,122 @@ def compile_moments(
     example: Tensor,
     *,
     kernels: Literal["measured", "sparse", "dense"] = "measured",
+    training: Tensor | None = None,
 ) -> "Moments":
     """Return a predictor of the outputs' mean and variance under the ticket's posterior, in one pass without samples.
 
-    Means and variances are carried through convolutions, linear layers, batch norms, ReLU and smooth activations, pooling
-    and sums, as of independent normal values. On networks with batch norm by running statistics they can be far from what
-    weight samples give. Arguments as of `compile`; the marginal variances of the posterior are used.
+    Means and variances are carried through the operations of `moments.MOMENTS`, as of independent normal values. Batch norms
+    have the statistics of weight samples: their variances as the ticket keeps them (with `training` as measured by moments),
+    and without what a weight's noise adds to all examples alike. Arguments as of `compile`; the marginal variances of the
+    posterior are used.
+
+    training: training inputs [N, ...] as the module takes them, on which batch-norm statistics are measured; 256 are enough.
+        With those that the ticket keeps, of a few samples, moments are further from the average of many samples.
 
     Raises TombolaError as `compile` does, for a posterior without variances, and naming the first operation without a rule.
     """
-    _check(example, kernels)
-    from .graph import exported
-    from .moments import moments_of
-    from .predictor import Predictor
-    from .tune import choose
-    from .uncertain import Moments
+    _check(example, kernels, needs_numba=kernels == "sparse")
+    from .uncertain import DensePredictor, Moments
 
-    weights = ticket.state_dict(module)
-    if (std := ticket.posterior.std) is None:
-        raise TombolaError("the ticket's posterior is a point, which has no variances; compile it by tombola.compile")
-    variances = {name: value.square() for name, value in ticket.layout.views(std).items()}
-    graph = moments_of(exported(module, weights, example, variances))
+    graph = moments_graph(ticket, module, example, training)
     with torch.inference_mode():
+        if find_spec("numba") is None:
+            return Moments(DensePredictor(graph))
+        from .predictor import Predictor
+        from .tune import choose
+
         return Moments(Predictor(graph, choose(graph, example, kernels), example))
 
 
-def _check(example: Tensor, kernels: str) -> None:
+def moments_graph(ticket: Ticket, module: nn.Module, example: Tensor, training: Tensor | None = None) -> "Graph":
+    """Return the graph of `compile_moments`, as operations on tensors [B, 2, ...] of means and variances."""
+    from .calibrate import calibrate
+    from .graph import graph_of, traced
+    from .moments import moments_of
+
+    if (std := ticket.posterior.std) is None:
+        raise TombolaError("the ticket's posterior is a point, which has no variances; take its mean")
+    with warnings.catch_warnings():
+        if training is not None:
+            warnings.filterwarnings("ignore", "the ticket has no batch-norm statistics")
+        weights = _under_samples(ticket, module)
+    variances = {name: value.square() for name, value in ticket.layout.views(std).items()}
+    graph = moments_of(graph_of(traced(module, example), module, weights, variances), training)
+    if training is not None:
+        with torch.inference_mode():
+            calibrate(graph, training)
+    return graph
+
+
+def compile_samples(
+    ticket: Ticket,
+    module: nn.Module,
+    example: Tensor,
+    *,
+    samples: int = 16,
+    seed: int = 0,
+    kernels: Literal["measured", "sparse", "dense"] = "measured",
+) -> "Samples":
+    """Return the weight samples that `ticket.predict` draws with this seed, each compiled as `compile` does the mean.
+
+    Each has its own batch-norm statistics folded in, and multiplies surviving weights alone. The network is exported and its
+    kernels are chosen once. Arguments as of `compile`; samples: at least 1, as many as the ticket keeps statistics of.
+
+    Raises TombolaError as `compile` does, and for samples of which the ticket keeps no statistics.
+    """
+    _check(example, kernels)
+    if samples < 1:
+        raise TombolaError(f"samples is {samples}; it must be at least 1")
+    from .dead import without_dead_channels
+    from .graph import graph_of, traced
+    from .predictor import Predictor
+    from .tune import choose
+    from .uncertain import Samples
+
+    q, first = ticket.posterior, {id(p): name for name, p in module.named_parameters()}
+    names = {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
+    mean = ticket.state_dict(module)
+    own = kept_of(ticket.statistics, module, q, samples=samples, seed=seed) or {}
+    program, predictors, choice = traced(module, example), [], None
+    for s in range(1 if q.std is None else samples):
+        views = ticket.layout.views(q.sample(generator("predict", seed, s)))
+        drawn = {name: views[names[name]] for name in names} | {name: values[s] for name, values in own.items()}
+        graph = graph_of(program, module, mean | drawn)
+        without_dead_channels(graph)
+        with torch.inference_mode():
+            choice = choice or choose(graph, example, kernels)
+            predictors.append(Predictor(graph, choice, example))
+    return Samples(predictors)
+
+
+def _under_samples(ticket: Ticket, module: nn.Module) -> dict[str, Any]:
+    """Return the ticket's mean weights, with the batch-norm variances of its weight samples, averaged.
+
+    The means that the samples' channels have are those under the mean weights, for noise of the weights is 0 on average;
+    their variances are larger. A ticket without such statistics has the running ones, which is warned of.
+    """
+    weights, own = ticket.state_dict(module), ticket.statistics
+    if own is not None:
+        weights |= {name: v.mean(0) for name, v in own.samples.items() if name.endswith("running_var")}
+    return weights
+
+
+def _check(example: Tensor, kernels: str, needs_numba: bool = True) -> None:
     """Raise TombolaError without numba, for an unknown choice of kernels, and for an example that is no float32 batch."""
-    if find_spec("numba") is None:
+    if needs_numba and find_spec("numba") is None:
         raise TombolaError("compiling a ticket needs numba, which is not installed: pip install 'tombola[deploy]'")
     if kernels not in ("measured", "sparse", "dense"):
         raise TombolaError(f"kernels is {kernels!r}; it must be measured, sparse or dense")
+    check_example(example)
+
+
+def check_example(example: Tensor, what: str = "example is") -> None:
+    """Raise TombolaError for inputs that are no batch of float32, or of int64 tokens, on the CPU."""
     if (
         not isinstance(example, Tensor)
-        or example.dtype != torch.float32
+        or example.dtype not in (torch.float32, torch.int64)
         or example.device.type != "cpu"
         or not example.numel()
     ):
         kind = f"{example.dtype} on {example.device}" if isinstance(example, Tensor) else type(example).__name__
-        raise TombolaError(f"example is {kind}; it must be a batch of inputs [B, ...] in torch.float32 on the CPU")
+        raise TombolaError(f"{what} {kind}; it must be a batch [B, ...] of torch.float32, or int64 tokens, on the CPU")

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 from numpy.polynomial import Chebyshev, Polynomial
 
-from .access import OPTIONS
+from .access import INNER
 
 END = 5.0
 """Largest argument; beyond it the functions are below 1e-6."""
@@ -20,7 +20,7 @@ def fitted(function: Callable[[float], float]) -> tuple[np.float32, ...]:
     return tuple(np.float32(each) for each in chebyshev.convert(kind=Polynomial).coef)
 
 
-@njit(inline="always", **OPTIONS)
+@njit(inline="always", **INNER)
 def polynomial(u, c):  # type: ignore[no-untyped-def]
     """Return the value at u of the polynomial with coefficients c."""
     low = c[0] + u * (c[1] + u * (c[2] + u * (c[3] + u * (c[4] + u * (c[5] + u * c[6])))))

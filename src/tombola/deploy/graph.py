@@ -47,6 +47,10 @@ class Node:
     """Name of the layer whose parameters it has."""
     variances: dict[str, Tensor] = field(default_factory=dict)
     """Variances of its random parameters, by argument."""
+    norm: tuple[Tensor, Tensor] | None = None
+    """Mean and variance, each [C], that a batch norm gives to its channels: of one that this node is, or contains."""
+    apart: "Node | None" = None
+    """The same in a form that is faster in torch than on sparse kernels."""
 
     def inputs(self) -> list[str]:
         """Return the names of the nodes that it needs, in order."""
@@ -107,27 +111,33 @@ def in_evaluation(module: nn.Module) -> Iterator[None]:
             m.training = mode
 
 
-def exported(
-    module: nn.Module, weights: Mapping[str, Tensor], example: Tensor, variances: Mapping[str, Tensor] | None = None
-) -> Graph:
-    """Return the graph of `module` in evaluation mode, with `weights` (a state_dict), for inputs like the example's rows.
+def traced(module: nn.Module, example: Tensor) -> Any:
+    """Return torch.export's program of `module` in evaluation mode, for inputs like the example's rows.
 
-    variances: of the random parameters, by name; by default none is random.
-
-    Raises TombolaError where torch.export cannot follow the module for any number of examples, and for several inputs or
-    outputs.
+    Raises TombolaError where torch.export cannot follow the module for any number of examples.
     """
     two = example[:1].repeat(2, *[1] * (example.ndim - 1))  # of one row, torch.export would fix the number
     batch = ({0: torch.export.Dim("batch")},)
     try:
         with in_evaluation(module), warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of torch's own parts, on the way
-            program = torch.export.export(module, (two,), dynamic_shapes=batch).run_decompositions({})
+            return torch.export.export(module, (two,), dynamic_shapes=batch).run_decompositions({})
     except Exception as error:  # torch.export's errors have no class in common
         first = str(error).strip().partition("\n")[0]
         raise TombolaError(
             f"torch.export cannot follow {type(module).__name__}, so it cannot be compiled: {first}"
         ) from error
+
+
+def graph_of(
+    program: Any, module: nn.Module, weights: Mapping[str, Tensor], variances: Mapping[str, Tensor] | None = None
+) -> Graph:
+    """Return the graph of a program of `module` (`traced`), with `weights`, a state_dict, in place of the module's own.
+
+    variances: of the random parameters, by name; by default none is random.
+
+    Raises TombolaError for several inputs or outputs.
+    """
     return folded(_graph_of(program, {**module.state_dict(), **weights}, variances or {}))
 
 
@@ -213,7 +223,7 @@ def folded(graph: Graph) -> Graph:
         elif node.variances and node.target in _BATCH_NORMS:
             made.nodes[node.name] = node
         elif node.target in _BATCH_NORMS and (before := _layer_before(made, old, first, users)) is not None:
-            _scale(before, *_scale_and_shift(node.arguments))
+            _fold(before, node)
             norms.add(node.name)
             names[node.name] = first
         elif node.target in _BATCH_NORMS and len(shape := old.shape or users[old.name][0].shape) == 4:
@@ -264,13 +274,23 @@ def _scale_and_shift(arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     return scale, shift
 
 
-def _scale(node: Node, scale: Tensor, shift: Tensor) -> None:
+def _fold(node: Node, norm: Node) -> None:
+    """Fold a batch norm into the layer before it."""
+    scale, shift = _scale_and_shift(norm.arguments)
     weight, bias = node.arguments["weight"].double(), node.arguments["bias"]
     added = shift if bias is None else shift + bias.double() * scale
     node.arguments["weight"] = (weight * scale.view(-1, *[1] * (weight.ndim - 1))).float()
     node.arguments["bias"] = added.float()
     for key, value in node.variances.items():
         node.variances[key] = (value.double() * scale.square().view(-1, *[1] * (value.ndim - 1))).float()
+    node.norm = _normalised(norm.arguments)
+
+
+def _normalised(arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return mean and variance that a batch norm gives to its channels, over examples and positions."""
+    zeros = torch.zeros_like(arguments["running_var"])
+    weight, bias = arguments["weight"], arguments["bias"]
+    return zeros if bias is None else bias, zeros + 1 if weight is None else weight.square()
 
 
 def _alone(node: Node, shape: tuple[int, ...]) -> Node:
@@ -279,4 +299,4 @@ def _alone(node: Node, shape: tuple[int, ...]) -> Node:
     ones, none = [1, 1], [0, 0]
     arguments = {"input": node.arguments["input"], "weight": scale.float().view(-1, 1, 1, 1), "bias": shift.float()}
     arguments |= {"stride": ones, "padding": none, "dilation": ones, "groups": len(scale)}
-    return Node(node.name, aten.conv2d.default, arguments, shape, node.layer)
+    return Node(node.name, aten.conv2d.default, arguments, shape, node.layer, norm=_normalised(node.arguments))

@@ -1,17 +1,21 @@
 """Kernels of a compiled network, and the loop that runs a table of them.
 
 Activations of a chunk of N examples lie as [channel][row][column][N] with zeros around (`blocks.py`), so that a weight of a
-convolution is one constant offset and the positions of a row are one run of floats. A row of the table is one operation:
-integers that are addresses, strides (in floats) and sizes, in the order of `OPERATIONS`.
+convolution is one constant offset and the positions of a row are one run of floats. A row of the table is one operation: the
+address of its kernel, then integers that are addresses, strides (in floats) and sizes, in the order of `OPERATIONS`.
 """
 
-import numpy as np
-from numba import njit
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
-from .access import OPTIONS, ZERO, floats, longs
+import numpy as np
+from numba import cfunc, njit, types
+
+from .access import INNER, OPTIONS, ZERO
 from .rectify import lifted, peaks
 from .tokens import gelus, norms
-from .vectors import WIDTH, tile
+from .vectors import WIDTH, call_at, floats, longs, tile
 
 FIELDS = 24
 _CHANGE = "x x_row x_plane y y_row y_plane channels height width"
@@ -21,18 +25,18 @@ OPERATIONS = {
     "pool": f"{_CHANGE} chunk windows mean",
     "join": "x x_row x_plane other other_row other_plane y y_row y_plane channels height width relu",
     "phase": f"{_CHANGE} chunk stride",
-    "lift": f"{_CHANGE} rectified",
+    "lift": f"{_CHANGE} rectified doubled",
     "peak": f"{_CHANGE} chunk windows",
     "gelu": _CHANGE,
     "norm": f"{_CHANGE} weight bias eps scratch",
 }
-"""Kind of operation -> names of its fields in order; kinds are numbered in this order."""
+"""Kind of operation -> names of its fields in order."""
 _ALL = 4 * WIDTH  # bytes of a vector
 _tile1, _tile2, _tile3, _tile4, _tile5, _tile6 = tile(1, 8), tile(2, 4), tile(3, 3), tile(4, 2), tile(5, 2), tile(6, 2)
 _tile7, _tile8, _tile9, _tile10, _tile11, _tile12 = tile(7, 1), tile(8, 1), tile(9, 1), tile(10, 1), tile(11, 1), tile(12, 1)
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _channel(x, y, offsets, values, first, last, bias, vectors):  # type: ignore[no-untyped-def]
     """Write the sums of one output channel over `vectors` vectors of positions."""
     while vectors > 0:
@@ -67,45 +71,42 @@ def _channel(x, y, offsets, values, first, last, bias, vectors):  # type: ignore
         vectors -= n
 
 
-@njit(**OPTIONS)
-def _pooled(sums, step, out, width, chunk):  # type: ignore[no-untyped-def]
-    """Write the largest of 2x2 positions, at least 0, of two rows of sums `step` apart."""
-    if chunk == 1:  # without slices, which take longer than the work of one example
-        lower = sums[step:]
+@njit(**INNER)
+def _pooled(sums, step, y, width, chunk):  # type: ignore[no-untyped-def]
+    """Write the largest of 2x2 positions, at least 0, of two rows of sums `step` apart. sums, y: addresses."""
+    if chunk == 1:
+        a, b, out = floats(sums, 0), floats(sums, step), floats(y, 0)
         for w in range(width):
-            out[w] = max(max(max(sums[2 * w], sums[2 * w + 1]), max(lower[2 * w], lower[2 * w + 1])), ZERO)
+            out[w] = max(max(max(a[2 * w], a[2 * w + 1]), max(b[2 * w], b[2 * w + 1])), ZERO)
         return
     for w in range(width):
-        a, b = sums[2 * w * chunk : (2 * w + 2) * chunk], sums[step + 2 * w * chunk : step + (2 * w + 2) * chunk]
-        d = out[w * chunk : (w + 1) * chunk]
+        a, b, out = floats(sums, 2 * w * chunk), floats(sums, step + 2 * w * chunk), floats(y, w * chunk)
         for n in range(chunk):
-            d[n] = max(max(max(a[n], a[n + chunk]), max(b[n], b[n + chunk])), ZERO)
+            out[n] = max(max(max(a[n], a[n + chunk]), max(b[n], b[n + chunk])), ZERO)
 
 
-@njit(**OPTIONS)
 def _conv(t):  # type: ignore[no-untyped-def]
     """Sparse convolution: for each group of rows, which stays in the cache, all channels; then what follows it."""
     x, scratch, count, height, width, step, group = t[0], t[7], t[6], t[8], t[9], t[10], t[11]
     y, y_row, y_plane, relu, pool, chunk = t[12], t[13], t[14], t[15], t[16], t[20]
     whole = step == width and y_row == width and not pool and (t[17] == 0 or t[18] == width)  # rows without a gap
-    rows, channels, bias = longs(t[1], count + 1), longs(t[5], count), floats(t[4], 0, count)
+    rows, channels, bias = longs(t[1]), longs(t[5]), floats(t[4], 0)
     for top in range(0, height, group):
         here = min(group, height - top)
         vectors = ((here - 1) * step + width + WIDTH - 1) // WIDTH
-        sums = floats(scratch, 0, here * step)
         for c in range(count):
             _channel(x + 4 * top * step, scratch, t[2], t[3], rows[c], rows[c + 1], bias[c], vectors)
             start = channels[c] * y_plane
             if pool:
                 for r in range(here // 2):
-                    out = floats(y, start + (top // 2 + r) * y_row, width // (2 * chunk) * chunk)
-                    _pooled(sums[2 * r * step :], step, out, width // (2 * chunk), chunk)
+                    out = y + 4 * (start + (top // 2 + r) * y_row)
+                    _pooled(scratch + 8 * r * step, step, out, width // (2 * chunk), chunk)
                 continue
             length = here * width if whole else width
             for r in range(1 if whole else here):
-                out, row = floats(y, start + (top + r) * y_row, length), sums[r * step : r * step + length]
+                out, row = floats(y, start + (top + r) * y_row), floats(scratch, r * step)
                 if t[17]:
-                    other = floats(t[17], channels[c] * t[19] + (top + r) * t[18], length)
+                    other = floats(t[17], channels[c] * t[19] + (top + r) * t[18])
                     for i in range(length):
                         row[i] += other[i]
                 if relu:
@@ -116,23 +117,24 @@ def _conv(t):  # type: ignore[no-untyped-def]
                         out[i] = row[i]
 
 
-@njit(**OPTIONS)
 def _pool(t):  # type: ignore[no-untyped-def]
     """Pool windows: the table of windows has first and last row of each output row, then of each column."""
     height, width, chunk = t[7], t[8], t[9]
-    windows = longs(t[10], 2 * (height + width))
+    windows = longs(t[10])
     for c in range(t[6]):
         for h in range(height):
             for w in range(width):
                 top, bottom, left, right = windows[2 * h], windows[2 * h + 1], windows[2 * (height + w)], 0
                 right = windows[2 * (height + w) + 1]
-                out = floats(t[3], c * t[5] + h * t[4] + w * chunk, chunk)
-                out[:] = floats(t[0], c * t[2] + top * t[1] + left * chunk, chunk)
+                out = floats(t[3], c * t[5] + h * t[4] + w * chunk)
+                first = floats(t[0], c * t[2] + top * t[1] + left * chunk)
+                for n in range(chunk):  # an assignment of slices takes numba four seconds
+                    out[n] = first[n]
                 for r in range(top, bottom):
                     for q in range(left, right):
                         if r == top and q == left:
                             continue
-                        one = floats(t[0], c * t[2] + r * t[1] + q * chunk, chunk)
+                        one = floats(t[0], c * t[2] + r * t[1] + q * chunk)
                         if t[11]:
                             for n in range(chunk):
                                 out[n] += one[n]
@@ -145,15 +147,14 @@ def _pool(t):  # type: ignore[no-untyped-def]
                         out[n] *= share
 
 
-@njit(**OPTIONS)
 def _join(t):  # type: ignore[no-untyped-def]
     """Write the sum of two values, or one value, through ReLU or not."""
     width = t[11]
     for c in range(t[9]):
         for h in range(t[10]):
-            a, out = floats(t[0], c * t[2] + h * t[1], width), floats(t[6], c * t[8] + h * t[7], width)
+            a, out = floats(t[0], c * t[2] + h * t[1]), floats(t[6], c * t[8] + h * t[7])
             if t[3]:
-                b = floats(t[3], c * t[5] + h * t[4], width)
+                b = floats(t[3], c * t[5] + h * t[4])
                 for i in range(width):
                     out[i] = a[i] + b[i]
             else:
@@ -164,7 +165,6 @@ def _join(t):  # type: ignore[no-untyped-def]
                     out[i] = max(out[i], ZERO)
 
 
-@njit(**OPTIONS)
 def _phase(t):  # type: ignore[no-untyped-def]
     """Write x[:, i::stride, j::stride] as plane (i * stride + j) * channels + c: a stride is then one of 1."""
     channels, height, width, chunk, stride = t[6], t[7], t[8], t[9], t[10]
@@ -175,29 +175,32 @@ def _phase(t):  # type: ignore[no-untyped-def]
                     start = c * t[2] + (h * stride + i) * t[1] + j * chunk
                     out = ((i * stride + j) * channels + c) * t[5] + h * t[4]
                     for w in range((width - j + stride - 1) // stride):
-                        d, s = floats(t[3], out + w * chunk, chunk), floats(t[0], start + w * stride * chunk, chunk)
+                        d, s = floats(t[3], out + w * chunk), floats(t[0], start + w * stride * chunk)
                         for n in range(chunk):
                             d[n] = s[n]
+
+
+_KERNELS: dict[str, Callable[[Any], None]] = {
+    "conv": _conv,
+    "pool": _pool,
+    "join": _join,
+    "phase": _phase,
+    "lift": lifted,
+    "peak": peaks,
+    "gelu": gelus,
+    "norm": norms,
+}
+
+
+@cache
+def kernel(kind: str) -> int:
+    """Return the address of a kind's kernel, compiled when first asked for: most networks need two or three."""
+    made: Any = cfunc(types.void(types.CPointer(types.int64)), **OPTIONS)(_KERNELS[kind])
+    return int(made.address)
 
 
 @njit("void(int64[:, ::1])", **OPTIONS)
 def run(table):  # type: ignore[no-untyped-def]
     """Run the operations of a table [operations, FIELDS] in order."""
     for i in range(len(table)):
-        kind, fields = table[i, 0], table[i, 1:]
-        if kind == 0:
-            _conv(fields)
-        elif kind == 1:
-            _pool(fields)
-        elif kind == 2:
-            _join(fields)
-        elif kind == 3:
-            _phase(fields)
-        elif kind == 4:
-            lifted(fields)
-        elif kind == 5:
-            peaks(fields)
-        elif kind == 6:
-            gelus(fields)
-        else:
-            norms(fields)
+        call_at(table[i, 0], table[i, 1:].ctypes.data)

@@ -59,6 +59,7 @@ def _in_torch(builder: Builder, node: Node) -> None:
     else:
         for name in inputs:
             builder.in_torch(name)
+        node = node.apart or node
         if multiplies(node) and (weight := node.arguments["weight"]).ndim == 4:
             weight = weight.contiguous(memory_format=torch.channels_last)
             node = replace(node, arguments=node.arguments | {"weight": weight})

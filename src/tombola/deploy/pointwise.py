@@ -1,6 +1,7 @@
-"""Moments of operations on values of channels [m, v, m^2] or [m, v], in torch.
+"""Moments of operations on each channel by itself, in torch, on values of channels [m, v, m (m - 2 c)] or [m, v].
 
-Legend: m mean, v variance of independent normal values. Channels are axis 1 of images [N, C, H, W], else the last axis.
+Legend: m mean, v variance of independent normal values, c centres of channels. Channels C are axis 1 of
+four axes, else the last.
 """
 
 import math
@@ -28,19 +29,23 @@ def split(x: Tensor, units: int) -> tuple[Tensor, Tensor]:
     return m, v
 
 
-def joined(m: Tensor, v: Tensor) -> Tensor:
-    """Return the value [m, v, m^2]."""
-    return torch.cat([m, v, m.square()], axis_of(m))
+def joined(m: Tensor, v: Tensor, centre: Tensor | None) -> Tensor:
+    """Return the value [m, v, m (m - 2 c)]. centre: c, [C]; None is 0."""
+    return torch.cat([m, v, _squared(m, centre)], axis_of(m))
 
 
-def lift(x: Tensor) -> Tensor:
-    """Return [m, v, m^2] of [m, v]."""
-    return joined(*split(x, 2))
+def _squared(m: Tensor, centre: Tensor | None) -> Tensor:
+    return m.square() if centre is None else m * (m - 2 * (centre.view(-1, 1, 1) if m.ndim == 4 else centre))
 
 
-def lift_inputs(x: Tensor) -> Tensor:
-    """Return [x, x^2] of inputs, which have no variance."""
-    return torch.cat([x, x.square()], axis_of(x))
+def lift(x: Tensor, centre: Tensor | None, units: int) -> Tensor:
+    """Return [m, v, m (m - 2 c)] of a value with `units` parts."""
+    return joined(*split(x, units), centre)
+
+
+def lift_inputs(x: Tensor, centre: Tensor | None) -> Tensor:
+    """Return [x, x (x - 2 c)] of inputs, which have no variance."""
+    return torch.cat([x, _squared(x, centre)], axis_of(x))
 
 
 def narrowed(x: Tensor, units: int) -> Tensor:
@@ -48,26 +53,37 @@ def narrowed(x: Tensor, units: int) -> Tensor:
     return torch.cat(split(x, units), axis_of(x))
 
 
-def relu_moments(x: Tensor, units: int) -> Tensor:
-    """Return the moments of max(x, 0): closed form of the rectified normal."""
-    m, v = split(x, units)
-    std = (v + _TINY).sqrt()
+def relu_moments(x: Tensor, units: int, centre: Tensor | None) -> Tensor:
+    """Return the moments of max(x, 0)."""
+    return joined(*rectified(*split(x, units)), centre)
+
+
+def rectified(m: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of max(x, 0): closed form of the rectified normal."""
+    v = v.clamp_min(_TINY)
+    std = v.sqrt()
     a = m / std
-    below, density = torch.special.ndtr(a), torch.exp(-0.5 * a.square()) / math.sqrt(2 * math.pi)
-    mean = m * below + std * density
-    second = (m.square() + v) * below + m * std * density
-    return joined(mean, (second - mean.square()).clamp_min(0))
+    below, density = torch.special.ndtr(a), torch.exp(-0.5 * a.square()) * (1 / math.sqrt(2 * math.pi))
+    # with t = m / std, in units of std: mean t P + p, second moment (1 + t^2) P + t p
+    mean = a * below + density
+    return std * mean, v * ((1 + a.square()) * below + a * density - mean.square()).clamp_min(0)
 
 
-def smooth_moments(x: Tensor, units: int, function: Callable[..., Tensor], more: Sequence[Any]) -> Tensor:
-    """Return the moments of a smooth function by Gauss-Hermite quadrature."""
-    m, v = split(x, units)
+def smooth_moments(
+    x: Tensor, units: int, function: Callable[..., Tensor], more: Sequence[Any], centre: Tensor | None
+) -> Tensor:
+    """Return the moments of a smooth function."""
+    return joined(*quadrature(*split(x, units), lambda value: function(value, *more)), centre)
+
+
+def quadrature(m: Tensor, v: Tensor, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of a function by Gauss-Hermite quadrature."""
     std, mean, second = v.clamp_min(0).sqrt(), torch.zeros_like(m), torch.zeros_like(m)
     for place, weight in _quadrature():
-        value = function(m + place * std, *more)
+        value = function(m + place * std)
         mean += weight * value
         second += weight * value.square()
-    return joined(mean, (second - mean.square()).clamp_min(0))
+    return mean, (second - mean.square()).clamp_min(0)
 
 
 @cache
@@ -80,26 +96,24 @@ def _quadrature() -> list[tuple[float, float]]:
 
 
 def max_pool_moments(x: Tensor, units: int, sizes: Sequence[Any]) -> Tensor:
-    """Return mean and variance at the position of the largest mean."""
+    """Return [m, v] at the position of the largest mean."""
     m, v = split(x, units)
     pool = F.max_pool2d if len(sizes) > 1 else F.adaptive_max_pool2d
     mean, where = pool(m.contiguous(), *sizes, return_indices=True)
-    return joined(mean, v.flatten(2).gather(2, where.flatten(2)).view_as(mean))
+    return torch.cat([mean, v.flatten(2).gather(2, where.flatten(2)).view_as(mean)], 1)
 
 
-def average_moments(x: Tensor, units: int, function: Callable[..., Tensor], more: Sequence[Any]) -> Tensor:
-    """Return [m, v] of an average over fully correlated positions: standard deviations are averaged."""
+def average_moments(x: Tensor, units: int, function: Callable[..., Tensor], more: Sequence[Any], share: Any) -> Tensor:
+    """Return [m, v] of an average over positions.
+
+    Fully correlated positions have averaged standard deviations. share: [N, 1], by how much the variance is less, see
+    `mixing.position_share`; 1.0 is full correlation.
+    """
     m, v = split(x, units)
-    mean, std = function(m, *more), function(v.clamp_min(0).sqrt(), *more)
-    return torch.cat([mean, std.square()], axis_of(x) if mean.ndim == x.ndim else -1)
-
-
-def add_moments(one: Any, other: Any, units: Sequence[int]) -> Tensor:
-    """Return [m, v] of a sum of independent values. units: parts of each; 1 of a value without variance, 0 of a constant."""
-    pairs = [split(x, count) if count > 1 else (x, 0.0) for x, count in zip((one, other), units, strict=True)]
-    (m, v), (m_other, v_other) = pairs
-    mean = m + m_other
-    return torch.cat([mean, torch.zeros_like(mean) + v + v_other], axis_of(mean))
+    mean, variance = function(m, *more), function(v.clamp_min(0).sqrt(), *more).square()
+    if isinstance(share, Tensor):
+        variance = variance * share.view(-1, *[1] * (mean.ndim - 1))
+    return torch.cat([mean, variance], axis_of(x) if mean.ndim == x.ndim else -1)
 
 
 def stacked(x: Tensor, random: bool, count: int) -> Tensor:

@@ -97,8 +97,9 @@ class Predictor:
             raise TombolaError(
                 f"inputs have the shape {list(x.shape)}; the network takes [B, {', '.join(map(str, expected))}], B from 1"
             )
-        if x.dtype != torch.float32 or x.device.type != "cpu":
-            raise TombolaError(f"inputs are {x.dtype} on {x.device}; a compiled network takes torch.float32 on the CPU")
+        if x.dtype != self._example.dtype or x.device.type != "cpu":
+            kind = self._example.dtype
+            raise TombolaError(f"inputs are {x.dtype} on {x.device}; a compiled network takes {kind} on the CPU")
         # kernels take a maximum as of finite numbers; a finite sum, the quick check, is one of finite values
         if not math.isfinite(x.sum().item()) and not bool(x.isfinite().all()):
             raise TombolaError("inputs have values that are not finite; a compiled network takes finite ones")

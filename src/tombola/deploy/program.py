@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .blocks import Block
 from .graph import Node, evaluated
-from .kernels import FIELDS, OPERATIONS, run
+from .kernels import FIELDS, OPERATIONS, kernel, run
 
 Values = dict[str, Any]
 """Values of nodes by name, as torch has them."""
@@ -76,7 +76,7 @@ class Program:
         names = OPERATIONS[kind].split()
         if fields.keys() != set(names):
             raise ValueError(f"{kind} has the fields {', '.join(names)}, not {', '.join(fields)}")
-        row = [list(OPERATIONS).index(kind)]
+        row = [kernel(kind)]
         for field_ in names:
             value = fields[field_]
             if isinstance(value, Tensor):

@@ -1,7 +1,7 @@
 """Kernels of moments: the rectified normal, and pooling by the largest mean.
 
-A value has the channels [m, v] or [m, v, m^2] (`moments.py`). With t = abs(m) / std, the mean and variance of max(x, 0) are
-polynomials of two functions of t that vanish for large t.
+A value has the channels [m, v] or [m, v, m (m - 2 c)] (`moments.py`). With t = abs(m) / std, mean and variance of max(x, 0)
+are polynomials of two functions of t that vanish for large t.
 """
 
 import math
@@ -9,8 +9,9 @@ import math
 import numpy as np
 from numba import njit
 
-from .access import OPTIONS, ZERO, floats, longs
+from .access import INNER, ZERO
 from .fits import END, fitted, polynomial
+from .vectors import floats, longs
 
 
 def _above(t: float) -> float:
@@ -26,34 +27,34 @@ _SECOND = fitted(lambda t: (1 + t * t) * _above(t) - t * _density(t))
 _ONE, _TWO, _TINY, _LAST, _SCALE = (np.float32(each) for each in (1, 2, 1e-12, END, 2 / END))
 
 
-@njit(**OPTIONS)
 def lifted(t):  # type: ignore[no-untyped-def]
-    """Write [m, v, m^2] of a value, or of its positive part."""
+    """Write [m, v, m (m - 2 c)] of a value, or of its positive part."""
     channels, width, rectified = t[6], t[8], t[9]
+    doubled = floats(t[10], 0)
     for c in range(channels):
+        d = doubled[c]
         for h in range(t[7]):
-            m, v = floats(t[0], c * t[2] + h * t[1], width), floats(t[0], (channels + c) * t[2] + h * t[1], width)
-            mean, variance = floats(t[3], c * t[5] + h * t[4], width), floats(t[3], (channels + c) * t[5] + h * t[4], width)
-            square = floats(t[3], (2 * channels + c) * t[5] + h * t[4], width)
+            m, v = floats(t[0], c * t[2] + h * t[1]), floats(t[0], (channels + c) * t[2] + h * t[1])
+            mean, variance = floats(t[3], c * t[5] + h * t[4]), floats(t[3], (channels + c) * t[5] + h * t[4])
+            square = floats(t[3], (2 * channels + c) * t[5] + h * t[4])
             if not rectified:
                 for i in range(width):
-                    mean[i], variance[i], square[i] = m[i], v[i], m[i] * m[i]
+                    mean[i], variance[i], square[i] = m[i], v[i], m[i] * (m[i] - d)
                 continue
             for i in range(width):
-                std = np.sqrt(v[i] + _TINY)
+                std = np.sqrt(max(v[i], _TINY))
                 a = m[i] / std
                 u = min(abs(a), _LAST) * _SCALE - _ONE
                 q, r = max(polynomial(u, _MEAN), ZERO), max(polynomial(u, _SECOND), ZERO)
                 share = (_ONE - r - _TWO * min(abs(a), _LAST) * q if a > ZERO else r) - q * q
                 e = max(m[i], ZERO) + std * q
-                mean[i], variance[i], square[i] = e, max(v[i] * share, ZERO), e * e
+                mean[i], variance[i], square[i] = e, max(v[i] * share, ZERO), e * (e - d)
 
 
-@njit(**OPTIONS)
 def peaks(t):  # type: ignore[no-untyped-def]
-    """Write [m, v, m^2] at the largest mean of each window; the windows are those of `kernels._pool`."""
+    """Write [m, v] at the largest mean of each window; the windows are those of `kernels._pool`."""
     channels, height, width, chunk = t[6], t[7], t[8], t[9]
-    windows = longs(t[10], 2 * (height + width))
+    windows = longs(t[10])
     if chunk == 1:
         _peaks_of_one(t, windows)
         return
@@ -61,36 +62,32 @@ def peaks(t):  # type: ignore[no-untyped-def]
         for h in range(height):
             for w in range(width):
                 out = c * t[5] + h * t[4] + w * chunk
-                mean, variance = floats(t[3], out, chunk), floats(t[3], channels * t[5] + out, chunk)
-                square = floats(t[3], 2 * channels * t[5] + out, chunk)
+                mean, variance = floats(t[3], out), floats(t[3], channels * t[5] + out)
                 first = True
                 for r in range(windows[2 * h], windows[2 * h + 1]):
                     for q in range(windows[2 * (height + w)], windows[2 * (height + w) + 1]):
                         start = c * t[2] + r * t[1] + q * chunk
-                        m, v = floats(t[0], start, chunk), floats(t[0], channels * t[2] + start, chunk)
+                        m, v = floats(t[0], start), floats(t[0], channels * t[2] + start)
                         for n in range(chunk):
                             larger = first or m[n] > mean[n]
                             mean[n] = m[n] if larger else mean[n]
                             variance[n] = v[n] if larger else variance[n]
                         first = False
-                for n in range(chunk):
-                    square[n] = mean[n] * mean[n]
 
 
-@njit(**OPTIONS)
+@njit(**INNER)
 def _peaks_of_one(t, windows):  # type: ignore[no-untyped-def]
     """Do the same for a chunk of one example, without slices of one float."""
     channels, height, width = t[6], t[7], t[8]
     for c in range(channels):
-        m, v = floats(t[0], c * t[2], t[2]), floats(t[0], (channels + c) * t[2], t[2])
+        m, v = floats(t[0], c * t[2]), floats(t[0], (channels + c) * t[2])
         for h in range(height):
             out = c * t[5] + h * t[4]
-            mean, variance = floats(t[3], out, width), floats(t[3], channels * t[5] + out, width)
-            square = floats(t[3], 2 * channels * t[5] + out, width)
+            mean, variance = floats(t[3], out), floats(t[3], channels * t[5] + out)
             for w in range(width):
                 left = windows[2 * (height + w)]
                 best = windows[2 * h] * t[1] + left
                 for r in range(windows[2 * h], windows[2 * h + 1]):
                     for q in range(left, windows[2 * (height + w) + 1]):
                         best = r * t[1] + q if m[r * t[1] + q] > m[best] else best
-                mean[w], variance[w], square[w] = m[best], v[best], m[best] * m[best]
+                mean[w], variance[w] = m[best], v[best]

@@ -14,7 +14,8 @@ from .builder import Builder, places
 from .chains import Chain, sizes_of, source_of, window_of
 from .dead import flattened, is_sum, shape_of
 from .graph import Node, Ref, adaptive_max_pool, aten
-from .pointwise import add_moments, lift, max_pool_moments, relu_moments
+from .mixing import add_moments
+from .pointwise import lift, max_pool_moments, relu_moments
 from .taps import group_of, pair, sparse
 
 
@@ -170,8 +171,10 @@ def _lifted(builder: Builder, node: Node) -> bool:
     rectified = node.target is relu_moments
     x = builder.blocks[node.inputs()[0]]
     y = builder.new_block(node.name, *sizes_of(node.shape))
-    sizes = rows_of(x, y) | {"channels": y.channels // 3}
-    builder.program.operation("lift", node.name, **places("x", x), **places("y", y), **sizes, rectified=rectified)
+    channels, centre = y.channels // 3, node.arguments["centre"]
+    doubled = torch.zeros(channels) if centre is None else 2 * centre.float()
+    sizes = rows_of(x, y) | {"channels": channels, "rectified": rectified, "doubled": doubled.contiguous()}
+    builder.program.operation("lift", node.name, **places("x", x), **places("y", y), **sizes)
     return True
 
 
@@ -183,7 +186,7 @@ def _largest_mean(builder: Builder, node: Node) -> bool:
     kernel, stride, padding = sizes
     windows = windows_of(x, node.shape, kernel, stride, padding)
     y = builder.new_block(node.name, *sizes_of(node.shape))
-    measures = {"channels": y.channels // 3, "height": y.height, "width": y.width, "chunk": y.chunk}
+    measures = {"channels": y.channels // 2, "height": y.height, "width": y.width, "chunk": y.chunk}
     table = torch.tensor(windows).flatten()
     builder.program.operation("peak", node.name, **places("x", x), **places("y", y), **measures, windows=table)
     return True
@@ -192,7 +195,7 @@ def _largest_mean(builder: Builder, node: Node) -> bool:
 @rule(add_moments)
 def _sum_of_moments(builder: Builder, node: Node) -> bool:
     names = node.inputs()
-    if len(names) != 2 or min(node.arguments["units"]) < 2:
+    if len(names) != 2 or min(node.arguments["units"]) < 2 or node.arguments["alpha"] != 1:
         return False
     one, other = (builder.blocks[name] for name in names)
     y = builder.new_block(node.name, *sizes_of(node.shape))

@@ -29,19 +29,33 @@ _ZERO = ir.Constant(_VECTOR, [0.0] * WIDTH)
 
 
 @intrinsic
-def floats_at(typing: Any, address: Any) -> Any:
-    """Return a pointer to float32 at an address."""
-    return types.CPointer(types.float32)(types.int64), lambda context, b, signature, args: b.inttoptr(
-        args[0], _FLOAT.as_pointer()
-    )
+def floats(typing: Any, address: Any, start: Any) -> Any:
+    """Return a pointer to the float32 that lies `start` floats after an address."""
+
+    def codegen(context: Any, b: Any, signature: Any, args: Sequence[Any]) -> Any:
+        return b.gep(b.inttoptr(args[0], _FLOAT.as_pointer()), [args[1]])
+
+    return types.CPointer(types.float32)(types.int64, types.int64), codegen
 
 
 @intrinsic
-def longs_at(typing: Any, address: Any) -> Any:
+def longs(typing: Any, address: Any) -> Any:
     """Return a pointer to int64 at an address."""
     return types.CPointer(types.int64)(types.int64), lambda context, b, signature, args: b.inttoptr(
         args[0], _LONG.as_pointer()
     )
+
+
+@intrinsic
+def call_at(typing: Any, function: Any, fields: Any) -> Any:
+    """Call the function at an address, compiled by `cfunc`, with the address of its fields."""
+
+    def codegen(context: Any, b: Any, signature: Any, args: Sequence[Any]) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [_LONG.as_pointer()])
+        b.call(b.inttoptr(args[0], kind.as_pointer()), [b.inttoptr(args[1], _LONG.as_pointer())])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
 
 
 def tile(units: int, lanes: int) -> Any:
