@@ -414,7 +414,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(path, monkeypa
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(TombolaError, match="No space left on device"):
         a_ticket("point").save(path)
     assert path.read_bytes() == before

@@ -14,17 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tombola import files, streams
+from tombola import files
 from tombola.errors import TombolaError
 from tombola.posterior.batch import logits_of
 from tombola.posterior.batch_norm import KEPT, Choice, Statistics, kept_of
 from tombola.posterior.binding import buffers_of
-from tombola.posterior.families import Posterior
+from tombola.posterior.families import Posterior, draws_of, weight_sample
 from tombola.posterior.layout import Layout
 from tombola.posterior.predictive import Prediction, classes_of, outputs, statistics_of
 from tombola.posterior.state import State
 
+from .compact import FORMAT as COMPACT
+from .compact import expanded
 from .damage import check_fields, check_surviving, damaged, layout_in, mask_in, state_in, statistics_in
+from .estimators import Estimator, estimated
+from .surviving import indices, parameters_along, spread
 
 FORMAT = 2
 """Format of files as written: 2 names the posterior's family. Files of format 1, which do not, are read as well."""
@@ -80,19 +84,19 @@ class Ticket:
         """Return the surviving fraction of each prunable tensor, by name."""
         return {s.name: self.mask[s.slice].double().mean().item() for s in self.layout.prunable_segments()}
 
-    def state_dict(self, module: nn.Module, *, seed: int | None = None) -> dict[str, Any]:
+    def state_dict(self, module: nn.Module, *, seed: int | None = None, sample: int = 0) -> dict[str, Any]:
         """Return a plain state_dict of `module` with the trained posterior's mean, or with a weight sample of `seed`.
 
-        The sample is the first one of `predict`, with its batch-norm statistics. Values have the dtypes of `module`, which
-        is not changed; tied weights stand under all their names.
-        Raises TombolaError if the ticket is untrained or of another model, or keeps statistics of another seed.
+        The samples (0 is the first) are those of `predict`, with their batch-norm statistics. Values have the dtypes of
+        `module`, which is not changed; tied weights stand under all their names.
+        Raises TombolaError if the ticket is untrained or of another model, or keeps no statistics of such a sample.
         """
         self.layout.check(module)
         state = self._trained()
-        own = kept_of(self.statistics, module, state.posterior, samples=1, seed=seed) or {}
-        buffers = state.buffers | {name: values[0] for name, values in own.items()}
+        own = kept_of(self.statistics, module, state.posterior, samples=sample + 1, seed=seed) or {}
+        buffers = state.buffers | {name: values[0 if seed is None else sample] for name, values in own.items()}
         q = state.posterior
-        views = self.layout.views(q.mean if seed is None else q.sample(streams.generator("predict", seed, 0)))
+        views = self.layout.views(q.mean if seed is None else weight_sample(q, (seed,), sample))
         first = {id(p): name for name, p in module.named_parameters()}
         found = {name: views[first[id(p)]].to(p.dtype) for name, p in module.named_parameters(remove_duplicate=False)}
         own = module.state_dict()
@@ -109,48 +113,60 @@ class Ticket:
         module: nn.Module,
         inputs: Any,
         *,
-        samples: int = 16,
+        samples: int | None = None,
         seed: int = 0,
         batch: int = 1024,
         batch_norm: Choice = "samples",
         select: Callable[[Any], Tensor] = logits_of,
+        estimator: Estimator = "weight_sample",
     ) -> Prediction:
         """Return class probabilities with their uncertainty for `inputs` of B examples, from `samples` weight samples.
 
-        inputs, batch, batch_norm, select: as of `outputs`. Raises TombolaError if the ticket is untrained, of another model,
-        or a regression (then use `outputs`).
+        Arguments as of `outputs`. Raises TombolaError as it does, and for a regression (then use `outputs`).
         """
         if "log_noise" in self._trained().likelihood:
             raise TombolaError("the ticket is a regression and has no class probabilities; use ticket.outputs")
-        return classes_of(
-            self.outputs(module, inputs, samples=samples, seed=seed, batch=batch, batch_norm=batch_norm, select=select)
-        )
+        how: dict[str, Any] = {"batch": batch, "batch_norm": batch_norm, "select": select, "estimator": estimator}
+        return classes_of(self.outputs(module, inputs, samples=samples, seed=seed, **how))
 
     def outputs(
         self,
         module: nn.Module,
         inputs: Any,
         *,
-        samples: int = 16,
+        samples: int | None = None,
         seed: int = 0,
         batch: int = 1024,
         batch_norm: Choice = "samples",
         select: Callable[[Any], Tensor] = logits_of,
+        estimator: Estimator = "weight_sample",
     ) -> Tensor:
         """Return the module's output at each weight sample, [S, B, ...], on its device: logits, or means of a regression.
+
+        A posterior of K points, such as kept samples, gives at most K, each point once.
 
         inputs: what the module is called with: a tensor, a tuple of positional or a mapping of keyword arguments. Equal
         seeds give equal weight samples, so batches of a loader can be predicted one by one. batch: examples a forward pass.
         batch_norm: by the statistics that the ticket keeps of each weight sample, by the running ones of the training (as a
         point does in any case), or by those of each `batch`: the result then depends on its size and on which examples
         share one. select: the tensor of an output [B, ...]; by default itself, its `logits`, or the first of a tuple.
+        estimator: `moments` in place of weight samples: `samples` normal outputs, drawn from the mean and the variance of
+        the outputs that one pass carries through the network on the CPU (see docs/deploy.md), for one tensor of inputs.
+        samples: by default 16, or 512 normal outputs, which cost little.
 
         Raises TombolaError for weight samples of which the ticket keeps no statistics; one that keeps none at all (see
         `with_statistics`) predicts by running ones and warns.
         """
+        if estimator != "weight_sample":
+            if batch_norm == "batch" or select is not logits_of:
+                raise TombolaError(f"estimator {estimator!r} has neither batch_norm 'batch' nor select; leave them out")
+            samples = 512 if samples is None else samples
+            return estimated(estimator, self, module, inputs, samples=samples, seed=seed, batch=batch)
+        samples = 16 if samples is None else samples
         state, kept, device = self._trained(), None, next(module.parameters()).device
         if batch_norm == "samples":
-            kept = kept_of(self.statistics, module, state.posterior, samples=samples, seed=seed)
+            needed = draws_of(state.posterior, samples)
+            kept = kept_of(self.statistics, module, state.posterior, samples=needed, seed=seed)
             batch_norm = "running" if kept is None else "samples"
         state = state.to("cpu" if kept else device)  # kept ones are of samples drawn on the CPU
         return outputs(
@@ -176,7 +192,11 @@ class Ticket:
         return replace(self, statistics=statistics_of(module, state, [inputs], samples=samples, seed=seed))
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file without the masked weights, so that its size shrinks with the density.
+        """Write a safetensors file of `parts`, without the masked weights, so that its size shrinks with the density."""
+        files.write(Path(path), *self.parts())
+
+    def parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors and the description of a file of the ticket.
 
         A tensor of the posterior whose first, or else last, dimension is P, and which is 0 at every masked weight, is
         stored for the surviving ones alone; the description says along which dimension (`surviving`). All that is P long is
@@ -185,13 +205,13 @@ class Ticket:
         mask = self.layout.row_major(self.mask.cpu())
         tensors = {"mask": files.pack(mask)}
         surviving: dict[str, int] = {}
-        kept, pruned = _indices(mask), _indices(~mask)
+        kept, pruned = indices(mask), indices(~mask)
         for when, state in (("rewind", self.rewind), ("trained", self.trained)):
             for name, value in state.tensors().items() if state else ():
                 value, dim = value.cpu(), None
                 if name.startswith("posterior."):
                     value = self.layout.row_major(value)
-                    dim = _parameters_along(value, kept, pruned)
+                    dim = parameters_along(value, kept, pruned)
                 surviving |= {} if dim is None else {f"{when}.{name}": dim}
                 # a copy in any case: one tensor may be part of both states, which safetensors refuses
                 tensors[f"{when}.{name}"] = value.clone() if dim is None else value.index_select(dim, kept)
@@ -204,7 +224,7 @@ class Ticket:
             "surviving": surviving,
             "info": {"versions": versions, **self.info},
         }
-        files.write(Path(path), tensors, description)
+        return tensors, description
 
     def _trained(self) -> State:
         if self.trained is None:
@@ -219,10 +239,11 @@ def load(path: str | Path, module: nn.Module | None = None) -> Ticket:
     """
     tensors, description = files.read(Path(path))
     found = description.get("format")
-    if found not in (1, FORMAT) or "mask" not in tensors:
-        raise TombolaError(f"{path} is no ticket of format 1 or {FORMAT} (found {found!r}); use the tombola that wrote it")
+    compact = found == COMPACT
+    if not (compact or (found in (1, FORMAT) and "mask" in tensors)):
+        raise TombolaError(f"{path} is no ticket of format 1 to {COMPACT} (found {found!r}); use the tombola that wrote it")
     try:
-        ticket = _ticket_in(tensors, description)
+        ticket = ticket_in(*(expanded(tensors, description) if compact else (tensors, description)))
     except TombolaError as error:
         raise TombolaError(f"cannot load {path}: {error}") from None
     if module is not None:
@@ -234,8 +255,8 @@ def load(path: str | Path, module: nn.Module | None = None) -> Ticket:
     return ticket
 
 
-def _ticket_in(tensors: dict[str, Tensor], description: dict[str, Any]) -> Ticket:
-    """Return the ticket of a file's parts. Raises TombolaError for parts that do not fit."""
+def ticket_in(tensors: dict[str, Tensor], description: dict[str, Any]) -> Ticket:
+    """Return the ticket of a whole file's parts. Raises TombolaError for parts that do not fit."""
     first = description["format"] == 1
     known = {"format", "layout", "info"}
     check_fields(description, known if first else known | {"surviving"})
@@ -249,7 +270,7 @@ def _ticket_in(tensors: dict[str, Tensor], description: dict[str, Any]) -> Ticke
         when, _, rest = name.partition(".")
         if when not in states:
             raise damaged(f"it has a tensor {name!r}, which is of no state")
-        value = _spread(value, mask, surviving[name]) if name in surviving else value
+        value = spread(value, mask, surviving[name]) if name in surviving else value
         states[when][rest] = layout.of_row_major(value) if rest.startswith("posterior.") else value
     mask = layout.of_row_major(mask)
     rewind = state_in(layout, mask, states["rewind"], "rewind")
@@ -266,26 +287,8 @@ def _check_buffers(ticket: Ticket, module: nn.Module) -> None:
         raise TombolaError(f"{one} has a buffer {name!r} that {other} lacks: it is another model")
 
 
-def _parameters_along(value: Tensor, kept: Tensor, pruned: Tensor) -> int | None:
-    """Return the first, or else the last, dimension of `value` that is P long and 0 at the indices `pruned`."""
-    for dim in (0, value.ndim - 1) if value.ndim else ():
-        if value.shape[dim] == len(kept) + len(pruned) and not bool(value.index_select(dim, pruned).any()):
-            return dim
-    return None
-
-
-def _spread(value: Tensor, mask: Tensor, dim: int) -> Tensor:
-    """Return `value`, of the surviving weights along `dim`, with zeros for the others."""
-    whole = value.new_zeros([*value.shape[:dim], mask.numel(), *value.shape[dim + 1 :]])
-    return whole.index_copy_(dim, _indices(mask), value)
-
-
 def _own_copy(value: Tensor) -> Tensor:
     return value.clone(memory_format=torch.contiguous_format)  # safetensors saves no other
-
-
-def _indices(mask: Tensor) -> Tensor:
-    return mask.nonzero().squeeze(1)
 
 
 def ticket_of(state: State, info: dict[str, Any] | None = None) -> Ticket:

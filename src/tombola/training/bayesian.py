@@ -16,10 +16,8 @@ from tombola.inference import OBJECTIVES
 from tombola.inference.estimators import ESTIMATORS
 from tombola.inference.estimators.noise import NoisePool
 from tombola.inference.estimators.sample import WeightSample
-from tombola.inference.forward import DataTerm
-from tombola.posterior.batch import Batch, examples_of, logits_of, mapped
-from tombola.posterior.batch_norm import Choice, normalising_one
-from tombola.posterior.binding import Binding, buffers_of
+from tombola.posterior.batch import Batch, logits_of, mapped
+from tombola.posterior.batch_norm import Choice
 from tombola.posterior.cancelled import cancelled_biases
 from tombola.posterior.gaussian import Gaussian
 from tombola.posterior.layout import ORDER, Segment
@@ -33,13 +31,20 @@ from tombola.pruning.ticket import Ticket
 from tombola.settings import PosteriorSettings, PruneSettings, check_samples
 from tombola.streams import generator, global_stream
 
+from .elbo import NegativeElbo
+from .recorded import run_recorded
+
 
 class Bayesian(nn.Module):
     """An ordinary module plus a Gaussian posterior over its named parameters, for a training loop of your own.
 
     Its parameters are the flat `mean` and `log_std` [P] (and what the likelihood learns): any optimiser takes them. The
-    module itself is not changed; it is run on weight samples.
+    module itself is not changed; it is run on weight samples. `negative_elbo` is the loss of a batch; trainers that call
+    their model and make the loss themselves add `kl() / N`, see `forward`.
     """
+
+    accepts_loss_kwargs = False
+    """Hugging Face's Trainer asks for it: a loss is an average over a batch, which it divides where it accumulates."""
 
     @outside_inference_mode
     def __init__(
@@ -94,8 +99,31 @@ class Bayesian(nn.Module):
         self._buffers_now = self._start.buffers
         self._sample: WeightSample | None = None
         self._made_for: tuple[int, ...] = ()
+        self._pool: tuple[torch.device, torch.dtype, NoisePool] | None = None
         self.step = 0
-        """Number of calls of `negative_elbo` in training mode: names the noise of the next."""
+        """Number of calls of `negative_elbo` and `forward` in training mode: names the noise of the next."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the module's output for its arguments: on one weight sample in training mode, else on the mean.
+
+        Ordinary autograd leads to `mean` and `log_std`, so that with a loss averaged over a batch, and N training examples,
+        `loss + bayesian.kl() / N` has the gradients of `negative_elbo` by the estimator `weight_sample` and the objective
+        `expected_log`, whichever were chosen. In training mode each call draws its own sample and updates batch-norm
+        statistics; the mean is normalised by those running statistics.
+        """
+        q, step = self.posterior, self.step
+        theta = q.mean
+        if self.training:
+            noise = torch.zeros_like(theta)
+            noise[: self.layout.random_numel] = self._noise().window(step)
+            theta = torch.addcmul(theta, q.std, noise)
+            self.step += 1
+        module, buffers = self._module[0], self._buffers_now
+        with global_stream("dropout", self._seed, step, device=theta.device):
+            output, buffers = run_recorded(module, self.layout, theta, buffers, args, kwargs, training=self.training)
+        if self.training:
+            self._buffers_now = buffers
+        return output
 
     @outside_inference_mode
     def negative_elbo(self, batch: Batch, *, examples: int, heat: float = 1.0, samples: int = 1) -> Tensor:
@@ -110,7 +138,7 @@ class Bayesian(nn.Module):
             raise TombolaError(f"examples is {examples}; it must be at least 1")
         learned = [p for p in self.likelihood.parameters() if p.requires_grad]
         batch = mapped(batch, recordable)
-        return _NegativeElbo.apply(self, batch, heat / examples, samples, self.mean, self.log_std, *learned)
+        return NegativeElbo.apply(self, batch, heat / examples, samples, self.mean, self.log_std, *learned)
 
     def kl(self) -> Tensor:
         """Return KL(q || prior) in nats, over the surviving random parameters."""
@@ -250,6 +278,14 @@ class Bayesian(nn.Module):
                 if not torch.equal(self.mean[where], kept):
                     self.mean[where].copy_(kept)
 
+    def _noise(self) -> NoisePool:
+        """Return the noise of weight samples, a function of the step alone."""
+        like = self.mean.data
+        if self._pool is None or self._pool[:2] != (like.device, like.dtype):
+            pool = NoisePool(self.layout.random_numel, ("noise", self._seed), self._noise_refresh, like=like)
+            self._pool = like.device, like.dtype, pool
+        return self._pool[2]
+
     def _weight_sample(self) -> WeightSample:
         """Return the estimator; it is made anew when the parameters have moved to other memory or the mask was set."""
         self._hold_frozen()
@@ -257,7 +293,7 @@ class Bayesian(nn.Module):
         made_for = (mean.data_ptr(), self.mask.data_ptr(), self.mask._version)
         if self._sample is None or self._made_for != made_for:
             self._made_for = made_for
-            noise = NoisePool(self.layout.random_numel, ("noise", self._seed), self._noise_refresh, like=mean)
+            noise = self._noise()
             sample, prior_mean = self._make_sample, self._prior_mean()
             self._sample = sample(self.layout, mean, log_std, self.mask, noise, several=True, prior_mean=prior_mean)
         return self._sample
@@ -265,46 +301,3 @@ class Bayesian(nn.Module):
 
 def _place(segment: Segment) -> str:
     return f"a {'random' if segment.random else 'deterministic'} parameter at {segment.start}"
-
-
-class _NegativeElbo(torch.autograd.Function):
-    """Runs forward and backward passes at once, sample by sample; its `backward` returns the stored gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, net: Bayesian, batch: Batch, kl_weight: float, samples: int, *params: Tensor) -> Tensor:
-        sample, learned = net._weight_sample(), params[2:]
-        before = [p.grad for p in learned]
-        for p in learned:
-            p.grad = None
-        binding = Binding(net._module[0], net.layout, sample.theta, net._buffers_now)
-        sample.converted = binding.converted
-        try:
-            dropout = global_stream("dropout", net._seed, net.step, device=sample.theta.device)
-            with torch.enable_grad(), dropout, binding:
-                net._module[0].train(net.training)
-                with normalising_one(net._module[0], examples_of(batch)):
-                    loss = net._gradients(
-                        DataTerm(binding, net.likelihood),
-                        sample,
-                        batch,
-                        net.step,
-                        samples=samples,
-                        scale=1.0,
-                        kl_weight=kl_weight,
-                        prior_std=net.prior_std,
-                    )
-                if net.training:
-                    net._buffers_now = buffers_of(net._module[0])
-            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]
-        finally:
-            for p, grad in zip(learned, before, strict=True):
-                p.grad = grad
-        if net.training:  # to validate in between changes nothing of the training
-            net.step += 1
-        ctx.save_for_backward(sample.mean_grad.clone(), sample.log_std_grad.clone(), *grads)
-        return loss + kl_weight * net.kl().detach()
-
-    @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> Any:
-        (scale,) = outputs
-        return (None,) * 4 + tuple(scale * grad for grad in ctx.saved_tensors)
