@@ -1,19 +1,25 @@
 """Conditions of a command's runs: device, processes, threads, time, engine."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from rich.console import Console
 from rich.text import Text
 
-from tombola.engine import Engine
+from tombola.engine import Crew, Engine
 from tombola.engine.beside import SideBySide
 from tombola.engine.budget import Budget
 from tombola.engine.folder import StudyFolder
 from tombola.engine.local import LocalEngine
+from tombola.engine.on_ray import RayTasks
+from tombola.engine.on_slurm import SlurmJobs
 from tombola.engine.progress import Watcher
+from tombola.engine.tracking import Tracking
+from tombola.engine.workers import Workers
+
+from .elsewhere import Elsewhere
 
 _WORTH_SHARING = 15.0  # seconds of a run that several processes shorten: each takes a few to start
 
@@ -39,6 +45,10 @@ class Conditions:
     """Time, as `time.time` has it, after which the run stops as soon as nothing is lost."""
     concurrent: int | None = None
     """Trainings with CUDA graphs that go side by side on a GPU; None: found by timing the first ones."""
+    elsewhere: Elsewhere | None = None
+    """Cluster; None: this machine."""
+    trackers: Sequence[str] = ()
+    """Trackers that finished stages are sent to."""
     engine: Callable[[StudyFolder, "Conditions", Watcher, Budget], Engine] = local_engine
     """Factory of the engine of a run in one process."""
 
@@ -46,6 +56,10 @@ class Conditions:
         """Print a sentence; in a quiet run a failure alone, on stderr."""
         console = Console(stderr=True) if failure and self.console.quiet else self.console
         console.print(Text(sentence, style=style), soft_wrap=True)
+
+    def tracking(self, folder: StudyFolder) -> Tracking:
+        """Return the sender of a study's finished stages."""
+        return Tracking(self.trackers, folder.outline, folder.store, folder.path, self.say)
 
     def jobs_for(self, folder: StudyFolder, seconds: float | None) -> int:
         """Return the number of processes of a study that one would run in `seconds`.
@@ -58,8 +72,31 @@ class Conditions:
             return self.jobs
         if not pinned or (seconds or 0) < _WORTH_SHARING or self.device.type != "cpu" or self.engine is not local_engine:
             return 1
-        chains = {tuple(row.labels[name] for name in ("curve", "variant", "seed")) for row in folder.plan.rows}
+        chains = {tuple(row.labels[name] for name in ("curve", "variant", "seed")) for row in folder.outline.rows}
         return max(1, min(self.threads // pinned, len(chains)))
+
+    def crew(self, folder: StudyFolder, jobs: int, budget: Budget) -> Crew:
+        """Return the processes that run a study's stages, once `set_threads` was called; each has the study's threads."""
+        threads, there = torch.get_num_threads(), self.elsewhere
+        if there is None:
+            return Workers(folder.path, self.device, jobs, threads, self.say, self.ends)
+        threads = folder.variants[0].study.threads or 1  # as many on each node, so that equal CPUs give equal bits
+        if there.engine == "slurm":
+            return SlurmJobs(
+                folder, there.device, threads, self.say, jobs=self.jobs, minutes=there.minutes, options=there.options
+            )
+        return RayTasks(
+            folder,
+            there.device,
+            threads,
+            self.say,
+            address=there.address,
+            jobs=self.jobs,
+            ends=self.ends,
+            needs=budget,
+            gpu_share=there.gpu_share,
+            concurrent=self.concurrent,
+        )
 
     def set_threads(self, folder: StudyFolder) -> None:
         """Set the threads of the study; for each study, since several run in one process."""

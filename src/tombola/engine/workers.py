@@ -19,17 +19,10 @@ from pathlib import Path
 
 import torch
 
-from tombola.errors import TombolaError
-from tombola.training.checkpoint import TimeUp
-from tombola.training.out_of_memory import keep_freed_memory
-
-from .folder import StudyFolder
-from .local import LocalEngine
-from .progress import Watcher
+from . import TIME_UP
+from .pull import pull
 
 _START = "from tombola.engine.workers import main; raise SystemExit(main())"
-TIME_UP = 3
-"""Exit code of a process whose time was up before all stages were done."""
 _GRACE = 10.0  # seconds that a worker has to end before it is killed
 
 
@@ -45,8 +38,9 @@ class Workers:
         `time.time`, at which each worker stops by itself.
         """
         # -P: no module is imported from the working directory, as none is by the `tombola` command
-        self._command = [sys.executable, "-P", "-c", _START, str(folder), str(device), str(threads), str(ends)]
-        self._jobs, self._say = jobs, say
+        command = [sys.executable, "-P", "-c", _START, str(folder)]
+        self._commands = [[*command, each, str(threads), str(ends)] for each in _devices(device, jobs)]
+        self._say = say
         self._all: list[subprocess.Popen[str]] = []
         self._alive: list[subprocess.Popen[str]] = []
         self._readers: list[threading.Thread] = []
@@ -54,10 +48,10 @@ class Workers:
         """True as soon as a worker has stopped because its time was up."""
 
     def __enter__(self) -> "Workers":
-        for _ in range(self._jobs):
+        for command in self._commands:
             # a session of its own: Ctrl-C reaches only the first process, which then ends the workers
             process = subprocess.Popen(
-                self._command,
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -103,11 +97,11 @@ class Workers:
                 self._say(line.rstrip())
 
 
-class _Printer(Watcher):
-    """Watcher that prints warnings alone: the first process reads failures and counts from the store."""
-
-    def said(self, sentence: str) -> None:
-        print(sentence, flush=True)
+def _devices(device: torch.device, jobs: int) -> list[str]:
+    """Return each worker's device: of several GPUs one after another, unless `device` has a number."""
+    if device.type != "cuda" or device.index is not None:
+        return [str(device)] * jobs
+    return [f"cuda:{number % torch.cuda.device_count()}" for number in range(jobs)]
 
 
 def main() -> int:
@@ -116,29 +110,8 @@ def main() -> int:
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.default_int_handler)
     threading.Thread(target=_end_with_the_first, daemon=True).start()
-    try:
-        folder, device, threads, ends = sys.argv[1:]
-        torch.set_num_threads(int(threads))
-        keep_freed_memory()
-        opened = StudyFolder.open(Path(folder))
-        study = opened.variants[0].study
-        engine = LocalEngine(
-            opened.store,
-            torch.device(device),
-            _Printer(),
-            study.checkpoint_seconds,
-            joins=True,
-            ends=float(ends),
-        )
-        engine.run(opened.plan)
-    except TombolaError as error:
-        print(error, flush=True)
-        return 2
-    except TimeUp:
-        return TIME_UP
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    folder, device, threads, ends = sys.argv[1:]
+    return pull(Path(folder), device, int(threads), float(ends))
 
 
 def _end_with_the_first() -> None:

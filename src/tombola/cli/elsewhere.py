@@ -1,0 +1,51 @@
+"""Options of `tombola run` for clusters, checked before anything is imported or submitted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tombola.errors import TombolaError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elsewhere:
+    """Cluster whose processes run the stages, with the options of `tombola run` that say how."""
+
+    engine: Literal["ray", "slurm"]
+    device: str
+    """auto, cpu or cuda; chosen on each node."""
+    address: str | None = None
+    """Address of a running Ray cluster; None starts one on this machine."""
+    gpu_share: float = 1.0
+    """Part of a GPU that a Ray task asks for."""
+    minutes: float | None = None
+    """Minutes after which a SLURM job stops and is queued again."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Options of SLURM, by name."""
+
+
+def elsewhere(
+    engine: Literal["local", "ray", "slurm"],
+    device: str,
+    address: str | None,
+    gpu_share: float,
+    minutes: float | None,
+    slurm: Sequence[str],
+) -> Elsewhere | None:
+    """Return the cluster of these options; None for this machine. Raises TombolaError for options of another engine."""
+    for option, wanted, given in (
+        ("--address", "ray", address is not None),
+        ("--gpu-share", "ray", gpu_share != 1.0),
+        ("--slurm", "slurm", bool(slurm)),
+    ):
+        if given and engine != wanted:
+            raise TombolaError(f"{option} is for --engine {wanted}, not for {engine}; leave it out or add --engine {wanted}")
+    options: dict[str, str] = {}
+    for text in slurm:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier() or not value:
+            raise TombolaError(f"--slurm {text!r} is not NAME=VALUE; write it as --slurm partition=gpu")
+        options[name] = value
+    if engine == "local":
+        return None
+    return Elsewhere(engine=engine, device=device, address=address, gpu_share=gpu_share, minutes=minutes, options=options)

@@ -1,0 +1,138 @@
+"""Ray: whatever dies (a worker, a node, the driver), a study ends with the records of the local engine, bit for bit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import yaml
+
+from tombola.engine.progress import seen
+from tombola.metrics.columns import names
+
+pytest.importorskip("ray")
+
+STUDY = {
+    "name": "small",
+    "seeds": [0, 1],
+    "threads": 1,
+    "checkpoint_seconds": 0.02,
+    "data": {"name": "digits", "args": {"validation": 0, "test": 1500}},
+    "model": {"name": "mlp", "args": {"hidden": [16]}},
+    "train": {"epochs": 60, "batch_size": 16, "lr": 0.01},
+    "prune": {"levels": 1, "fraction": 0.6},
+    "evaluate": {"samples": 4},
+    "arms": ["ticket", "deterministic"],
+}
+TOMBOLA = [sys.executable, "-P", "-c", "from tombola.cli.app import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """The study's file, and its records by the local engine."""
+    folder = tmp_path_factory.mktemp("local")
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(STUDY))
+    subprocess.run([*TOMBOLA, "run", path, "--out", folder / "small", "--jobs", "1", "--quiet"], check=True)
+    return path, records(folder / "small")
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A head without CPUs, and two nodes of one CPU."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    from ray.cluster_utils import Cluster
+
+    before = signal.getsignal(signal.SIGTERM)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 * 2**20})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    signal.signal(signal.SIGTERM, before)  # Ray sets one of its own, which other tests of this process would meet
+    yield cluster
+    cluster.shutdown()
+
+
+def records(folder):
+    return pd.read_parquet(folder / "records.parquet").drop(columns=list(names("timing")), errors="ignore")
+
+
+def driver(study, folder, cluster):
+    """Start a run on the cluster."""
+    command = [*TOMBOLA, "run", study, "--out", folder / "small", "--engine", "ray", "--address", cluster.address]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def in_training(folder, run, after=frozenset()):
+    """Return the progress of a training with a checkpoint, of no process of `after`; None at the run's end."""
+    unfinished = folder / "tombola-stages" / "unfinished"
+    while run.poll() is None:
+        for one in seen(unfinished):
+            there = (unfinished / f"{one.progress.key}.checkpoint").exists()
+            if one.state == "running" and one.progress.done > 3 and there and one.progress.pid not in after:
+                return one.progress
+        time.sleep(0.005)
+    return None
+
+
+def kill(pid):
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_killed_worker_a_removed_node_and_a_killed_driver(study, cluster, tmp_path):
+    path, expected = study
+    first = driver(path, tmp_path, cluster)
+    begun = in_training(tmp_path, first)
+    kill(begun.pid)  # Ray tries the task again
+    assert in_training(tmp_path, first, {begun.pid})
+    kill(first.pid)
+    first.wait()
+    second = driver(path, tmp_path, cluster)
+    assert in_training(tmp_path, second)
+    cluster.remove_node(sorted(cluster.worker_nodes, key=lambda node: node.unique_id)[0], allow_graceful=False)
+    assert second.wait(120) == 0
+    pd.testing.assert_frame_equal(records(tmp_path / "small"), expected, check_exact=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", range(10))
+@pytest.mark.parametrize("what", ["worker", "node", "driver"])
+def test_at_any_instant(study, cluster, tmp_path, what, trial):
+    path, expected = study
+    instant = random.Random(f"{what} {trial}")
+    run = driver(path, tmp_path, cluster)
+    found = in_training(tmp_path, run)
+    time.sleep(instant.uniform(0, 3))
+    if what == "worker":
+        at_work = [one.progress.pid for one in seen(tmp_path / "tombola-stages" / "unfinished") if one.state == "running"]
+        kill(instant.choice(at_work or [found.pid]))
+    elif what == "node":
+        nodes = sorted(cluster.worker_nodes, key=lambda node: node.unique_id)
+        cluster.remove_node(instant.choice(nodes), allow_graceful=False)
+    else:
+        kill(run.pid)
+        run.wait()
+        run = driver(path, tmp_path, cluster)
+    assert run.wait(180) == 0
+    pd.testing.assert_frame_equal(records(tmp_path / "small"), expected, check_exact=True)
+
+
+@pytest.mark.slow
+def test_a_failed_stage_stops_only_what_depends_on_it(tmp_path):
+    """The seeds that a plug-in's method refuses fail; the summary names the log."""
+    (tmp_path / "mine.py").write_text(
+        "from tombola.pruning.scores import SCORES\ndef score(*args):\n    raise RuntimeError('no score today')\n"
+    )
+    raw = STUDY | {"train": STUDY["train"] | {"epochs": 1}, "prune": {"levels": 1, "score": "mine:score"}}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(raw))
+    command = [*TOMBOLA, "run", tmp_path / "small.yaml", "--out", tmp_path / "small", "--engine", "ray", "--jobs", "2"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "no score today" in done.stdout
+    assert ".error" in done.stdout
+    table = records(tmp_path / "small")
+    assert set(table["arm"]) == {"ticket", "deterministic"}  # dense levels, and the deterministic arm whole

@@ -1,0 +1,167 @@
+"""A store at an address: a real S3 server on this machine (moto's), and storage that cannot refuse a second write."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from tombola.engine.records import collect
+from tombola.engine.remote import Leases, Remote
+from tombola.engine.remote_store import RemoteStore
+from tombola.engine.store import missing
+from tombola.errors import TombolaError
+from tombola.files import address_of
+from tombola.metrics.columns import names
+from tombola.study.stages import Outcome
+
+fsspec = pytest.importorskip("fsspec")
+TOMBOLA = [sys.executable, "-P", "-c", "from tombola.cli.app import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory):
+    """The address of an empty bucket; processes of the tests find the server by their environment."""
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    said = tmp_path_factory.mktemp("s3") / "server.log"  # a pipe that nobody reads would fill up and stop the server
+    with said.open("w") as log:
+        server = subprocess.Popen([sys.executable, "-c", "from moto.server import main; main(['-p0'])"], stderr=log)
+    while not (found := re.search(r"Running on (\S+)", said.read_text())):
+        assert server.poll() is None, said.read_text()
+        time.sleep(0.05)
+    there = found[1]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": there,
+            "AWS_ACCESS_KEY_ID": "any",
+            "AWS_SECRET_ACCESS_KEY": "any",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            patch.setenv(name, value)
+        urllib.request.urlopen(urllib.request.Request(f"{there}/tombola", method="PUT"))
+        yield "s3://tombola"
+    server.kill()
+    server.wait()
+
+
+def records(address):
+    table = pd.read_parquet(fsspec.open(f"{address}/records.parquet").open())
+    return table.drop(columns=list(names("timing")), errors="ignore").sort_values(["curve", "seed", "level"])
+
+
+def test_addresses():
+    assert address_of("s3://a/b") == address_of(Path("s3://a/b")) == "s3://a/b"
+    assert address_of("runs/a") is None
+    assert address_of(Path("/data/c:d/e")) is None
+    with pytest.raises(TombolaError, match="nosuch"):
+        Remote("nosuch://a")
+
+
+def test_two_machines_divide_a_study(tiny, run_plan, plan_of, s3, tmp_path):
+    """Two processes with mirrors of their own: each stage is run once, and the records are those of a local store."""
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny | {"seeds": [0, 1]}))
+    there = f"{s3}/two/tiny"
+    command = [*TOMBOLA, "run", tmp_path / "tiny.yaml", "--out", there, "--jobs", "1"]
+    runs = [
+        subprocess.Popen(command, env=os.environ | {"TOMBOLA_CACHE": str(tmp_path / machine)}, stdout=subprocess.DEVNULL)
+        for machine in ("first", "second")
+    ]
+    assert [run.wait(120) for run in runs] == [0, 0]
+    store, _, _ = run_plan(plan := plan_of(tiny | {"seeds": [0, 1]}))
+    remote = RemoteStore(f"{s3}/two/tombola-stages", tmp_path / "third")
+    assert missing(plan, remote) == []
+    ours, theirs = (collect(plan, one).drop(columns=list(names("timing")), errors="ignore") for one in (remote, store))
+    pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+    assert not remote.remote.names("leases")
+    assert len(remote.remote.names("tickets")) == len({name.split(".")[0] for name in remote.remote.names("tickets")})
+    done = subprocess.run([*TOMBOLA, "status", there, "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["stages_done"] == len(plan.stages)
+
+
+@pytest.mark.slow
+def test_a_killed_machine_is_taken_over(tiny, s3, tmp_path):
+    raw = tiny | {"train": tiny["train"] | {"epochs": 300}, "checkpoint_seconds": 0.4}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(raw))
+    command = [*TOMBOLA, "run", tmp_path / "tiny.yaml", "--out", f"{s3}/killed/tiny", "--jobs", "1"]
+    first = subprocess.Popen(command, env=os.environ | {"TOMBOLA_CACHE": str(tmp_path / "a")}, stdout=subprocess.DEVNULL)
+    remote = Remote(f"{s3}/killed/tombola-stages")
+    while not remote.names("checkpoints"):
+        assert first.poll() is None
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert remote.names("leases")
+    environment = os.environ | {"TOMBOLA_CACHE": str(tmp_path / "b")}
+    subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True, timeout=120)
+    subprocess.run([*TOMBOLA, "run", tmp_path / "tiny.yaml", "--out", tmp_path / "tiny", "--quiet"], check=True)
+    expected = pd.read_parquet(tmp_path / "tiny" / "records.parquet")
+    expected = expected.drop(columns=list(names("timing")), errors="ignore").sort_values(["curve", "seed", "level"])
+    pd.testing.assert_frame_equal(records(f"{s3}/killed/tiny"), expected, check_exact=True)
+    assert not remote.names("leases")
+
+
+def test_the_second_one_to_finish_a_stage_takes_the_first_outcome(tiny, plan_of, run_plan, tmp_path, monkeypatch):
+    monkeypatch.setattr("tombola.engine.remote._SETTLES", 0.01)  # storage in memory does not refuse a second write
+    plan = plan_of(tiny)
+    local, _, _ = run_plan(plan)
+    address = f"memory://{tmp_path.name}/race"
+    first, second = (RemoteStore(address, tmp_path / name) for name in "ab")
+    first.prepare()
+    stage = plan.stages[0]
+    ticket = local.ticket(stage.key)
+    first.save(stage, Outcome(ticket, {"by": "first"}), {"seconds": 1.0})
+    second.prepare()
+    second._listed.clear()
+    second.save(stage, Outcome(ticket, {"by": "second"}), {"seconds": 1.0})
+    assert second.record(stage.key)["record"] == {"by": "first"}
+    assert len(first.remote.names("tickets")) == 1
+    second.ticket(stage.key)
+
+
+def test_leases_expire_and_are_taken_over_once(tmp_path):
+    remote = Remote(f"memory://{tmp_path.name}/leases")
+    holder, *others = (Leases(remote, expires=0.2) for _ in range(4))
+    assert holder.take("key")
+    elsewhere = remote.get("leases/key.1").replace(str(os.getpid()).encode(), b"999999999", 1)
+    remote.put("leases/key.1", elsewhere.replace(b'"host": "', b'"host": "other-'))
+    assert not any(other.take("key") for other in others)
+    time.sleep(0.3)
+    assert [other.take("key") for other in others] == [True, False, False]
+    others[0].give_back("key")
+    assert not remote.names("leases")
+    assert others[2].take("key")
+
+
+def test_a_holder_that_lives_is_left_alone(tmp_path):
+    remote = Remote(f"memory://{tmp_path.name}/alive")
+    holder, other = Leases(remote, expires=0.2), Leases(remote, expires=0.2)
+    assert holder.take("key")
+    for _ in range(4):
+        assert not other.take("key")
+        time.sleep(0.1)
+        holder.renew()
+
+
+def test_storage_that_cannot_refuse_a_second_write(tmp_path, monkeypatch):
+    monkeypatch.setattr("tombola.engine.remote._SETTLES", 0.01)
+    remote = Remote(f"memory://{tmp_path.name}/plain")
+    pipe = remote._fs.pipe_file
+    monkeypatch.setattr(remote._fs, "pipe_file", lambda path, data, mode="overwrite": pipe(path, data))
+    remote.probe()
+    assert remote.create("a", b"1")
+    assert not remote.create("a", b"2")
+    assert remote.get("a") == b"1"
+
+
+def test_an_address_without_access_is_one_sentence(s3, tmp_path):
+    with pytest.raises(TombolaError, match="s3://no-such-bucket"):
+        RemoteStore("s3://no-such-bucket/stages", tmp_path).prepare()
