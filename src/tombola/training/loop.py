@@ -23,6 +23,8 @@ from tombola.settings import TrainSettings
 from .checkpoint import Checkpoint
 from .divergence import check_end, check_losses
 from .out_of_memory import says_what_to_lower
+from .ranks import Fabric, Ranks
+from .sparse import Kept
 from .steps import steps_of
 from .work import Training, Work
 
@@ -39,6 +41,8 @@ class Trained:
     where validation data was given accuracy and nll of the posterior's mean weights, one pass."""
     seconds: float
     """Seconds of training, including the time before a resumed checkpoint; of several side by side, its share of them."""
+    kept: Kept | None = None
+    """Averages over the steps of a mask that changed; None of one that did not."""
 
 
 @says_what_to_lower
@@ -59,6 +63,8 @@ def train(
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     on_state: Callable[[int, State], None] | None = None,
+    fabric: Fabric | None = None,
+    same_sample: bool = False,
 ) -> Trained:
     """Train `state` of `module` on its device from step `start` of the schedule to `stop` (by default its end).
 
@@ -67,6 +73,8 @@ def train(
     prepare: applied to the inputs of `validation`, part by part; `batches` yield theirs prepared.
     on_step, on_epoch, on_state: called with (steps done, steps to do), each new row of the history, and at an epoch's end
         (epochs done, a copy of the state); nothing depends on them.
+    fabric: a launched `lightning.Fabric` whose processes make each step together, from equal arguments: each takes a share
+        of the batch and, unless `same_sample`, draws weights of its own. The first one writes the checkpoint.
 
     Raises TrainingError naming step and cause if the loss is not finite or above `settings.divergence`, and
     MemoryShortError (a TombolaError) naming the settings to lower if memory runs out.
@@ -82,6 +90,7 @@ def train(
         prepare=prepare,
         on_epoch=on_epoch,
         on_state=on_state,
+        ranks=Ranks(fabric, same_sample) if fabric is not None and fabric.world_size > 1 else None,
     )
     return train_side_by_side([training], start=start, stop=stop, checkpoint=checkpoint, on_step=on_step)[0]
 
@@ -131,11 +140,15 @@ def train_side_by_side(
                 if step == last:
                     for work in works:
                         work.end_epoch(step, work.losses[done])
-                if checkpoint and checkpoint.due and step < stop:
+                if checkpoint and works[0].is_due(checkpoint) and step < stop:
                     works[0].save(checkpoint, step, time.monotonic() - began, device)  # raises TimeUp if the time is over
+        if step == first.total:
+            for work in works:
+                work.learner.end(work.training.batches.epoch(0, 0))
         seconds = (time.monotonic() - began) / len(works)
         ends = [check_end(work.learner.state(), work.training.settings) for work in works]
-        return [Trained(end, work.history, seconds) for end, work in zip(ends, works, strict=True)]
+        kept = [work.changing.summary if work.changing else None for work in works]
+        return [Trained(end, work.history, seconds, k) for end, work, k in zip(ends, works, kept, strict=True)]
 
 
 def _check_alike(trainings: Sequence[Training], checkpoint: Checkpoint | None) -> None:

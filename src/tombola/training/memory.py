@@ -9,7 +9,7 @@ optimiser meet, with many where all activations wait for the backward pass. So t
 
 import copy
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tombola.data.batches import Batches, LoaderBatches, Prepare
 from tombola.errors import TombolaError
+from tombola.files import in_words
 from tombola.inference import is_deterministic, method_of
 from tombola.posterior.batch import Batch, examples_of, logits_of, parts
 from tombola.posterior.batch_norm import EXAMPLES, measuring_layers
@@ -78,14 +79,6 @@ class MemoryForecast:
         return f"{in_words(self.total)} ({self.inner})"
 
 
-def in_words(size: float) -> str:
-    """Return bytes as people write them: 1.2 GB."""
-    for unit, bytes_ in (("GB", 1e9), ("MB", 1e6)):
-        if size >= bytes_:
-            return f"{size / bytes_:.{1 if size < 10 * bytes_ else 0}f} {unit}"
-    return f"{size / 1e3:.0f} kB"
-
-
 @training_mode
 def forecast_memory(
     module: nn.Module,
@@ -106,6 +99,8 @@ def forecast_memory(
     if batch is None:
         raise TombolaError("the data have no batch; give at least one")
     here = examples_of(batch)
+    examples = here if pair or not isinstance(data, Sized) else here * len(data)
+    posterior = method_of(train.method).start(posterior, train, examples)
 
     def start() -> tuple[nn.Module, State]:
         own = copy.deepcopy(module).to("cpu")
@@ -159,7 +154,8 @@ def training_needs(
     kept: list[int] = []
     # a third sample needs no more than a second: each has the memory of the one before; here is a CPU, and a graph or a
     # compiled network would not be worth its making
-    short = replace(train, epochs=1, samples=min(train.samples, 2), cuda_graphs=False, compile=False)
+    # two of four steps: what a method does at the end, at most some 64 MB at a time, uses torch.func, which allows no hooks
+    short = replace(train, epochs=2, samples=min(train.samples, 2), cuda_graphs=False, compile=False)
 
     def run(examples: int, allocations: Allocations) -> None:
         module, state = case.start()
@@ -174,6 +170,7 @@ def training_needs(
             case.batches(examples),
             replace(short, batch_size=examples),
             stream=("memory",),
+            stop=2,
             likelihood=likelihood,
             on_step=lambda done, _: kept.append(allocations.now),
         )
@@ -193,7 +190,7 @@ def evaluation_needs(
     assert case.held_out is not None
     (inputs, targets), point = case.held_out, is_deterministic(train.method)
     kept: list[int] = []
-    short = replace(evaluate, samples=1, repeats=1)
+    short = replace(evaluate, samples=1, repeats=1, measures=[])  # these pass over other inputs one set at a time
 
     def run(examples: int, allocations: Allocations) -> None:
         module, state = case.start()

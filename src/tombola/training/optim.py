@@ -166,6 +166,12 @@ def _one_cycle(settings: TrainSettings, step: int, steps: int) -> float:
     return _between(1.0, 1 / 25e4, (step - peak) / (last - peak)) if last > peak else 1.0
 
 
+def _cyclical(settings: TrainSettings, step: int, steps: int) -> float:
+    """Return half a cosine from 1 to 0 in each of `train.cycles` (Zhang et al. 2020, cyclical SG-MCMC, equation 1)."""
+    length = -(-steps // settings.cycles)
+    return 0.5 * (1 + math.cos(math.pi * (step % length) / length))
+
+
 def _between(start: float, end: float, part: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
 
@@ -175,4 +181,5 @@ SCHEDULES: dict[str, Callable[[TrainSettings, int, int], float]] = {
     "step": lambda s, step, steps: s.gamma ** sum(step >= milestone * steps for milestone in s.milestones),
     "cosine": lambda s, step, steps: 0.5 * (1 + math.cos(math.pi * step / steps)),
     "one_cycle": _one_cycle,
+    "cyclical": _cyclical,
 }

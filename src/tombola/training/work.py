@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,16 +12,26 @@ from torch import Tensor, nn
 from tombola import streams
 from tombola.data.batches import Batches, Prepare
 from tombola.errors import TombolaError
-from tombola.inference import Learner, method_of
+from tombola.inference import VI, Learner, Map, method_of
 from tombola.posterior.batch import Batch, channels_last, examples_of
 from tombola.posterior.batch_norm import has_own, normalising_one
-from tombola.posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
+from tombola.posterior.likelihood import (
+    Bernoulli,
+    Categorical,
+    GaussianNoise,
+    LogLikelihood,
+    Poisson,
+    as_likelihood,
+    load_learned,
+)
 from tombola.posterior.state import State
 from tombola.settings import TrainSettings
 
 from .checkpoint import Checkpoint
 from .optim import Joined, load_optimiser_tensors, lr_factor, optimiser_of, optimiser_tensors, set_lr
+from .ranks import Ranks
 from .reference import reference_of
+from .sparse import ChangingMask
 from .validate import validate
 
 
@@ -38,6 +49,13 @@ class Training:
     prepare: Prepare | None = None
     on_epoch: Callable[[dict[str, float]], None] | None = None
     on_state: Callable[[int, State], None] | None = None
+    ranks: Ranks | None = None
+    """This process among several; None: the training is of one."""
+
+    @property
+    def noise(self) -> streams.Name:
+        """Return the stream of the noise of this process."""
+        return self.ranks.stream(self.stream) if self.ranks else self.stream
 
     @property
     def total(self) -> int:
@@ -67,6 +85,10 @@ class Work:
     reference: list[Any]
     """Batches of training inputs by whose batch-norm statistics the mean weights are validated; empty for running ones."""
     history: list[dict[str, float]] = field(default_factory=list)
+    due: bool = False
+    """True where the checkpoint is due, as the first rank says after each step."""
+    changing: ChangingMask | None = None
+    """The mask, where it changes."""
 
     @classmethod
     def of(cls, training: Training) -> "Work":
@@ -74,15 +96,26 @@ class Work:
         t, device = training, training.state.posterior.mean.device
         measures = t.validation is not None and has_own(t.module, t.state.posterior)
         model = likelihood_of(t.settings, t.state, t.likelihood).to(device)
-        learner = method_of(t.settings.method)(t.module, t.state, model, t.settings, t.batches.examples, t.stream)
+        learner = method_of(t.settings.method)(t.module, t.state, model, t.settings, t.batches.examples, t.noise)
+        if t.ranks:
+            t.ranks.check(t.module, learner, t.settings)
+        learner.begin(t.total)
         losses = torch.zeros(t.batches.steps, device=device)
         reference = reference_of(t.batches) if measures else []
-        return cls(t, learner, model, optimiser_of(learner, model, t.settings), losses, reference)
+        changing = None
+        if t.settings.mask:
+            assert isinstance(learner, VI | Map)
+            changing = ChangingMask(learner, t.settings.mask, t.state, t.total, t.stream)
+        optimiser = optimiser_of(learner, model, t.settings)
+        return cls(t, learner, model, optimiser, losses, reference, changing=changing)
 
     def step(self, batch: Batch, step: int) -> None:
         """Make a step: gradients, then the optimiser's update."""
         set_lr(self.optimiser, self.training.rate(step))
         self.losses[step % len(self.losses)] = self.update(batch, step, self.training.kl_factor(step))
+        if self.changing:
+            laid_out = channels_last(batch) if self.training.settings.channels_last else batch
+            self.changing.after(step, laid_out, self.optimiser)
 
     def update(self, batch: Batch, step: int, kl_factor: float | Tensor) -> Tensor:
         """Make a step at the learning rate that the optimiser has; return the loss."""
@@ -91,7 +124,10 @@ class Work:
             p.grad = None
         laid_out = channels_last(batch) if settings.channels_last else batch
         with normalising_one(self.learner.binding.module, examples_of(batch)):
-            loss = self.learner.gradients(laid_out, step, kl_factor)
+            if (ranks := self.training.ranks) is None:
+                loss = self.learner.gradients(laid_out, step, kl_factor)
+            else:
+                loss, self.due = ranks.gradients(self.learner, self.optimiser, laid_out, step, kl_factor, self.due)
         if settings.clip_norm is not None:
             everything = [p for group in self.optimiser.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(everything, settings.clip_norm)
@@ -102,6 +138,8 @@ class Work:
         """Add the row of the epoch that ends with `step` steps done, and tell the watchers."""
         t, epoch = self.training, (step - 1) // self.training.batches.steps
         row = {"epoch": epoch + 1, "loss": losses.mean().item(), "lr": t.rate(step - 1)}
+        if t.ranks:
+            t.ranks.check_equal(self.learner)
         if t.validation is not None:
             self.learner.show_mean()
             device, laid_out = self.losses.device, t.settings.channels_last
@@ -112,15 +150,26 @@ class Work:
         if t.on_state:
             t.on_state(epoch + 1, self.learner.state())
 
+    def is_due(self, checkpoint: Checkpoint) -> bool:
+        """Return whether the checkpoint is due: of several ranks by the first one's clock, before the step that was made."""
+        if self.training.ranks is None:
+            return checkpoint.due
+        due, self.due = self.due, checkpoint.due
+        return due
+
     def save(self, checkpoint: Checkpoint, step: int, spent: float, device: torch.device) -> None:
         tensors = {f"state.{name}": value for name, value in self.learner.state().tensors().items()}
         tensors |= {f"optimiser.{name}": value for name, value in optimiser_tensors(self.optimiser).items()}
+        if self.changing:
+            tensors |= {f"mask.{name}": value for name, value in self.changing.tensors().items()}
         description = {"step": step, "spent": spent, "history": self.history}
-        checkpoint.save({**tensors, "losses": self.losses}, description, device)
+        saved = partial(checkpoint.save, {**tensors, "losses": self.losses}, description, device)
+        saved() if self.training.ranks is None else self.training.ranks.by_first(saved)
 
     def resume(self, checkpoint: Checkpoint | None, device: torch.device) -> tuple[int, float] | None:
         """Restore the checkpoint and return its (step, seconds spent); None without one."""
-        saved = checkpoint.load(device) if checkpoint else None
+        ranks = self.training.ranks
+        saved = None if checkpoint is None else ranks.load(checkpoint, device) if ranks else checkpoint.load(device)
         if checkpoint is None or saved is None:
             return None
         tensors, description = saved
@@ -128,6 +177,8 @@ class Work:
         for name, value in tensors.items():
             part, _, rest = name.partition(".")
             parts.setdefault(part, {})[rest] = value.to(device)
+        if self.changing:
+            self.changing.load(parts["mask"])
         self.learner.restore(State.of_tensors(self.learner.layout, self.learner.mask, parts["state"]))
         self.losses.copy_(tensors["losses"])
         try:
@@ -145,8 +196,10 @@ def likelihood_of(settings: TrainSettings, state: State, given: nn.Module | LogL
         likelihood = copy.deepcopy(as_likelihood(given)).train()
     elif settings.likelihood == "categorical":
         likelihood = Categorical(settings.label_smoothing)
-    else:
+    elif settings.likelihood == "gaussian":
         likelihood = GaussianNoise(settings.noise_std, settings.learn_noise)
+    else:
+        likelihood = Bernoulli() if settings.likelihood == "bernoulli" else Poisson()
     if state.likelihood:
         load_learned(likelihood, state.likelihood)
     return likelihood
