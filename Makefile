@@ -39,11 +39,12 @@ format: install
 
 install: $(INSTALLED)
 
-# tombola without what tests and docs need; torch first and alone: the pinned build is then found by all that depends on it
+# tombola without what tests and docs need; torch first and alone: the pinned build is then found by all that depends on it.
+# Python compiles the modules that are imported; pip would compile ten times as many
 $(ALONE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable .
 	touch $(ALONE)
 
 $(INSTALLED): $(ALONE)

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tombola import models
 from tombola.data import Dataset
-from tombola.engine.forecast import epoch_steps, work_of
+from tombola.engine.work import epoch_steps, work_of
 from tombola.inference import is_deterministic
 from tombola.settings import DataSettings
 from tombola.study.plan import plan_study, training_of
@@ -41,8 +41,8 @@ def _images(n: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.zeros(1, dtype=torch.uint8).expand(n, 3, 32, 32), torch.arange(n) % 10
 
 
-CIFAR10 = Dataset("cifar10", _images(50_000), _images(0), _images(10_000), digest="stand-in")
-"""A stand-in with CIFAR-10's shapes, without its images and their memory."""
+CIFAR10 = Dataset("cifar10", _images(50_000), _images(5_000), _images(10_000), digest="stand-in")
+"""A stand-in with CIFAR-10's shapes, without its images and their memory; some measures need its validation images."""
 
 
 def stand_in(settings: DataSettings) -> Dataset:

@@ -61,9 +61,9 @@ def parser(module: str, doc: str | None, *, timed: bool = True) -> argparse.Argu
     return made
 
 
-def finish(benchmark: str, rows: list[Row], out: Path | None, argv: Sequence[str] | None) -> int:
+def finish(benchmark: str, rows: list[Row], out: Path | None, argv: Sequence[str] | None, **more: Any) -> int:
     """Write the record if it is asked for, and return the exit code: 1 if a verdict of a row (`judged`) is a miss."""
-    write(out, benchmark, rows, argv)
+    write(out, benchmark, rows, argv, **more)
     found = [Verdict(**verdict) for row in rows for verdict in row["verdicts"]]
     missed = [verdict for verdict in found if not verdict.met]
     for verdict in missed:

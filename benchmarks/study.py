@@ -27,8 +27,8 @@ from benchmarks.steps import DETERMINISTIC, configurations
 from tombola import streams
 from tombola.data import load_data
 from tombola.engine.folder import StudyFolder
-from tombola.engine.forecast import work_of
 from tombola.engine.local import dataset
+from tombola.engine.work import work_of
 from tombola.models import build
 from tombola.study.stages import Train
 

@@ -1,6 +1,6 @@
 """Files written aside and renamed into place; and safetensors files with a JSON description and a checksum over both.
 
-Nothing is ever unpickled.
+Nothing is ever unpickled. torch is imported when tensors are read or written: commands that read a study need none.
 """
 
 import ctypes
@@ -11,16 +11,23 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from tombola.errors import TombolaError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _KEY = "tombola"
+
+
+def address_of(path: Path | str) -> str | None:
+    """Return the address that a path stands for, such as s3://bucket/runs; None for a path on disk.
+
+    A `Path` of an address has lost one of its two slashes.
+    """
+    scheme, found, rest = str(path).partition(":/")
+    return f"{scheme}://{rest.lstrip('/')}" if found and len(scheme) > 1 and scheme.isalnum() else None
 
 
 @contextmanager
@@ -45,8 +52,19 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
+def in_words(size: float) -> str:
+    """Return bytes as people write them: 1.2 GB."""
+    for unit, bytes_ in (("GB", 1e9), ("MB", 1e6)):
+        if size >= bytes_:
+            return f"{size / bytes_:.{1 if size < 10 * bytes_ else 0}f} {unit}"
+    return f"{size / 1e3:.0f} kB"
+
+
+def write(path: Path, tensors: "dict[str, Tensor]", description: dict[str, Any]) -> None:
     """Write the tensors and the description. Raises TombolaError if it can't be written."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps(description, sort_keys=True)
     # one entry: safetensors writes several in any order, and equal tickets are to be equal files
@@ -59,8 +77,10 @@ def write(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -
         raise TombolaError(f"cannot write {path}: {why}; check the folder's permissions and space") from None
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
     """Return tensors and description. Raises TombolaError for a missing, truncated, altered or foreign file."""
+    from safetensors import SafetensorError, safe_open
+
     path = Path(path)
     if not path.is_file():
         raise TombolaError(f"there is no file {path}; check the path")
@@ -84,19 +104,23 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, description
 
 
-def pack(mask: Tensor) -> Tensor:
+def pack(mask: "Tensor") -> "Tensor":
     """Return a mask, bool [P], as bits, uint8 [ceil(P / 8)]."""
+    import torch
+
     padded = torch.zeros(-(-mask.numel() // 8) * 8, dtype=torch.uint8)
     padded[: mask.numel()] = mask.cpu()
     return (padded.view(-1, 8) << torch.arange(8, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
 
 
-def unpack(bits: Tensor, numel: int) -> Tensor:
+def unpack(bits: "Tensor", numel: int) -> "Tensor":
     """Return the mask, bool [numel], that `pack` packed."""
+    import torch
+
     return (bits.view(-1, 1) >> torch.arange(8, dtype=torch.uint8) & 1).view(-1)[:numel].bool()
 
 
-def _checksum(tensors: dict[str, Tensor], text: str) -> str:
+def _checksum(tensors: "dict[str, Tensor]", text: str) -> str:
     total = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         value = tensors[name].contiguous()

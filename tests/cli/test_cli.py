@@ -18,15 +18,21 @@ from support.running import TINY, command_line
 from tombola.cli.app import app
 
 OPTIONS = {
-    "run": {"studies", "--out", "--set", "--device", "--dry-run", "--jobs", "--store", "--minutes", "--quiet"},
-    "status": {"folder", "--watch", "--json", "--allow-imports"},
-    "report": {"folder", "--out", "--formats", "--allow-imports"},
-    "compare": {"first", "second", "--out", "--formats", "--allow-imports"},
+    "run": {"studies", "--out", "--set", "--device", "--dry-run", "--jobs", "--store", "--minutes", "--quiet"}
+    | {"--concurrent", "--engine", "--address", "--gpu-share", "--slurm", "--tracker"},
+    "status": {"folder", "--watch", "--json"},
+    "report": {"folder", "--out", "--formats"},
+    "compare": {"first", "second", "--out", "--formats"},
     "claims": {"folders", "--csv", "--json"},
     "studies": {"name", "--json"},
-    "clean": {"folders", "--keep", "--orphans", "--yes", "--json", "--allow-imports"},
+    "clean": {"folders", "--keep", "--orphans", "--yes", "--json"},
     "evaluate": {"ticket", "--samples", "--seed", "--batch-norm", "--batch-size", "--split", "--device", "--store"}
     | {"--model", "--data", "--json", "--allow-imports"},
+    "predict": {"ticket", "inputs", "--samples", "--moments", "--mean", "--abstain-at", "--out", "--seed", "--batch-size"}
+    | {"--compile", "--resize", "--split", "--device", "--store", "--model", "--data", "--json", "--quiet"}
+    | {"--allow-imports"},
+    "export": {"ticket", "--to", "--samples", "--moments", "--store-as", "--seed", "--store", "--model", "--data"}
+    | {"--allow-imports"},
 }
 
 
@@ -128,10 +134,52 @@ def test_status_and_report_read_a_folder(cli, finished, tmp_path):
 
 def test_report_of_an_unfinished_study_says_so(cli, finished):
     described = json.loads((finished / "study.json").read_text())
-    described["study"]["prune"]["levels"] = 2
-    (finished / "study.json").write_text(json.dumps(described))
+    (finished / "study.json").write_text(json.dumps(described | {"stages": str(finished.parent / "tombola-stages")}))
+    shutil.rmtree(finished.parent / "tombola-stages" / pd.read_parquet(finished / "records.parquet")["key"].iloc[-1])
     assert cli("report", finished).exit_code == 0
     assert "unfinished" in (finished / "report.html").read_text()
+
+
+def test_a_plan_that_is_missing_damaged_or_of_other_settings_is_refused_until_the_study_is_run_again(cli, refused, finished):
+    plan, study = finished / "plan.json", finished / "study.json"
+    whole, described = plan.read_text(), json.loads(study.read_text())
+    described["study"]["prune"]["levels"] = 2
+    for damage in (
+        plan.unlink,
+        lambda: plan.write_text(whole[:-9]),
+        lambda: plan.write_text("[]"),
+        lambda: plan.write_text(whole.replace('"format": 1', '"format": 0')),
+        lambda: plan.write_text(whole.replace('"steps": ', '"step": ')),
+        lambda: plan.write_text(whole.replace('"curve": ', '"curves": ')),
+        lambda: plan.write_text(re.sub(r'"[0-9a-f]{24}"', '"../../../elsewhere"', whole)),
+        lambda: plan.write_text(re.sub(r'"level": 1', '"level": "x"', whole)),
+        lambda: plan.write_bytes(b"\xff"),
+        lambda: plan.write_text("[" * 100_000),
+        lambda: (plan.write_text(whole), study.write_text(json.dumps(described))),
+    ):
+        damage()
+        for command in ("status", "report", "clean"):
+            assert "start the same 'tombola run' again" in refused(command, finished)
+
+
+def test_reading_commands_import_nothing_heavy_that_they_do_not_need(finished):
+    """A run that finds all done and the page written only reads, too."""
+    stages = json.loads((finished / "study.json").read_text())["stages"]
+    heavy = {"torch", "sklearn", "matplotlib", "statsmodels", "pandas"}
+    for command, needed in (
+        (["studies"], set()),
+        (["status", finished], set()),
+        (["clean", finished], set()),
+        (["claims", finished], {"pandas"}),
+        (["report", finished], {"pandas", "matplotlib"}),
+        (["run", "study.yaml", "--out", "out/tiny", "--store", stages], {"pandas"}),
+    ):
+        code = (
+            "import sys\nfrom tombola.cli.app import main\ntry:\n    main()\nexcept SystemExit as end:\n"
+            f"    print(end.code, *sorted({heavy} & set(sys.modules)), file=sys.stderr)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, *map(str, command)], capture_output=True, text=True, check=True)
+        assert done.stderr.split() == ["0", *sorted(needed)], command
 
 
 def test_evaluate_measures_a_ticket_as_the_study_did(cli, finished):

@@ -5,24 +5,14 @@ import pytest
 import torch
 
 from tombola.cli.run import spread
-from tombola.engine.folder import StudyFolder
 from tombola.metrics.columns import names
 from tombola.pruning.ticket import load
 from tombola.study.spec import read as read_study
 
-PAPER = ["scores", "layers", "randomise", "transplant", "rewind", "size", "rate", "calibration"]
+PAPER = ["scores", "layers", "randomise", "transplant", "rewind", "size", "rate", "calibration", "robustness"]
 
 
-@pytest.fixture(autouse=True)
-def _quick_pages(monkeypatch):
-    """Pages take seconds, and what is on them is tested elsewhere."""
-
-    def write_report(self, out=None, failed=None):
-        page = self.path / "report.html"
-        page.write_text("a page")
-        return page
-
-    monkeypatch.setattr(StudyFolder, "write_report", write_report)
+pytestmark = pytest.mark.usefixtures("quick_pages")
 
 
 @pytest.fixture

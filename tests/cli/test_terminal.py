@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tombola.cli.terminal import ConsoleWatcher, Finished, Follower, Picture, Running, draw, duration, shown, until
-from tombola.engine.local import LocalEngine
+from tombola.engine.local import LocalEngine, dataset
 from tombola.engine.progress import Progress
 from tombola.engine.store import Store
+from tombola.engine.work import outline
 
 
 def printed(picture, width=80, height=20, color=False):
@@ -148,7 +150,7 @@ def run_watched(plan, root, **console):
     """Runs a plan with the watcher of a console; returns what was shown, without colours."""
     console = Console(file=io.StringIO(), **console)
     store = Store(root)
-    follower = Follower(plan, store, root / "forecast.json")
+    follower = Follower(outline(plan, dataset), store, root / "forecast.json")
     with shown(console, follower.look) as turn:
         engine = LocalEngine(store, torch.device("cpu"), ConsoleWatcher(console, follower, turn))
         engine.run(plan)
@@ -296,6 +298,7 @@ def test_status_and_report_of_a_study_of_which_nothing_is_done(cli, tiny, study_
     cli("run", path, "--out", folder)
     described = json.loads((folder / "study.json").read_text())
     (tmp_path / "empty").mkdir()
+    shutil.copy(folder / "plan.json", tmp_path / "empty")
     (tmp_path / "empty" / "study.json").write_text(json.dumps(described | {"stages": str(tmp_path / "no-stages")}))
     for arguments in (("status", "empty"), ("status", "empty", "--watch")):
         result = cli(*arguments)

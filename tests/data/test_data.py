@@ -1,6 +1,7 @@
 """Data sets: sizes, splits, fingerprints, and what is refused."""
 
 import hashlib
+import importlib
 
 import pytest
 import torch
@@ -45,14 +46,21 @@ def test_digits_are_1797_images_in_ten_classes():
     assert labels.bincount().tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 
 
-def test_digits_keep_each_image_with_its_label():
+def test_digits_are_scikit_learns_bit_for_bit():
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
-    known = {tuple(image): label for image, label in zip(pixels.tolist(), labels.tolist(), strict=True)}
-    for inputs, targets in (digits().train, digits().test):
-        for image, label in zip((inputs * 16).flatten(1).tolist(), targets.tolist(), strict=True):
-            assert known[tuple(image)] == label
+    images = torch.from_numpy(pixels).float().div(16).view(-1, 1, 8, 8)
+    known = split("digits", images, torch.from_numpy(labels).long(), validation=180, test=360)
+    for part in ("train", "validation", "test"):
+        assert all(map(torch.equal, getattr(digits(), part), getattr(known, part)))
+
+
+def test_digits_without_scikit_learn_are_refused_in_a_sentence(monkeypatch):
+    module = importlib.import_module("tombola.data.digits")  # by this name the package has the function
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(TombolaError, match=r"pip install scikit-learn"):
+        digits()
 
 
 def test_a_split_is_a_partition_that_only_the_name_draws():

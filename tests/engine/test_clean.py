@@ -9,6 +9,7 @@ from tombola.engine.local import dataset
 from tombola.engine.progress import Progress, ProgressFile
 from tombola.engine.records import collect
 from tombola.engine.store import Store, missing
+from tombola.engine.work import outline
 from tombola.errors import TombolaError
 from tombola.metrics.columns import names
 from tombola.study.stages import Init, Prune, Train
@@ -72,7 +73,7 @@ def test_a_kept_mask_saves_the_trainings_before_it_and_gives_the_same_bits(done,
     to_run = missing(more, store)
     again = [stage for stage in to_run if stage.key not in new]
     assert [type(stage) for stage in again] == [Init, Prune]
-    assert Forecast(more, store, dataset).todo.keys() == {stage.key for stage in to_run}
+    assert Forecast(outline(more, dataset), store).todo.keys() == {stage.key for stage in to_run}
     store, watcher, engine = run_plan(more)
     assert not engine.failures
     assert watcher.times() == dict.fromkeys((stage.key for stage in to_run), 1)

@@ -9,10 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tombola.engine.forecast import STEPS, Forecast, Guesses, calibrate, step_seconds, work_of
+from tombola.engine.budget import STEPS, calibrate, step_seconds
+from tombola.engine.forecast import Forecast, Guesses
 from tombola.engine.local import dataset
 from tombola.engine.progress import Progress
 from tombola.engine.store import Store
+from tombola.engine.work import outline, work_of
 from tombola.study.stages import Evaluate, Train
 
 CPU = torch.device("cpu")
@@ -20,6 +22,9 @@ CPU = torch.device("cpu")
 
 class Records:
     """A store of nothing but records: `seconds` by key."""
+
+    def fetch(self, keys):
+        """Nothing: all records are at hand."""
 
     def __init__(self, seconds, device="cpu"):
         self.seconds, self.device = seconds, device
@@ -82,7 +87,7 @@ def test_a_forecast_is_exact_where_paces_are_constant(plan, data):
     done = {data.draw(st.sampled_from(stages)).key for stages in kinds.values()}
     done |= data.draw(st.sets(st.sampled_from([stage.key for stage in plan.stages])))
     takes = {stage.key: seconds_of(stage) for stage in plan.stages}
-    forecast = Forecast(plan, Records({key: takes[key] for key in done}), dataset)
+    forecast = Forecast(outline(plan, dataset), Records({key: takes[key] for key in done}))
     rest = [stage for stage in plan.stages if stage.key not in done]
     assert forecast.left() == pytest.approx(sum(takes[stage.key] for stage in rest))
     while rest:
@@ -93,22 +98,22 @@ def test_a_forecast_is_exact_where_paces_are_constant(plan, data):
 
 def test_no_forecast_before_a_training_was_timed_and_none_of_another_device(plan):
     first = trainings(plan)[0]
-    assert Forecast(plan, Records({}), dataset).left() is None
+    assert Forecast(outline(plan, dataset), Records({})).left() is None
     init = plan.stages[0]
-    assert Forecast(plan, Records({init.key: 0.1}), dataset).left() is None
+    assert Forecast(outline(plan, dataset), Records({init.key: 0.1})).left() is None
     store = Records({stage.key: 1.0 for stage in trainings(plan)[:-1]}, device="a GPU")
-    assert Forecast(plan, store, dataset).left() is not None
-    assert Forecast(plan, store, dataset, ("a GPU", 1)).left() is not None
-    assert Forecast(plan, store, dataset, ("cpu", 1)).left() is None
+    assert Forecast(outline(plan, dataset), store).left() is not None
+    assert Forecast(outline(plan, dataset), store, ("a GPU", 1)).left() is not None
+    assert Forecast(outline(plan, dataset), store, ("cpu", 1)).left() is None
     assert first.kind == "train"
 
 
 def test_a_guess_serves_until_a_stage_was_timed(tiny, plan_of):
     """Dense and one level: two trainings of 10 steps and 2 epochs, each epoch's end and each evaluation sample 1500/192."""
     plan = plan_of(tiny)
-    forecast = Forecast(plan, Records({}), dataset)
+    forecast = Forecast(outline(plan, dataset), Records({}))
     ((kind, example),) = forecast.untimed().items()
-    assert example in trainings(plan)
+    assert example.key in {stage.key for stage in trainings(plan)}
     forecast.guesses[kind] = 2.0
     assert forecast.untimed() == {}
     pass_ = 1500 / 192
@@ -120,7 +125,7 @@ def test_a_guess_serves_until_a_stage_was_timed(tiny, plan_of):
 
 def test_several_processes_divide_what_is_left_but_end_no_sooner_than_what_they_run(tiny, plan_of):
     plan = plan_of(tiny | {"train": {"epochs": 20, "batch_size": 64}, "seeds": [0, 1]})
-    forecast = Forecast(plan, Records({}), dataset)
+    forecast = Forecast(outline(plan, dataset), Records({}))
     ((kind, _),) = forecast.untimed().items()
     forecast.guesses[kind] = 2.0
     assert forecast.left(processes=2) == pytest.approx(forecast.left() / 2)
@@ -138,7 +143,7 @@ def at_work(stage, done, total, seconds, first=0, epochs=0):
 def test_what_runs_is_forecast_at_its_own_pace(tiny, plan_of):
     plan = plan_of(tiny | {"train": {"epochs": 20, "batch_size": 64}, "prune": {"levels": 0}})
     (stage,) = trainings(plan)
-    forecast = Forecast(plan, Records({}), dataset)
+    forecast = Forecast(outline(plan, dataset), Records({}))
     pass_ = 1500 / 192
     assert forecast.left([at_work(stage, 1, 100, 0.0)]) is None  # its first step has no pace
     progress = at_work(stage, 41, 100, 80.0, first=1)  # of 40 steps, no epoch's end yet: 2 s each
@@ -154,7 +159,7 @@ def test_what_runs_is_forecast_at_its_own_pace(tiny, plan_of):
 def test_a_running_evaluation_is_forecast_by_the_clock(tiny, plan_of):
     plan = plan_of(tiny | {"prune": {"levels": 0}})
     (stage,) = (stage for stage in plan.stages if isinstance(stage, Evaluate))
-    forecast = Forecast(plan, Records({s.key: 1.0 for s in plan.stages if s is not stage}), dataset)
+    forecast = Forecast(outline(plan, dataset), Records({s.key: 1.0 for s in plan.stages if s is not stage}))
     whole = forecast.left()  # priced by the training's steps
     begun = Progress(key=stage.key, stage_since=time.time() - whole / 4)
     assert forecast.stage_left(begun) == pytest.approx(0.75 * whole, rel=0.05)
@@ -175,7 +180,7 @@ def test_trainings_of_a_store_give_the_pace_of_all_their_sittings(tiny, plan_of,
             record["record"]["train_seconds"] = 50.0
         path.write_text(json.dumps(record))
     store.discard(trainings(plan)[1].key)
-    assert Forecast(plan, Store(store.root), dataset).left() == pytest.approx(50)
+    assert Forecast(outline(plan, dataset), Store(store.root)).left() == pytest.approx(50)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +192,7 @@ def test_work_is_counted_in_steps(rewind, steps, tiny, plan_of):
     plan = plan_of(tiny | {"prune": {"levels": 1, "rewind": rewind}})
     assert [work_of(stage, dataset) for stage in trainings(plan)] == steps
     assert {work_of(stage, dataset) for stage in plan.stages if stage.kind != "train"} == {1}
-    assert Forecast(plan, Records({stage.key: 1.0 for stage in plan.stages}), dataset).left() == 0
+    assert Forecast(outline(plan, dataset), Records({stage.key: 1.0 for stage in plan.stages})).left() == 0
 
 
 SLEEPS = """
@@ -224,8 +229,8 @@ def test_a_few_steps_tell_the_pace_and_leave_no_trace(tiny, plan_of, user_module
     before, slept = torch.get_rng_state(), []
     monkeypatch.setattr(time, "sleep", slept.append)
     monkeypatch.setattr(time, "monotonic", lambda: sum(slept))
-    forecast = Forecast(plan, Records({}), dataset)
-    guesses = calibrate(forecast, CPU, dataset, Guesses())
+    forecast = Forecast(outline(plan, dataset), Records({}))
+    guesses = calibrate(forecast, plan.stages, CPU, dataset, Guesses())
     assert len(slept) == 1 + STEPS
     assert torch.equal(torch.get_rng_state(), before)
     assert list(guesses.seconds.values()) == pytest.approx([0.05])
@@ -240,14 +245,14 @@ def test_a_model_that_cannot_be_trained_has_no_pace(tiny, plan_of, user_module):
 
 def test_guesses_survive_a_file_and_a_damaged_one_is_none(tmp_path, tiny, plan_of):
     plan, path = plan_of(tiny), tmp_path / "forecast.json"
-    forecast = Forecast(plan, Records({}), dataset)
-    guesses = calibrate(forecast, CPU, dataset, Guesses())
+    forecast = Forecast(outline(plan, dataset), Records({}))
+    guesses = calibrate(forecast, plan.stages, CPU, dataset, Guesses())
     guesses.write(path)
     assert Guesses.read(path) == guesses
-    again = Forecast(plan, Records({}), dataset)
+    again = Forecast(outline(plan, dataset), Records({}))
     Guesses.read(path).give(again, None)
     assert again.left() == forecast.left()
-    other = Forecast(plan, Records({}), dataset)
+    other = Forecast(outline(plan, dataset), Records({}))
     Guesses.read(path).give(other, ("a GPU", 1))
     assert other.left() is None
     for text in ("", "{", "[]", '{"where": 3}', '{"where": ["cpu", 1], "seconds": [1]}', path.read_text()[:-9]):

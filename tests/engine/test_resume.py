@@ -38,7 +38,7 @@ STUDY = {
 DRIVER = """
 import json, os, random, signal, sys, time
 from pathlib import Path
-import pandas, pyarrow.parquet, sklearn.datasets, torch, tombola.cli.run, tombola.report
+import pandas, pyarrow.parquet, torch, tombola.cli.run, tombola.report
 from tombola.cli.app import main
 
 tombola.report.write_report = lambda records, study, out, **more: out  # no page: it takes as long as the trainings

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tombola.engine import records
-from tombola.engine.forecast import work_of
 from tombola.engine.local import LocalEngine, dataset
 from tombola.engine.progress import Watcher
 from tombola.engine.records import collect
 from tombola.engine.store import Store, missing
+from tombola.engine.work import work_of
 from tombola.errors import TombolaError
 from tombola.metrics.columns import names
 from tombola.pruning.scores import SCORES
@@ -277,9 +277,10 @@ def test_records_have_a_row_for_each_ticket_and_these_columns(done):
         "study stage key ticket arm curve variant model data method score sigma rewind seed level density density_all "
         "accuracy best_accuracy nll brier ece ece_null mace mace_null samples train_seconds train_flops total_seconds "
         "total_flops device torch threads repeats examples classes layer_density accuracy_sd rmse predictive_entropy "
-        "mutual_information drift_mean drift_spread drift_rank parameters chain lr warmup_epochs settings changes "
-        "ece_null_low ece_null_high ece_excess ece_empty_bins mace_null_low mace_null_high mace_excess mace_empty_bins "
-        "mace_coded mace_coded_null mace_coded_null_low mace_coded_null_high mace_coded_excess mace_coded_empty_bins"
+        "mutual_information drift_mean drift_spread drift_rank parameters flops_left chain lr warmup_epochs settings "
+        "changes ece_null_low ece_null_high ece_excess ece_empty_bins mace_null_low mace_null_high mace_excess "
+        "mace_empty_bins mace_coded mace_coded_null mace_coded_null_low mace_coded_null_high mace_coded_excess "
+        "mace_coded_empty_bins train_flops_sparse"
     )
     assert len(table) == 4
     for column in ("seed", "level", "samples", "examples", "classes", "threads"):

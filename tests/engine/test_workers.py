@@ -147,6 +147,7 @@ def loudly(mean, std, generator):
 """
 
 
+@pytest.mark.usefixtures("quick_pages")
 def test_jobs_give_the_records_of_one_process_and_report_failures_and_warnings(cli, study_file, user_module):
     user_module("my_score", WARNS)
     arms = ["ticket", "deterministic", {"arm": "deterministic", "train": {"lr": 1e20}}]

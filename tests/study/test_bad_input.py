@@ -69,6 +69,7 @@ def test_graphs_on_a_cpu_are_refused_before_anything_runs(more, refused, tiny, s
 @pytest.mark.parametrize("without", ["start", "optimiser", "restore"])
 def test_a_method_that_lacks_a_member_is_told_which(without, refused, tiny, study_file, user_module):
     members = ["start", "groups", "optimiser", "gradients", "hold_generators", "seed", "show_mean", "state", "restore"]
+    members += ["begin", "end"]
     lines = [f"    def {name}(self, *args): ..." for name in members if name != without]
     user_module("old_methods", "\n".join(["class Old:", "    learns = 'gaussian'", *lines]))
     said = refused("run", study_file(tiny), "--out", "out", "--set", "train.method=old_methods:Old")

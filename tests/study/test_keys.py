@@ -57,11 +57,18 @@ def an_evaluate(parent=None, settings=None, **changes):
     return Evaluate(parents=(parent or a_train(),), **given | changes)
 
 
+def a_prune(settings, **changes):
+    given = {"parents": (a_train(), an_init()), "net": net(), "source": source(), "seed": 0}
+    return Prune(settings=settings, **given | changes)
+
+
 def another(name, default, hint):
     """Return some other value than its default in keys that the field may have."""
     options = typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:
         return next(option for option in options if option != default)
+    if name == "measures":
+        return ["selective"]
     if default is None:
         return ["*"] if list in [typing.get_origin(option) for option in options] else 1.0
     if isinstance(default, bool):
@@ -72,6 +79,8 @@ def another(name, default, hint):
         return default / 2 or 0.5
     if name in NAMES:
         return NAMES[name]
+    if name == "sparse":
+        return {"way": "set"}
     return {"list": ["*"] if not default else [0.25], "dict": {"a": 1}, "str": "other"}[type(default).__name__]
 
 
@@ -79,10 +88,18 @@ NAMES = {"method": "map", "schedule": "cosine", "estimator": "local", "objective
 """Texts that must be known names."""
 
 
+WITH_LEVELS = {"target": {"target": 0.5, "levels": 4}, "pattern": {"pattern": "2:4", "levels": 2}}
+"""Settings that decide how many levels there are."""
+BY_MOMENTS = {"estimator": "moments", "samples": 64}
+"""Moments need more draws than weight samples."""
+
+
 def each_change(kind):
     hints = typing.get_type_hints(kind)
     for name, default in KEY_DEFAULTS[kind.__name__].items():
-        yield name, kind(**KEY_DEFAULTS[kind.__name__] | {name: another(name, default, hints[name])})
+        change = WITH_LEVELS.get(name) or {name: another(name, default, hints[name])}
+        change = BY_MOMENTS if kind is EvaluateSettings and name == "estimator" else change
+        yield name, kind(**KEY_DEFAULTS[kind.__name__] | change)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +114,7 @@ def test_changing_any_single_field_changes_the_key_and_defaults_do_not(kind, sta
     found, plain = {name: stage(settings).key for name, settings in each_change(kind)}, restored(kind, {})
     assert len(set(found.values()) | {stage(plain).key}) == len(dataclasses.fields(kind)) + 1
     for name, settings in each_change(kind):
-        assert canonical(settings).keys() == {name}
+        assert canonical(settings).keys() == ({name} if name != "estimator" or kind is TrainSettings else BY_MOMENTS.keys())
         assert stage(settings).key == found[name]
     assert canonical(plain) == {}
 
@@ -145,18 +162,22 @@ def test_a_changed_default_of_bayesian_training_leaves_deterministic_stages_alon
 def test_only_what_makes_the_layout_enters_the_start_of_pruning():
     base = an_init(prune=restored(PruneSettings, {})).key
     same = {name for name, settings in each_change(PruneSettings) if an_init(prune=settings).key == base}
-    assert same == {"score", "sigma", "fraction", "levels", "scope", "rewind"}
+    assert same == set(KEY_DEFAULTS["PruneSettings"]) - {"classifier", "include", "exclude"}
 
 
 def test_only_what_chooses_the_mask_enters_a_pruning():
     """Where survivors restart is its second parent; how many levels follow changes nothing of it."""
 
     def key(settings):
-        return Prune(parents=(a_train(), an_init()), settings=settings, seed=0).key
+        return a_prune(settings).key
 
     base = key(PruneSettings())
     same = {name for name, settings in each_change(PruneSettings) if key(settings) == base}
-    assert same == {"levels", "rewind", "classifier", "include", "exclude"}
+    assert same == {"levels", "rewind", "classifier", "include", "exclude", "cost_exponent", "costs"}
+    by_cost = PruneSettings(budget="flops")
+    assert key(dataclasses.replace(by_cost, cost_exponent=0.5)) != key(by_cost)
+    timed = PruneSettings(budget="milliseconds", costs={"a": 1.0})
+    assert key(dataclasses.replace(timed, costs={"a": 2.0})) != key(timed)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +194,7 @@ def test_only_what_chooses_the_mask_enters_a_pruning():
         [a_train(stop="epoch:1"), a_train(stop="step:1"), a_train(source=source(crop=1)), a_train(start="epoch:2")],
         [an_evaluate(), an_evaluate(seed=1), an_evaluate(source=source("abd")), an_evaluate(a_train(seed=1))],
         [
-            Prune(parents=(a_train(), an_init()), settings=PruneSettings(**changes), seed=seed)
+            a_prune(PruneSettings(**changes), seed=seed)
             for seed, changes in [
                 (0, {}),
                 (0, {"score": "mu"}),
@@ -181,10 +202,14 @@ def test_only_what_chooses_the_mask_enters_a_pruning():
                 (0, {"scope": "layerwise"}),
                 (1, {}),
                 (0, {"sigma": "start"}),
+                (0, {"budget": "flops"}),
+                (0, {"target": 0.1}),
+                (0, {"target": 0.1, "budget": "flops"}),
+                (0, {"pattern": "2:4"}),
             ]
         ],
         [
-            Prune(parents=parents, settings=PruneSettings(), seed=0)
+            a_prune(PruneSettings(), parents=parents)
             for parents in [(a_train(), an_init()), (a_train(), a_train()), (a_train(), an_init(seed=1))]
         ],
     ],

@@ -24,7 +24,7 @@ from tombola.training.optim import lr_factor
 
 STUDIES = {name: path for name, path in shipped().items() if name.startswith("paper/")}
 NETS = {"paper/size": "[resnet20, resnet110]"}
-TOY = ("size=toy", "seeds=[0]")
+TOY = ("size=toy", "seeds=[0]", "train.epochs=1")
 
 
 def planned(name, *changes):
@@ -32,7 +32,7 @@ def planned(name, *changes):
 
 
 def test_every_experiment_of_the_paper_is_shipped():
-    names = ("scores", "layers", "randomise", "transplant", "rewind", "size", "rate", "calibration")
+    names = ("scores", "layers", "randomise", "transplant", "rewind", "size", "rate", "calibration", "robustness")
     assert set(STUDIES) == {f"paper/{name}" for name in names}
     for name in STUDIES:
         assert {study["name"] for study in [read(name, [])]} == {name.replace("/", "-")}
@@ -62,11 +62,14 @@ def curves():
         ("paper/rate", ["ticket (snr), lr=0.001", "ticket (snr), lr=0.01", "ticket (snr), lr=0.01, warmup_epochs=1"]),
         ("paper/calibration", ["ticket (snr)", "deterministic (magnitude)", "transplant (magnitude)"]),
         ("paper/size", ["ticket (snr)", "deterministic (magnitude)"]),
+        ("paper/robustness", ["ticket (snr)", "deterministic (magnitude)", "transplant (magnitude)"]),
     ],
 )
 def test_the_curves_of_a_study(study, expected, curves):
     nets = {model for model, _ in curves[study]}
     assert {f"{net}/toy" for net in ("resnet20", "vgg11", "vit_tiny")} <= nets
+    # it has no relative of another size, and steps by SGD, at other rates than these
+    assert ("fast/toy" in nets) == (study not in ("paper/size", "paper/rate"))
     assert {(net, curve) for net in nets for curve in expected} <= curves[study]
 
 
@@ -77,7 +80,7 @@ def test_what_studies_have_in_common_is_trained_once():
     scores = {s.key for s in planned("paper/scores", "nets=[vit_tiny]").stages if s.kind == "train"}
     assert {s.key for s in planned("paper/layers", "nets=[vit_tiny]").stages if s.kind == "train"} < scores
     # dense and one level of the Bayesian chain and of the deterministic one, in all but the study of rates
-    assert sum(count == 7 for count in trained.values()) == 4
+    assert sum(count == 8 for count in trained.values()) == 4
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +109,7 @@ CHAIN = ("prune.levels=4", "prune.fraction=0.665")
 @pytest.mark.parametrize("study", sorted({claim.study for claim in CLAIMS.values()}))
 def test_every_claim_finds_what_it_needs_in_the_study_that_it_names(study):
     """By what the plan's rows are called; the numbers are drawn."""
-    nets = "[resnet20, resnet110, vgg11, vgg19]" if study == "paper/size" else "[resnet20, vgg11, vit_tiny]"
+    nets = "[resnet20, resnet110, vgg11, vgg19]" if study == "paper/size" else "[resnet20, vgg11, vit_tiny, fast]"
     plan = planned(study, f"nets={nets}", "seeds=[0, 1]", *CHAIN)
     drawn = {stage.key: np.random.default_rng(i) for i, stage in enumerate(plan.stages)}  # equal in equal rows
     metrics = ("accuracy", "best_accuracy", "mace", "mace_coded", "train_seconds", "train_flops")
@@ -166,11 +169,13 @@ def test_no_study_changes_the_papers_settings_at_the_full_size(name):
 
 
 def test_a_net_without_batch_norm_is_measured_once():
-    for net, ways in (("vit_tiny", 1), ("resnet20", 2)):
+    for net, ways in (("vit_tiny", 1), ("resnet20", 3)):
         plan = planned("paper/calibration", f"nets=[{net}]")
         dense = [r for r in plan.rows if (r.labels["curve"], r.labels["level"]) == ("ticket (snr)", 0)]
-        assert len(dense) == 2
+        assert len(dense) == 3
         assert len({row.stage.key for row in dense}) == len({row.labels["settings"] for row in dense}) == ways
+    sampled = {row.stage.key for row in planned("paper/layers", "nets=[resnet20]").rows}
+    assert len(sampled & {row.stage.key for row in dense}) == 1  # the default is measured once in all studies
 
 
 def test_equal_budget_trains_a_ticket_as_long_as_learning_rate_rewinding_has():

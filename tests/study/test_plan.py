@@ -8,8 +8,8 @@ import torch
 from tombola.data.batches import TensorBatches
 from tombola.errors import TombolaError
 from tombola.study.arms import HANGING
+from tombola.study.graph import ancestors
 from tombola.study.spec import Arm, Study
-from tombola.study.stages import ancestors
 
 
 def kinds(plan):
@@ -231,7 +231,8 @@ def test_curves_are_called(arm, label, tiny, plan_of):
 
 def test_every_control_is_an_arm(tiny, plan_of):
     for control in HANGING:
-        assert {row.labels["level"] for row in plan_of(tiny | {"arms": [control]}).rows} == {1}
+        way = {"train": {"sparse": {"way": "rigl"}}} if control == "in_training" else {}
+        assert {row.labels["level"] for row in plan_of(tiny | {"arms": [{"arm": control} | way]}).rows} == {1}
     assert Arm().arm == "ticket"
     assert Study().arms == []
 

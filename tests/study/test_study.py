@@ -149,7 +149,7 @@ def test_arms_fan_out_in_place_and_give_no_variant():
         ("model: {nam: mlp}", "unknown key 'model.nam': did you mean 'name'? there are name, args"),
         (
             "arms: [ticket, {arm: ticket, scor: mu}]",
-            "unknown key 'arms.1.scor': did you mean 'score'? there are arm, score, of,",
+            "unknown key 'arms.1.scor': did you mean 'score'? there are arm, score, scope, of,",
         ),
         ("arms: [{train: {lrr: 0.1}}]", "arm ticket: unknown key 'train.lrr': did you mean 'lr'? there are method,"),
         (
@@ -300,8 +300,8 @@ def test_an_unknown_study_is_refused_with_what_was_meant(tmp_path):
 
 def small_images(settings):
     """Stands in for data sets that are fetched: 32x32 colour images in ten classes."""
-    images, labels = torch.zeros(20, 3, 32, 32, dtype=torch.uint8), torch.arange(20) % 10
-    return Dataset("small", (images, labels), (images[:0], labels[:0]), (images, labels))
+    images, labels = torch.zeros(2000, 3, 32, 32, dtype=torch.uint8), torch.arange(2000) % 10
+    return Dataset("small", (images, labels), (images, labels), (images, labels))
 
 
 @pytest.mark.parametrize("name", shipped())

@@ -11,6 +11,34 @@ import tombola
 from tombola import plugins
 from tombola.errors import TombolaError
 
+from .export import export
+from .options import (
+    STORE,
+    Address,
+    AllowImports,
+    Changes,
+    Concurrent,
+    Data,
+    Device,
+    DryRun,
+    EngineName,
+    Folder,
+    Formats,
+    GpuShare,
+    Jobs,
+    Json,
+    Minutes,
+    Model,
+    Out,
+    Quiet,
+    Slurm,
+    Store,
+    StoreFolder,
+    Studies,
+    Trackers,
+)
+from .predict import predict
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -50,65 +78,31 @@ def _command(function: Callable[..., int]) -> Callable[..., None]:
     return wrapped
 
 
-_Studies = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="STUDY...",
-        help="Shipped studies by name, a folder of them (such as 'paper'), or paths of YAML files.",
-    ),
-]
-_Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder that 'tombola run' wrote to.")]
-_Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Device; auto: a GPU if there is one.")]
-_AllowImports = Annotated[
-    bool,
-    typer.Option("--allow-imports", help="Import modules that the files name, and so run their code: for files you trust."),
-]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-_Formats = Annotated[str, typer.Option(metavar="LIST", help="Formats of the figures, beside CSV: any of png,svg,pdf.")]
-
-
 @_command
 def run(
-    studies: _Studies,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Output folder; default: runs/NAME. With several studies: their parent folder."),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Change a setting, such as train.epochs=20. May be repeated."),
-    ] = None,
-    device: _Device = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the stages, which of them are done, and a time forecast; write nothing.")
-    ] = False,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Processes that share stages and cores; default: as many as fit if the study has 'threads' and is long.",
-        ),
-    ] = None,
-    concurrent: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Trainings with CUDA graphs side by side on a GPU; default: found by timing the first ones.",
-        ),
-    ] = None,
-    store: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder of finished stages; default: tombola-stages beside DIR."),
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(metavar="M", help="Stop after M minutes with exit code 3; the same command continues the run."),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print failures alone, on stderr.")] = False,
+    studies: Studies,
+    out: Out = None,
+    set_: Changes = None,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+    jobs: Jobs = None,
+    concurrent: Concurrent = None,
+    store: StoreFolder = None,
+    minutes: Minutes = None,
+    quiet: Quiet = False,
+    engine: EngineName = "local",
+    address: Address = None,
+    gpu_share: GpuShare = 1.0,
+    slurm: Slurm = None,
+    tracker: Trackers = None,
 ) -> int:
     """Run studies: train, prune, evaluate, write records and a report. The same command resumes a killed run."""
+    from .elsewhere import elsewhere
+
+    there = elsewhere(engine, device, address, gpu_share, minutes, slurm or [])
+    here = there is None and device != "cuda" and not dry_run and minutes is None and not tracker
+    if here and _left_as_it_is(studies, out, set_ or [], store, quiet):
+        return 0
     from .run import run_studies
 
     return run_studies(
@@ -119,53 +113,68 @@ def run(
         dry_run=dry_run,
         store=store,
         jobs=jobs,
-        minutes=minutes,
+        minutes=None if engine == "slurm" else minutes,
         quiet=quiet,
         concurrent=concurrent,
+        elsewhere=there,
+        trackers=tracker or [],
     )
+
+
+def _left_as_it_is(studies: list[str], out: Path | None, changes: list[str], store: Path | None, quiet: bool) -> bool:
+    """Print the results of one study of which all is done, where this is known without torch, and return True."""
+    from rich.console import Console
+
+    from tombola.engine.folder import StudyFolder
+    from tombola.study.spec import read, shipped
+
+    from .terminal import print_settled
+
+    if len(studies) > 1 or not (studies[0] in shipped() or Path(studies[0]).is_file()):
+        return False
+    raw = read(studies[0], changes)
+    folder = StudyFolder.of(raw, out or Path("runs") / str(raw["name"]), store, Path(studies[0]).parent)
+    if folder.known is None or not folder.settled:
+        return False
+    print_settled(Console(quiet=quiet), folder, alone=True)
+    return True
 
 
 @_command
 def status(
-    folder: _Folder,
+    folder: Folder,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every second until the run ends or Ctrl-C.")] = False,
-    json: _Json = False,
-    allow_imports: _AllowImports = False,
+    json: Json = False,
 ) -> int:
     """Show which stages of a study are done, which run now, the time left, and the store's size."""
     from .commands import show_status
 
-    with plugins.imports(allowed=allow_imports):
-        return show_status(folder, watch, json)
+    return show_status(folder, watch, json)
 
 
 @_command
 def report(
-    folder: _Folder,
+    folder: Folder,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The page; default: DIR/report.html.")] = None,
-    formats: _Formats = "png",
-    allow_imports: _AllowImports = False,
+    formats: Formats = "png",
 ) -> int:
     """Write the report of a study, finished or not: a page, and its figures as files."""
     from .commands import make_report
 
-    with plugins.imports(allowed=allow_imports):
-        return make_report(folder, out, formats)
+    return make_report(folder, out, formats)
 
 
 @_command
 def compare(
-    first: _Folder,
-    second: _Folder,
+    first: Folder,
+    second: Folder,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page; figures go beside it.")] = Path("comparison.html"),
-    formats: _Formats = "png",
-    allow_imports: _AllowImports = False,
+    formats: Formats = "png",
 ) -> int:
     """Compare two studies on one page: common figures, paired gaps, and the settings that differ."""
     from .commands import compare_studies
 
-    with plugins.imports(allowed=allow_imports):
-        return compare_studies(first, second, out, formats)
+    return compare_studies(first, second, out, formats)
 
 
 @_command
@@ -188,7 +197,7 @@ def claims(
 @_command
 def studies(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print the YAML of this study.")] = None,
-    json: _Json = False,
+    json: Json = False,
 ) -> int:
     """List the shipped studies with their costs, or print one."""
     from .commands import list_studies
@@ -210,14 +219,12 @@ def clean(
         bool, typer.Option("--orphans", help="Also remove stages that none of these studies, or those beside them, has.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Remove it; without it nothing is removed.")] = False,
-    json: _Json = False,
-    allow_imports: _AllowImports = False,
+    json: Json = False,
 ) -> int:
     """Show what of a store no study needs any more, and with --yes remove it; records, pages and figures stay."""
     from .clean import clean_store
 
-    with plugins.imports(allowed=allow_imports):
-        return clean_store(folders, keep_masks=keep == "masks", orphans=orphans, yes=yes, as_json=json)
+    return clean_store(folders, keep_masks=keep == "masks", orphans=orphans, yes=yes, as_json=json)
 
 
 @_command
@@ -238,18 +245,12 @@ def evaluate(
     split: Annotated[
         Literal["test", "validation"], typer.Option(help="Test examples, or those held out of the training data.")
     ] = "test",
-    device: _Device = "auto",
-    store: Annotated[Path, typer.Option(metavar="DIR", help="Folder of finished stages, for a key.")] = Path(
-        "runs/tombola-stages"
-    ),
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Model as in a study, for a ticket that was saved from Python.")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Data as in a study, for such a ticket, or to measure on other data.")
-    ] = None,
-    json: _Json = False,
-    allow_imports: _AllowImports = False,
+    device: Device = "auto",
+    store: Store = STORE,
+    model: Model = None,
+    data: Data = None,
+    json: Json = False,
+    allow_imports: AllowImports = False,
 ) -> int:
     """Measure a trained ticket on the test or validation split of the data that it was trained on."""
     from tombola.settings import EvaluateSettings
@@ -259,6 +260,10 @@ def evaluate(
     measure = EvaluateSettings(samples=samples, batch_norm=batch_norm, batch_size=batch_size, split=split)
     with plugins.imports(allowed=allow_imports):
         return measured(ticket, measure, seed=seed, device=device, store=store, model=model, data=data, as_json=json)
+
+
+_command(predict)
+_command(export)
 
 
 def main() -> None:

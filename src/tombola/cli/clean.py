@@ -8,9 +8,9 @@ from rich.text import Text
 
 from tombola.engine.clean import Cleaning, size_of, survey
 from tombola.engine.folder import StudyFolder, studies_on
+from tombola.engine.outline import Outline
 from tombola.errors import TombolaError
-from tombola.study.plan import Plan
-from tombola.training.memory import in_words
+from tombola.files import in_words
 
 from .commands import print_json
 
@@ -18,7 +18,7 @@ from .commands import print_json
 def clean_store(paths: list[Path], *, keep_masks: bool, orphans: bool, yes: bool, as_json: bool) -> int:
     """Print what may go from the store of these studies; with `yes` remove it."""
     store, folders = studies_on(paths)
-    cleaning = survey(store, [_plan(folder) for folder in folders], keep_masks=keep_masks, orphans=orphans)
+    cleaning = survey(store, [_outline(folder) for folder in folders], keep_masks=keep_masks, orphans=orphans)
     table, freed, before = _table(cleaning), cleaning.freed, size_of([store.root])
     names = [str(folder.raw["name"]) for folder in folders]
     parts = [{"what": p.what, "count": len(p.paths), "bytes": p.bytes, "goes": p.goes} for p in cleaning.parts]
@@ -43,13 +43,11 @@ def clean_store(paths: list[Path], *, keep_masks: bool, orphans: bool, yes: bool
     return 0
 
 
-def _plan(folder: StudyFolder) -> Plan:
+def _outline(folder: StudyFolder) -> Outline:
     try:
-        return folder.plan
+        return folder.outline
     except TombolaError as error:
-        raise TombolaError(
-            f"{folder.path} uses this store and cannot be planned, so its needs are unknown: {error}"
-        ) from None
+        raise TombolaError(f"{folder.path} uses this store, and its needs are unknown: {error}") from None
 
 
 def _table(cleaning: Cleaning) -> Table:

@@ -14,8 +14,8 @@ from rich.text import Text
 from tombola.engine.clean import size_of
 from tombola.engine.folder import StudyFolder, told_apart
 from tombola.errors import TombolaError
+from tombola.files import in_words
 from tombola.study.spec import read, shipped
-from tombola.training.memory import in_words
 
 from .catalogue import SIZES, costs, first_sentence, studies_table
 from .terminal import Follower, Picture, draw, graph_table
@@ -34,17 +34,17 @@ def show_status(path: Path, watch: bool, as_json: bool) -> int:
     if watch and as_json:
         raise TombolaError("--watch draws a picture and --json prints once; leave one of them out")
     console, folder = Console(), StudyFolder.open(path)
-    follower = Follower(folder.plan, folder.store, folder.timings)
+    follower = Follower(folder.outline, folder.store, folder.timings)
     picture = follower.look()
     stored = size_of([folder.store.root])
     if as_json:
         print_json(_as_data(picture) | {"store": str(folder.store.root), "store_bytes": stored})
         return 0
     if not watch:
-        console.print(graph_table(folder.plan, folder.store))
+        console.print(graph_table(folder.outline, folder.store))
     elif follower.runs_now:
         _watch(console, follower, picture)
-        follower = Follower(folder.plan, folder.store, folder.timings)  # the next run tries failed stages
+        follower = Follower(folder.outline, folder.store, folder.timings)  # the next run tries failed stages
         picture = follower.look()
     console.print(draw(replace(picture, failed=[]), console.width, max(console.height, _LINES_OF_STATUS)))
     for sentence in picture.failed:  # in full: nothing below has to stay in view

@@ -16,6 +16,7 @@ from tombola.data.dataset import Dataset
 from tombola.engine.local import choose_device
 from tombola.engine.store import Store
 from tombola.errors import TombolaError
+from tombola.predict.shipped import SHIPPED
 from tombola.pruning.ticket import Ticket, load
 from tombola.settings import EvaluateSettings, TrainSettings
 from tombola.settings.keys import restored
@@ -46,21 +47,21 @@ def evaluate(
     path = ticket_path(name, store)
     ticket = load(path)
     _ = ticket.posterior  # raises where there is no trained state
-    given = _named(model, "--model") if model else None
+    given = named_by(model, "--model") if model else None
     named = given or ticket.info.get("model")
-    module = None if given or not named else _built(named, ticket)  # before its data, which may take long to load
-    found = _data_of(ticket, path, data)
+    module = None if given or not named else built(named, ticket)  # before its data, which may take long to load
+    found = data_of(ticket, path, data)
     if not named:
         raise TombolaError(
             f"{path} does not name its model (it was saved from Python); give --model, a name or module:function"
         )
     if module is None:
         with plugins.imports(allowed=True):  # the caller has typed it
-            module = _built(named | {"input_shape": found.input_shape, "outputs": found.outputs}, ticket)
+            module = built(named | {"input_shape": found.input_shape, "outputs": found.outputs}, ticket)
     chosen, words = choose_device(device), ("evaluate", seed)
     examples = found.held_out(measure.split)
     module, inputs = module.to(chosen), found.train[0]
-    row = evaluate_ticket(module, ticket, examples, inputs, measure, _train(ticket), words, chosen, found.prepare)
+    row = evaluate_ticket(module, ticket, examples, inputs, measure, train_of(ticket), words, chosen, found.prepare)
     if as_json:
         row["layer_density"] = json.loads(row["layer_density"])
         print_json({"ticket": str(path), "model": named["name"], "data": found.name, "split": measure.split, **row})
@@ -77,12 +78,12 @@ def evaluate(
 
 
 def ticket_path(name: str, root: Path) -> Path:
-    """Return the path of a ticket: of a file, or of the stage whose key begins so; of an evaluation, what it measured.
+    """Return the path of a ticket: a file, a shipped one, or a stage by the beginning of its key or of its evaluation's.
 
     Raises TombolaError unless exactly one stage has such a key, and where its ticket is gone.
     """
-    if Path(name).is_file() or not _PREFIX.fullmatch(name):
-        return Path(name)
+    if Path(name).exists() or not _PREFIX.fullmatch(name):
+        return Path(name) if Path(name).exists() else SHIPPED.get(name, Path(name))
     store, keys = Store(root), sorted(path.parent.name for path in root.glob(f"{name}*/record.json"))
     if not keys:
         raise TombolaError(
@@ -101,16 +102,16 @@ def ticket_path(name: str, root: Path) -> Path:
     raise TombolaError(f"stage {key} of {root} has no ticket, it is of kind {kind!r}; give the key of a training")
 
 
-def _built(about: dict[str, Any], ticket: Ticket) -> nn.Module:
+def built(about: dict[str, Any], ticket: Ticket) -> nn.Module:
     """Return the model. Raises TombolaError if it is not the ticket's."""
     module = models.build(about["name"], about["args"], about["input_shape"], about["outputs"], ("skeleton",))
     ticket.layout.check(module)
     return module
 
 
-def _data_of(ticket: Ticket, path: Path, given: str | None) -> Dataset:
+def data_of(ticket: Ticket, path: Path, given: str | None) -> Dataset:
     """Return the data set to measure on. Raises TombolaError if it is unknown, or has changed since the training."""
-    about = _named(given, "--data") if given else ticket.info.get("data")
+    about = named_by(given, "--data") if given else ticket.info.get("data")
     if not about:
         raise TombolaError(
             f"{path} does not name its data (it was saved from Python); give --data, a name or module:function"
@@ -125,7 +126,7 @@ def _data_of(ticket: Ticket, path: Path, given: str | None) -> Dataset:
     return found
 
 
-def _named(text: str, option: str) -> dict[str, Any]:
+def named_by(text: str, option: str) -> dict[str, Any]:
     """Return name and args that an option gives as YAML: a name, or a mapping of both."""
     raw = parse(text, option)
     given = {"name": raw} if isinstance(raw, str) else raw
@@ -135,7 +136,7 @@ def _named(text: str, option: str) -> dict[str, Any]:
     return given
 
 
-def _train(ticket: Ticket) -> TrainSettings:
+def train_of(ticket: Ticket) -> TrainSettings:
     """Return the settings of the ticket's training; one of a loop of the caller's own names none."""
     if "train" in ticket.info.get("settings", {}):
         return restored(TrainSettings, ticket.info["settings"]["train"])

@@ -8,6 +8,7 @@ from tombola.claims import judge
 from tombola.claims.paper import CLAIMS
 from tombola.claims.table import as_json, frame, printed
 from tombola.errors import TombolaError
+from tombola.files import written_aside
 from tombola.metrics import records
 
 
@@ -24,8 +25,6 @@ def judge_claims(paths: list[Path], csv: Path | None, json: Path | None) -> int:
 
 def _write(out: Path, text: str) -> None:
     """Write a text aside and rename it to `out`; in place where `out` is no plain file; "-" prints it."""
-    from tombola.files import written_aside  # here, for it brings torch
-
     try:
         if str(out) == "-":
             print(text.rstrip("\n"))

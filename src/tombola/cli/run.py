@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
@@ -12,13 +11,15 @@ from rich.console import Console
 from tombola.claims import judge
 from tombola.claims.paper import CLAIMS, PAPER
 from tombola.claims.table import printed
-from tombola.engine.budget import Budget
+from tombola.engine import TIME_UP, Crew
+from tombola.engine.budget import Budget, calibrate, here
 from tombola.engine.folder import StudyFolder
-from tombola.engine.forecast import Forecast, Guesses, calibrate, here
+from tombola.engine.forecast import Forecast, Guesses
 from tombola.engine.local import choose_device, dataset
 from tombola.engine.sigterm import Terminated, interrupted_by_sigterm
 from tombola.engine.store import missing
-from tombola.engine.workers import TIME_UP, Workers
+from tombola.engine.tracking import makers_of
+from tombola.engine.work import outline
 from tombola.errors import TombolaError
 from tombola.inference.graphs import check_device
 from tombola.metrics import records
@@ -29,10 +30,8 @@ from tombola.training.checkpoint import TimeUp
 from tombola.training.out_of_memory import keep_freed_memory
 
 from .conditions import Conditions
-from .terminal import ConsoleWatcher, Follower, duration, graph_table, results_table, shown, until
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from .elsewhere import Elsewhere
+from .terminal import ConsoleWatcher, Follower, duration, graph_table, print_results, print_settled, shown, until
 
 INTERRUPTED, TERMINATED = 130, 143
 STOPPED = {TIME_UP: "the time is up", INTERRUPTED: "interrupted", TERMINATED: "terminated"}
@@ -54,11 +53,14 @@ def run_studies(
     minutes: float | None = None,
     quiet: bool = False,
     concurrent: int | None = None,
+    elsewhere: Elsewhere | None = None,
+    trackers: Sequence[str] = (),
 ) -> int:
     """Return the worst of the studies' exit codes: 0, 1 if a stage failed, 3 if the time is up, 130 if interrupted.
 
     studies: names of shipped ones, of folders of them, or paths. out: the folder of one study, the parent folder of several.
-    Raises TombolaError for a mistake in any of them before anything runs.
+    elsewhere: crew of a cluster; None: this machine. trackers: by name, sent what is finished. Raises TombolaError for a
+    mistake in any of them before anything runs.
     """
     if minutes is not None and not minutes > 0:
         raise TombolaError(f"--minutes is {minutes:g}; give a number above 0, as --minutes 9.5")
@@ -66,16 +68,20 @@ def run_studies(
     console = Console(quiet=quiet, force_terminal=False if quiet else None)
     under = Conditions(
         console=console,
-        device=choose_device(device),
+        device=choose_device("auto" if elsewhere else device),  # a cluster's devices are chosen on its nodes
         jobs=jobs,
         threads=torch.get_num_threads(),
         ends=ends,
         concurrent=concurrent,
+        elsewhere=elsewhere,
+        trackers=trackers,
     )
+    makers_of(trackers)  # raises for an unknown one
     names = spread(studies)
     folders = _folders(names, out, changes, store)
     for folder in folders:
-        if any(isinstance(stage, Train) and stage.settings.cuda_graphs for stage in missing(folder.plan, folder.store)):
+        todo = [] if elsewhere else missing(folder.plan, folder.store)
+        if any(isinstance(stage, Train) and stage.settings.cuda_graphs for stage in todo):
             check_device(under.device)
     return _foresee_all(names, folders, under) if dry_run else _run_all(names, folders, under)
 
@@ -114,7 +120,7 @@ def _foresee_all(names: list[str], folders: list[StudyFolder], under: Conditions
     if len(folders) > 1:
         plans, store = [folder.plan for folder in folders], folders[0].store
         plan = Plan("", [row for one in plans for row in one.rows], [analysis for one in plans for analysis in one.analyses])
-        todo, forecast = missing(plan, store), Forecast(plan, store, dataset)
+        todo, forecast = missing(plan, store), Forecast(outline(plan, dataset), store)
         guesses.give(forecast, None)
         jobs = max(under.jobs_for(folder, forecast.left()) for folder in folders)
         words = f", {_in_words(forecast, jobs)}" if todo else ""
@@ -124,15 +130,15 @@ def _foresee_all(names: list[str], folders: list[StudyFolder], under: Conditions
 
 def _run_all(names: list[str], folders: list[StudyFolder], under: Conditions) -> int:
     """Run the studies; after several, print the claims that have data, and the paths of records and pages."""
-    several, worst, before, ran = len(folders) > 1, 0, Guesses(), False
+    several, worst, before, ran, console = len(folders) > 1, 0, Guesses(), False, under.console
     for folder in folders:
         folder.store.prepare()  # raises for a place that cannot be written to, before the first study runs
     for number, folder in enumerate(folders, start=1):
         _say_which(under, number, names)
-        if folder.settled and (folder.path / "records.parquet").is_file():
-            under.say(f"0 of {len(folder.plan.stages)} stages to run; the page was written after them and is left as it is")
-            if not several:
-                _say_results(folder, records.read([folder.path]), under)
+        if folder.settled:
+            folder.renew_outline()
+            under.tracking(folder).close()
+            print_settled(console, folder, alone=not several)
             continue
         if ran and time.time() >= under.ends:  # each command runs at least one study a step further, however short its time
             under.say(f"{STOPPED[TIME_UP]} before its first stage; the same command goes on from there")
@@ -142,7 +148,7 @@ def _run_all(names: list[str], folders: list[StudyFolder], under: Conditions) ->
             return code
         worst, before = max(worst, code), before.joined(Guesses.read(folder.timings))
     if several:
-        _say_claims(folders, under.console)
+        _say_claims(folders, console)
         for name, folder in zip(names, folders, strict=True):
             under.say(f"{name}: {folder.path / 'records.parquet'}, {folder.path / 'report.html'}")
     return worst
@@ -169,15 +175,15 @@ def _forecasts(folder: StudyFolder, under: Conditions, before: Guesses) -> tuple
     under.set_threads(folder)
     todo = missing(folder.plan, folder.store)
     budget = Budget(todo, under.device, dataset)  # first: free memory is read before anything has run
-    forecast = Forecast(folder.plan, folder.store, dataset, here(under.device))
-    guesses = calibrate(forecast, under.device, dataset, before.joined(Guesses.read(folder.timings)))
+    forecast = Forecast(folder.outline, folder.store, here(under.device))
+    guesses = calibrate(forecast, todo, under.device, dataset, before.joined(Guesses.read(folder.timings)))
     return todo, budget, forecast, guesses
 
 
 def _foresee(folder: StudyFolder, under: Conditions, before: Guesses) -> Guesses:
     """Print the graph and a forecast, and write nothing. Return the times of steps: those of `before` and new ones."""
     todo, budget, forecast, guesses = _forecasts(folder, under, before)
-    under.console.print(graph_table(folder.plan, folder.store))
+    under.console.print(graph_table(folder.outline, folder.store))
     under.say(_counts(folder.plan, todo))
     jobs = under.jobs_for(folder, forecast.left())
     if todo:
@@ -217,64 +223,60 @@ def _run(folder: StudyFolder, under: Conditions, before: Guesses) -> int:
         console.print(f"{until(seconds, time.time())}{by}, at the pace of a few steps and of what is done")
     for sentence in budget.lines(todo, jobs):
         under.say(sentence)
-    written = time.monotonic()
+    written, tracking = time.monotonic(), under.tracking(folder)
 
     def keep_records() -> None:
         nonlocal written
+        tracking.look()
         if time.monotonic() - written > _RECORDS_EVERY:
             folder.write_records()
             written = time.monotonic()
 
     try:
-        if jobs == 1:
+        if jobs == 1 and not under.elsewhere:
             failed = _run_here(folder, under, budget, keep_records)
         else:
-            failed = _run_in_workers(folder, under, jobs, keep_records)
+            failed = _run_by(under.crew(folder, jobs, budget), folder, under, keep_records)
     except (KeyboardInterrupt, TimeUp) as stopped:
         folder.write_records()
+        tracking.close()
         code = next(code for kind, code in _CODES.items() if isinstance(stopped, kind))
         console.print(f"{STOPPED[code]}: what is finished is kept; the same command goes on from there")
         return code
+    tracking.close()
     folder.write_report(failed=failed)
-    _say_results(folder, folder.write_records(), under)
+    print_results(console, folder, folder.write_records())
     for sentence in failed:
         under.say(f"failed: {sentence}", style="red", failure=True)
     return 1 if failed else 0
 
 
-def _say_results(folder: StudyFolder, table: "DataFrame", under: Conditions) -> None:
-    if len(table):
-        under.console.print(results_table(table, under.console.width))
-    under.say(f"records: {folder.path / 'records.parquet'}")
-    under.say(f"report:  {folder.path / 'report.html'}")
-
-
 def _run_here(folder: StudyFolder, under: Conditions, budget: Budget, after_each: Callable[[], None]) -> list[str]:
     """Return a sentence for each failure."""
     keep_freed_memory()
-    follower = Follower(folder.plan, folder.store, folder.timings)
+    follower = Follower(folder.outline, folder.store, folder.timings)
     with shown(under.console, follower.look) as turn:
         engine = under.engine(folder, under, ConsoleWatcher(under.console, follower, turn), budget)
         engine.run(folder.plan, after_each)
     return [sentence for sentence in engine.failures.values() if sentence]
 
 
-def _run_in_workers(folder: StudyFolder, under: Conditions, jobs: int, now_and_then: Callable[[], None]) -> list[str]:
-    """Run as `_run_here` does, in several processes; stages that are left when all workers have died are a failure."""
-    store, follower = folder.store, Follower(folder.plan, folder.store, folder.timings)
+def _run_by(crew: Crew, folder: StudyFolder, under: Conditions, now_and_then: Callable[[], None]) -> list[str]:
+    """Run as `_run_here` does, in other processes; stages that are left when all of them have died are a failure."""
+    store, follower = folder.store, Follower(folder.outline, folder.store, folder.timings)
     store.forget_failures(stage.key for stage in missing(folder.plan, store))
     with (
         interrupted_by_sigterm(),
         shown(under.console, follower.look) as turn,
-        Workers(folder.path, under.device, jobs, torch.get_num_threads(), under.say, under.ends) as workers,
+        crew,
     ):
-        while workers.at_work():
+        while crew.at_work():
             turn()
             now_and_then()
             time.sleep(_LOOK_AT_WORKERS)
     failed, left = follower.look().failed, missing(folder.plan, store)
-    if left and workers.time_up:
+    if left and crew.time_up:
         raise TimeUp
     if left and not failed:
-        failed = [f"all workers have ended, but {len(left)} stages are left; the same command goes on"]
+        failed = [f"all processes have ended, but {len(left)} stages are left; the same command goes on"]
     return failed

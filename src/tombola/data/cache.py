@@ -10,9 +10,9 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,7 +25,7 @@ from tombola.errors import TombolaError
 from .dataset import Dataset, digest_of
 from .normalise import Normalise
 
-FORMAT = 2
+FORMAT = 3
 """Version of the decoding: when it is raised, older files are not read."""
 SPLITS = ("train", "validation", "test")
 
@@ -43,6 +43,9 @@ class Decoded:
     """Inputs [...] of every example in the order of the splits, all of one shape and dtype."""
     finish: Callable[[Tensor], tuple[str, Normalise]]
     """Function from the stored train inputs to the name of the data in tables and its normalisation."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes, and below it the decoding, as `Dataset` has them."""
+    decoding: Mapping[str, Any] = field(default_factory=dict)
 
 
 def root() -> Path:
@@ -101,7 +104,8 @@ def _mapped(path: Path) -> Dataset | None:
             train, validation, test = ((file.get_tensor(f"{s}.inputs"), file.get_tensor(f"{s}.targets")) for s in SPLITS)
         mean, std = (tuple(about["normalise"][part]) for part in ("mean", "std"))
         normalise = Normalise(mean, std, about["normalise"]["scale"])
-        return Dataset(about["name"], train, validation, test, normalise, about["digest"])
+        decoding = {name: tuple(v) if isinstance(v, list) else v for name, v in about["decoding"].items()}
+        return Dataset(about["name"], train, validation, test, normalise, about["digest"], tuple(about["classes"]), decoding)
     except (FileNotFoundError, SafetensorError, KeyError, ValueError):
         return None
 
@@ -110,7 +114,9 @@ def _write(path: Path, data: Decoded) -> None:
     """Write targets, inputs, and last the header, which holds the data's hash, into the space left for it."""
     stacks = _stacks(data.inputs)
     first = next(stacks)
-    room = 4096 + 64 * first.shape[1]  # normalisation takes up to 50 bytes a channel
+    told = {"classes": data.classes, "decoding": data.decoding}
+    # normalisation takes up to 50 bytes a channel; quotes within the JSON are escaped
+    room = 4096 + 64 * first.shape[1] + 2 * len(json.dumps(told))
     with path.open("wb") as file:
         file.write(b" " * (8 + room))
         for split in SPLITS:
@@ -121,7 +127,7 @@ def _write(path: Path, data: Decoded) -> None:
     with safe_open(path, "pt") as written:
         splits = [(written.get_tensor(f"{s}.inputs"), written.get_tensor(f"{s}.targets")) for s in SPLITS]
     name, normalise = data.finish(splits[0][0])
-    about = {"name": name, "digest": digest_of(*splits), "normalise": vars(normalise)}
+    about = {"name": name, "digest": digest_of(*splits), "normalise": vars(normalise), **told}
     with path.open("r+b") as file:
         _head(file, room, data.targets, first, about)
         file.flush()
@@ -156,8 +162,11 @@ def _stacks(examples: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 @contextmanager
-def progress(total: int, what: str) -> Iterator[Callable[[], None]]:
-    """Give a function to call once an example; after two seconds it shows a bar, if stderr is a terminal."""
+def progress(total: int | None, what: str) -> Iterator[Callable[[], None]]:
+    """Give a function to call once an example; after two seconds it shows a bar, if stderr is a terminal.
+
+    total: None where it is not known.
+    """
     from rich.console import Console
     from rich.errors import LiveError
     from rich.progress import Progress

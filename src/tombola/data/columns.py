@@ -33,8 +33,10 @@ def tables_of(
     columns = _input_columns(features, inputs, decoder.name)
     target = _target_column(features, target, columns, decoder.name)
     targets, classes = _targets(splits, target, decoder.name)
-    reader = _images if _kind(features[columns[0]]) == "image" else _numbers
-    return {part: Table(targets[part], reader(rows, part, columns, decoder)) for part, rows in splits.items()}, classes
+    of_images = _kind(features[columns[0]]) == "image"
+    reader, numbers = (_images, ()) if of_images else (_numbers, tuple(columns))
+    tables = {p: Table(targets[p], reader(rows, p, columns, decoder), numbers) for p, rows in splits.items()}
+    return tables, classes
 
 
 def _kind(feature: Any) -> str:

@@ -5,8 +5,10 @@ Legend: N examples.
 
 import ctypes
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from tombola import streams
 from tombola.errors import TombolaError
 
 from .normalise import Normalise
+from .signature import Signature
 
 Split = tuple[Tensor, Tensor]
 """Pair (inputs [N, ...], targets [N] of class indices or [N, ...] of reals)."""
@@ -35,6 +38,12 @@ class Dataset:
     """Function from stored inputs (uint8 pixels) to the network's; None if they are stored as the network takes them."""
     digest: str = ""
     """Result of `digest_of` the three splits, if it is known already."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes by number; without them a class is called by its number."""
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the signature that say how examples were read: columns, size, pool, unit."""
+    outside: Tensor | None = None
+    """Stored test inputs [M, ...] of classes that were left out, as `leave_out` leaves them."""
 
     def __post_init__(self) -> None:
         for split, (inputs, targets) in (("train", self.train), ("validation", self.validation), ("test", self.test)):
@@ -66,6 +75,13 @@ class Dataset:
             return int(max(int(t.max()) for _, t in (self.train, self.test))) + 1
         return self.train[1][0].numel()
 
+    @property
+    def signature(self) -> Signature:
+        """Form of the inputs and names of the classes, by which a ticket predicts new examples without this data."""
+        names = (self.classes or tuple(map(str, range(self.outputs)))) if self.is_classification else ()
+        dtype = str(self.train[0].dtype).removeprefix("torch.")
+        return Signature(self.input_shape, dtype, names, self.normalise, **self.decoding)
+
     def held_out(self, which: str) -> Split:
         """Return the split `test` or `validation`. Raises TombolaError if no validation examples are held out."""
         found = self.test if which == "test" else self.validation
@@ -84,6 +100,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """Hash of every number in it and of the normalisation; part of the keys of the stages that use it."""
         digest = self.digest or digest_of(self.train, self.validation, self.test)
+        if self.outside is not None:
+            digest = hashlib.sha256(f"{digest} {digest_of((self.outside, self.outside[:0]))}".encode()).hexdigest()
         if self.normalise is not None:
             digest = hashlib.sha256(f"{digest} {self.normalise}".encode()).hexdigest()
         return digest[:16]

@@ -42,6 +42,8 @@ class Decoder:
     """Name and shape of the first example."""
     found: str | None = None
     """Mode of the first image, RGB or L."""
+    opaque: bool = False
+    """True refuses transparent images though `mode` is set."""
 
     def __call__(self, what: str, data: bytes | None) -> Tensor:
         """Return the image [C, H, W], uint8. Raises TombolaError for one that is corrupt or unlike the first.
@@ -101,12 +103,10 @@ class Decoder:
                 f"data {self.name!r}: {what} has mode {image.mode}; only gray and RGB images of 8 bits a channel are taken: "
                 f"{asked}"
             )
-        hides = self.mode is None and image.has_transparency_data
+        hides = (self.mode is None or self.opaque) and image.has_transparency_data
         if hides and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
-            raise TombolaError(
-                f"data {self.name!r}: {what} is transparent in places; paint it on a background, or set args.mode to RGB or "
-                "L to drop the transparency"
-            )
+            drop = "" if self.opaque else ", or set args.mode to RGB or L to drop the transparency"
+            raise TombolaError(f"data {self.name!r}: {what} is transparent in places; paint it on a background{drop}")
         self.found = self.found or mode
         if self.mode is None and mode != self.found:
             words = {"L": "grayscale", "RGB": "colour"}

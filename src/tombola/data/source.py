@@ -24,6 +24,8 @@ class Table:
     """Classes [N], or reals [N, 1]."""
     read: Callable[[list[int]], Iterator[Tensor]]
     """Function that yields the inputs of some rows: uint8 images [C, H, W] or float32 numbers."""
+    columns: tuple[str, ...] = ()
+    """Columns of numbers that are the inputs."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,9 @@ def assemble(tables: Mapping[str, Table], classes: Sequence[str] | None, options
     def finish(train: Tensor) -> tuple[str, Any]:
         return called(name, decoder.qualities), normalise_of(options.normalise, train, f"data {name!r}")
 
-    return Decoded(targets, inputs(), finish)
+    columns = tables["train"].columns
+    decoding = {"columns": columns} if columns else {"size": decoder.size, "pool": decoder.pool}
+    return Decoded(targets, inputs(), finish, tuple(classes or ()), decoding)
 
 
 def called(name: str, qualities: set[int | None]) -> str:

@@ -1,25 +1,37 @@
-"""The memory forecast of a plan, printed before its first stage."""
+"""Measurements before the first stage: the memory that each kind of stage needs, and the pace of each kind of training.
 
+Both take a few small steps in memory, from the dense start, in streams of their own. Only sizes and times are kept.
+"""
+
+import itertools
 import time
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
+from statistics import median
 
 import torch
 
 from tombola.data import Dataset, training_batches
 from tombola.data.batches import Batches
 from tombola.data.placement import fits, free_memory
+from tombola.files import in_words
 from tombola.posterior.state import State, initial_state, layout_of
 from tombola.settings import DataSettings
 from tombola.settings.fields import priced
-from tombola.study.stages import Evaluate, Init, Stage, Train, ancestors
-from tombola.training.memory import Case, MemoryForecast, evaluation_needs, in_words, training_needs
+from tombola.study.graph import ancestors
+from tombola.study.stages import Evaluate, Init, RunContext, Stage, Train
+from tombola.training.checkpoint import arithmetic
+from tombola.training.memory import Case, MemoryForecast, evaluation_needs, training_needs
 from tombola.training.out_of_memory import what_to_lower
 
-from .forecast import Data
+from .forecast import Forecast, Guesses
+from .work import Data
 
-_ALTOGETHER = 10.0  # seconds for all forecasts; kinds that are left then have none
+_FORECASTS = 10.0  # seconds for all memory forecasts; kinds that are left then have none
+STEPS, _SECONDS = 5, 3.0  # timed for each kind after its first step, unless the seconds end first
+_PACES = 20.0  # seconds for all; kinds that are left then have no pace before their own steps
 
 Kind = tuple[str, ...]
 
@@ -34,7 +46,7 @@ class Budget:
         began = time.monotonic()
         for stage in stages:
             kind = _kind(stage)
-            if kind and kind not in self._found and time.monotonic() - began < _ALTOGETHER:
+            if kind and kind not in self._found and time.monotonic() - began < _FORECASTS:
                 self._found[kind] = _forecast(stage, device, data)
 
     def of(self, stage: Stage) -> MemoryForecast | None:
@@ -94,7 +106,8 @@ def _forecast(stage: Stage, device: torch.device, data: Data) -> MemoryForecast 
 
 
 def _case(stage: Train | Evaluate, data: Dataset) -> Case:
-    first = ancestors(stage)[0]
+    whole: list[Stage] = ancestors(stage)
+    first = whole[0]
     assert isinstance(first, Init)
     held_out = data.held_out(stage.settings.split if isinstance(stage, Evaluate) else stage.split)
 
@@ -116,3 +129,58 @@ def _placed(data: Dataset, settings: DataSettings, device: torch.device) -> floa
     if device.type == "cpu" or not (fits(data, device) if settings.resident is None else settings.resident):
         return 0.0
     return float(sum(part.nbytes for part in data.train))
+
+
+def calibrate(forecast: Forecast, stages: Iterable[Stage], device: torch.device, data: Data, before: Guesses) -> Guesses:
+    """Time steps of each kind of training that has no pace yet, and give them to the forecast.
+
+    stages: of the forecast's plan. A kind that cannot be trained gets no pace. before: earlier guesses, which are not timed
+    again. Return them with the new ones.
+    """
+    where, began = here(device), time.monotonic()
+    guesses = Guesses(where, dict(before.seconds) if before.where == where else {})
+    guesses.give(forecast, where)
+    by_key = {stage.key: stage for stage in stages}
+    for kind, example in forecast.untimed().items():
+        if time.monotonic() - began > _PACES:
+            break
+        stage = by_key[example.key]
+        assert isinstance(stage, Train)
+        if (seconds := step_seconds(stage, device, data)) is not None:
+            guesses.seconds[kind] = forecast.guesses[kind] = seconds
+    return guesses
+
+
+def here(device: torch.device) -> tuple[str, int]:
+    """Return the device's name and torch's threads, on which a pace depends beside the stage."""
+    there = arithmetic(device)
+    return there["device"], there["threads"]
+
+
+def step_seconds(stage: Train, device: torch.device, data: Data) -> float | None:
+    """Return the median seconds of a few steps after the first; None if the training has one step or fails."""
+    marks: list[float] = []
+
+    def on_step(done: int, total: int) -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        marks.append(time.monotonic())
+        if len(marks) > STEPS or (len(marks) > 1 and marks[-1] - marks[0] > _SECONDS):
+            raise _Enough
+
+    context = RunContext(device, data, on_step=on_step)
+    with warnings.catch_warnings(), suppress(_Enough):
+        warnings.simplefilter("ignore")  # shown when the stage runs
+        try:
+            whole: list[Stage] = ancestors(stage)
+            start = whole[0].run([], context)
+            assert start.ticket is not None
+            stage.run([start.ticket], context)
+        except (Exception, SystemExit):  # shown when the stage runs
+            return None
+    steps = [after - before for before, after in itertools.pairwise(marks)]
+    return median(steps) if steps else None
+
+
+class _Enough(BaseException):
+    """End of a training that was begun only for its pace. It is no Exception, which a plug-in might catch."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tombola.errors import TombolaError
-from tombola.study.plan import Plan
-from tombola.study.stages import Prune
+from tombola.study.graph import Graph, Node
 
+from .outline import PRUNE
 from .progress import seen
 from .store import Store, missing, parents_needed
 
@@ -69,7 +69,7 @@ class Cleaning:
             raise TombolaError(f"cannot clean {self.store.root}: {error.strerror}; check the folder's permissions") from None
 
 
-def survey(store: Store, plans: Iterable[Plan], *, keep_masks: bool, orphans: bool) -> Cleaning:
+def survey(store: Store, plans: Iterable[Graph[Node]], *, keep_masks: bool, orphans: bool) -> Cleaning:
     """Return what may go from the store of these plans' studies.
 
     Tickets go, unless an unfinished stage reads them; records stay. Orphans, the stages of no plan, go where `orphans` says
@@ -97,7 +97,7 @@ def survey(store: Store, plans: Iterable[Plan], *, keep_masks: bool, orphans: bo
         Part("masks that were kept", [store.mask_path(key) for key in unread if store.has_mask(key)], goes=not keep_masks),
         Part("files of runs that were cut off", left),
         Part("stages of no study", strange, goes=orphans),
-        frozenset(key for key in unread if isinstance(stages[key], Prune)),
+        frozenset(key for key in unread if stages[key].kind == PRUNE),
     )
 
 

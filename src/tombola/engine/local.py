@@ -9,7 +9,7 @@ import math
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -69,14 +69,20 @@ class LocalEngine:
         Terminated on SIGTERM, unless a handler is set already.
         """
         self.store.prepare()
-        self._names = names_of(plan)
-        waiting = {stage.key: stage for stage in missing(plan, self.store)}
+        self.run_stages(missing(plan, self.store), names_of(plan), plan.name, after_each)
+
+    def run_stages(
+        self, stages: Iterable[Stage], names: Mapping[str, str], study: str, after_each: Callable[[], None] = lambda: None
+    ) -> None:
+        """Run these stages as `run` does; what they depend on is finished, or among them. names: key -> name."""
+        self._names = names
+        waiting = {stage.key: stage for stage in stages}
         self._again = {key for key in waiting if self.store.done(key)}
         if not self.joins:
             self.store.forget_failures(waiting)
         forget_stopped(self.store.unfinished, set(waiting))
         here = arithmetic(self.device)
-        progress = Progress(study=plan.name, device=here["device"], threads=here["threads"])
+        progress = Progress(study=study, device=here["device"], threads=here["threads"])
         self.checkpoint = None
         with ProgressFile(self.store.unfinished, progress) as self._file, ended_by_sigterm(self):
             while waiting:
@@ -117,7 +123,7 @@ class LocalEngine:
         locks: dict[Stage, BaseFileLock] = {}
         if not isinstance(first, Train) or not first.settings.cuda_graphs:
             return locks
-        count = self.beside.count(_kind(first))
+        count = self.beside.count(kind_of(first))
         for stage in waiting.values():
             if len(locks) + 1 >= count:
                 break
@@ -152,11 +158,11 @@ class LocalEngine:
         except (Exception, SystemExit) as error:
             self.watcher.said(f"{names[0]} and {len(trains) - 1} beside it run one by one now ({_first_line(error)})")
             if is_out_of_memory(error) or isinstance(error, TombolaError):  # as of a net with dropout: no diverged training
-                self.beside.were_too_many(_kind(trains[0]), len(trains))
+                self.beside.were_too_many(kind_of(trains[0]), len(trains))
             free_cached(self.device)
             return False
         seconds = (time.monotonic() - began) / len(trains)
-        self.beside.took(_kind(trains[0]), len(trains), seconds)
+        self.beside.took(kind_of(trains[0]), len(trains), seconds)
         run = {"seconds": seconds, **arithmetic(self.device), "warnings": self._said(names[0], caught)}
         for stage, outcome in zip(trains, outcomes, strict=True):
             self.store.save(stage, outcome, run)
@@ -273,14 +279,13 @@ class LocalEngine:
 
     def _failed(self, stage: Stage, error: Exception | SystemExit) -> None:
         sentence = f"{self._names[stage.key]} failed: {_cause(stage, error, self.needs(stage))}"
-        log = self.store.error_path(stage.key)
-        log.write_text("".join(traceback.format_exception(error)))
-        self.failures[stage.key] = f"{sentence} (details in {log})"
+        self.store.fail(stage.key, "".join(traceback.format_exception(error)))
+        self.failures[stage.key] = f"{sentence} (details in {self.store.error_path(stage.key)})"
         self._file.progress.key = ""
         self.watcher.failed(stage, self.failures[stage.key])
 
 
-def _kind(stage: Train) -> tuple[object, ...]:
+def kind_of(stage: Train) -> tuple[object, ...]:
     """Return what decides how many trainings like this one are fastest side by side."""
     return stage.net.identity, stage.settings.samples, *stage.pace
 

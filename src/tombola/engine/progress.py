@@ -13,12 +13,14 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from filelock import FileLock, Timeout
 
 from tombola.files import written_aside
-from tombola.study.stages import Stage
+
+if TYPE_CHECKING:
+    from tombola.study.stages import Stage
 
 _numbers = itertools.count()  # of the runs of this process
 
@@ -198,17 +200,17 @@ class Watcher(Protocol):
     """Observer of a run. A subclass overrides the events that it needs; the others do nothing."""
 
     # `return`, because mypy takes a method of a protocol with an empty body for an abstract one
-    def began(self, stage: Stage, progress: Progress) -> None:
+    def began(self, stage: "Stage", progress: Progress) -> None:
         """progress: the stage's progress, updated while it runs."""
         return
 
-    def stepped(self, stage: Stage, done: int, total: int) -> None:
+    def stepped(self, stage: "Stage", done: int, total: int) -> None:
         return
 
-    def ended(self, stage: Stage) -> None:
+    def ended(self, stage: "Stage") -> None:
         return
 
-    def failed(self, stage: Stage, sentence: str) -> None:
+    def failed(self, stage: "Stage", sentence: str) -> None:
         return
 
     def said(self, sentence: str) -> None:

@@ -1,25 +1,26 @@
 """Tables of a study: its records, one row for each evaluated ticket, its analyses and its stages' times."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tombola.files import written_aside
 from tombola.metrics.columns import ANALYSES, RECORDS
-from tombola.study.plan import Plan
-from tombola.study.rows import AnalysisRow, Row
-from tombola.study.stages import Train, ancestors
+from tombola.study.graph import AnalysisRows, Graph, Node, RecordRow, ancestors
 
+from .outline import TRAIN
 from .store import Store
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def collect(plan: Plan, store: Store) -> "DataFrame":
+def collect(plan: Graph[Node], store: Store) -> "DataFrame":
     """Return the finished rows as a table, in the plan's order."""
-    return table_of([row_of(row, store) for row in plan.rows if all(store.done(stage.key) for stage in row.read)])
+    record = cache(store.record)  # a row reads the records of all trainings that it depends on, as other rows do
+    return table_of([row_of(row, store, record) for row in plan.rows if all(store.done(stage.key) for stage in row.read)])
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> "DataFrame":
@@ -30,7 +31,7 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> "DataFrame":
     return pd.DataFrame(rows, columns=list(dict.fromkeys([*first, *(name for row in rows for name in row)])))
 
 
-def collect_analyses(plan: Plan, store: Store) -> "DataFrame":
+def collect_analyses(plan: Graph[Node], store: Store) -> "DataFrame":
     """Return the numbers of the finished analyses, one a row, in the plan's order, with the columns `ANALYSES`."""
     import pandas as pd
 
@@ -39,7 +40,7 @@ def collect_analyses(plan: Plan, store: Store) -> "DataFrame":
     return pd.DataFrame(rows, columns=list(ANALYSES)).astype(dict.fromkeys(("density", "x", "value", "chance"), float))
 
 
-def stage_times(plan: Plan, store: Store) -> "DataFrame":
+def stage_times(plan: Graph[Node], store: Store) -> "DataFrame":
     """Return a row for each finished stage: kind, seconds, and the labels of the plan's first row that needs it."""
     import pandas as pd
 
@@ -57,13 +58,29 @@ def stage_times(plan: Plan, store: Store) -> "DataFrame":
     return pd.DataFrame(rows, columns=[*names, "kind", "seconds"])
 
 
+def histories(plan: Graph[Node], store: Store) -> "DataFrame":
+    """Return a row for each epoch of the finished trainings: labels as of `stage_times`, and the history's columns."""
+    import pandas as pd
+
+    names = ("curve", "variant", "model", "data", "seed", "level")
+    seen: set[str] = set()
+    rows = []
+    for row in plan.rows:
+        for stage in ancestors(row.stage, known=seen.__contains__):
+            seen.add(stage.key)
+            if stage.kind == TRAIN and store.done(stage.key):
+                labels = {name: row.labels[name] for name in names}
+                rows += [labels | epoch for epoch in store.record(stage.key).get("history", [])]
+    return pd.DataFrame(rows, columns=[*names, *dict.fromkeys(name for row in rows for name in row if name not in names)])
+
+
 def write(table: "DataFrame", path: Path) -> None:
     """Write the table as Parquet."""
     with written_aside(path) as aside:
         table.to_parquet(aside, index=False)
 
 
-def _numbers(analysis: AnalysisRow, store: Store) -> list[dict[str, Any]]:
+def _numbers(analysis: AnalysisRows, store: Store) -> list[dict[str, Any]]:
     shared = {name: analysis.labels[name] for name in ("study", "view", "between", "model", "data", "variant")}
     found = []
     for row in store.record(analysis.stage.key)["record"]["rows"]:
@@ -73,9 +90,9 @@ def _numbers(analysis: AnalysisRow, store: Store) -> list[dict[str, Any]]:
     return found
 
 
-def row_of(row: Row, store: Store) -> dict[str, Any]:
-    """Return the labels and numbers of a finished row."""
-    measured, training = store.record(row.stage.key), store.record(row.trained.key)
+def row_of(row: RecordRow, store: Store, record: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """Return the labels and numbers of a finished row. record: the store's, which may keep what it has read."""
+    measured, training = record(row.stage.key), record(row.trained.key)
     return {
         **row.labels,
         "stage": row.stage.kind,
@@ -83,24 +100,25 @@ def row_of(row: Row, store: Store) -> dict[str, Any]:
         "ticket": row.trained.key,
         **measured["record"],
         "best_accuracy": training["record"]["best_accuracy"],
-        **_costs(row.trained, store),
+        **_costs(row.trained, store, record),
         "device": training["run"]["device"],
         "torch": training["run"]["torch"],
         "threads": training["run"]["threads"],
     }
 
 
-def _costs(trained: Train, store: Store) -> dict[str, float]:
+def _costs(trained: Node, store: Store, record: Callable[[str], dict[str, Any]]) -> dict[str, float]:
     """Return the costs of the training itself, and in total with all trainings that it depends on, at levels before it.
 
     Trainings that another study has run count as well. The total is NaN if one of them is no longer in the store.
     """
-    trainings = [stage.key for stage in ancestors(trained) if isinstance(stage, Train)]
-    found = [store.record(key)["record"] if store.done(key) else {} for key in trainings]
-    own = store.record(trained.key)["record"]
+    trainings = [stage.key for stage in ancestors(trained) if stage.kind == TRAIN]
+    found = [record(key)["record"] if store.done(key) else {} for key in trainings]
+    own = record(trained.key)["record"]
     return {
         "train_seconds": own["train_seconds"],
         "train_flops": own.get("train_flops", math.nan),
-        "total_seconds": sum(record.get("train_seconds", math.nan) for record in found),
-        "total_flops": sum(record.get("train_flops", math.nan) for record in found),
+        "train_flops_sparse": own.get("train_flops_sparse", math.nan),
+        "total_seconds": sum(one.get("train_seconds", math.nan) for one in found),
+        "total_flops": sum(one.get("train_flops", math.nan) for one in found),
     }

@@ -8,18 +8,25 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import BaseFileLock, FileLock
-from torch import Tensor
 
 from tombola import files
 from tombola.errors import TombolaError
 from tombola.files import written_aside
-from tombola.pruning.ticket import Ticket, load
-from tombola.study.plan import Plan
-from tombola.study.stages import Outcome, Prune, Stage
-from tombola.training.checkpoint import Checkpoint
+from tombola.study.graph import Graph, N, Node
+
+from .outline import PRUNE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tombola.pruning.ticket import Ticket
+    from tombola.study.stages import Outcome, Stage
+    from tombola.training.checkpoint import Checkpoint
+
+from .locks import check_locks
 
 _CACHED = 4  # tickets kept in memory: a stage's parents are mostly among the last ones
 
@@ -33,11 +40,27 @@ class Store:
 
     def __init__(self, root: Path):
         self.root = root
+        self._place = str(root)
         self.unfinished = root / "unfinished"
         """Folder of the running stages' checkpoints, locks and progress, and of the errors of failed stages."""
         self._tickets: OrderedDict[str, Ticket] = OrderedDict()
         self._whole: set[str] = set()
         """Keys whose record was read, so that `done` parses each only once."""
+
+    @property
+    def place(self) -> str:
+        """Return the store's folder, or its address."""
+        return str(self.root.resolve())
+
+    def follow(self) -> None:
+        """Look for what other machines have written, from now on; on a shared disk it is seen anyway."""
+
+    def keys(self) -> set[str]:
+        """Return the names in the folder, among them the keys of finished stages, by one look."""
+        return {path.name for path in self.root.glob("*")}
+
+    def fetch(self, keys: Iterable[str]) -> None:
+        """Make the records of these stages ready to read, faster than one by one."""
 
     def prepare(self) -> None:
         """Make the folder. Raises TombolaError if it can't be written."""
@@ -50,10 +73,11 @@ class Store:
             raise TombolaError(
                 f"cannot write to {self.root}: {error.strerror}; choose another folder with --out or --store"
             ) from None
+        check_locks(self.unfinished)
 
     def done(self, key: str) -> bool:
         """Return whether the stage has ended. One whose record is damaged has not: it is run again."""
-        if not (self.root / key / "record.json").is_file():
+        if not os.path.isfile(f"{self._place}/{key}/record.json"):  # not Path: thousands of stages
             return False
         if key not in self._whole:
             with suppress(TombolaError):
@@ -79,8 +103,10 @@ class Store:
         """Return whether the stage's ticket is on disk; `tombola clean` removes tickets of done stages."""
         return self.ticket_path(key).is_file()
 
-    def ticket(self, key: str) -> Ticket:
+    def ticket(self, key: str) -> "Ticket":
         """Return the stage's ticket. Raises TombolaError if its file is missing or damaged."""
+        from tombola.pruning.ticket import load
+
         if key not in self._tickets:
             self._tickets[key] = load(self.ticket_path(key))
             if len(self._tickets) > _CACHED:
@@ -92,18 +118,20 @@ class Store:
         """Return whether the mask of a pruning was kept when its ticket was removed."""
         return self.mask_path(key).is_file()
 
-    def mask(self, key: str) -> tuple[Tensor, dict[str, Any]]:
+    def mask(self, key: str) -> "tuple[Tensor, dict[str, Any]]":
         """Return the kept mask of a pruning, bool [P], and its ticket's `info`. Raises TombolaError if it is damaged."""
         tensors, description = files.read(self.mask_path(key))
         return files.unpack(tensors["mask"], description["parameters"]), description["info"]
 
     def keep_mask(self, key: str) -> None:
         """Write the mask of a pruning's ticket beside it, with its layout and `info`."""
+        from tombola.pruning.ticket import load
+
         ticket = load(self.ticket_path(key))
         about = {"parameters": ticket.mask.numel(), "layout": ticket.layout.to_json(), "info": ticket.info}
         files.write(self.mask_path(key), {"mask": files.pack(ticket.mask)}, about)
 
-    def save(self, stage: Stage, outcome: Outcome, run: dict[str, Any]) -> None:
+    def save(self, stage: "Stage", outcome: "Outcome", run: dict[str, Any]) -> None:
         """Write the stage's outcome, which marks it as done. run: how it was run (seconds, device, ...)."""
         record = {
             "key": stage.key,
@@ -113,14 +141,14 @@ class Store:
             "parents": [parent.key for parent in stage.parents],
             "record": outcome.record,
             "run": run,
-        }
+        } | ({"history": outcome.history} if outcome.history else {})
         try:
             with written_aside(self.root / stage.key, self.unfinished / f"{stage.key}.{os.getpid()}") as aside:
                 aside.mkdir()
                 if outcome.ticket is not None:
                     outcome.ticket.save(aside / self.ticket_path("").name)
                 (aside / "record.json").write_text(json.dumps(record, indent=1))
-                self.discard(stage.key)  # a folder cannot be renamed onto another, such as that of a damaged stage
+                Store.discard(self, stage.key)  # a folder cannot be renamed onto another, such as that of a damaged stage
         except OSError as error:
             raise TombolaError(
                 f"cannot write stage {stage.key} to {self.root}: {error.strerror}; free space or permissions"
@@ -139,7 +167,9 @@ class Store:
         self._whole.discard(key)
         shutil.rmtree(self.root / key, ignore_errors=True)
 
-    def checkpoint(self, key: str, seconds: float, ends: float = math.inf) -> Checkpoint:
+    def checkpoint(self, key: str, seconds: float, ends: float = math.inf) -> "Checkpoint":
+        from tombola.training.checkpoint import Checkpoint
+
         return Checkpoint(self.checkpoint_path(key), seconds, ends)
 
     def ticket_path(self, key: str) -> Path:
@@ -154,6 +184,10 @@ class Store:
     def error_path(self, key: str) -> Path:
         """Return the path of a failed stage's traceback."""
         return self.unfinished / f"{key}.error"
+
+    def fail(self, key: str, text: str) -> None:
+        """Keep the traceback of a failed stage, or a sentence; the last line is what is shown."""
+        self.error_path(key).write_text(text)
 
     def failure(self, key: str) -> tuple[float, str]:
         """Return the time at which the stage failed and the last line of its traceback, empty if it has not failed."""
@@ -187,15 +221,16 @@ class Store:
         lock.release()
 
 
-def missing(plan: Plan, store: Store) -> list[Stage]:
+def missing(plan: Graph[N], store: Store) -> list[N]:
     """Return the stages that still have to run, parents first.
 
     These are the unfinished stages whose records the plan's tables read, with the stages that they depend on and that are
     unfinished or whose tickets were removed. A missing stage on which only finished ones depend is left out.
     """
     read = {stage.key for row in plan.wanted for stage in row.read}
+    store.fetch(stage.key for stage in plan.stages)
     parents: set[str] = set()  # whose tickets are needed
-    found: list[Stage] = []
+    found: list[N] = []
     for stage in reversed(plan.stages):  # children first
         wanted, needed = stage.key in read, stage.key in parents
         if not (wanted or needed) or (store.done(stage.key) and (not needed or store.has_ticket(stage.key))):
@@ -205,6 +240,6 @@ def missing(plan: Plan, store: Store) -> list[Stage]:
     return found[::-1]
 
 
-def parents_needed(stage: Stage, store: Store) -> tuple[Stage, ...]:
+def parents_needed(stage: Node, store: Store) -> tuple[Any, ...]:
     """Return the parents whose tickets a run of the stage reads; a pruning whose mask was kept reads no trained one."""
-    return stage.parents[1:] if isinstance(stage, Prune) and store.has_mask(stage.key) else stage.parents
+    return stage.parents[1:] if stage.kind == PRUNE and store.has_mask(stage.key) else stage.parents

@@ -1,8 +1,10 @@
 """Plan of a study: its graph of stages, with a row for each ticket of each arm, checked before the first stage runs."""
 
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from tombola import plugins
@@ -16,15 +18,20 @@ from tombola.inference.graphs import check_graphs
 from tombola.models.weights import load_weights
 from tombola.posterior.predictive import check_batch_statistics
 from tombola.posterior.state import layout_of
+from tombola.pruning.masks import grouped_segments
 from tombola.pruning.rewind import parse_rewind, step_of
-from tombola.pruning.scores import SCORES, WITHOUT_STD, check_random, check_ranked
+from tombola.pruning.scores import AT_START, SCORES, WITHOUT_STD, check_random, check_ranked
 from tombola.settings import DataSettings
+from tombola.training.costs import weight_costs
+from tombola.training.further import check_measures
 from tombola.training.optim import SCHEDULES
+from tombola.training.scored import check_targets
 
 from .analyses import analysis_rows
 from .arms import (
     TRANSPLANTS,
     SeedContext,
+    arm_prune,
     arm_score,
     arm_sigma,
     by_map,
@@ -33,10 +40,10 @@ from .arms import (
     settings_labels,
     trainings,
 )
-from .rows import AnalysisRow, Row
+from .graph import AnalysisRow, Row, ancestors, curve_of, several_of
 from .spec import Arm, Study, Variant, arm_train
-from .stages import Evaluate, Init, Prune, Shuffle, Stage, Train, ancestors
-from .stages.base import Net, Source
+from .stages import Evaluate, Init, Prune, Shuffle, Stage, Train
+from .stages.base import COUNTED, Net, Source
 
 
 @dataclass(frozen=True)
@@ -47,12 +54,12 @@ class Plan:
     rows: list[Row]
     analyses: list[AnalysisRow] = field(default_factory=list)
 
-    @property
+    @cached_property
     def wanted(self) -> list[Row | AnalysisRow]:
         """Return all rows; analyses come last, because their stages depend on the other rows' stages."""
         return [*self.rows, *self.analyses]
 
-    @property
+    @cached_property
     def stages(self) -> list[Stage]:
         """Return every stage once, parents first."""
         return ancestors(*(row.stage for row in self.wanted))
@@ -82,9 +89,9 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
     net = Net(study.model, dataset.input_shape, dataset.outputs)
     study = _measured_as_can_be(study, net)
     parameters = _check(study, net, dataset)
+    arms = [(arm, curve_label(study, arm), settings_labels(study, arm, dataset.fingerprint)) for arm in study.arms]
     for seed in study.seeds:
-        for arm in study.arms:
-            label = curve_label(study, arm)
+        for arm, label, shared in arms:
             for level, trained in trainings(SeedContext(study, net, source, seed, len(dataset.train[0])), arm):
                 labels = {
                     "study": study.name,
@@ -100,7 +107,9 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
                     "seed": seed,
                     "level": level,
                     "parameters": parameters,
-                    **settings_labels(study, arm, trained.settings, dataset.fingerprint),
+                    "lr": trained.settings.lr,
+                    "warmup_epochs": trained.settings.warmup_epochs,
+                    **shared,
                 }
                 measure = study.evaluate
                 if measure.batch_norm == "samples" and is_deterministic(trained.settings.method):
@@ -165,13 +174,23 @@ def _check(study: Study, net: Net, dataset: Dataset) -> int:
             check_ranked(layout, arm_score(study, arm))
     if study.prune.levels and not layout.prunable_segments():
         raise TombolaError(f"model {study.model.name!r}: nothing is prunable; set prune.classifier: true or prune.include")
+    if study.prune.group and study.prune.levels:
+        grouped_segments(layout, study.prune.group[1])
+    for rule in (arm_prune(study, arm) for arm in study.arms):
+        if rule.budget != "weights" and rule.levels:
+            weight_costs(rule, layout, module, dataset.prepare(dataset.train[0][:COUNTED]))
     return layout.numel
 
 
 def _check_arm(study: Study, arm: Arm, dataset: Dataset) -> None:
     """Raise TombolaError for an arm that the study or its data cannot have."""
     score, rewind = arm_score(study, arm), arm.rewind or study.prune.rewind
-    plugins.resolve(score, SCORES, "score")
+    if score not in AT_START:
+        plugins.resolve(score, SCORES, "score")
+    elif arm.arm != "before_training":
+        raise TombolaError(
+            f"arm {arm.arm} has score {score!r}, which is of untrained networks; name it in an arm before_training"
+        )
     if (arm.arm == "deterministic" or arm.arm in TRANSPLANTS) and score in SCORES and score not in WITHOUT_STD:
         raise TombolaError(
             f"arm {arm.arm} has score {score!r}, which needs a std; a deterministic network can be pruned by "
@@ -201,6 +220,7 @@ def _check_arm(study: Study, arm: Arm, dataset: Dataset) -> None:
             f"train.method is {settings.method!r}; deterministic curves are the arm 'deterministic', so leave the "
             "method out or name a Bayesian one"
         )
+    _check_mask(study, arm)
     plugins.resolve(settings.schedule, SCHEDULES, "schedule")
     estimator = plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
     plugins.resolve(settings.objective, OBJECTIVES, "objective")
@@ -215,9 +235,28 @@ def _check_arm(study: Study, arm: Arm, dataset: Dataset) -> None:
             f"rewind is {rewind!r}, but training ends at epoch:{settings.epochs} (step:{settings.epochs * steps}); "
             "rewind to an earlier point"
         )
-    if (settings.likelihood == "categorical") != dataset.is_classification:
-        wanted = "categorical" if dataset.is_classification else "gaussian"
-        raise TombolaError(f"train.likelihood is {settings.likelihood!r}; data {dataset.name!r} needs {wanted!r}")
+    check_targets(settings.likelihood, dataset)
+    check_measures(study.evaluate, dataset, settings.likelihood)
+
+
+def _check_mask(study: Study, arm: Arm) -> None:
+    """Raise TombolaError for a mask that changes in a training, where the arm has none or has another."""
+    mask = arm_train(study, arm, deterministic=by_map(arm)).mask
+    if arm.arm != "in_training":
+        if mask and study.prune.levels:
+            raise TombolaError(
+                f"arm {arm.arm} prunes between trainings, and train.sparse within them; name it in an arm in_training"
+            )
+        return
+    if mask is None:
+        raise TombolaError("arm in_training has no train.sparse; add for example train: {sparse: {way: rigl}}")
+    if arm.score:
+        raise TombolaError(f"arm in_training has score {arm.score!r}; weights go by train.sparse.drop: set that")
+    if by_map(arm) and mask.score in SCORES and mask.score not in WITHOUT_STD:
+        raise TombolaError(
+            f"arm in_training drops by {mask.score!r}, which needs a std; a deterministic network can be pruned by "
+            f"{', '.join(sorted(WITHOUT_STD))}"
+        )
 
 
 def names_of(plan: Plan) -> dict[str, str]:
@@ -225,38 +264,29 @@ def names_of(plan: Plan) -> dict[str, str]:
 
     If several curves share a stage, its name has the curve that is nearest to it, and "+2" for two more.
     """
-    several = [column for column in ("model", "data") if len({row.labels[column] for row in plan.rows}) > 1]
-    nearest: dict[str, tuple[int, Row | AnalysisRow]] = {}
-    curves: dict[str, set[str]] = {}
-    for row in plan.wanted:
-        for key, distance in _distances(row.stage).items():
-            curves.setdefault(key, set()).add(curve_of(row, several))
-            if key not in nearest or distance < nearest[key][0]:
-                nearest[key] = (distance, row)
+    several = several_of(plan)
+    nearest: dict[str, tuple[int, int]] = {}  # stages between, place of the row
+    curves: dict[str, set[str]] = defaultdict(set)
+    for place, row in enumerate(plan.wanted):
+        nearest.setdefault(row.stage.key, (0, place))
+        curves[row.stage.key].add(curve_of(row, several))
+    for stage in reversed(plan.stages):  # children first
+        distance, place = nearest[stage.key]
+        for parent in stage.parents:
+            curves[parent.key] |= curves[stage.key]
+            nearest[parent.key] = min((distance + 1, place), nearest.get(parent.key, (distance + 1, place)))
     names, levels = {}, dict[str, int]()
     for stage in plan.stages:
         levels[stage.key] = (levels[stage.parents[0].key] if stage.parents else 0) + isinstance(stage, Prune)
-        _, row = nearest[stage.key]
+        row = plan.wanted[nearest[stage.key][1]]
+        if isinstance(row, Row) and stage in row.read:
+            levels[stage.key] = row.labels["level"]  # of arms that prune at once or within a training, it is no count
         more = f" +{len(curves[stage.key]) - 1}" if len(curves[stage.key]) > 1 else ""
         between = row.labels.get("between", "") if row.stage is stage else ""
         doing = f"{_action(stage)} between {between}" if between else _action(stage)
         parts = [doing, curve_of(row, several) + more, f"level {levels[stage.key]}", f"seed {row.labels['seed']}"]
         names[stage.key] = " · ".join(parts)
     return names
-
-
-def _distances(stage: Stage) -> dict[str, int]:
-    """Return key of each ancestor -> the least number of stages from it to `stage`."""
-    found = {stage.key: 0}
-    for child in reversed(ancestors(stage)):
-        for parent in child.parents:
-            found[parent.key] = min(found[child.key] + 1, found.get(parent.key, found[child.key] + 1))
-    return found
-
-
-def curve_of(row: Row | AnalysisRow, several: list[str]) -> str:
-    """Return the curve's label with its variant and the columns `several`, which distinguish curves of the study."""
-    return " · ".join(str(row.labels[name]) for name in ("curve", *several, "variant") if row.labels[name])
 
 
 def _action(stage: Stage) -> str:

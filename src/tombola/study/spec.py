@@ -44,26 +44,39 @@ class Arm(Checked):
         "shuffle_global",
         "shuffle_even",
         "equal_budget",
+        "before_training",
+        "in_training",
     ] = setting(
         "ticket",
         "ticket: iterative pruning of a Bayesian network. deterministic: of a deterministic one. transplant: the "
         "deterministic tickets trained as Bayesian networks; transplant_shuffle: with a random mask of equal layer "
         "densities; transplant_reinit: with re-drawn weights. reinit, shuffle_*: controls from each level's ticket. "
-        "equal_budget: the ticket of level k trained for k + 1 times the epochs, as learning-rate rewinding has been.",
+        "equal_budget: the ticket of level k trained for k + 1 times the epochs, as learning-rate rewinding has been. "
+        "before_training: the start, pruned at once to each level's share and trained. "
+        "in_training: the start trained once for each level, by train.sparse with the level's share as its density.",
     )
     score: str | None = setting(
-        None, "Score of the chain; by default prune.score, for deterministic chains and transplants magnitude."
+        None,
+        "Score of the chain; by default prune.score, for deterministic chains and transplants magnitude. Of before_training "
+        "also snip, grasp or synflow.",
     )
+    scope: Literal["global", "layerwise", "erk"] | None = setting(None, "Scope of the pruning; by default prune.scope.")
     of: Literal["ticket", "deterministic"] = setting("ticket", "For controls: the chain whose masks are used.")
     sigma: Literal["trained", "start", "shuffled"] | None = setting(
         None, "The std that the score sees; by default prune.sigma."
     )
     rewind: str | None = setting(None, "Where survivors restart; by default prune.rewind.")
+    budget: Literal["weights", "flops", "milliseconds"] | None = setting(
+        None, "What each level cuts; by default prune.budget."
+    )
+    cost_exponent: float | None = setting(
+        None, "Power of the costs that scores are divided by; by default prune.cost_exponent.", least=0, most=1
+    )
     levels: list[int] | None = setting(
         None, "For controls and transplants: levels to train at; by default all from 1.", least=1
     )
     densities: list[float] | None = setting(
-        None, "The same by how much is left: the levels that are nearest to these densities.", above=0, below=1
+        None, "The same by how much is left of the budget: the levels that are nearest to these shares.", above=0, below=1
     )
     train: dict[str, Any] = setting({}, "Fields of `train` that differ in this arm.")
 
@@ -179,6 +192,10 @@ def resolved(raw: dict[str, Any]) -> dict[str, Any]:
     """Return a raw study with its recipe's settings and every default, lists kept as they fan out."""
     defaults = dataclasses.asdict(Study())
     studies = [{name: _merged(value, one.get(name, value)) for name, value in defaults.items()} for one in expand(raw)]
+    for study in studies:
+        prune = study["prune"]
+        if isinstance(prune, dict) and (prune["target"] or prune["pattern"]):
+            prune["levels"] = None  # they follow
     return common_view(studies, raw.get("nets", []))
 
 

@@ -2,7 +2,7 @@
 
 from .follow import Follower
 from .picture import Finished, Picture, Running, draw, duration, until
-from .tables import graph_table, results_table
+from .tables import graph_table, print_results, print_settled, results_table
 from .watchers import ConsoleWatcher, shown
 
 __all__ = [
@@ -14,6 +14,8 @@ __all__ = [
     "draw",
     "duration",
     "graph_table",
+    "print_results",
+    "print_settled",
     "results_table",
     "shown",
     "until",

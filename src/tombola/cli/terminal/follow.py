@@ -8,13 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tombola.engine.forecast import Forecast, Guesses, epoch_steps, work_of
-from tombola.engine.local import dataset
+from tombola.engine.forecast import Forecast, Guesses
+from tombola.engine.outline import Outline, OutlineStage
 from tombola.engine.progress import Progress, Seen, seen
 from tombola.engine.store import Store, missing
-from tombola.pruning.rewind import step_of
-from tombola.study.plan import Plan, curve_of, names_of, training_of
-from tombola.study.stages import Stage
+from tombola.study.graph import curve_of, several_of
 
 from .picture import Finished, Picture, Running
 
@@ -24,12 +22,11 @@ _SHOWN = 6  # of the stages that have ended
 class Follower:
     """Observer of a study: each look reads only what is new, and returns the picture of the moment."""
 
-    def __init__(self, plan: Plan, store: Store, timings: Path):
+    def __init__(self, plan: Outline, store: Store, timings: Path):
         self._plan, self._store, self._timings = plan, store, timings
-        self._names = names_of(plan)
         self._stages = {stage.key: stage for stage in plan.stages}
-        self._work = {key: work_of(stage, dataset) for key, stage in self._stages.items()}
-        several = [column for column in ("model", "data") if len({row.labels[column] for row in plan.rows}) > 1]
+        self._steps = {key: stage.work.steps for key, stage in self._stages.items()}
+        several = several_of(plan)
         self._tickets = [(curve_of(row, several), row.stage.key) for row in plan.rows]
         self._again = {stage.key for stage in missing(plan, store) if store.done(stage.key)}  # for their removed tickets
         self._done: set[str] = set()
@@ -60,7 +57,7 @@ class Follower:
         return Picture(
             study=self._plan.name,
             stages=(len(self._done), len(self._stages)),
-            steps=(sum(self._work[key] for key in self._done) + under_way, sum(self._work.values())),
+            steps=(sum(self._steps[key] for key in self._done) + under_way, sum(self._steps.values())),
             now=time.time(),
             since=since,
             left=forecast.left([progress for progress in alive if progress.key in running], len(alive)),
@@ -77,12 +74,11 @@ class Follower:
 
     def _read_what_ended(self, where: tuple[str, int] | None) -> Forecast:
         """Return the forecast without the stages that ended since the last look; a new one for another device."""
-        found = {path.name for path in self._store.root.glob("*")}  # one look at the disk rather than one for each stage
-        ended = [key for key in found & self._stages.keys() - self._done if self._store.done(key)]
+        ended = [key for key in self._store.keys() & self._stages.keys() - self._done if self._store.done(key)]
         ended = [key for key in ended if key not in self._again or self._store.has_ticket(key)]
         ended.sort(key=self._store.finished, reverse=True)
         if self._forecast is None or (where is not None and where != self._where):
-            self._where, self._forecast = where, Forecast(self._plan, self._store, dataset, where)
+            self._where, self._forecast = where, Forecast(self._plan, self._store, where)
             Guesses.read(self._timings).give(self._forecast, where)
         newest: list[Finished] = []
         for key in ended:
@@ -91,7 +87,7 @@ class Follower:
                 seconds, result = record["run"]["seconds"], result_of(record)
                 self._forecast.drop(self._stages[key], seconds)
                 if result or seconds >= 1:  # short prunings and shuffles would hide the trainings
-                    newest.append(Finished(self._names[key], seconds, result))
+                    newest.append(Finished(self._stages[key].name, seconds, result))
         self._done.update(ended)
         self._finished = [*newest, *self._finished][:_SHOWN]
         return self._forecast
@@ -104,7 +100,7 @@ class Follower:
             failed_at, said = self._store.failure(key)
             if not said:  # it will be tried again
                 continue
-            log = f"{self._names[key]} failed: {said} (details in {self._store.error_path(key)})"
+            log = f"{self._stages[key].name} failed: {said} (details in {self._store.error_path(key)})"
             failed.append(self.failures.get(key, log))
             if since is not None and failed_at >= since:
                 lost = {key}
@@ -120,12 +116,10 @@ class Follower:
         return Running(progress, one.state, epoch, left, own=self.own is not None and progress.of_this_process)
 
 
-def _epoch(stage: Stage, done: int) -> tuple[int, int] | None:
+def _epoch(stage: OutlineStage, done: int) -> tuple[int, int] | None:
     """Return the epoch that follows `done` steps of the stage, and the number of epochs of its schedule."""
-    if (trained := training_of(stage)) is None:
-        return None
-    steps, epochs = epoch_steps(trained, dataset), trained.settings.epochs
-    return min(((step_of(trained.start, steps) or 0) + done) // steps + 1, epochs), epochs
+    work = stage.work
+    return (min((work.first + done) // work.epoch_steps + 1, work.epochs), work.epochs) if work.epoch_steps else None
 
 
 def result_of(record: dict[str, Any]) -> str:

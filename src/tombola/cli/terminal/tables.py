@@ -2,18 +2,19 @@
 
 import string
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import groupby, product
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tombola.engine.folder import StudyFolder
 from tombola.engine.store import Store
+from tombola.metrics import records
 from tombola.metrics.column import left
-from tombola.study.plan import Plan
-from tombola.study.stages import Stage, ancestors
+from tombola.study.graph import Graph, Node, ancestors
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -49,6 +50,22 @@ def results_table(records: "DataFrame", width: int) -> RenderableType:
     return Group(table, *_legend(letters))
 
 
+def print_settled(console: Console, folder: StudyFolder, *, alone: bool) -> None:
+    """Print that a study has nothing to run, and where it is the only one its results."""
+    said = f"0 of {len(folder.outline.stages)} stages to run; the page was written after them and is left as it is"
+    console.print(Text(said), soft_wrap=True)
+    if alone:
+        print_results(console, folder, records.read([folder.path]))
+
+
+def print_results(console: Console, folder: StudyFolder, table: "DataFrame") -> None:
+    """Print a study's table, and where its records and its page are."""
+    if len(table):
+        console.print(results_table(table, console.width))
+    for what, name in (("records: ", "records.parquet"), ("report:  ", "report.html")):
+        console.print(Text(f"{what}{folder.path / name}"), soft_wrap=True)
+
+
 def _cells(rows: "DataFrame", metric: str) -> dict[int, str]:
     """Return level -> mean and deviation over seeds."""
     found = rows.groupby("level")[metric].agg(["mean", "std", "count"])
@@ -72,7 +89,7 @@ def _legend(letters: dict[str, str]) -> list[RenderableType]:
     return [Text(f"{letter}  {variant}") for variant, letter in letters.items() if letter != variant]
 
 
-def graph_table(plan: Plan, store: Store) -> RenderableType:
+def graph_table(plan: Graph[Node], store: Store) -> RenderableType:
     """Return the graph: for each curve and level its stages, with the number of seeds that have them."""
     table = Table(title=f"{plan.name}: stages, done of all seeds", title_justify="left")
     for column in ("curve", "level", "stages of a level, parents first"):
@@ -103,11 +120,11 @@ def _counted(kind: str, keys: set[str], store: Store) -> str:
     return f"{kind} {sum(map(store.done, keys))}/{len(keys)}"
 
 
-def _name(labels: dict[str, Any], what: str, letters: dict[str, str]) -> str:
+def _name(labels: Mapping[str, Any], what: str, letters: dict[str, str]) -> str:
     return " · ".join(part for part in (what, letters.get(labels["variant"], "")) if part)
 
 
-def _new_stages(stage: Stage) -> list[Stage]:
+def _new_stages(stage: Node) -> list[Node]:
     """Return the stages of one level: from the last pruning (or the start) to the evaluation."""
     chain = [stage]
     while chain[0].parents and chain[0].kind != "prune":

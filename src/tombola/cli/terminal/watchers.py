@@ -3,16 +3,19 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from tombola.engine.progress import Progress
-from tombola.study.stages import Stage
 
 from .follow import Follower
 from .picture import Picture, draw, until
+
+if TYPE_CHECKING:
+    from tombola.study.stages import Stage
 
 _DRAWN_A_SECOND = 1.0  # more would flicker, and take time from the training
 _SOON, _LATER = 10.0, 60.0  # seconds between lines, in the first minute and after it
@@ -65,16 +68,16 @@ class ConsoleWatcher:
     def __init__(self, console: Console, follower: Follower, turn: Callable[[], None]):
         self._console, self._follower, self._turn = console, follower, turn
 
-    def began(self, stage: Stage, progress: Progress) -> None:
+    def began(self, stage: "Stage", progress: Progress) -> None:
         self._follower.own = progress
 
-    def stepped(self, stage: Stage, done: int, total: int) -> None:
+    def stepped(self, stage: "Stage", done: int, total: int) -> None:
         self._turn()
 
-    def ended(self, stage: Stage) -> None:
+    def ended(self, stage: "Stage") -> None:
         self._turn()
 
-    def failed(self, stage: Stage, sentence: str) -> None:
+    def failed(self, stage: "Stage", sentence: str) -> None:
         self._follower.failures[stage.key] = sentence
         self._console.print(Text(sentence, style="red"), soft_wrap=True)
 

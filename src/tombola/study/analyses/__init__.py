@@ -1,7 +1,7 @@
 """Analyses of finished tickets, or of their trainings repeated, beyond the metrics of a record.
 
 An analysis is a function from the rows of one model, one data set and one variant to stages over their tickets
-(`rows.Analysis`).
+(`graph.Analysis`).
 """
 
 from collections.abc import Iterable
@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from tombola import plugins
 from tombola.errors import TombolaError
 
+from ..graph import Analysis, AnalysisRow, Row
 from ..messages import in_short
-from ..rows import Analysis, AnalysisRow, Row
 from .connectivity import connectivity
 from .early_bird import early_bird
 from .overlap import overlap

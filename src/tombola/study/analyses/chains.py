@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
-from ..rows import Row
+from ..graph import Row
 from ..stages import Stage
 
 

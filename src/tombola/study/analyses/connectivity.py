@@ -4,7 +4,6 @@ The two are trainings of one ticket whose data order and noise differ (instabili
 ticket and its sibling that was rewound in the learning rate alone.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -15,14 +14,14 @@ from torch import Tensor
 from tombola import metrics
 from tombola.posterior.batch_norm import EXAMPLES
 from tombola.posterior.point import Point
-from tombola.posterior.predictive import classes_of, outputs, sample_statistics
+from tombola.posterior.predictive import outputs, sample_statistics
 from tombola.posterior.state import State, interpolated
 from tombola.pruning.ticket import Ticket
 from tombola.settings.keys import canonical
 from tombola.training.reference import stored_reference
-from tombola.training.work import likelihood_of
+from tombola.training.scored import labels_of, probs_of, scored_reals
 
-from ..rows import AnalysisRow, Row, analysis_row
+from ..graph import AnalysisRow, Row, analysis_row
 from ..stages import Measurement, Outcome, RunContext, Stage
 from .chains import ends_and_middle, grouped, own_masks
 
@@ -99,11 +98,10 @@ class Connectivity(Measurement):
         return self._of_outputs(out.cpu(), targets, state)
 
     def _of_outputs(self, out: Tensor, targets: Tensor, state: State) -> dict[str, float]:
-        if targets.is_floating_point():
-            noise_std = math.exp(likelihood_of(self.train, state).state_dict()["log_noise"].item())
-            return metrics.regression(out.view(len(out), *targets.shape), noise_std, targets)
-        probs = classes_of(out).probs
-        return {"nll": metrics.nll(probs, targets), "error": 1 - metrics.accuracy(probs, targets)}
+        if (probs_SBC := probs_of(out, self.train)) is None:
+            return scored_reals(out, targets, self.train, state)
+        probs, labels = probs_SBC.mean(0), labels_of(targets)
+        return {"nll": metrics.nll(probs, labels), "error": 1 - metrics.accuracy(probs, labels)}
 
 
 def connectivity(rows: list[Row]) -> Iterator[AnalysisRow]:

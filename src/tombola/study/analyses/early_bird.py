@@ -15,7 +15,7 @@ from tombola.pruning.overlap import jaccard, mask_distance, overlap_by_chance
 from tombola.pruning.scores import SCORES, evaluate
 from tombola.pruning.ticket import Ticket
 
-from ..rows import AnalysisRow, Row, analysis_row
+from ..graph import AnalysisRow, Row, analysis_row
 from ..stages import Outcome, RunContext, Stage, Train
 from .chains import once, own_masks
 

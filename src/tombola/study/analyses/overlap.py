@@ -11,7 +11,7 @@ from tombola.errors import TombolaError
 from tombola.pruning.overlap import jaccard, layer_masks, overlap_by_chance
 from tombola.pruning.ticket import Ticket
 
-from ..rows import AnalysisRow, Row, analysis_row
+from ..graph import AnalysisRow, Row, analysis_row
 from ..stages import Outcome, RunContext, Stage
 from .chains import grouped, mask_of, once, own_masks
 

@@ -14,7 +14,7 @@ from tombola.metrics import spearman
 from tombola.pruning.scores import SCORES, WITHOUT_STD, evaluate
 from tombola.pruning.ticket import Ticket
 
-from ..rows import AnalysisRow, Row, analysis_row
+from ..graph import AnalysisRow, Row, analysis_row
 from ..stages import Outcome, RunContext, Stage
 from .chains import own_masks
 
