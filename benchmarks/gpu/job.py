@@ -44,9 +44,7 @@ class Job:
 
     def settings(self, net: str, size: str = "full", **changes: Any) -> TrainSettings:
         """Return the training of that recipe with one weight sample a step and these changes."""
-        study = self.study(net, size)
-        epochs = {"epochs": 4} if self.toy else {}  # a toy's one epoch is too few to time
-        return replace(study.train, **({"samples": 1} | epochs | changes))
+        return replace(self.study(net, size).train, **({"samples": 1} | changes))
 
     @cached_property
     def data(self) -> Dataset:

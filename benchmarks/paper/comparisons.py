@@ -35,8 +35,11 @@ class Extra:
     column: str = "accuracy"
 
     def contrast(self, pool: Pool, model: str) -> Contrast:
-        """Return one minus other. Raises Missing without data."""
-        found = WHERE[self.where](*(pick.grid(pool, model, self.column) for pick in (self.one, self.other)))
+        """Return one minus other. Raises Missing without data, or if both are the same rows."""
+        one, other = (pick.grid(pool, model, self.column) for pick in (self.one, self.other))
+        if one.keys == other.keys:
+            raise Missing(f"{one.words} that are not {other.words}")
+        found = WHERE[self.where](one, other)
         if self.column != "nll":
             return found
         return replace(found, values={seed: value / 100 for seed, value in found.values.items()}, unit="nats")
@@ -64,8 +67,8 @@ EXTRAS: dict[str, list[Extra]] = {
     ],
     "rewind": [Extra(by_rate, equal, where) for _, by_rate, equal in p.REWOUND.values() for where in ("medium", "high")],
     "calibration": [
-        *(Extra(p.BATCH, p.SNR, where, "mace") for where in ("area", "dense")),
-        Extra(p.BATCH, p.SNR),
+        *(Extra(pick, p.SNR, where, "mace") for pick in (p.RUNNING, p.BATCH) for where in ("area", "dense")),
+        *(Extra(pick, p.SNR) for pick in (p.RUNNING, p.BATCH)),
         *(Extra(p.SNR, p.DET, "area", column) for column in ("mace", "mace_coded", "ece", "nll")),
         *(Extra(p.MOVED, p.DET, "area", column) for column in ("mace", "mace_coded", "ece")),
         Extra(p.BATCH, p.BATCH_DET, "area", "mace_coded"),
@@ -108,6 +111,8 @@ def _every_ticket(pool: Pool) -> Iterator[Row]:
 
 def _row(quantity: str, metric: str, model: str, contrast: Contrast) -> Row:
     claim = Claim("", quantity, lambda net: [], study="", metric=metric)
+    if contrast.pull:  # which of the two is above is also about a collapse, in either direction
+        contrast = replace(contrast, at_chance=(), pull=0)
     return Row(claim=claim, case="", net=model, joint=Joint([outcome(above(contrast))]))
 
 

@@ -48,7 +48,7 @@ with controls that the paper lacks, at two [sizes](recipes.md#sizes): `cpu` has 
 
 READING = """Each cell is the verdict for the first net of the family, after Holm's correction; *alone* is the one without.
 [Claims](claims.md) says what verdicts mean; an empty cell is no claim about that family. The sentences below are about
-`cpu`; each section has its numbers, and those of other nets and settings, folded."""
+`cpu`; each section has its numbers, folded, beside those of other nets and settings, which are never pooled."""
 
 LIMITS = """At `cpu` the nets are small and trained for a few epochs on a subset: accuracies are far below those of the full
 nets, and a claim may hold at one size and fail at another. Intervals describe seeds, not test images, data or settings.

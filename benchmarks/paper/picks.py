@@ -48,11 +48,12 @@ class Pool:
         return list({family_of(model): model for model in reversed(self.records["model"].unique())}.values())[::-1]
 
     def rows(self, model: str, changes: Mapping[str, Any] = {}, settings: Mapping[str, Any] = {}) -> pd.DataFrame:
-        """Return the rows of arms with these changes, at home but for these settings: values by path."""
+        """Return the rows of arms with these changes, at home but for these settings: values by path, None: left out."""
         own = self.records[self.records["model"] == model]
         own = own[own["changes"] == json.dumps(changes, sort_keys=True)]
-        home = json.loads(self.home(model)) | settings
-        return own[own["settings"] == json.dumps(home, sort_keys=True)]
+        there = json.loads(self.home(model)) | settings
+        there = {path: value for path, value in there.items() if value is not None}
+        return own[own["settings"] == json.dumps(there, sort_keys=True)]
 
     def home(self, model: str) -> str:
         """Return the settings that most rows of the model's unchanged arms have."""
@@ -90,6 +91,8 @@ class Pick:
 
 
 BY_BATCH = {"evaluate.batch_norm": "batch"}
+BY_RUNNING = {"evaluate.batch_norm": None}
+"""Running statistics were the default when keys were frozen, so settings leave them out; later homes name `samples`."""
 
 SNR, MU, SQUARE = Pick("snr tickets", c.SNR), Pick("mu tickets", c.MU), Pick("square tickets", c.SQUARE)
 DET = Pick("deterministic tickets", c.DETERMINISTIC)
@@ -101,6 +104,7 @@ SLOW = Pick("snr, log sigma at the rate of mu", c.SNR, {"train.log_std_lr_factor
 MOVED = Pick("transplants", c.TRANSPLANT)
 MOVED_SHUFFLED = Pick("transplants, mask shuffled within layers", control("transplant_shuffle", c.TRANSPLANT))
 MOVED_REDRAWN = Pick("transplants, weights drawn anew", control("transplant_reinit", c.TRANSPLANT))
+RUNNING = Pick("snr tickets, running statistics", c.SNR, settings=BY_RUNNING)
 BATCH = Pick("snr tickets, statistics of the batch", c.SNR, settings=BY_BATCH)
 BATCH_DET = Pick("deterministic tickets, statistics of the batch", c.DETERMINISTIC, settings=BY_BATCH)
 REWOUND = {

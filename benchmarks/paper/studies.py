@@ -23,7 +23,7 @@ from tombola.engine.store import missing
 from tombola.study.spec import read, shipped
 from tombola.study.stages import Train
 
-ORDER = ("scores", "layers", "randomise", "transplant", "rewind", "rate", "calibration", "size")
+ORDER = ("scores", "layers", "randomise", "transplant", "rewind", "rate", "calibration", "size", "robustness")
 """The order of the studies: a shared stage counts for the first."""
 
 

@@ -13,7 +13,7 @@ from benchmarks.nets import AGAINST, NETS, TIMED, TOY
 from benchmarks.record import PEERS, Verdict, finish, installed
 from benchmarks.steps import SETTINGS, configurations
 
-from benchmarks import data, memory, peers, predict, study, timing, training
+from benchmarks import data, memory, peers, predict, scale, study, timing, training
 from tombola.models import build
 
 MAKE_PAGE = Path(__file__).parents[2] / "docs" / "make_performance.py"
@@ -185,6 +185,16 @@ def test_a_study_is_measured(tmp_path):
     (row,) = record["rows"]
     assert row["steps"] == {"vi": 5 * 5 * 20, "map": 3 * 5 * 20}  # trainings, epochs, steps
     assert {"study", "resume", "demo"} <= row["seconds"].keys()
+
+
+@pytest.mark.slow
+def test_commands_are_measured(tmp_path):
+    code, record = run(scale.main, tmp_path)
+    assert code == 0  # reduced studies have no targets
+    assert_whole(record, "scale")
+    (row,) = record["rows"]
+    assert row["seconds"].keys() == row["megabytes"].keys() == {*scale.TARGETS, "resume"}
+    assert row["megabytes"]["status"] < row["megabytes"]["resume"]  # no torch
 
 
 def page_maker():

@@ -8,7 +8,15 @@ from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.job import MINUTES, Job, recipe
 from benchmarks.gpu.steps import ARMS, fastest_of, summary
 
+from tombola.study.recipes import cifar10
+
 TOY = ["--device", "cpu", "--toy", "--nets", "resnet20"]
+
+
+@pytest.fixture(autouse=True)
+def _four_brief_epochs(brief_toys, monkeypatch):
+    """As many as are timed."""
+    monkeypatch.setitem(cifar10()["sizes"]["toy"]["common"]["train"], "epochs", 4)
 
 
 def rows(folder, piece, net="resnet20"):

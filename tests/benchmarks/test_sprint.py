@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from benchmarks.gpu.sprint import archive
 from benchmarks.gpu.sprint.command import Sprint, collect, main
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from tombola.training.checkpoint import TimeUp
 
-TOY = ["--size", "toy", "--device", "cpu", "--nets", "resnet20", "--seeds", "1"]
+TOY = ["--size", "toy", "--device", "cpu", "--nets", "vgg11", "--seeds", "1"]
 
 
 def sprint(out: Path, *more: object) -> pd.DataFrame:
@@ -28,6 +29,7 @@ def numbers(table: pd.DataFrame) -> pd.DataFrame:
     return table.set_index(["study", "curve", "key"])[["accuracy", "nll", "density"]].sort_index()
 
 
+@pytest.mark.usefixtures("brief_toys")
 def test_sprints_that_are_cut_off_add_up_to_a_whole_one(tmp_path, monkeypatch):
     whole = sprint(tmp_path / "whole")
     stages = iter(range(40))  # time is up after as many

@@ -274,13 +274,34 @@ def test_two_curves_at_chance_have_no_verdict_and_one_is_named():
     sparse = records["level"] == 10
     (row,) = judge(at_chance(records, sparse), {"1d": CLAIMS["1d"]})
     assert (row.verdict, row.corrected) == ("no verdict", "no verdict")
-    assert row.joint.deciding.reason == "snr tickets and mu tickets are at chance"
+    assert row.joint.deciding.reason == "at chance: snr tickets and mu tickets"
     records = study({SNR: 0.0, SQUARE: 0.0, SQUARE_CODED: 0.0}, model="vit_tiny")
     square = records["curve"].isin([SQUARE.words, SQUARE_CODED.words]) & (records["level"] > 0)
     for row in judge(at_chance(records, square), {"1g": CLAIMS["1g"]}):
         assert row.verdict == "supported"
         assert "at chance: square" in remark(row)
         assert row.chance_known
+
+
+def test_one_curve_at_chance_decides_only_claims_about_its_collapse():
+    """The scores of a VGG match until square collapses: it is not contradicted; that tickets are not worse than dense is."""
+    records = study({SNR: 0.0, SQUARE: 0.0, MU: 0.0}, model="vgg11")
+    last = records["level"] == 10
+    (row,) = judge(at_chance(records, last & (records["curve"] == SQUARE.words)), {"1d": CLAIMS["1d"]})
+    assert (row.verdict, row.corrected) == ("no verdict", "no verdict")
+    assert row.joint.deciding.reason == "at chance: square tickets"
+    early = (records["level"] == 3) & (records["curve"] == SNR.words)
+    (row,) = judge(at_chance(records, early), {"1a": CLAIMS["1a"]})
+    assert (row.verdict, row.corrected) == ("contradicted", "contradicted")
+    assert (row.two_sided.verdict, row.two_sided.deciding.reason) == ("no verdict", "at chance: snr tickets")
+
+
+def test_no_calibration_of_a_net_at_chance_is_judged():
+    records = study({SNR: -5.0}, metric="mace")
+    (row,) = judge(records, {"1i": CLAIMS["1i"]})
+    assert row.verdict == "supported"
+    (row,) = judge(at_chance(records.assign(accuracy=0.8), records["level"] > 8), {"1i": CLAIMS["1i"]})
+    assert (row.verdict, row.joint.deciding.reason) == ("no verdict", "at chance: snr tickets")
 
 
 def test_a_net_whose_dense_networks_are_at_chance_has_no_verdict_but_on_cost():
@@ -376,7 +397,7 @@ def test_the_settings_of_a_row_say_what_makes_it_comparable():
     def of(prune=None, train=None, arm="ticket", **more):
         given = Study(prune=restored(PruneSettings, prune or {}), train=restored(TrainSettings, train or {}))
         one = Arm(arm=arm, **more)
-        return settings_labels(given, one, given.train, "f00")
+        return settings_labels(given, one, "f00")
 
     default = {"data.fingerprint": "f00", "evaluate.batch_norm": "samples"}  # newer than the defaults in keys
     assert json.loads(of()["settings"]) == default
@@ -386,7 +407,7 @@ def test_the_settings_of_a_row_say_what_makes_it_comparable():
     assert of(score="mu", levels=[1], rewind="init")["changes"] == "{}"
     assert json.loads(of(train={"lr": 0.1})["settings"])["train.lr"] == 0.1
     arm = Arm(train={"lr": 0.1, "epochs": TrainSettings().epochs, "method": "ivon"})
-    assert json.loads(settings_labels(Study(), arm, TrainSettings(), "f")["changes"]) == {"train.lr": 0.1}
+    assert json.loads(settings_labels(Study(), arm, "f")["changes"]) == {"train.lr": 0.1}
     assert [of(arm=a)["chain"] for a in ("ticket", "deterministic", "transplant")] == [
         *("bayesian", "deterministic", "deterministic"),
     ]

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from tombola.claims.verdict import (
     between,
     holm,
     matching,
+    not_worse,
     outcome,
     under,
 )
@@ -114,11 +116,52 @@ def test_what_is_counted_decides_without_a_test():
         assert math.isnan(Joint([found]).p_inside)
 
 
-def test_a_difference_of_two_curves_at_chance_says_nothing():
-    one, both = (replace(contrast(1, 2, 3), at_chance=names) for names in (("a",), ("a", "b")))
-    assert outcome(above(one)).verdict == SUPPORTED
-    found = outcome(above(both))
-    assert (found.verdict, found.reason) == (NO_VERDICT, "a and b are at chance")
+@pytest.mark.parametrize(
+    ("part", "of_the_first", "of_the_second"),
+    [
+        (above, NO_VERDICT, SUPPORTED),  # says that the second is lower
+        (under, SUPPORTED, NO_VERDICT),
+        (partial(above, than=-1.0), NO_VERDICT, SUPPORTED),  # that it is at most as high
+        (partial(under, than=1.0), SUPPORTED, NO_VERDICT),
+        (partial(matching, margin=1.0), NO_VERDICT, NO_VERDICT),
+        (partial(not_worse, margin=1.0), CONTRADICTED, SUPPORTED),
+    ],
+)
+def test_a_curve_at_chance_is_judged_by_claims_about_its_collapse_alone(part, of_the_first, of_the_second):
+    for name, pull, verdict in (("a", -1, of_the_first), ("b", 1, of_the_second)):
+        found = outcome(part(replace(contrast(*(pull * x for x in (20, 21, 22))), at_chance=(name,), pull=pull)))
+        assert (found.verdict, found.reason) == (verdict, f"at chance: {name}" if verdict == NO_VERDICT else "")
+        never_trained = outcome(part(replace(found.part.contrast, pull=0)))
+        assert never_trained.verdict == NO_VERDICT
+    both = outcome(part(replace(contrast(1, 2, 3), at_chance=("a", "b"))))
+    assert (both.verdict, both.reason) == (NO_VERDICT, "at chance: a and b")
+
+
+def test_tickets_at_chance_are_never_not_worse():
+    """Dense networks half a point above chance: within the margin, and yet no ticket that learned anything."""
+    learned = contrast(-0.4, -0.5, -0.6)
+    collapsed = replace(learned, at_chance=("a",), pull=-1)
+    assert outcome(not_worse(learned, 1.0)).verdict == SUPPORTED
+    found = outcome(not_worse(collapsed, 1.0))
+    assert (found.verdict, found.p_inside) == (INCONCLUSIVE, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("column", "chance", "collapsed"),
+    [
+        ("accuracy", {2, 3}, True),
+        ("best_accuracy", {1, 2, 3}, True),
+        ("accuracy", {0, 1, 2, 3}, False),  # its dense network is there too: it was never trained
+        ("accuracy", {3}, False),
+        ("mace", {2, 3}, False),  # a net at chance may have a low one
+    ],
+)
+def test_a_curve_has_collapsed_if_pruning_alone_brought_its_accuracy_to_chance(column, chance, collapsed):
+    good = grid_of([[0.9] * 4], [1.0, 0.5, 0.25, 0.1])
+    bad = replace(good, chance=frozenset(chance), column=column)
+    assert bad.collapsed([2, 3]) == collapsed
+    assert (area(good, bad, start=2).pull, area(bad, good, start=2).pull) == (collapsed, -collapsed)
+    assert area(bad, bad, start=2).pull == 0
 
 
 def test_a_contradiction_counts_though_another_part_has_no_verdict():

@@ -32,7 +32,9 @@ class Contrast:
     counted: bool = False
     """True for numbers that are counted, such as FLOPs: seeds do not vary them, and no test is needed."""
     at_chance: tuple[str, ...] = ()
-    """The curves that are no more accurate than chance at all the levels; if it is both, the contrast says nothing."""
+    """The curves that are no more accurate than chance at all the levels."""
+    pull: int = 0
+    """-1 where only the first of two accuracies collapsed to chance by pruning, 1 where only the second did, otherwise 0."""
 
 
 def near(a: Grid, b: Grid, *, density: float) -> Contrast:
@@ -156,7 +158,9 @@ def _difference(words: str, a: Grid, b: Grid, levels: list[int], value: Callable
     values = {seed: 100 * (value(a.of_seed(seed, levels)) - value(b.of_seed(seed, levels))) for seed in a.seeds()}
     values = {seed: each for seed, each in values.items() if not math.isnan(each)}  # a seed that one of the two lacks
     at_chance = tuple(grid.words for grid in (a, b) if grid.chance.issuperset(levels))
-    return _checked(Contrast(words, values, POINTS, _keys([(a, levels), (b, levels)], values), at_chance=at_chance))
+    pull = 0 if len(at_chance) > 1 else int(b.collapsed(levels)) - int(a.collapsed(levels))
+    keys = _keys([(a, levels), (b, levels)], values)
+    return _checked(Contrast(words, values, POINTS, keys, at_chance=at_chance, pull=pull))
 
 
 def _checked(contrast: Contrast) -> Contrast:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+ACCURACIES = ("accuracy", "best_accuracy")
+"""Columns in which a net at chance is a low one; in others, such as MACE, chance may look good."""
+
+
 class Missing(Exception):  # noqa: N818 - nothing went wrong: there is no data yet
     """Data that a claim needs and the records lack, in words that can follow "needs"."""
 
@@ -108,6 +112,8 @@ class Grid:
     density: Mapping[int, float]
     chance: frozenset[int] = frozenset()
     """Levels at which at least half of the seeds are no more accurate than chance."""
+    column: str = "accuracy"
+    """The column of the records that the values are from."""
 
     @property
     def levels(self) -> list[int]:
@@ -117,6 +123,13 @@ class Grid:
     def of_seed(self, seed: int, levels: Sequence[int]) -> list[Any]:
         """Return the seed's values at the levels, NaN for one that is missing."""
         return [self.values.get((seed, level), math.nan) for level in levels]
+
+    def collapsed(self, levels: Sequence[int]) -> bool:
+        """Return True for an accuracy that pruning has brought to chance at all the levels: the dense one is not there.
+
+        A control has no dense network of its own, and counts as collapsed.
+        """
+        return self.column in ACCURACIES and self.chance.issuperset(levels) and 0 not in self.chance
 
     def seeds(self) -> list[int]:
         """Return the seeds, rising."""
@@ -128,7 +141,8 @@ class Grid:
             raise Missing(f"the dense networks of {self.words}")
         places = [(seed, level) for seed in self.seeds() if (seed, 0) in self.values for level in self.density]
         values, keys = ({(seed, level): of[seed, 0] for seed, level in places} for of in (self.values, self.keys))
-        return Grid("dense", values, keys, self.density, frozenset(self.density) if 0 in self.chance else frozenset())
+        chance = frozenset(self.density) if 0 in self.chance else frozenset()
+        return replace(self, words="dense", values=values, keys=keys, chance=chance)
 
 
 class Rows:
@@ -184,18 +198,21 @@ class Rows:
                 continue
             values[at], keys[at] = value, str(row_keys[place])
             densities.setdefault(at[1], []).append(density[place])
-            chance.setdefault(at[1], []).append(self.at_chance(place))
+            chance.setdefault(at[1], []).append(self.at_chance[place])
         if not values:
             return None
         means = {level: math.fsum(own) / len(own) for level, own in sorted(densities.items())}
-        return Grid(curve.words, values, keys, means, frozenset(level for level, own in chance.items() if _most(own)))
+        return Grid(curve.words, values, keys, means, frozenset(at for at, own in chance.items() if _most(own)), column)
 
-    def at_chance(self, place: int) -> bool:
-        """Return True if chance explains the row's accuracy: 1 / classes, and two of its deviations over the examples."""
-        accuracy, classes, examples = (self.column(name)[place] for name in ("accuracy", "classes", "examples"))
-        if not (_is_number(accuracy) and _is_number(classes)):
-            return False
-        return accuracy <= 1 / classes + 2 * math.sqrt((classes - 1) / classes**2 / (examples or math.inf))
+    @cached_property
+    def at_chance(self) -> list[bool]:
+        """Flags of the rows whose accuracy chance explains: 1 / classes, and two of its deviations over the examples."""
+        return [
+            _is_number(accuracy)
+            and _is_number(classes)
+            and accuracy <= 1 / classes + 2 * math.sqrt((classes - 1) / classes**2 / (examples or math.inf))
+            for accuracy, classes, examples in zip(*map(self.column, ("accuracy", "classes", "examples")), strict=True)
+        ]
 
     @cached_property
     def chance_known(self) -> bool:
@@ -206,7 +223,7 @@ class Rows:
     @cached_property
     def untrained(self) -> bool:
         """True if at least half of the dense networks are at chance."""
-        return _most([self.at_chance(place) for place, level in enumerate(self.column("level")) if level == 0])
+        return _most([self.at_chance[place] for place, level in enumerate(self.column("level")) if level == 0])
 
 
 def _most(flags: Sequence[bool]) -> bool:

@@ -16,7 +16,7 @@ BESIDE = {"accuracy": "best_accuracy", "mace": "mace_coded"}
 """Column -> the column shown beside it: the best epoch's accuracy, and MACE of every class, as the paper's code."""
 MARGIN_OF_MACE = 1.0
 """Percentage points within which two MACEs match: our choice, the paper has none."""
-FAMILIES = ("resnet", "vgg", "vit")
+FAMILIES = ("resnet", "vgg", "vit", "fast")
 """Beginnings of model names: models that share one are relatives."""
 
 

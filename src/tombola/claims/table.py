@@ -26,7 +26,7 @@ NOTE = (
     "Holm's correction over all rows that have a test, those about cost apart; 'alone' is the row's verdict without it. "
     "They say what another seed may change, not what other test examples may. Of several parts all must hold, and any "
     "contradicts; the one that decides is shown. Power: the probability of 'supported' if the true effect were 0; a match "
-    "with less than 50% is not testable here."
+    "with less than 50% is not testable here. Variants of a net are never pooled: each has rows of its own."
 )
 CHANCE_NOTE = "The records lack the column 'classes': nets at chance are judged like others."
 BESIDE_NOTE = (

@@ -35,6 +35,22 @@ class Part:
     margin: float = math.nan
     """The margin within which the values would match, for a part that says "not worse"."""
 
+    @property
+    def lost(self) -> bool:
+        """True for a "not worse" of tickets that collapsed to chance: it can be contradicted, but never supported."""
+        return self.contrast.pull < 0 and not math.isnan(self.margin)
+
+    @property
+    def chance(self) -> str:
+        """The curves at chance because of which the part has no verdict; empty if it has one.
+
+        A part whose region has no border on the side to which a collapse pulls says that the curve is lower, or at most as
+        high: it is about that collapse, and keeps its verdict.
+        """
+        pull = self.contrast.pull
+        says_so = math.isinf(self.high if pull > 0 else self.low) and pull != 0
+        return "" if says_so or self.lost else " and ".join(self.contrast.at_chance)
+
 
 def above(contrast: Contrast, than: float = 0.0) -> Part:
     """Return the part that says: the mean is above that."""
@@ -84,7 +100,7 @@ class Outcome:
         if self.reason:
             return NO_VERDICT
         if self.part.low < self.low and self.high < self.part.high:
-            return SUPPORTED
+            return INCONCLUSIVE if self.part.lost else SUPPORTED
         return CONTRADICTED if self.high < self.part.low or self.low > self.part.high else INCONCLUSIVE
 
 
@@ -100,7 +116,7 @@ def outcome(part: Part, reason: str = "") -> Outcome:
     n, mean = len(values), float(values.mean())
     if part.contrast.counted and not reason:
         return Outcome(part, mean, float(values.min()), float(values.max()), n, math.nan, math.nan)
-    reason = reason or _untested(part.contrast, values)
+    reason = reason or _untested(part, values)
     if reason:
         return Outcome(part, mean, math.nan, math.nan, n, math.nan, math.nan, reason=reason)
     sd = float(values.std(ddof=1))
@@ -110,13 +126,14 @@ def outcome(part: Part, reason: str = "") -> Outcome:
         float(stdtr(n - 1, sign * (mean - border) / error)) for border in (part.low, part.high) for sign in (-1, 1)
     )
     found = power(sd, n, part.low, part.high) if part.low < 0 < part.high else math.nan
-    return Outcome(part, mean, mean - half, mean + half, n, max(over_low, under_high), min(under_low, over_high), found)
+    inside, outside = max(over_low, under_high), min(under_low, over_high)
+    return Outcome(part, mean, mean - half, mean + half, n, 1.0 if part.lost else inside, outside, found)
 
 
-def _untested(contrast: Contrast, values: np.ndarray) -> str:
+def _untested(part: Part, values: np.ndarray) -> str:
     """Return the reason why values have no verdict; empty if they can be tested."""
-    if len(set(contrast.at_chance)) > 1:
-        return f"{' and '.join(contrast.at_chance)} are at chance"
+    if part.chance:
+        return f"at chance: {part.chance}"
     if len(values) < LEAST:
         return f"{len(values)} seed{'s' if len(values) > 1 else ''}: no verdict below {LEAST}"
     if values.std() <= 1e-9 * max(1.0, abs(values.mean())):  # equal but for rounding: t is undefined
