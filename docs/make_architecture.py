@@ -22,7 +22,8 @@ FLOORS: list[dict[str, str]] = [
         "report": "one page from a table",
     },
     {"training": "the loop, memory, Python", "deploy": "tickets as fast predictors"},
-    {"study": "YAML to a graph of stages"},
+    {"predict": "new inputs, abstention", "export": "ONNX, torch.export, files"},
+    {"study": "YAML to a graph of stages", "sklearn": "fit and predict"},
     {"engine": "store, runs, records"},
     {"cli": "commands and terminal"},
 ]

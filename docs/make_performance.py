@@ -42,7 +42,16 @@ pass of the same 128 images. bf16 and channels-last are the settings `evaluate.p
 Dense is the fastest fp32 forward pass (contiguous or channels-last); beside it, how many times as fast the mean weights
 are that [`tombola.compile`](deploy.md) has compiled, on random masks. In brackets the targets of VGG-11; elsewhere the
 target is not to be slower than dense by more than 5%. *Layers of a ticket* has the shares that the layers of real tickets
-with 1.26% of the weights had.""",
+with 1.26% of the weights had. Tickets of a chain that the benchmark trains: memory is what a predictor holds, and by how
+much a call raises it; the file is the dense network's `state_dict`, or the ticket's [compact file](export.md#a-compact-file)
+with mean and standard deviation.""",
+    "budget": """## Pruning by cost
+
+Share of the dense network's operations (multiply-adds) and milliseconds (`tombola.compile`, batch 16; sparse kernels over
+dense ones) that a ticket needs for 1 point of accuracy less than the best level of the rule that is blind to cost. Both
+rules are snr, and every level keeps 60% of the operations of the one before; [by cost](cost-aware.md) ranks by
+snr / cost^exponent. The exponent is chosen on validation images, the numbers are of test images: means over seeds, and the
+95% interval of the ratio over all bootstrap samples of the seeds.""",
     "gpu": """## Networks side by side on a GPU
 
 Images a second in training of 1, 2 and 4 Bayesian networks as branches of one CUDA graph, bf16, channels-last, with the
@@ -54,6 +63,13 @@ A small study of the built-in digits (tickets, deterministic tickets, re-initial
 from the start of Python to the report. Plain steps are a torch loop's (deterministic) over the same batches, bare steps
 tombola's own (of the study's methods), both times the number of steps in the study's plan; what is more is measuring,
 pruning, storing and the report. Resume is the same command once more when all is done.""",
+    "scale": """## Commands, and ten thousand stages
+
+Processor seconds from the start of Python, and the peak of resident memory: of commands on the demo (189 records) and on a
+study of ten thousand stages, and of the claims of a hundred thousand records. The demo itself is by the clock, on as many
+processes as its thread and the cores allow. `status`, `report`, `compare` and `clean` read the plan that the run wrote, so
+they need neither torch nor data; `run` plans anew, because code and data may have changed. Resume is the same command once
+more when all is done.""",
     "data": """## An epoch of images
 
 Images of 3x32x32 gathered in shuffled order, mirrored, cropped and normalised. Resident is from memory, streamed from a
@@ -70,7 +86,7 @@ def page() -> str:
         if found:
             blocks.append(words)
         for record in found:
-            blocks += [_where(record), *TABLES[benchmark](record["rows"])]
+            blocks += [_where(record), *TABLES[benchmark](record["rows"]), *_even(record), *_trained(record)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -119,6 +135,16 @@ def _studies(rows: Sequence[dict]) -> list[str]:
     return [_table(["", *(_threads(row["threads"]) + ", reduced" * row["quick"] for row in rows)], lines)]
 
 
+def _commands(rows: Sequence[dict]) -> list[str]:
+    """Return seconds and megabytes of each command."""
+    (row,) = rows
+    lines = [
+        [what, _cell(row, what, seconds, " s"), _cell(row, f"{what}, megabytes", row["megabytes"][what], " MB")]
+        for what, seconds in row["seconds"].items()
+    ]
+    return [_table(["", "seconds", "memory"], lines)]
+
+
 def _beside(rows: Sequence[dict]) -> list[str]:
     """Return images a second by the number of networks, of the piece `beside`."""
     rows = [row for row in rows if "images_per_s" in row]
@@ -156,11 +182,80 @@ def _speedups(rows: Sequence[dict]) -> list[str]:
     return tables
 
 
+_BESIDE = ("dense, torch compiled", "dense, ONNX Runtime", "dense, OpenVINO", "dense, bf16, channels_last")
+
+
+def _uncertain(rows: Sequence[dict]) -> list[str]:
+    """Return a table of the time of other runtimes, moments and samples over the fastest dense fp32 pass of torch."""
+    rows = [row for row in rows if "moments" in row["ratio"]]
+    lines = []
+    for row in rows:
+        ratio = row["ratio"]
+        others = [_cell(row, what, ratio.get(what)) for what in (*_BESIDE, "moments", "16 samples")]
+        others.insert(len(_BESIDE), f"{ratio['compiled ticket']:.2f}")
+        lines.append([f"{_net(row)}, {row['mask']}, {_threads(row['threads'])}", *others])
+    heads = ["time over dense fp32", *(label.removeprefix("dense, ") for label in _BESIDE)]
+    return [_table([*heads, "compiled ticket", "moments", "16 samples"], lines)] if lines else []
+
+
+def _even(record: dict) -> list[str]:
+    """Return a line for each network whose break-even density was measured."""
+    lines = []
+    for row in record.get("break_even", []):
+        share = f"{row['break_even']:.0%} of the weights" if row["break_even"] else "no share that was measured"
+        lines.append(f"- Sparse kernels throughout break even in {_net(row)}, {_threads(row['threads'])}, at {share}.")
+    return ["\n".join(lines)] if lines else []
+
+
+def _trained(record: dict) -> list[str]:
+    """Return a table, and the figure where it was drawn, of the tickets of a chain as predictors."""
+    lines, rows = [], record.get("tickets", [])
+    for row in rows:
+        quality = [f"{100 * row['accuracy']:.1f}%", f"{row['nll']:.3f}", f"{row['ece']:.3f}"]
+        name = row["how"] if row["how"].startswith("dense") else f"{row['how']}, {row['density']:.1%} of the weights"
+        lines.append(
+            [name, f"{row['milliseconds']:.2f} ms", *quality, f"{row['megabytes']:.1f} MB", _size(row["file_bytes"])]
+        )
+    if not rows:
+        return []
+    net = f"tickets of {_net(rows[0])}, trained on {rows[0]['data']}"
+    table = _table([net, "time", "accuracy", "NLL", "ECE", "memory", "file"], lines)
+    drawn = (Path(__file__).parent / "deploy-tickets.png").is_file()
+    return [table, *["![Accuracy and NLL of trained tickets over milliseconds](deploy-tickets.png)"] * drawn]
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+
+
+def _budgets(rows: Sequence[dict]) -> list[str]:
+    """Return what each rule needs at the knee, by net and cost, with the ratio and its interval."""
+    lines = []
+    for row in rows:
+        dense = _dense_of(row)
+        for what, verdict in zip(row["ratio"], row["verdicts"], strict=True):
+            needs = ["" if value is None else f"{100 * value / dense[what]:.1f}%" for value in row["needs"][what]]
+            low, high = row["interval"][what]
+            ratio = f"{row['ratio'][what]:.2f} ({low:.2f} to {high:.2f})"
+            ratio = ratio if verdict["found"] <= verdict["target"] else f"**{ratio}, missed**"
+            ratio += f" (≥ {1 / verdict['target']:.1f})"
+            lines.append([f"{row['net']}, {what}", *needs, f"{row['chosen']:g}", ratio])
+    exponents = sorted(set(rows[0]["curves"]["exponent"]))
+    return [_table(["small relative of", *(f"exponent {e:g}" for e in exponents), "chosen", "blind over chosen"], lines)]
+
+
+def _dense_of(row: dict) -> dict[str, float]:
+    """Return the dense network's costs in the units of `needs`."""
+    curves = row["curves"]
+    dense = [took for took, level in zip(curves["milliseconds"], curves["level"], strict=True) if took and level == 0]
+    return {"operations": 1.0, "milliseconds": sum(dense) / len(dense)}
+
+
 def _speedup(row: dict | None) -> str:
     if row is None:
         return ""
     said = f"{1 / row['ratio']['compiled ticket']:.1f}"
-    (verdict,) = row["verdicts"]
+    verdict = next(each for each in row["verdicts"] if each["what"] == "compiled ticket")
     said = said if verdict["found"] <= verdict["target"] else f"**{said}, missed**"
     return said if verdict["target"] > 1 else f"{said} (≥ {1 / verdict['target']:.1f})"
 
@@ -168,9 +263,11 @@ def _speedup(row: dict | None) -> str:
 TABLES: dict[str, Callable[[Sequence[dict]], list[str]]] = {
     "training": lambda rows: _ratios(rows, "fastest deterministic step") + _memory(rows),
     "predict": lambda rows: _ratios(rows, "fastest forward pass"),
-    "deploy": _speedups,
+    "deploy": lambda rows: _speedups(rows) + _uncertain(rows),
+    "budget": _budgets,
     "gpu": _beside,
     "study": _studies,
+    "scale": _commands,
     "data": _epochs,
 }
 

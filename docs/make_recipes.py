@@ -53,7 +53,7 @@ prune: {levels: 2}
 | `full` | the settings of arXiv 2602.18825 as far as it states them: 160 epochs, ten samples a step, 20 levels of 20% |
 | `gpu` | the same nets and `fast`, 30 epochs (`fast`: 14), every second level (36%), one sample a step, bf16, CUDA graphs |
 | `cpu` | small relatives of the nets, a subset of 16x16 pixels, four levels of 66.5%: seconds a training |
-| `toy` | nets that are far too small on scikit-learn's digits: is a study in order? No number of it means anything |
+| `toy` | nets that are far too small on scikit-learn's digits, a second or two a training: is a study in order? |
 
 What `full` had to decide: batch 128 (ViT: 1024) is the default of the paper's code. Weight decay is per example, so equally
 strong in both kinds of training, as the text says (`train.loss_scale: sum` is the code's). All weights and biases are random

@@ -73,13 +73,21 @@ SECTIONS: list[tuple[str, Sequence[Kind], str]] = [
         ("metric",),
         "On the test split (or on the validation split, by `evaluate.split`, which `data` then says), after the last epoch, "
         "from the\naverage of `samples` predictive distributions, averaged over `repeats`. A regression has `nll` and "
-        "`rmse`, and the rest of\nthis and the next section is empty; a classification has no `rmse`.",
+        "`rmse`, counts also `deviance`, and the rest of\nthis and the next section is empty; a classification has neither.",
     ),
     (
         "How good its confidences are",
         ("calibration", "null"),
         "Three calibration errors, each with the same companions. All use `evaluate.bins` bins of equal width and leave out "
-        "empty\nones.",
+        "empty\nones. With the measure `adaptive` there is a fourth, of bins of equally many examples.",
+    ),
+    (
+        "What its uncertainty is for",
+        ("uncertainty",),
+        "With [`evaluate.measures`](uncertainty.md), those of the measures that are asked for, averaged over `repeats`. "
+        "Names\nend with the score of uncertainty: `confidence` (1 - the largest probability), `entropy` (of the averaged "
+        "prediction),\n`information` (mutual information of label and weights; empty for a deterministic network). In their "
+        "middle is the set of\n[outliers](uncertainty.md#outliers).",
     ),
     (
         "What its sigmas did",

@@ -10,6 +10,7 @@ from tombola.inference import METHODS, OBJECTIVES
 from tombola.inference.estimators import ESTIMATORS
 from tombola.models import MODELS
 from tombola.pruning.scores import SCORES
+from tombola.settings import SparseSettings, TrainSettings
 from tombola.settings.fields import BAYESIAN, WHOLE, marked
 from tombola.study.analyses import ANALYSES
 from tombola.study.spec import Arm, Study
@@ -103,6 +104,8 @@ def page() -> str:
     parts = [HEAD.replace("{own}", ", ".join(own)).replace("{whole}", whole), "## The study\n", _table(Study)]
     for name, kind in kinds.items():
         parts += [f"\n## {name}\n", f"{kind.__doc__}\n", _table(kind)]
+        if kind is TrainSettings:
+            parts += ["\n### train.sparse\n", f"{SparseSettings.__doc__}\n", _table(SparseSettings)]
     names = {"scores": SCORES, "models": MODELS, "data": DATA, "methods": METHODS, "schedules": SCHEDULES}
     names |= {"estimators": ESTIMATORS, "objectives": OBJECTIVES, "analyses": ANALYSES}
     return "\n".join(parts) + "\n" + TAIL.format(**{k: ", ".join(f"`{n}`" for n in v) for k, v in names.items()})

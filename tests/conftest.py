@@ -49,6 +49,17 @@ def plan_of():
 
 
 @pytest.fixture
+def brief_toys(monkeypatch):
+    """The size `toy` with trainings of a few steps, for tests of what is run and not of what is learned."""
+    from tombola.study.recipes import cifar10
+
+    common = cifar10()["sizes"]["toy"]["common"]
+    monkeypatch.setitem(common["train"], "epochs", 1)
+    monkeypatch.setitem(common["train"], "batch_size", 64)
+    monkeypatch.setitem(common["data"]["args"], "test", 1400)
+
+
+@pytest.fixture
 def user_module(tmp_path, monkeypatch):
     """Writes a module that a study can name; it is forgotten after the test."""
     from tombola.engine.local import _dataset
@@ -83,6 +94,19 @@ def study_file(tmp_path):
 def no_figures(monkeypatch):
     """Pages without pictures; a fixture of a wider scope draws them."""
     leave_out_figures(monkeypatch)
+
+
+@pytest.fixture
+def quick_pages(monkeypatch):
+    """Pages of two words. One takes seconds, and what is on it is tested elsewhere."""
+    from tombola.engine.folder import StudyFolder
+
+    def write_report(self, out=None, failed=None):
+        page = self.path / "report.html"
+        page.write_text("a page")
+        return page
+
+    monkeypatch.setattr(StudyFolder, "write_report", write_report)
 
 
 @pytest.fixture

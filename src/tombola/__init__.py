@@ -11,6 +11,7 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     from .data.batches import LoaderBatches as LoaderBatches
     from .data.dataset import Dataset as Dataset
+    from .data.signature import Signature as Signature
     from .deploy.compiler import compile as compile
     from .errors import TombolaError as TombolaError
     from .posterior.layout import Layout as Layout
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from .posterior.likelihood import GaussianNoise as GaussianNoise
     from .posterior.likelihood import NextToken as NextToken
     from .posterior.predictive import Prediction as Prediction
+    from .predict.predictive import Predictive as Predictive
+    from .predict.predictive import describe as describe
     from .pruning.ticket import Ticket as Ticket
     from .pruning.ticket import load as load
     from .pruning.torch_prune import from_torch_prune as from_torch_prune
@@ -36,6 +39,7 @@ _HOME = {
     "find_tickets": "training.find",
     "compile": "deploy.compiler",
     "Dataset": "data.dataset",
+    "Signature": "data.signature",
     "TombolaError": "errors",
     "MemoryForecast": "training.memory",
     "forecast_memory": "training.memory",
@@ -44,6 +48,8 @@ _HOME = {
     "GaussianNoise": "posterior.likelihood",
     "NextToken": "posterior.likelihood",
     "Prediction": "posterior.predictive",
+    "Predictive": "predict.predictive",
+    "describe": "predict.predictive",
     "from_torch_prune": "pruning.torch_prune",
     "PosteriorSettings": "settings",
     "PruneSettings": "settings",

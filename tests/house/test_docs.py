@@ -19,6 +19,8 @@ from support.running import leave_out_figures
 from tombola.cli.app import app
 from tombola.cli.run import run_studies
 from tombola.engine.local import _dataset, dataset
+from tombola.metrics.columns import RECORDS
+from tombola.metrics.uncertainty_columns import MEASURED
 from tombola.pruning.scores import SCORES
 from tombola.study.analyses import ANALYSES
 from tombola.study.plan import plan_study
@@ -86,7 +88,12 @@ def folder(tmp_path, monkeypatch):
     _dataset.cache_clear()
 
 
-@pytest.mark.parametrize("page", with_blocks("python"))
+SLOW = ("docs/export.md", "docs/trainers.md")  # exporters and trainers of others
+ALONE = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # they warn of their own parts
+PYTHON = [pytest.param(page, marks=ALONE if page in SLOW else []) for page in with_blocks("python")]
+
+
+@pytest.mark.parametrize("page", PYTHON)
 def test_python_of_a_page_runs_in_order(page, folder, demo, no_figures):
     here = folder(page)
     (here / "runs").symlink_to(demo)
@@ -128,7 +135,7 @@ def patched(page, source):
 
 def test_a_score_and_a_column_are_added_as_the_pages_say(tmp_path):
     source = tmp_path / "src" / "tombola"
-    shutil.copytree(ROOT / "src" / "tombola", source, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "src" / "tombola", source)  # with what is compiled: it is known by times and sizes
     patched("docs/add-a-score.md", source)
     patched("docs/add-a-column.md", source)
     changes = ["seeds=[0]", "arms=[ticket]", "prune.score=margin", "prune.levels=1", "train.epochs=1", "evaluate.samples=2"]
@@ -182,7 +189,9 @@ def test_every_column_of_the_records_is_documented(demo):
     columns = list(pd.read_parquet(demo / "demo" / "records.parquet").columns)
     documented = first_column("docs/records.md", "# Records", until="\n## The table of analyses")
     assert len(documented) == len(set(documented))
-    assert set(documented) == {*columns, "rmse"}  # rmse: of a regression only
+    assert set(documented) == RECORDS.keys()
+    absent = {"deviance", *(column.name for column in MEASURED)}  # of counts, and of measures that the demo has not
+    assert set(columns) == RECORDS.keys() - absent
 
 
 def test_every_analysis_is_documented():

@@ -24,6 +24,7 @@ def write_report(
     *,
     stages: pd.DataFrame | None = None,
     analyses: pd.DataFrame | None = None,
+    histories: pd.DataFrame | None = None,
     failed: Sequence[str] = (),
     missing: int = 0,
     formats: Sequence[str] = ("png",),
@@ -31,14 +32,22 @@ def write_report(
     """Write `out` (an .html file), and into out.parent/"figures" each figure as CSV and in `formats`; return `out`.
 
     `records` has one row per evaluated ticket, `study` is the resolved study. `stages` has one row per finished stage
-    (kind, seconds, curve, variant, model, data), `analyses` one per number of an analysis. `failed` holds a sentence per
+    (kind, seconds, curve, variant, model, data), `analyses` one per number of an analysis, `histories` one per epoch of a
+    training. `failed` holds a sentence per
     failed stage, `missing` counts the stages that are still to run; formats: of "png", "svg", "pdf". A reader sees the old
     page or the new one, never a half.
     """
     from .page import FIGURES, render
 
     html, pictures = render(
-        records, study, stages=stages, analyses=analyses, failed=failed, missing=missing, formats=formats
+        records,
+        study,
+        stages=stages,
+        analyses=analyses,
+        histories=histories,
+        failed=failed,
+        missing=missing,
+        formats=formats,
     )
     return _write(html, pictures, Path(out), FIGURES, formats)
 

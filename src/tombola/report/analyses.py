@@ -12,7 +12,7 @@ from tombola.metrics.column import left, listed
 from .figures import BOTTOM, HEIGHT, TOP, WIDTH, Drawing, band, canvas, density_axis, entitle, with_legend
 from .looks import NULL_LINE, PAPER, Style, styles
 from .panels import Panel
-from .plates import Plate
+from .plate import Plate
 from .quantities import number
 
 ALONG = "place on the line, from 0 (first ticket) to 1 (second)"

@@ -23,6 +23,8 @@ LEFT, RIGHT, TOP, BOTTOM = 0.56, 0.12, 0.3, 0.42  # inches around the axes: equa
 LOG_FACTOR = 20  # an NLL range beyond this factor is drawn on a log axis
 ASIDE = 0.012  # of the axis' length between two curves, so that their bars do not hide one another
 PERFECT = "perfect calibration"
+SHARES = {"density": "weights_left_percent", "operations": "operations_left_percent"}
+"""Shares that x axes show, and their columns in tables of numbers."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def canvas(
 
 
 def grid(cells: Sequence[Cell], look: dict[str, Style], across: str, *, height: float = SMALL) -> Drawing:
-    """Draw cells with one x axis, and one axis of values for each row. `across`: "density" (in percent), or x's label.
+    """Draw cells with one x axis, and one axis of values for each row. `across`: one of `SHARES`, or x's label.
 
     The numbers are the points of all cells, with `panel`, the title, and `quantity`, the axis.
     """
@@ -148,8 +150,8 @@ def grid(cells: Sequence[Cell], look: dict[str, Style], across: str, *, height: 
     for one, cell in places.values():
         _mark(one, cell)
     numbers = pd.concat([cell.points.assign(panel=cell.title, quantity=cell.axis) for cell in cells], ignore_index=True)
-    if across == "density":
-        numbers = numbers.rename(columns={"x": "weights_left_percent"})
+    if across in SHARES:
+        numbers = numbers.rename(columns={"x": SHARES[across]})
     found = tuple(boxes[row][column] for row, column in places)
     return Drawing(with_legend(figure), numbers, found, columns)
 
@@ -161,14 +163,14 @@ def _draw(axes: Axes, cell: Cell, look: dict[str, Style], across: str) -> None:
     if len(null):  # a range that belongs to no curve
         axes.fill_between(null["x"], null["low"], null["high"], color=NULL, linewidth=0, zorder=0)
         axes.plot(null["x"], null["mean"], label=PERFECT, color=NULL_LINE, linewidth=1, zorder=1)
-    reach = np.log(points["x"].max() / points["x"].min()) if across == "density" else np.ptp(points["x"])
+    reach = np.log(points["x"].max() / points["x"].min()) if across in SHARES else np.ptp(points["x"])
     for i, name in enumerate(present):
         rows, style = points[points["curve"] == name].sort_values("x"), look[name]
         if cell.band:
             band(axes, rows, "x", "seeds", name, style, i)
             continue
         step = ASIDE * reach * (i - (len(present) - 1) / 2)
-        x = rows["x"] * np.exp(-step) if across == "density" else rows["x"] + step
+        x = rows["x"] * np.exp(-step) if across in SHARES else rows["x"] + step
         axes.vlines(x, rows["low"], rows["high"], color=style["color"], linewidth=0.9, alpha=0.75, zorder=2)
         axes.plot(x, rows["mean"], label=name, zorder=3 + 1 / (1 + i), **style, linewidth=1.2, markersize=3.6)
     entitle(axes, cell.title)
@@ -192,8 +194,8 @@ def _share(places: list[tuple[Axes, Cell]], across: str) -> None:
     """Give all plots one x axis, and the plots of a row and a quantity one axis of values."""
     x = pd.concat([cell.points["x"] for _, cell in places])
     for axes, cell in places:
-        if across == "density":
-            density_axis(axes, x)
+        if across in SHARES:
+            density_axis(axes, x, "weights" if across == "density" else across)
             most, least = axes.get_xlim()
             axes.set_xlim(1.06 * most, least / 1.06)  # marks that were moved aside stay within
             axes.xaxis.set_minor_locator(NullLocator())
@@ -235,8 +237,8 @@ def band(axes: Axes, rows: pd.DataFrame, x: str, count: str, label: str, style: 
     axes.plot(rows[x], rows["mean"], label=label, zorder=3 + 1 / (1 + place), **style)  # the first curve lies on top
 
 
-def density_axis(axes: Axes, percent: pd.Series) -> None:
-    """Set a log axis of weights left, from dense on the left to sparse on the right."""
+def density_axis(axes: Axes, percent: pd.Series, of: str = "weights") -> None:
+    """Set a log axis of what is left `of` the dense network, from dense on the left to sparse on the right."""
     most, least = 1.12 * percent.max(), min(percent.min() / 1.12, 0.5 * percent.max())
     axes.set_xscale("log")
     axes.set_xlim(most, least)
@@ -246,7 +248,7 @@ def density_axis(axes: Axes, percent: pd.Series) -> None:
         ticks = [tick for tick in ticks if math.log10(tick).is_integer()]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(LogLocator(subs=()))
-    axes.set_xlabel("weights left (%, log scale)")
+    axes.set_xlabel(f"{of} left (%, log scale)")
 
 
 def with_legend(figure: Figure) -> Figure:

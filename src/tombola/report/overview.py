@@ -14,7 +14,7 @@ from .analyses import Seen
 from .figures import Cell, cell, grid
 from .looks import Style, styles
 from .panels import CONTROLS, Panel, panels
-from .plates import Plate
+from .plate import Plate
 from .quantities import ACCURACY, MACE
 from .statistics import density_at, shared_level
 

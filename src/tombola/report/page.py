@@ -16,10 +16,12 @@ from . import explorer, tables, text
 from .analyses import Seen, seen
 from .explorer import embedded, scripts
 from .images import DEFAULT_FORMATS, SETTINGS, Picture
+from .learning import learning
 from .looks import Style, styles, swatches
 from .overview import overview
 from .panels import Panel, ordered_curves, panels
-from .plates import Plate, plates
+from .plate import Plate
+from .plates import plates
 from .tables import Claims, Table, claims_of
 
 FIGURES = "figures"
@@ -71,6 +73,7 @@ def render(
     *,
     stages: pd.DataFrame | None = None,
     analyses: pd.DataFrame | None = None,
+    histories: pd.DataFrame | None = None,
     failed: Sequence[str] = (),
     missing: int = 0,
     formats: Sequence[str] = DEFAULT_FORMATS,
@@ -88,6 +91,7 @@ def render(
             sections += [
                 _seen(one, panel.number, "" if len(found) == 1 else panel.title) for one in seen(panel, analyses, look)
             ]
+        sections += _learned(found, look, histories)
     settings = [tables.settings_table(study, records), *([] if records.empty else [tables.environment_table(records)])]
     question, rest = split(str(study.get("description") or ""))
     html = fill(
@@ -111,6 +115,14 @@ def render(
         data=data_of(found, look),
     )
     return html, pictures_of(sections)
+
+
+def _learned(found: Sequence[Panel], look: dict[str, Style], histories: pd.DataFrame | None) -> list[Section]:
+    """Return the folded section of learning curves, if there are any."""
+    if histories is None:
+        return []
+    shown = [one for panel in found for one in show(learning(panel, look, panel.stages(histories)), panel.number)]
+    return [Section(title="Learning curves", plates=shown, closed=True)] if shown else []
 
 
 def split(description: str) -> tuple[str, str]:

@@ -144,6 +144,9 @@ MAIN = {
     "batch size": ("train", "batch_size"),
     "fraction pruned per level": ("prune", "fraction"),
     "levels": ("prune", "levels"),
+    "share that the last level keeps": ("prune", "target"),
+    "pruned is a share of": ("prune", "budget"),
+    "pattern of masks": ("prune", "pattern"),
     "prune scope": ("prune", "scope"),
     "final classifier pruned": ("prune", "classifier"),
     "not pruned": ("prune", "exclude"),
@@ -151,6 +154,8 @@ MAIN = {
     "repeats of the evaluation": ("evaluate", "repeats"),
     "calibration bins": ("evaluate", "bins"),
 }
+WHERE_SET = {("prune", "target"), ("prune", "pattern")}
+"""Settings of `MAIN` that are left out where a study has none."""
 
 
 def values(node: Any, *path: str) -> list[Any]:

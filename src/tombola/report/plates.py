@@ -1,7 +1,7 @@
 """The numbered figures of a panel, each with its caption."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pandas as pd
 
@@ -10,29 +10,14 @@ from tombola.metrics.column import left, listed
 from . import layers, text
 from .figures import BOTTOM, HEIGHT, TOP, Drawing, canvas, cell, entitle, grid, plotted, with_legend
 from .looks import INK, SHADES, Style
+from .measures import measures
 from .panels import Panel
+from .plate import Plate
 from .quantities import DRIFT, ECE, MACE, NLL, duration
 from .statistics import density_at, shared_level
-from .tables import Table, cost_table
+from .tables import cost_table
 
 TALL = 3.0  # inches: height of the first figure's plots
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plate:
-    """One numbered figure: drawings by name, and their caption."""
-
-    title: str = ""
-    drawings: dict[str, Drawing]
-    caption: str
-    metric: str = ""
-    """Column that the figure's link shows in the interactive chart; empty: no link."""
-    notes: dict[str, str] = field(default_factory=dict)
-    """Words behind the names in the legend."""
-    heading: str = ""
-    """Words above these."""
-    table: Table | None = None
-    """Table beside the drawings."""
 
 
 def plates(panel: Panel, look: dict[str, Style], stages: pd.DataFrame | None = None) -> list[Plate]:
@@ -42,8 +27,9 @@ def plates(panel: Panel, look: dict[str, Style], stages: pd.DataFrame | None = N
 
 
 def plates_of_measurements(panel: Panel, look: dict[str, Style]) -> list[Plate]:
-    """Return the figures of curves alone: metrics, and the drift of sigma."""
-    return [headline(panel, look), *_quality(panel, look), *_drift(panel, look)]
+    """Return the figures of curves alone: metrics, operations, measures, and the drift of sigma."""
+    beside = [*_operations(panel, look), *_quality(panel, look), *measures(panel, look), *_drift(panel, look)]
+    return [headline(panel, look), *beside]
 
 
 def headline(panel: Panel, look: dict[str, Style]) -> Plate:
@@ -69,6 +55,24 @@ def headline(panel: Panel, look: dict[str, Style]) -> Plate:
         notes=notes,
         heading="" if level is None else f"at {left(density_at(panel.records, level))} left",
     )
+
+
+def _operations(panel: Panel, look: dict[str, Style]) -> list[Plate]:
+    """Return the main quantity over operations left, without controls, where the records have them."""
+    if "flops_left" not in panel.records or not (panel.records["flops_left"] < 1).any():
+        return []
+    curves = panel.uncontrolled() or panel.curves
+    known = panel.records[panel.records["flops_left"].notna() & panel.records["curve"].isin(curves)]
+    over = known.assign(density=known["flops_left"])  # what the x axis shows
+    drawing = grid([cell(over, panel.main, band=True, chance=panel.chance())], look, "operations", height=TALL)
+    return [
+        Plate(
+            title=f"{text.sentence(panel.main.label)} over operations",
+            drawings={f"{panel.number}-operations": drawing},
+            caption=text.over_operations(panel),
+            metric=panel.main.name,
+        )
+    ]
 
 
 def _quality(panel: Panel, look: dict[str, Style]) -> list[Plate]:

@@ -13,7 +13,7 @@ from tombola.claims.paper import CLAIMS, PAPER
 from tombola.claims.table import BESIDE_NOTE, NOTE, effect, headline, named, parts, region, remark, row_keys, verdict_text
 from tombola.metrics.column import MINUS, NONE, Column, left, listed
 
-from .panels import CONTROLS, MAIN, OWN_MASK, Panel, values, written
+from .panels import CONTROLS, MAIN, OWN_MASK, WHERE_SET, Panel, values, written
 from .quantities import duration
 from .statistics import Gap, by_seed, common_level, density_at, gaps, level_gap, paired_gap
 from .text import interval, verdict
@@ -95,7 +95,8 @@ def _gap(other: str, panel: Panel, level: int, gap: Gap) -> list[str]:
 
 def settings_table(study: Mapping[str, Any], records: pd.DataFrame) -> Table:
     """Return the main settings."""
-    rows = [[label, written(values(study, *path))] for label, path in MAIN.items()]
+    found = {label: (path, values(study, *path)) for label, path in MAIN.items()}
+    rows = [[label, written(own)] for label, (path, own) in found.items() if path not in WHERE_SET or any(own)]
     scores = [] if records.empty else [str(score) for score in records["score"].dropna().unique()]
     rows.insert(list(MAIN).index("fraction pruned per level"), ["score", listed(scores)])
     return Table(title="Main settings", head=["setting", "value"], rows=rows)

@@ -48,7 +48,7 @@ def verdict(gap: Gap) -> str:
 
 
 def remarks(panel: Panel) -> list[str]:
-    """Return sentences on what the figures and tables lack: curves without a common level, and diverged trainings."""
+    """Return sentences on what figures and tables lack: a common level, numbers, equal shares at a level."""
     records, name = panel.records, panel.main.name
     apart = [c for c in panel.curves if common_level(records, panel.reference, c, name) is None]
     found = [f"{panel.reference} shares no level and seed yet with {shortened(apart)}."] if apart else []
@@ -57,6 +57,12 @@ def remarks(panel: Panel) -> list[str]:
         found.append(
             f"{missing} of {len(records)} tickets have no finite {panel.main.label} or NLL, as after a diverged training; "
             "figures, tables and gaps leave these values out."
+        )
+    left_at = records.groupby(["level", "curve"])["density"].mean().groupby("level")
+    if (left_at.max() > 1.1 * left_at.min()).any():
+        found.append(
+            "Curves keep unlike shares of the weights at one level, as by a budget of operations: tables and gaps compare "
+            "level by level, and name the mean share."
         )
     return found
 
@@ -98,8 +104,14 @@ def over_density(panel: Panel, quantity: Column, *, twice: bool = False) -> str:
     """Caption curves, with the one that leads at the last level that all have. `twice`: also drawn without controls."""
     drawn = ": a closer look without controls, and all curves" if twice else ""
     grey = "; grey: mean and 95% range under perfect calibration" if f"{quantity.name}_null" in panel.records else ""
+    return f"{sentence(quantity.label)} over weights left{drawn}; {spread(panel, quantity)}{grey}. {leader(panel, quantity)}"
+
+
+def over_operations(panel: Panel) -> str:
+    """Caption the main quantity over operations."""
     return (
-        f"{sentence(quantity.label)} over weights left{drawn}; {_spread(panel, quantity)}{grey}. {leader(panel, quantity)}"
+        f"{sentence(panel.main.label)} over the share of the dense network's multiply-adds that is left where products by "
+        f"pruned weights are not made, as by tombola.compile; torch makes them all. {sentence(spread(panel, panel.main))}."
     )
 
 
@@ -111,7 +123,7 @@ def quality(panel: Panel, quantities: list[Column], fewer: bool) -> str:
     seen = "; ".join(_exceeding(panel, quantity) for quantity in errors)
     without = ", without controls" if fewer else ""
     last = f" At a curve's last level, {seen}." if errors else ""
-    return f"{names} (lower is better) over weights left{without}; {_spread(panel, quantities[0])}{grey}.{last}"
+    return f"{names} (lower is better) over weights left{without}; {spread(panel, quantities[0])}{grey}.{last}"
 
 
 def drift(panel: Panel) -> str:
@@ -126,7 +138,7 @@ def drift(panel: Panel) -> str:
     return (
         "How far training moves log sigma: mean and standard deviation of its change over the surviving weights, and the "
         "rank correlation of initial and final sigma (near 1: a score that uses sigma ranks the initial jitter); "
-        f"{_spread(panel, DRIFT[0])}.{ranks}"
+        f"{spread(panel, DRIFT[0])}.{ranks}"
     )
 
 
@@ -151,7 +163,8 @@ def layers(panel: Panel, table: pd.DataFrame, level: int | None, mapped: Sequenc
     return f"Weights left in each layer, {listed(parts)}, means over seeds. {sentence('; '.join(seen))}."
 
 
-def _spread(panel: Panel, quantity: Column) -> str:
+def spread(panel: Panel, quantity: Column) -> str:
+    """Return what line and band are of, or that one seed has no spread."""
     if panel.summary(quantity.name)["n"].max() == 1:
         return "one seed, so no spread is shown"
     return f"line: mean over {seeds(panel, quantity).removesuffix('.')}, band: smallest to largest"
