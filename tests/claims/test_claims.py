@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from support.claim_records import SCENARIOS, costs, only, rates, rows_of, study, two_sizes, warm, without_data
-from tombola.claims import Claim, judge
+from tombola.claims import Claim, columns_of, judge
 from tombola.claims.contrasts import Grid, near
 from tombola.claims.curves import (
     DETERMINISTIC,
@@ -29,6 +29,7 @@ from tombola.claims.paper.claims import HALF, HIGH, LAST, MEDIUM
 from tombola.claims.table import as_json, frame, headline, remark, row_keys
 from tombola.claims.verdict import above
 from tombola.errors import TombolaError
+from tombola.metrics.records import read
 from tombola.settings import PruneSettings, TrainSettings
 from tombola.settings.keys import restored
 from tombola.study.arms import settings_labels
@@ -100,6 +101,16 @@ def test_below_three_seeds_there_is_no_verdict(name, seeds):
 def test_flops_are_counted_and_need_no_seeds():
     seconds, flops = judge(only(where_it_holds("5a"), 1), {"5a": CLAIMS["5a"]})
     assert (seconds.verdict, flops.verdict, flops.corrected) == ("no verdict", "supported", "supported")
+
+
+@pytest.mark.parametrize("name", ["1i", "2a", "3a", "4e"])
+def test_columns_that_claims_do_not_read_change_nothing_and_need_not_be_read(name, tmp_path):
+    held = where_it_holds(name).assign(examples=10_000.0, classes=10.0)
+    held.to_parquet(tmp_path / "records.parquet")
+    needed = read([tmp_path], columns_of(CLAIMS))
+    assert set(held.columns) - set(needed.columns) >= {"study", "curve", "variant"}
+    judged = (frame(judge(table, CLAIMS)) for table in (held, needed))
+    pd.testing.assert_frame_equal(*judged, check_exact=True)
 
 
 @pytest.mark.parametrize("name", IDS)

@@ -4,7 +4,7 @@
 arXiv 2602.18825 are `tombola.claims.paper.CLAIMS`.
 """
 
-from .judge import Row, judge
+from .judge import Row, columns_of, judge
 from .verdict import Claim
 
-__all__ = ["Claim", "Row", "judge"]
+__all__ = ["Claim", "Row", "columns_of", "judge"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,20 +39,28 @@ class Curve:
     """True: survivors keep their values; False: they restart at the initialisation."""
     lr: float | None = None
     warmup: bool | None = None
+    way: str | None = None
+    """The way in which masks change within a training; empty for masks that do not."""
+    longer: bool | None = None
+    """True: the arm has epochs of its own; False: its study's."""
 
     @property
     def control(self) -> str:
         """The name of a control, such as "re-init"; empty for other arms."""
-        return "" if self.arm in ("ticket", "deterministic", "transplant") else _CONTROLS.get(self.arm, self.arm)
+        return (
+            "" if self.arm in ("ticket", "deterministic", "transplant", "in_training") else _CONTROLS.get(self.arm, self.arm)
+        )
 
     @property
     def tickets(self) -> str:
         """The tickets, such as "snr tickets with warm-up"; of a control, the tickets that it is a control of."""
         found = f"{'deterministic' if self.chain == 'deterministic' else self.score} tickets"
         found = "transplants" if self.arm == "transplant" else found
+        found = f"{self.way} networks" if self.way else found
         extra = ["learning-rate rewinding"] if self.learning_rate_rewinding else []
         extra += [] if self.lr is None else [f"learning rate {self.lr:g}"]
         extra += ["warm-up"] if self.warmup else []
+        extra += ["epochs of their own"] if self.longer else []
         return f"{found} with {' and '.join(extra)}" if extra else found
 
     @property
@@ -64,11 +73,14 @@ class Curve:
         return records.iloc[list(Rows(records).places(self))]
 
 
+_OWN = ("ticket", "deterministic", "transplant", "in_training")
+"""Arms that are no control of others."""
 _CONTROLS = {
     "reinit": "re-init",
     "shuffle_layerwise": "layer-wise shuffles",
     "shuffle_global": "global shuffles",
     "shuffle_even": "even shuffles",
+    "transplant_shuffle": "shuffled masks",
 }
 
 
@@ -168,7 +180,11 @@ class Rows:
         for place in self._places.get((curve.arm, curve.score, curve.chain, curve.learning_rate_rewinding), ()):
             if curve.lr is not None and self.column("lr")[place] != curve.lr:
                 continue
-            if curve.warmup is None or (self.column("warmup_epochs")[place] > 0) == curve.warmup:
+            if curve.warmup is not None and (self.column("warmup_epochs")[place] > 0) != curve.warmup:
+                continue
+            if curve.way is not None and self.changes[place].get("train.sparse", {}).get("way", "") != curve.way:
+                continue
+            if curve.longer is None or ("train.epochs" in self.changes[place]) == curve.longer:
                 yield place
 
     def grid(self, curve: Curve, column: str) -> Grid | None:
@@ -203,6 +219,11 @@ class Rows:
             return None
         means = {level: math.fsum(own) / len(own) for level, own in sorted(densities.items())}
         return Grid(curve.words, values, keys, means, frozenset(at for at, own in chance.items() if _most(own)), column)
+
+    @cached_property
+    def changes(self) -> list[dict[str, Any]]:
+        """The settings in which each row's arm differs from its study."""
+        return [json.loads(text) for text in self.column("changes")]
 
     @cached_property
     def at_chance(self) -> list[bool]:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tombola.errors import TombolaError
+from tombola.metrics.columns import names
 
 from .curves import Missing, Mixed
 from .nets import BESIDE, Net, nets_of
-from .verdict import ALPHA, CONTRADICTED, NO_DATA, SUPPORTED, Claim, Joint, holm, outcome
+from .verdict import ALPHA, CONTRADICTED, COST, NO_DATA, SUPPORTED, Claim, Joint, holm, outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,8 +74,23 @@ def judge(records: pd.DataFrame, claims: Mapping[str, Claim]) -> list[Row]:
         raise TombolaError(
             f"the records have no column {absent[0]!r}: an earlier version wrote them; 'tombola report DIR' writes them anew"
         )
-    nets = {varied: nets_of(records, varied) for varied in {claim.varied for claim in claims.values()}}
-    return adjusted([row for claim in claims.values() for row in _rows(claim, nets[claim.varied])])
+    found: dict[str, list[Row]] = {}
+    for varied in {claim.varied for claim in claims.values()}:
+        found |= _judged(records, {name: claim for name, claim in claims.items() if claim.varied == varied}, varied)
+    return adjusted([row for name in claims for row in found[name]])
+
+
+def columns_of(claims: Mapping[str, Claim]) -> set[str]:
+    """Return the columns of the records that `judge` reads for these claims, where there are such."""
+    metrics = {column for claim in claims.values() for column in (claim.metric, *claim.reads)}
+    costs = names("cost", "timing") if COST in metrics else ()
+    return {*_NEEDED, "classes", "examples", *metrics, *(BESIDE[metric] for metric in metrics & BESIDE.keys()), *costs}
+
+
+def _judged(records: pd.DataFrame, claims: Mapping[str, Claim], varied: Sequence[str]) -> dict[str, list[Row]]:
+    """Return the rows of claims that vary the same settings; the nets, which copy most of the records, are gone after it."""
+    nets = nets_of(records, varied)
+    return {name: _rows(claim, nets) for name, claim in claims.items()}
 
 
 def _rows(claim: Claim, nets: Sequence[Net]) -> list[Row]:

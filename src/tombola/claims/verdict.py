@@ -263,6 +263,8 @@ class Claim:
     """Beginnings of the names of its models; all models if empty."""
     metric: str = "accuracy"
     """The column that it is about; "cost" for seconds and FLOPs."""
+    reads: tuple[str, ...] = ()
+    """Further columns that the function takes values from."""
     cases: Mapping[str, tuple[Any, ...]] = field(default_factory=lambda: {"": ()})
     """Name -> further arguments of the function, each judged in a row of its own."""
     varied: tuple[str, ...] = ()

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tombola.claims import judge
-from tombola.claims.paper import CLAIMS
+from tombola.claims import columns_of, judge
+from tombola.claims.field import CLAIMS, claims_of
+from tombola.claims.paper import CLAIMS as PAPERS
 from tombola.claims.table import as_json, frame, printed
 from tombola.errors import TombolaError
 from tombola.files import written_aside
@@ -14,7 +15,8 @@ from tombola.metrics import records
 
 def judge_claims(paths: list[Path], csv: Path | None, json: Path | None) -> int:
     """Print the claims' verdicts. Raises TombolaError for a folder without records, and where a file cannot be written."""
-    rows = judge(records.read(paths), CLAIMS)
+    table = records.read(paths, {"study", *columns_of(CLAIMS | PAPERS)})
+    rows = judge(table, claims_of(table))
     if "-" not in (str(csv), str(json)):
         Console().print(printed(rows))
     for out, text in ((csv, lambda: frame(rows).to_csv(index=False)), (json, lambda: as_json(rows))):
