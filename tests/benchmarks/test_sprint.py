@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from benchmarks.gpu.sprint import archive
+from benchmarks.gpu.sprint.agenda import Agenda
 from benchmarks.gpu.sprint.command import Sprint, collect, main
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,3 +82,11 @@ def test_an_earlier_sprint_that_is_none_is_refused(tmp_path, capsys):
     assert "has no stages.json.gz; give the folder of an earlier sprint" in capsys.readouterr().err
     assert collect([str(tmp_path), "--out", str(tmp_path / "all")]) == 2
     assert "no sprint.json" in capsys.readouterr().err
+
+
+def test_the_field_has_its_arms_at_any_size_and_longer_trainings_keep_their_factor():
+    plan = Agenda("toy", "", {}, "cpu").plan("vgg11", 0, ["field"])
+    rows = {row.labels["curve"]: row for row in plan.rows}
+    usual, longer = (row.trained.settings.epochs for curve, row in rows.items() if curve.startswith("ssvi"))
+    assert longer == 6 * usual
+    assert {row.labels["method"] for row in plan.rows} >= {"vi", "map", "sghmc", "swag", "mc_dropout", "ensemble"}

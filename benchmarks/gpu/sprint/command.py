@@ -1,8 +1,8 @@
 """One sprint: python -m benchmarks.gpu sprint --path FILES --minutes 9 [--earlier FOLDER ...] --out FOLDER.
 
 Goes on from earlier sprints' records and masks: first the recipes of nets that have none, then the paper's studies, what
-tells most a minute first. Saves every minute; leaves at most 8 files of 16 MiB in FOLDER. `collect` puts several sprints
-together.
+tells most a minute first, or the study `field` (--studies field). Saves every minute; leaves at most 8 files of 16 MiB in
+FOLDER. `collect` puts several sprints together.
 Exit code 0: the time was used or everything is done; 1: a stage failed; 2: bad input.
 """
 
@@ -20,7 +20,7 @@ from typing import Any, TextIO
 import torch
 
 from benchmarks.gpu.sprint import archive, search
-from benchmarks.gpu.sprint.agenda import STUDIES, Agenda
+from benchmarks.gpu.sprint.agenda import FIELD, STUDIES, Agenda
 from benchmarks.gpu.sprint.memory import MemoryStore
 from benchmarks.record import hardware, versions
 from tombola.engine import records
@@ -46,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--earlier", type=Path, nargs="*", default=[], help="folders of earlier sprints")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--nets", nargs="+", choices=search.RATES, default=["fast", "resnet20"], help="which networks")
-    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=list(STUDIES), help="which, in this order (all)")
+    known = [*STUDIES, FIELD]
+    parser.add_argument(
+        "--studies", nargs="+", choices=known, default=list(STUDIES), help="which, in this order (all of the paper's)"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="how many (3)")
     parser.add_argument("--size", choices=["gpu", "cpu", "toy"], default="gpu", help="of networks and trainings (gpu)")
     parser.add_argument("--beside", type=int, help="trainings side by side (found by timing the first ones)")
