@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tombola import PruneSettings, TombolaError, TrainSettings, find_tickets, load
-from tombola.pruning.ensemble import ensemble_of
+from tombola.pruning.ensemble import ensemble_of, members_of
 
 
 def test_an_ensemble_predicts_by_each_of_its_tickets(tmp_path):
@@ -22,6 +22,9 @@ def test_an_ensemble_predicts_by_each_of_its_tickets(tmp_path):
     outputs = load(tmp_path / "t", net).outputs(net, inputs, samples=16)
     alone = torch.cat([ticket.outputs(net, inputs) for ticket in found])
     assert sorted(o.sum().item() for o in outputs) == pytest.approx(sorted(o.sum().item() for o in alone))
+    apart = members_of(whole)
+    assert [torch.equal(a.posterior.mean, b.posterior.mean) for a, b in zip(apart, found, strict=True)] == [True] * 3
+    assert torch.equal(members_of(found[0])[0].posterior.mean, found[0].posterior.mean)
     with pytest.raises(TombolaError, match="two tickets or more, there is 1"):
         ensemble_of(found[:1])
     other = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))

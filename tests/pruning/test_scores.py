@@ -50,6 +50,7 @@ FORMULAS = {
     "folded_snr": folded_snr,
     "snr_coded": lambda m, s: abs(m) / (s * s + 1e-6),
     "square_coded": lambda m, s: m * m + math.log(s) ** 2,
+    "bmr": lambda m, s: m * m / (2 * s * s) + math.log(s),
 }
 
 
@@ -127,3 +128,12 @@ def test_a_nan_score_is_an_error_that_names_it():
 def test_a_score_of_another_shape_is_an_error_that_names_it():
     with pytest.raises(TombolaError, match=r"'mine' returned shape \(\) for \(2,\) weights"):
         evaluate("mine", lambda m, s, g: m.sum(), torch.ones(2), torch.ones(2), stream())
+
+
+def test_bmr_is_the_change_of_the_evidence_by_a_prior_that_fixes_a_weight():
+    """log of the integral of q p' / p, p' a prior of width 1e-4, by quadrature; the prior p has std 1."""
+    for m, s in ((0.3, 0.4), (0.0, 0.2), (-1.0, 0.9)):
+        ratio = lambda w, m=m, s=s: stats.norm.pdf(w, m, s) * stats.norm.pdf(w, 0, 1e-4) / stats.norm.pdf(w)  # noqa: E731
+        change = math.log(integrate.quad(ratio, -1e-3, 1e-3, points=[0])[0])
+        assert float(score("bmr", [m], [s])[0]) == pytest.approx(-change, abs=1e-4)
+    assert score("bmr", [0.0, 2.0, -1.0], [0.0, 0.0, 1.0]).tolist() == [-math.inf, math.inf, 0.5]

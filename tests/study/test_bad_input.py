@@ -1,5 +1,6 @@
 """Bad input is one clear sentence that names culprit, value and remedy; exit code 2; nothing that was finished is lost."""
 
+import os
 import subprocess
 import sys
 
@@ -91,7 +92,9 @@ def test_a_file_that_is_no_study(text: str, sentence: str, refused, study_file):
     assert sentence in refused("run", study_file(text), "--out", "out")
 
 
-def test_a_missing_study_names_what_there_is(refused):
+def test_a_missing_study_names_what_there_is(refused, tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # to which nobody writes
+    assert "no study 'pipe'" in refused("run", "pipe")
     assert "did you mean 'demo'" in refused("run", "dmo")
     assert "no study 'nowhere.yaml'" in refused("run", "nowhere.yaml")
     assert "no study 'dmo'" in refused("studies", "dmo")

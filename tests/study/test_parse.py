@@ -132,3 +132,41 @@ def check(refused, study_file, place, inside, value):
     """One sentence for a broken value, of a section itself or of a field that no section has."""
     path = study_file(text_of(**{place: f"{{none: {value}}}" if inside else value}))
     assert len(refused("run", path, "--out", "out", "--dry-run")) < 300
+
+
+CHANGES = st.one_of(
+    st.tuples(PLACES, BROKEN).map(lambda pair: f"{pair[0]}.none={pair[1]}"),  # of a field that no section has
+    st.tuples(st.sampled_from(["train.epochs", "prune.levels", "seeds", "model.name"]), BROKEN).map("=".join),
+    st.text(st.characters(categories=["L", "N", "P", "S"], exclude_characters="=-"), max_size=3000),  # no PATH=VALUE
+    st.sampled_from(["=", "=1", ".=1", "train..lr=1", "train.lr.x.y=1", "train.epochs", "[=1", "a" * 5000 + "=1"]),
+)
+ARGUMENTS = st.one_of(
+    CHANGES.map(lambda change: ["--set", change]),
+    st.sampled_from(["nan", "-1", "0", "x", "", "1e400"]).map(lambda text: ["--minutes", text]),
+    st.sampled_from(["-1", "0", "x", "1.5", "9" * 5000]).map(lambda text: ["--jobs", text]),
+    st.text(st.characters(categories=["L", "P"], exclude_characters="-/."), min_size=1, max_size=200).map(
+        lambda word: ["--device", f"x{word}"]
+    ),
+    st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=2000).map(lambda word: [f"--no{word}"]),
+)
+
+
+def fuzz(examples):
+    """Changes and arguments are refused: exit code 2, and one sentence (of typer in a box) that is short."""
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(arguments=ARGUMENTS)
+    def run(cli, study_file, arguments):
+        result = cli("run", study_file(text_of()), "--out", "out", "--dry-run", *arguments)
+        assert result.exit_code == 2, (arguments, result.output)
+        assert "Traceback" not in result.output
+        if "Usage:" not in result.stderr:
+            (line,) = result.stderr.splitlines()
+            assert line.startswith("tombola: ")
+            assert len(line) < 300 + len("tombola: "), line
+
+    return run
+
+
+test_malformed_arguments_are_refused = fuzz(10)
+test_more_malformed_arguments_are_refused = pytest.mark.slow(fuzz(300))

@@ -1,4 +1,4 @@
-"""Tickets that were trained apart, as one ticket: a deep ensemble (Lakshminarayanan et al. 2017)."""
+"""Tickets that were trained apart, as one ticket, and back: a deep ensemble (Lakshminarayanan et al. 2017)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from tombola.errors import TombolaError
+from tombola.posterior.point import Point
 from tombola.posterior.samples import Samples
 
 from .ticket import Ticket
@@ -31,3 +32,17 @@ def ensemble_of(tickets: Sequence[Ticket]) -> Ticket:
     return replace(
         first, mask=mask, rewind=start, trained=trained, statistics=None, info=first.info | {"members": len(tickets)}
     )
+
+
+def members_of(ticket: Ticket) -> list[Ticket]:
+    """Return a deterministic ticket of each point of a trained posterior, as of methods ensemble and sghmc, under its mask.
+
+    They have the ticket's start, buffers and info, and no batch-norm statistics. Raises TombolaError for a posterior that is
+    no finite set of points.
+    """
+    points = ticket.posterior.points
+    if points is None:
+        raise TombolaError(f"a posterior of family {ticket.posterior.family} has no members; draw samples from it")
+    own = replace(ticket.rewind, posterior=Point.of(ticket.rewind.posterior))
+    ends = [replace(ticket.end, posterior=Point(ticket.layout, point, ticket.mask)) for point in points]
+    return [replace(ticket, rewind=own, trained=end, statistics=None) for end in ends]

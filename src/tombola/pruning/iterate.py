@@ -11,13 +11,16 @@ from tombola import plugins
 from tombola.errors import TombolaError
 from tombola.posterior.dropout import Dropout
 from tombola.posterior.families import Posterior
+from tombola.posterior.layout import Layout
 from tombola.posterior.state import State
 from tombola.settings import PruneSettings
 
 from .costs import per_cost, spread_costs
 from .masks import SHUFFLES, emptied, keep_in_groups, prune
 from .scores import SCORES, evaluate
+from .structure import prune_units, shuffle_units
 from .ticket import Ticket, with_mask
+from .units import Units
 
 
 def prune_ticket(
@@ -29,19 +32,24 @@ def prune_ticket(
     costs: Mapping[str, float] | None = None,
     level: int = 0,
     scores: Tensor | None = None,
+    units: Units | None = None,
 ) -> Ticket:
     """Return the next level's ticket: `ticket` pruned by its trained posterior, its survivors restarted at `start`.
 
     start: read whole (means, std, deterministic parameters, buffers). settings: their `score`, `sigma`, `fraction`,
-    `scope`, and what they say of a budget, target or pattern. generator: for scores that draw, and a shuffled sigma.
-    costs: of one weight of each prunable parameter, by name, for another budget than weights (`training.costs`).
-    level: of `ticket`, which a target and a pattern need. scores: float64 [P] of an untrained ticket.
+    `scope`, and what they say of a budget, target, pattern or structure. generator: for scores that draw, and a shuffled
+    sigma. costs: of one weight of each prunable parameter, by name, for another budget than weights (`training.costs`).
+    level: of `ticket`, which a target and a pattern need. scores: float64 [P] of an untrained ticket. units: those of a
+    structure (`pruning.units`).
 
-    Warns with the names of layers that this level has emptied. Raises TombolaError for an unknown name.
+    Warns with the names of layers that this level has emptied, and where whole units leave more than was asked for. Raises
+    TombolaError for an unknown name.
     """
     layout = ticket.layout
     if scores is None:
         scores = scores_of(ticket.posterior, settings.score, SIGMAS[settings.sigma](ticket, generator), generator)
+    if settings.structure != "none":
+        return with_mask(ticket, _without_units(ticket, scores, settings, costs, level, units, generator), start)
     mask = _next_mask(ticket, scores, settings, costs, level)
     before = emptied(layout, ticket.mask)
     if new := [repr(layer) for layer in emptied(layout, mask) if layer not in before]:
@@ -72,18 +80,51 @@ def _next_mask(
         return keep_in_groups(layout, mask, scores, size - level - 1, size)
     if settings.budget == "weights":
         return prune(layout, mask, scores, settings.fraction_at(level, ticket.density), settings.scope)
+    flat, scores = _priced(layout, scores, settings, costs)
+    left = float(flat[mask].sum() / flat.sum())
+    return prune(layout, mask, scores, settings.fraction_at(level, left), settings.scope, flat)
+
+
+def _priced(
+    layout: Layout, scores: Tensor, settings: PruneSettings, costs: Mapping[str, float] | None
+) -> tuple[Tensor, Tensor]:
+    """Return the cost of each weight in the budget, 0 where nothing is pruned, and its score per cost; float64 [P]."""
+    if settings.budget == "weights":
+        return layout.prunable.double(), scores
     if costs is None:
         raise TombolaError(f"budget {settings.budget} needs the costs of weights; give costs (tombola.training.costs)")
     flat = spread_costs(layout, costs)
-    left = float(flat[mask].sum() / flat.sum())
-    return prune(
-        layout,
-        mask,
-        per_cost(scores, flat, settings.cost_exponent),
-        settings.fraction_at(level, left),
-        settings.scope,
-        flat,
-    )
+    return flat, per_cost(scores, flat, settings.cost_exponent)
+
+
+def _without_units(
+    ticket: Ticket,
+    scores: Tensor,
+    settings: PruneSettings,
+    costs: Mapping[str, float] | None,
+    level: int,
+    units: Units | None,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return the next mask of a structure."""
+    if units is None:
+        raise TombolaError(f"structure {settings.structure} needs the network's units; give units (tombola.pruning.units)")
+    flat, scores = _priced(ticket.layout, scores, settings, costs)
+    total, own = float(flat.sum()), torch.where(ticket.mask, flat, 0.0)
+    asked = settings.fraction_at(level, float(own.sum()) / total) * float(own.sum())
+    if settings.score == "random":  # of a mean over many weights the largest units would be in the middle
+        worth = torch.rand(len(units), generator=generator, dtype=torch.float64)
+    else:
+        worth = units.worth(scores, ticket.mask & ticket.layout.prunable)
+    mask, gone = prune_units(units, ticket.mask, worth, asked, own, settings.scope)
+    if bool((units.layer[units.alive(mask)].bincount() == 1).all()) and gone < asked:
+        share = (float(own.sum()) - gone) / total
+        warnings.warn(
+            f"structure {settings.structure} leaves {share:.3f} of the {settings.budget}, more than was asked for: a unit "
+            "of each layer stays, and what is of no unit",
+            stacklevel=3,
+        )
+    return mask
 
 
 RATIOS = ("snr", "folded_snr")
@@ -125,8 +166,13 @@ def with_end(ticket: Ticket, end: State) -> Ticket:
     return replace(ticket, trained=end)
 
 
-def shuffled(ticket: Ticket, start: State, how: str, generator: torch.Generator) -> Ticket:
-    """Return the ticket with its mask shuffled (`layerwise`, `global` or `even`) and the dense `start` under it."""
+def shuffled(ticket: Ticket, start: State, how: str, generator: torch.Generator, units: Units | None = None) -> Ticket:
+    """Return the ticket with its mask shuffled (`layerwise`, `global` or `even`) and the dense `start` under it.
+
+    units: shuffle these in place of single weights.
+    """
+    if units is not None:
+        return with_mask(ticket, shuffle_units(units, ticket.layout, ticket.mask, how, generator), start)
     return with_mask(ticket, SHUFFLES[how](ticket.layout, ticket.mask, generator), start)
 
 

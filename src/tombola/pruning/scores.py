@@ -4,6 +4,7 @@ mean, std: flat float64 tensors [n] of the surviving prunable weights; generator
 """
 
 import math
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from tombola.errors import TombolaError
 from tombola.posterior.layout import Layout
+from tombola.posterior.roles import BARE
 
 Score = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
@@ -70,6 +72,15 @@ def square_coded(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tenso
     return mean.square() + std.log().square()
 
 
+def bmr(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    """Return mean^2 / (2 std^2) + log std: what the log evidence loses, but for the prior's log std, when a weight is 0.
+
+    Bayesian model reduction of a Gaussian (Friston & Penny 2011), log p(0) - log q(0) of prior and posterior; of single
+    weights, where BMRS (Wright et al. 2024) reduces structures. Infinite where std is 0 and mean is not.
+    """
+    return torch.where((std > 0) | (mean == 0), 0.5 * (mean / std).square() + std.log(), torch.inf)
+
+
 SCORES: dict[str, Score] = {
     "mu": mu,
     "snr": snr,
@@ -81,6 +92,7 @@ SCORES: dict[str, Score] = {
     "folded_snr": folded_snr,
     "snr_coded": snr_coded,
     "square_coded": square_coded,
+    "bmr": bmr,
     "magnitude": mu,  # its name for deterministic networks
 }
 
@@ -125,6 +137,27 @@ def check_random(layout: Layout) -> None:
             "as in ['*weight']), make a module of which tombola knows the layers (not a scripted or traced one), or use "
             "method map"
         )
+
+
+def check_prunable(layout: Layout, of: str = "") -> None:
+    """Raise TombolaError, which begins with `of`, where no weight may be pruned."""
+    if not layout.prunable_segments():
+        bare = f" ({named})" if (named := _bare(layout)[0]) else ""
+        raise TombolaError(f"{of}nothing is prunable; set prune.classifier: true or prune.include{bare}")
+
+
+def warn_of_bare(layout: Layout) -> None:
+    """Warn of bare weights, as of recurrent layers, that hold over a quarter of the parameters and stay as they are."""
+    named, share = _bare(layout)
+    if share > 0.25:
+        warnings.warn(f"{named}; so {share:.0%} of the parameters are neither random nor pruned", stacklevel=3)
+
+
+def _bare(layout: Layout) -> tuple[str, float]:
+    """Return the first bare weight that no pattern chooses, in words, and the share of all of them."""
+    found = [s for s in layout.segments if BARE in s.why and not s.prunable and len(s.shape) > 1]
+    share = sum(s.numel for s in found) / max(1, layout.numel)
+    return next((f"{s.name!r} is {s.why}" for s in found), ""), share
 
 
 def check_ranked(layout: Layout, score: str) -> None:

@@ -62,9 +62,8 @@ class TrainSettings(Checked):
     method: str = setting(
         "vi",
         "How the posterior is learned: vi (variational inference by gradients), ivon (by natural gradients), sgld, sghmc, "
-        "swag, laplace, laplace_full, mc_dropout, ensemble, vi_laplace, vi_mixture, vi_layers (docs/methods.md), map "
-        "(deterministic) or "
-        "package.module:Class.",
+        "swag, laplace, laplace_full, mc_dropout, ensemble, vi_laplace, vi_mixture, vi_layers, variational_dropout, "
+        "sghmc_mixture (docs/methods.md), map (deterministic) or package.module:Class.",
         UNLABELLED,
         COLUMN,
     )
@@ -125,12 +124,12 @@ class TrainSettings(Checked):
     )
     spike_std: float = setting(
         0.01,
-        "Standard deviation of the spike of method vi_mixture; `prior_std` is the slab's.",
+        "Standard deviation of the spike of methods vi_mixture and sghmc_mixture; `prior_std` is the slab's.",
         BAYESIAN,
         COSTLESS,
         above=0,
     )
-    slab: float = setting(0.5, "Weight of the slab, with method vi_mixture.", BAYESIAN, COSTLESS, above=0, below=1)
+    slab: float = setting(0.5, "Weight of the slab, as `spike_std`.", BAYESIAN, COSTLESS, above=0, below=1)
     keep: int = setting(
         10, "Weight samples that methods sgld, sghmc and swag keep; networks of method ensemble.", BAYESIAN, least=1
     )

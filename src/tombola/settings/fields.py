@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import field
 from difflib import get_close_matches
+from functools import cache
 from numbers import Integral, Real
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
@@ -43,13 +44,25 @@ def setting(
 
 def marked(settings: Any, mark: Mark) -> set[str]:
     """Return the names of the fields with this mark; settings: an object or its class."""
-    return {f.name for f in dataclasses.fields(settings) if mark in f.metadata.get("marks", ())}
+    kind = settings if isinstance(settings, type) else type(settings)
+    return {f.name for f in _fields(kind) if mark in f.metadata.get("marks", ())}
 
 
 def priced(settings: Any) -> list[str]:
     """Return the settings that the cost of a step depends on, as "name=value"."""
-    costless = marked(settings, COSTLESS)
-    return [f"{f.name}={getattr(settings, f.name)}" for f in dataclasses.fields(settings) if f.name not in costless]
+    kind: Any = type(settings)
+    return [f"{name}={getattr(settings, name)}" for name in _costly(kind)]
+
+
+@cache
+def _costly(kind: Any) -> list[str]:
+    costless = marked(kind, COSTLESS)
+    return [f.name for f in _fields(kind) if f.name not in costless]
+
+
+@cache  # a study has thousands of settings, of a few classes
+def _fields(kind: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(kind)
 
 
 class Checked:
@@ -75,15 +88,17 @@ class Checked:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+        kind: Any = type(self)
+        for f in _fields(kind):
             value = getattr(self, f.name)
-            try:
-                value = _fitted(value, f.type)
-            except TypeError:
-                raise TombolaError(
-                    f"{f.name} is {_shown(value)}; it must be {_in_words(f.type)}{_mend(value, f.type)}"
-                ) from None
-            object.__setattr__(self, f.name, value)
+            if type(value) is not f.type:
+                try:
+                    value = _fitted(value, f.type)
+                except TypeError:
+                    raise TombolaError(
+                        f"{f.name} is {_shown(value)}; it must be {_in_words(f.type)}{_mend(value, f.type)}"
+                    ) from None
+                object.__setattr__(self, f.name, value)
             for item in value if isinstance(value, list) else [value]:
                 if isinstance(item, int | float) and not isinstance(item, bool):
                     _check_bounds(f.name, item, f.metadata)
@@ -102,8 +117,8 @@ def settings_of(kind: type[T], given: T | None, name: str) -> T:
     raise TombolaError(f"{name} is {_shown(given)}; give {kind.__name__}({fields})")
 
 
-def _names(settings: Any) -> list[str]:
-    return [f.name for f in dataclasses.fields(settings)]
+def _names(kind: type) -> list[str]:
+    return [f.name for f in _fields(kind)]
 
 
 def _fitted(value: Any, kind: Any) -> Any:

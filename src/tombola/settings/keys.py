@@ -76,6 +76,7 @@ KEY_DEFAULTS: dict[str, dict[str, Any]] = {
         "costs": {},
         "target": None,
         "pattern": "",
+        "structure": "none",
     },
     "ModelSettings": {
         "name": "mlp",

@@ -79,6 +79,12 @@ class PruneSettings(Checked):
         'Groups as "2:4": the last level keeps the 2 best of each 4 consecutive inputs (second dimension of a weight) of '
         "each output; each level prunes one more of a group. Layers whose inputs 4 does not divide stay dense.",
     )
+    structure: Literal["none", "channels", "heads", "units"] = setting(
+        "none",
+        "Whole units live or die: neurons and channels of convolutions (channels), heads of attention, or both (units); a "
+        "level keeps as many weights as whole units allow to come near, and a unit of each layer. "
+        "[Whole units](sparse-ways.md#whole-units) has examples.",
+    )
 
     def __post_init__(self) -> None:
         given: int | None = self.levels
@@ -132,6 +138,9 @@ class PruneSettings(Checked):
             raise TombolaError(f"pattern is {self.pattern!r}; it must be KEPT:GROUP, fewer kept than in a group, as '2:4'")
         if self.pattern and (self.target is not None or self.budget != "weights" or self.fraction != _FRACTION):
             raise TombolaError(f"pattern {self.pattern!r} decides what is pruned; leave target, budget and fraction out")
+        if self.structure != "none" and (self.pattern or self.scope == "erk"):
+            what = f"pattern {self.pattern!r}" if self.pattern else "scope 'erk'"
+            raise TombolaError(f"{what} is of single weights, structure {self.structure!r} of whole units; leave one out")
         if self.budget == "milliseconds" and not self.costs:
             raise TombolaError(
                 "budget is 'milliseconds', but there are no costs; give the milliseconds of one weight of each prunable "

@@ -61,6 +61,8 @@ class Chain:
     context: SeedContext
     settings: TrainSettings
     levels: list[Level[Stage, Train]]
+    structure: str
+    """Structure of its masks, as of `PruneSettings`."""
 
     @property
     def start(self) -> str:
@@ -79,7 +81,9 @@ class Chain:
 
     def shuffled(self, level: int, how: str) -> Shuffle:
         """Return the level's ticket with its mask shuffled."""
-        return Shuffle(parents=(self.ticket(level), self.levels[0].dense), how=how, seed=self.context.seed)
+        context, parents = self.context, (self.ticket(level), self.levels[0].dense)
+        seed, net, source = context.seed, context.net, context.source
+        return Shuffle(parents=parents, how=how, structure=self.structure, seed=seed, net=net, source=source)
 
 
 def trainings(context: SeedContext, arm: Arm) -> Iterator[tuple[int, Train]]:
@@ -115,7 +119,7 @@ def _chain(context: SeedContext, arm: Arm) -> Chain:
         return Prune(parents=(trained, restart), settings=rule, seed=context.seed, net=context.net, source=context.source)
 
     init: Stage = context.init(posterior, settings)
-    return Chain(context, settings, list(walk_chain(init, rule, train, prune)))
+    return Chain(context, settings, list(walk_chain(init, rule, train, prune)), rule.structure)
 
 
 def _reinit(chain: Chain, arm: Arm, level: int) -> Train:
@@ -212,7 +216,11 @@ def arm_sigma(study: Study, arm: Arm) -> Literal["trained", "start", "shuffled"]
 
 def arm_prune(study: Study, arm: Arm) -> PruneSettings:
     """Return the pruning of the arm's chain: the study's with the arm's changes."""
-    own = {name: value for name in ("budget", "cost_exponent", "scope") if (value := getattr(arm, name)) is not None}
+    own = {
+        name: value
+        for name in ("budget", "cost_exponent", "scope", "structure")
+        if (value := getattr(arm, name)) is not None
+    }
     if arm.cost_exponent is not None and own.get("budget", study.prune.budget) == "weights":
         raise TombolaError(
             f"arm {arm.arm} has cost_exponent {arm.cost_exponent:g}, but its budget is weights, which all cost the same; "
@@ -251,7 +259,9 @@ def curve_label(study: Study, arm: Arm) -> str:
     rule = arm_prune(study, arm)
     if rule.budget != "weights":
         extra.append(f"{rule.budget} budget, exponent {rule.cost_exponent:g}")
-    extra += [f"scope {rule.scope}"] if rule.scope != study.prune.scope else []
+    extra += [
+        f"{name} {value}" for name in ("scope", "structure") if (value := getattr(rule, name)) != getattr(study.prune, name)
+    ]
     changes = ({} if study.train.method == "vi" or by_map(arm) else {"method": study.train.method}) | arm.train
     extra += [f"{name}={value}" for name, value in changes.items() if name != "sparse" or not mask]
     extra += [f"{name}={value}" for name, value in _unusual(mask).items()] if mask else []

@@ -20,7 +20,8 @@ from tombola.posterior.predictive import check_batch_statistics
 from tombola.posterior.state import layout_of
 from tombola.pruning.masks import grouped_segments
 from tombola.pruning.rewind import parse_rewind, step_of
-from tombola.pruning.scores import AT_START, SCORES, WITHOUT_STD, check_random, check_ranked
+from tombola.pruning.scores import AT_START, SCORES, WITHOUT_STD, check_prunable, check_random, check_ranked
+from tombola.pruning.units import units_of
 from tombola.settings import DataSettings
 from tombola.training.costs import weight_costs
 from tombola.training.further import check_measures
@@ -92,7 +93,7 @@ def _variant_rows(variant: Variant, data: Callable[[DataSettings], Dataset]) -> 
     arms = [(arm, curve_label(study, arm), settings_labels(study, arm, dataset.fingerprint)) for arm in study.arms]
     for seed in study.seeds:
         for arm, label, shared in arms:
-            for level, trained in trainings(SeedContext(study, net, source, seed, len(dataset.train[0])), arm):
+            for level, trained in trainings(SeedContext(study, net, source, seed, dataset.examples), arm):
                 labels = {
                     "study": study.name,
                     "arm": arm.arm,
@@ -172,13 +173,16 @@ def _check(study: Study, net: Net, dataset: Dataset) -> int:
             check_random(layout)
         if study.prune.levels and not chain_is_deterministic(arm):
             check_ranked(layout, arm_score(study, arm))
-    if study.prune.levels and not layout.prunable_segments():
-        raise TombolaError(f"model {study.model.name!r}: nothing is prunable; set prune.classifier: true or prune.include")
+    if study.prune.levels:
+        check_prunable(layout, f"model {study.model.name!r}: ")
     if study.prune.group and study.prune.levels:
         grouped_segments(layout, study.prune.group[1])
-    for rule in (arm_prune(study, arm) for arm in study.arms):
-        if rule.budget != "weights" and rule.levels:
+    rules = [rule for rule in (arm_prune(study, arm) for arm in study.arms) if rule.levels]
+    for rule in rules:
+        if rule.budget != "weights":
             weight_costs(rule, layout, module, dataset.prepare(dataset.train[0][:COUNTED]))
+    for structure in sorted({rule.structure for rule in rules} - {"none"}):
+        units_of(module, layout, dataset.prepare(dataset.train[0][:COUNTED]), structure)
     return layout.numel
 
 
@@ -229,7 +233,7 @@ def _check_arm(study: Study, arm: Arm, dataset: Dataset) -> None:
             check_compile(settings, estimator)
         if settings.cuda_graphs:
             check_graphs(settings, estimator)
-    steps = steps_per_epoch(len(dataset.train[0]), settings.batch_size)
+    steps = steps_per_epoch(dataset.examples, settings.batch_size)
     if (step_of(at, steps) or 0) >= settings.epochs * steps:
         raise TombolaError(
             f"rewind is {rewind!r}, but training ends at epoch:{settings.epochs} (step:{settings.epochs * steps}); "
@@ -250,6 +254,10 @@ def _check_mask(study: Study, arm: Arm) -> None:
         return
     if mask is None:
         raise TombolaError("arm in_training has no train.sparse; add for example train: {sparse: {way: rigl}}")
+    if (structure := arm_prune(study, arm).structure) != "none":
+        raise TombolaError(
+            f"arm in_training changes single weights, and its structure is {structure!r}; set structure: none in the arm"
+        )
     if arm.score:
         raise TombolaError(f"arm in_training has score {arm.score!r}; weights go by train.sparse.drop: set that")
     if by_map(arm) and mask.score in SCORES and mask.score not in WITHOUT_STD:

@@ -14,14 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tombola.errors import TombolaError
-from tombola.settings import (
-    DataSettings,
-    EvaluateSettings,
-    ModelSettings,
-    PosteriorSettings,
-    PruneSettings,
-    TrainSettings,
-)
+from tombola.files import read_plain
+from tombola.settings import DataSettings, EvaluateSettings, ModelSettings, PosteriorSettings, PruneSettings, TrainSettings
 from tombola.settings.fields import COLUMN, WHOLE, Checked, marked, setting
 from tombola.settings.keys import deterministic_part
 
@@ -72,8 +66,9 @@ class Arm(Checked):
     cost_exponent: float | None = setting(
         None, "Power of the costs that scores are divided by; by default prune.cost_exponent.", least=0, most=1
     )
+    structure: Literal["none", "channels", "heads", "units"] | None = setting(None, "By default prune.structure.")
     levels: list[int] | None = setting(
-        None, "For controls and transplants: levels to train at; by default all from 1.", least=1
+        None, "For controls and transplants: levels to train at; 0 is dense; by default all from 1.", least=0
     )
     densities: list[float] | None = setting(
         None, "The same by how much is left of the budget: the levels that are nearest to these shares.", above=0, below=1
@@ -155,8 +150,8 @@ def read(study: str, changes: list[str]) -> dict[str, Any]:
     known = shipped()
     path = known.get(study, Path(study))
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError):
+        text = read_plain(path)
+    except (OSError, ValueError):  # no UTF-8, or a path with a NUL
         near = get_close_matches(study, known, 1)
         meant = f"did you mean {near[0]!r}? " if near else ""
         raise TombolaError(f"there is no study {study!r}: {meant}give a YAML file or one of {', '.join(known)}") from None

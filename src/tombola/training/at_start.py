@@ -20,6 +20,8 @@ from tombola.posterior.modes import training_mode
 from tombola.posterior.narrow import guarded
 from tombola.posterior.state import State
 from tombola.pruning.masks import prune
+from tombola.pruning.structure import prune_units
+from tombola.pruning.units import Units
 from tombola.settings import PruneSettings
 
 SYNFLOW_ROUNDS = 100
@@ -34,6 +36,8 @@ class Untrained:
     likelihood: LogLikelihood
     batches: Sequence[Batch]
     """Pairs of prepared inputs and targets, each of which goes through the network as a training batch."""
+    units: Units | None = None
+    """Units of the rule's structure; None without one."""
 
     @property
     def layout(self) -> Layout:
@@ -90,8 +94,17 @@ def synflow(net: Untrained, rule: PruneSettings) -> Tensor:
         (gradient,) = torch.autograd.grad(net.output(flat, ones.double(), buffers).sum(), flat)
         scores = (flat * gradient).detach().cpu().masked_fill(~mask, -math.inf)
         if done < SYNFLOW_ROUNDS - 1:
-            mask = prune(layout, mask, scores, 1 - keep ** (1 / SYNFLOW_ROUNDS), rule.scope)
+            mask = _without(net, mask, scores, 1 - keep ** (1 / SYNFLOW_ROUNDS), rule.scope)
     return scores
+
+
+def _without(net: Untrained, mask: Tensor, scores: Tensor, fraction: float, scope: str) -> Tensor:
+    """Return the next mask, of weights or of units."""
+    if net.units is None:
+        return prune(net.layout, mask, scores, fraction, scope)
+    own = mask & net.layout.prunable
+    amount = fraction * int(own.sum())
+    return prune_units(net.units, mask, net.units.worth(scores, own), amount, own.double(), scope)[0]
 
 
 AT_START: dict[str, Callable[[Untrained, PruneSettings], Tensor]] = {"snip": snip, "grasp": grasp, "synflow": synflow}

@@ -8,28 +8,30 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from tombola import plugins
-from tombola.data.batches import Batches, LoaderBatches, TensorBatches, as_tensors
+from tombola.data.batches import Batches, LoaderBatches, TensorBatches
 from tombola.data.shards import ShardBatches
 from tombola.errors import TombolaError
 from tombola.inference import OBJECTIVES, is_deterministic, method_of
 from tombola.inference.estimators import ESTIMATORS
-from tombola.posterior.batch import Batch
+from tombola.posterior.batch import Batch, as_tensors, joined
 from tombola.posterior.batch_norm import has_batch_norm
 from tombola.posterior.cancelled import cancelled_biases
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import LogLikelihood
 from tombola.posterior.modes import training_mode
 from tombola.posterior.predictive import statistics_of
+from tombola.posterior.roles import later_names
 from tombola.posterior.state import initial_state, layout_of
 from tombola.pruning.chain import walk_chain
 from tombola.pruning.iterate import prune_ticket, with_end
 from tombola.pruning.masks import grouped_segments
 from tombola.pruning.rewind import parse_rewind, step_of
-from tombola.pruning.scores import SCORES, WITHOUT_STD, check_random, check_ranked
+from tombola.pruning.scores import SCORES, WITHOUT_STD, check_prunable, check_random, check_ranked, warn_of_bare
 from tombola.pruning.ticket import Ticket, ticket_of, with_mask
+from tombola.pruning.units import Units, units_of
 from tombola.settings import PosteriorSettings, PruneSettings, TrainSettings
 from tombola.settings.fields import settings_of
 from tombola.settings.keys import canonical
@@ -55,7 +57,7 @@ def find_tickets(
     posterior: PosteriorSettings | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    validation: Batch | TensorDataset | None = None,
+    validation: Batch | TensorDataset | DataLoader[Any] | None = None,
     on_level: Callable[[Ticket], object] | None = None,
     progress: bool = True,
     fabric: Fabric | None = None,
@@ -67,8 +69,8 @@ def find_tickets(
         by `train.batch_size`; or a loader of batches with a length, iterated anew each epoch; or `ShardBatches`.
     examples: N, the size of a loader's training set; by default the examples of its `dataset` that it draws.
     likelihood, mask: as of `Bayesian`; a likelihood replaces the settings' one. fabric, same_sample: as of `train`.
-    validation: held-out examples, as one batch; each epoch's row of `ticket.info["history"]` then has NLL (nats an example)
-        and, of classes, accuracy of the mean weights.
+    validation: held-out examples, as one batch or a DataLoader, which is read once; each epoch's row of
+        `ticket.info["history"]` then has NLL (nats an example) and, of classes, accuracy of the mean weights.
     on_level: called with each level's trained ticket; where it returns something true, no further level is made.
 
     Tickets keep batch-norm statistics of their weight samples, measured on 256 examples (a loader's first ones). The module
@@ -87,21 +89,32 @@ def find_tickets(
     given = {"train": canonical(train), "prune": canonical(prune), "posterior": canonical(posterior)}
     info: dict[str, Any] = {"seed": seed, "settings": given, **_name_of(likelihood)}
     state = initial_state(module, layout, posterior, seed).to("cpu").as_family(method_of(train.method).learns)
-    dense = with_mask(ticket_of(state, info), layout.mask_of(as_tensors(mask or {})), state)
-    costs = None
-    if prune.budget != "weights":
-        costs = weight_costs(prune, layout, module, (reference or reference_of(batches))[0])
+    dense = with_mask(ticket_of(state, info), layout.mask_of(as_tensors(mask or {}), later_names(module)), state)
+    costs, units = _ranking_of(prune, layout, module, batches, reference)
+    if costs is not None:
         info["costs"] = costs
-    held_out = as_tensors(validation.tensors if isinstance(validation, TensorDataset) else validation)
+    held_out = None if validation is None else joined(validation)
     found: list[Ticket] = []
     with _bar(prune.levels + 1, train.epochs * batches.steps, progress) as show:
-        given_all = module, batches, likelihood, train, prune, seed, device, info, held_out, reference, costs, show
+        given_all = module, batches, likelihood, train, prune, seed, device, info, held_out, reference, costs, units, show
         search = _Search(*given_all, fabric=fabric, same_sample=same_sample)
         for level in walk_chain(dense, prune, search.trained, search.pruned):
             found.append(level.trained)
             if on_level is not None and on_level(level.trained):
                 break
     return found
+
+
+def _ranking_of(
+    prune: PruneSettings, layout: Layout, module: nn.Module, batches: Batches, reference: list[Any]
+) -> tuple[dict[str, float] | None, Units | None]:
+    """Return the costs of weights and the units that the rule ranks by, each None where the rule does not need it."""
+    costly, structured = prune.budget != "weights", prune.structure != "none" and prune.levels > 0
+    if not (costly or structured):
+        return None, None
+    (example, *_) = reference or reference_of(batches)
+    costs = weight_costs(prune, layout, module, example) if costly else None
+    return costs, units_of(module, layout, example, prune.structure) if structured else None
 
 
 @dataclass(frozen=True)
@@ -121,6 +134,8 @@ class _Search:
     """Batches of training inputs that batch-norm statistics are measured on."""
     costs: Mapping[str, float] | None
     """Costs of weights in the budget; None of weights."""
+    units: Units | None
+    """Units of the structure; None without one."""
     show: Callable[[int, int], None]
     fabric: Fabric | None = None
     same_sample: bool = False
@@ -146,7 +161,7 @@ class _Search:
 
     def pruned(self, ticket: Ticket, restart: Ticket, level: int) -> Ticket:
         stream = generator("score", self.seed, level)
-        return prune_ticket(ticket, restart.end, self.prune, stream, costs=self.costs, level=level)
+        return prune_ticket(ticket, restart.end, self.prune, stream, costs=self.costs, level=level, units=self.units)
 
 
 def _name_of(likelihood: nn.Module | LogLikelihood | None) -> dict[str, str]:
@@ -191,8 +206,10 @@ def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, step
     plugins.resolve(train.schedule, SCHEDULES, "schedule")
     plugins.resolve(train.estimator, ESTIMATORS, "estimator")
     plugins.resolve(train.objective, OBJECTIVES, "objective")
-    if prune.levels and not layout.prunable_segments():
-        raise TombolaError("nothing is prunable: every weight is excluded; set classifier=True or include a pattern")
+    if prune.levels:
+        check_prunable(layout)
+    if prune.levels or not is_deterministic(train.method):
+        warn_of_bare(layout)
     if prune.group and prune.levels:
         grouped_segments(layout, prune.group[1])
     start, end = step_of(parse_rewind(prune.rewind), steps) or 0, train.epochs * steps
@@ -205,7 +222,8 @@ def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, step
 def _check_targets(targets: Tensor, train: TrainSettings) -> None:
     """Raise TombolaError for targets that do not fit the likelihood of the settings, or are not finite."""
     if (train.likelihood == "categorical") == targets.is_floating_point():
-        wanted = "gaussian" if targets.is_floating_point() else "categorical"
+        binary = targets.is_floating_point() and bool(((targets == 0) | (targets == 1)).all())  # such as multi-label rows
+        wanted = "bernoulli" if binary else "gaussian" if targets.is_floating_point() else "categorical"
         raise TombolaError(f"likelihood {train.likelihood!r} does not fit targets of {targets.dtype}; use {wanted!r}")
     if not bool(targets.isfinite().all()):
         raise TombolaError("a target is not finite; leave the example out, or fill the target")

@@ -10,6 +10,7 @@ from tombola import streams
 from tombola.pruning.iterate import prune_ticket, scores_of
 from tombola.pruning.scores import AT_START
 from tombola.pruning.ticket import Ticket
+from tombola.pruning.units import Units
 from tombola.settings import PruneSettings, TrainSettings
 from tombola.settings.keys import canonical
 from tombola.training.at_start import Untrained, start_scores
@@ -49,14 +50,14 @@ class PruneBefore(Prune):
         start, rule = tickets[0], self.once
         costs = self._costs(start.layout, context) if rule.budget != "weights" else None
         stream, q = streams.generator("score", self.seed, self.key), start.rewind.posterior
-        by_gradient = rule.score in AT_START
-        scores = self._scores(start, context) if by_gradient else scores_of(q, rule.score, q.std, stream)
+        by_gradient, units = rule.score in AT_START, self._units(start.layout, context)
+        scores = self._scores(start, context, units) if by_gradient else scores_of(q, rule.score, q.std, stream)
         level = self.level - 1 if rule.group else 0
-        ticket = prune_ticket(start, start.rewind, rule, stream, costs=costs, level=level, scores=scores)
+        ticket = prune_ticket(start, start.rewind, rule, stream, costs=costs, level=level, scores=scores, units=units)
         info = start.info | {"level": self.level, "score": rule.score, "stage": self.key}
         return Outcome(replace(ticket, info=info))
 
-    def _scores(self, start: Ticket, context: RunContext) -> Tensor:
+    def _scores(self, start: Ticket, context: RunContext, units: Units | None) -> Tensor:
         data, size = context.data(self.source.settings), self.train.batch_size
         order = torch.randperm(len(data.train[0]), generator=streams.generator("score", self.seed, "examples"))
         chosen = order[:_EXAMPLES]
@@ -66,4 +67,4 @@ class PruneBefore(Prune):
         state = start.rewind.to(context.device)
         likelihood = likelihood_of(self.train, state).to(context.device)
         module = self.net.build("skeleton").to(context.device)
-        return start_scores(Untrained(module, state, likelihood, batches), self.once)
+        return start_scores(Untrained(module, state, likelihood, batches, units), self.once)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from tombola.models import FitsFirstLayer
 from tombola.models.weights import fingerprint, load_weights
 from tombola.posterior.state import initial_state, layout_of
+from tombola.pruning.scores import warn_of_bare
 from tombola.pruning.ticket import Ticket, ticket_of
 from tombola.settings import PosteriorSettings, PruneSettings
 from tombola.settings.keys import canonical
@@ -55,6 +56,7 @@ class Init(Stage):
             rows = slice(None, None, -(-len(data.train[0]) // _FITTED))  # from all of it: files may be sorted by class
             module.fit_first_layer(data.prepare(data.train[0][rows]))
         layout = layout_of(module, self.posterior, self.prune, self._cancelled)
+        warn_of_bare(layout)
         state = initial_state(module, layout, self.posterior, self.seed, self.draw, self.net.identity)
         info = {
             "model": self.net.info(),

@@ -3,18 +3,33 @@
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tombola import plugins, streams
 from tombola.posterior.layout import Layout
 from tombola.pruning.iterate import prune_ticket, shuffled, transplanted
 from tombola.pruning.scores import AT_START, SCORES
 from tombola.pruning.ticket import Ticket, with_mask
+from tombola.pruning.units import Units, units_of
 from tombola.settings import PruneSettings
 from tombola.settings.keys import canonical
 from tombola.training.costs import weight_costs
 
 from .base import COUNTED, Net, Outcome, RunContext, Source, Stage
+
+
+def built(net: Net, source: Source, context: RunContext) -> tuple[nn.Module, Tensor]:
+    """Return a net, and a few of its training inputs."""
+    data = context.data(source.settings)
+    return net.build("skeleton").to(context.device), data.prepare(data.train[0][:COUNTED].to(context.device))
+
+
+def found_units(structure: str, layout: Layout, net: Net, source: Source, context: RunContext) -> Units | None:
+    """Return the units of a structure; None without one."""
+    if structure == "none":
+        return None
+    module, inputs = built(net, source, context)
+    return units_of(module, layout, inputs, structure)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,7 +41,7 @@ class Prune(Stage):
     seed: int
     net: Net
     source: Source
-    """Data of the examples for which costs are counted."""
+    """Data of the examples for which costs are counted, and units are found."""
 
     def describe(self) -> dict[str, Any]:
         how = self.settings
@@ -34,7 +49,7 @@ class Prune(Stage):
         own = {"score": how.score, "fraction": how.fraction, "scope": how.scope, "seed": self.seed}
         own |= {"sigma": how.sigma} if how.sigma != "trained" else {}
         changed = canonical(how)
-        own |= {name: changed[name] for name in ("budget", "target", "pattern") if name in changed}
+        own |= {name: changed[name] for name in ("budget", "target", "pattern", "structure") if name in changed}
         own |= {"cost_exponent": how.cost_exponent} if how.budget != "weights" else {}
         own |= {"costs": how.costs} if how.budget == "milliseconds" else {}
         own |= {"levels": how.levels} if how.target is not None else {}
@@ -45,15 +60,17 @@ class Prune(Stage):
         stream = streams.generator("score", self.seed, self.key)
         level = trained.info["level"]
         costs = self._costs(trained.layout, context) if self.settings.budget != "weights" else None
-        ticket = prune_ticket(trained, start.end, self.settings, stream, costs=costs, level=level)
+        units = self._units(trained.layout, context)
+        ticket = prune_ticket(trained, start.end, self.settings, stream, costs=costs, level=level, units=units)
         info = {k: v for k, v in trained.info.items() if k != "history"}
         info |= {"level": level + 1, "score": self.settings.score, "stage": self.key}
         return Outcome(replace(ticket, info=info))
 
     def _costs(self, layout: Layout, context: RunContext) -> dict[str, float]:
-        data = context.data(self.source.settings)
-        examples = data.prepare(data.train[0][:COUNTED].to(context.device))
-        return weight_costs(self.settings, layout, self.net.build("skeleton").to(context.device), examples)
+        return weight_costs(self.settings, layout, *built(self.net, self.source, context))
+
+    def _units(self, layout: Layout, context: RunContext) -> Units | None:
+        return found_units(self.settings.structure, layout, self.net, self.source, context)
 
     def of_mask(self, mask: Tensor, info: dict[str, Any], start: Ticket) -> Outcome:
         """Return its outcome from its mask and its ticket's info, which were kept, and its second parent."""
@@ -81,14 +98,19 @@ class Shuffle(Stage):
     kind: ClassVar[str] = "shuffle"
     how: str
     seed: int
+    structure: str
+    net: Net
+    source: Source
+    """Data of the examples by which the units of a structure are found."""
 
     def describe(self) -> dict[str, Any]:
-        return {"how": self.how, "seed": self.seed}
+        return {"how": self.how, "seed": self.seed} | ({} if self.structure == "none" else {"structure": self.structure})
 
     def run(self, tickets: list[Ticket], context: RunContext) -> Outcome:
         pruned, start = tickets
         stream = streams.generator("shuffle", self.seed, self.key)
-        return Outcome(shuffled(pruned, start.end, self.how, stream))
+        units = found_units(self.structure, pruned.layout, self.net, self.source, context)
+        return Outcome(shuffled(pruned, start.end, self.how, stream, units))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
