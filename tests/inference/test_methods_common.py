@@ -22,6 +22,7 @@ NEW = [name for name in METHODS if name not in ("vi", "ivon", "map")]
 SETTINGS = {
     "sgld": {"lr": 0.3, "keep": 5},
     "sghmc": {"lr": 0.05, "keep": 5, "schedule": "cyclical", "cycles": 2},
+    "sghmc_mixture": {"lr": 0.05, "keep": 5},
     "swag": {"optimiser": "sgd", "lr": 0.1, "keep": 5},
     "ensemble": {"lr": 0.02, "keep": 3},
 }

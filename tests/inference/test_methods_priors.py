@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tombola import Layout, PosteriorSettings, TrainSettings
 from tombola.data.batches import LoaderBatches
 from tombola.inference.priors import folded_slopes, mixture_slope
+from tombola.inference.variational_dropout import K1, K2, K3, log_uniform_slopes
 from tombola.posterior.state import initial_state
 from tombola.training.loop import train
 
@@ -95,3 +96,41 @@ def test_other_priors_shrink_what_the_data_do_not_need(method: str):
     weight = q.layout.views(q.mean)["weight"][0]
     assert abs(float(weight[0]) - 2) < 0.2
     assert float(weight[1:].abs().max()) < 0.15
+
+
+def test_the_log_uniform_slopes_are_those_of_the_papers_fit():
+    """Equation 14 of Molchanov et al. 2017, differentiated by autograd, beside the entropy."""
+    mean, std = MEANS.clone().requires_grad_(), STDS.clone().requires_grad_()
+    away = mean.abs() + 1e-30
+    log_alpha = 2 * (std.log() - away.log())
+    kl = -(K1 * torch.sigmoid(K2 + K3 * log_alpha) - 0.5 * torch.log1p((-log_alpha).exp()) - K1)
+    expected = torch.autograd.grad((kl + std.log()).sum(), (mean, std))
+    torch.testing.assert_close(log_uniform_slopes(MEANS, STDS), expected)
+    nothing = log_uniform_slopes(torch.zeros(2), torch.zeros(2))
+    assert not any(bool(slope.any()) for slope in nothing)
+
+
+def test_the_papers_fit_is_near_the_kl_term_of_the_log_uniform_prior():
+    """KL = E log abs(w) - log std + a constant, with E log abs(w) by quadrature; in the paper's figure 1 the two are one."""
+    mean, std = torch.tensor([0.05, 0.3, 1.0, 3.0]).double(), torch.ones(4).double()
+    log_alpha = -2 * mean.log()
+    fit = -(K1 * torch.sigmoid(K2 + K3 * log_alpha) - 0.5 * torch.log1p((-log_alpha).exp()) - K1)
+    exact = integral(lambda w: w.abs().clamp(min=1e-12).log(), mean, std)
+    torch.testing.assert_close(fit - fit[0], exact - exact[0], atol=0.05, rtol=0)
+
+
+@pytest.mark.slow
+def test_without_data_the_samples_under_spike_and_slab_are_the_priors():
+    """200 weights of 400 kept samples: variance and the share of small ones of half N(0, 1) and half N(0, 0.3^2)."""
+    module = nn.Linear(20, 10, bias=False).double()
+    settings = TrainSettings(
+        method="sghmc_mixture", epochs=160, lr=0.02, heat=1.0, spike_std=0.3, keep=400, burn_in=0.1, momentum=0.8
+    )
+    state = initial_state(module, Layout.of(module), PosteriorSettings(std=0.3), 0).as_family("samples")
+    batch = torch.zeros(4, 20).double(), torch.zeros(4).double()
+    batches = LoaderBatches([batch] * 25, examples=1)
+    kept = train(module, state, batches, settings, stream=("t",), likelihood=Nothing()).state.posterior.points
+    assert kept.shape == (400, 200)
+    small = 0.5 * math.erf(0.5 / math.sqrt(2)) + 0.5 * math.erf(0.5 / 0.3 / math.sqrt(2))
+    assert abs(float(kept.square().mean()) / (0.5 + 0.5 * 0.09) - 1) < 0.06
+    assert abs(float((kept.abs() < 0.5).double().mean()) - small) < 0.02

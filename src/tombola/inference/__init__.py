@@ -1,10 +1,10 @@
 """Methods: ways to learn a posterior. A method is a class in one file, and a line in METHODS.
 
-All follow the protocol in `learner`. Variational: `vi` by any of `estimators/`, `ivon`, and `priors` with other priors. By
-way of a mode, in `penalised`: `keeping` (SWAG) and `langevin` (samplers) keep points of their way, `laplace` takes its
-`curvature`, `mc_dropout` and `ensemble` train with noise and several times; `map` is deterministic. Losses are in
-`objectives` (over weight samples) and `forward` (the data term), which `compiled` and `graphs` make faster; `survivors`
-leaves out the work of `vi` for pruned weights.
+All follow the protocol in `learner`. Variational: `vi` by any of `estimators/`, `ivon`, and `priors` and
+`variational_dropout` with other priors. By way of a mode, in `penalised`: `keeping` (SWAG), `langevin` and `spike_slab`
+(samplers) keep points of their way, `laplace` takes its `curvature`, `mc_dropout` and `ensemble` train with noise or several
+times; `map` is deterministic. Losses are in `objectives` (over weight samples) and `forward` (the data term), which
+`compiled` and `graphs` make faster; `survivors` leaves out the work of `vi` for pruned weights.
 """
 
 from tombola import plugins
@@ -22,6 +22,8 @@ from .map import Map
 from .mc_dropout import MCDropout
 from .objectives import OBJECTIVES
 from .priors import LaplacePrior, LayerPrior, MixturePrior
+from .spike_slab import SpikeSlab
+from .variational_dropout import VariationalDropout
 from .vi import VI
 
 METHODS: dict[str, type[Learner]] = {
@@ -38,6 +40,8 @@ METHODS: dict[str, type[Learner]] = {
     "vi_laplace": LaplacePrior,
     "vi_mixture": MixturePrior,
     "vi_layers": LayerPrior,
+    "variational_dropout": VariationalDropout,
+    "sghmc_mixture": SpikeSlab,
 }
 
 _MEMBERS = ("learns", *(name for name in vars(Learner) if not name.startswith("_")))
