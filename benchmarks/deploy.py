@@ -1,7 +1,7 @@
 """The time of a compiled ticket (`tombola.compile`), over the dense deterministic network.
 
     python -m benchmarks.deploy [--quick] [--nets vgg11 ...] [--masks 95% ...] [--batches 1 16 128] [--add]
-        [--path FILES] [--figure FILE]
+        [--path FILES] [--store FOLDER] [--figure FILE]
     python -m benchmarks.deploy --first-use
 
 Beside the mean: moments (mean and variance in one pass) and 16 compiled weight samples; for VGG-11 the dense network in
@@ -9,7 +9,8 @@ other runtimes, where they are installed; bytes of the files; and the share of w
 Then tickets of a chain that is trained here (`benchmarks.deploy_tickets`): their quality, milliseconds and memory.
 
 Random masks: the same share of zeros in every prunable layer, and for VGG-11 the shares that the layers of real tickets with
-1.26% of the weights had. All configurations are interleaved in one process; medians. The divisor is the fastest of the dense
+1.26% of the weights had. All configurations are interleaved in one process; medians, in one thread of the processor's time,
+which other processes don't stretch. The divisor is the fastest of the dense
 fp32 forward passes (contiguous and channels-last). Before anything is timed, the compiled outputs are compared with the
 masked network's. --add keeps the other rows of the record that is there, so that a record can be made piece by piece. Exit
 code 1 when a target is missed.
@@ -36,7 +37,7 @@ from benchmarks.deploy_figure import draw
 from benchmarks.deploy_peers import runtimes
 from benchmarks.record import Row, finish, judged, parser
 from benchmarks.tickets import random_ticket
-from benchmarks.timing import compared, show
+from benchmarks.timing import clock_of, compared, show
 from tombola.deploy import compile_moments
 from tombola.deploy.dead import without_dead_channels
 from tombola.deploy.graph import graph_of, traced
@@ -110,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("--first-use", action="store_true", help="only what the first use on a machine compiles")
     arguments.add_argument("--no-tickets", dest="tickets", action="store_false", help="without trained tickets")
     arguments.add_argument("--path", help="CIFAR-10 for trained tickets (else the built-in digits): files on this machine")
+    arguments.add_argument("--store", type=Path, default=Path("runs/deploy"), help="finished stages of trained tickets")
     arguments.add_argument("--figure", type=Path, help="draw quality over milliseconds of trained tickets here, as a PNG")
     arguments.add_argument("--add", action="store_true", help="keep the other rows of the record at --out")
     args = arguments.parse_args(argv)
@@ -130,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if args.uncertain and net in EVEN and batch == 16:
                     evens.append(_break_even(net, module, batch, threads, args.quick))
     torch.set_num_threads(args.threads[0])
-    more: Row = {"tickets": deploy_tickets.measured(args.path, args.quick)} if args.tickets else {}
+    more: Row = {"tickets": deploy_tickets.measured(args.path, args.store, args.quick)} if args.tickets else {}
     if args.figure and more:
         draw(more["tickets"], args.figure)
     if args.add and args.out is not None and args.out.is_file():
@@ -161,7 +163,7 @@ def _row(net: str, module: nn.Module, mask: str, batch: int, threads: int, args:
         program = traced(module, x)
         calls[_SAMPLED] = partial(Samples([_as(predictor, each, module, program, x) for each in samples]), x)
     repeats = (3 if args.quick else 9) * (4 if batch == 1 else 1)
-    times = compared(calls, repeats, f"{_DENSE}, fp32")
+    times = compared(calls, repeats, f"{_DENSE}, fp32", clock_of(threads))
     row = {"net": net, "mask": mask, "batch": batch, "threads": threads, "kernels": predictor.kernels(), **times}
     row |= {"bytes": _bytes(ticket, module)}
     show(row)
@@ -210,7 +212,7 @@ def _break_even(net: str, module: nn.Module, batch: int, threads: int, quick: bo
     x = _inputs(net, batch)
     ours = {f"{share}": tombola.compile(random_ticket(module, share), module, x, kernels="sparse") for share in SHARES}
     calls = {**_dense(module, x), **{label: partial(each, x) for label, each in ours.items()}}
-    times = compared(calls, 2 if quick else 5, f"{_DENSE}, fp32")
+    times = compared(calls, 2 if quick else 5, f"{_DENSE}, fp32", clock_of(threads))
     found = break_even({share: times["ratio"][f"{share}"] for share in SHARES})
     print(f"{net}, batch {batch}: sparse kernels throughout break even at {found and f'{found:.0%}'} of the weights")
     return {"net": net, "batch": batch, "threads": threads, "break_even": found, "ratio": times["ratio"]}

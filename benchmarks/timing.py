@@ -7,13 +7,21 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+Clock = Callable[[], float]
 _STRIDES = ((4.0, 1), (25.0, 5), (float("inf"), 15))
 """(at most this many times as slow as the fastest call, timed in every n-th round)."""
 
 
-def compared(calls: Mapping[str, Callable[[], Any]], repeats: int, plain: str) -> dict[str, Any]:
+def clock_of(threads: int) -> Clock:
+    """Return the clock for calls in `threads` threads: in one the time of the processor, which others do not stretch."""
+    return time.process_time if threads == 1 else time.perf_counter
+
+
+def compared(
+    calls: Mapping[str, Callable[[], Any]], repeats: int, plain: str, clock: Clock = time.perf_counter
+) -> dict[str, Any]:
     """Return milliseconds of each call, and their ratio to the fastest of the calls whose label begins with `plain`."""
-    medians = interleaved(calls, repeats)
+    medians = interleaved(calls, repeats, clock)
     fastest = min((label for label in medians if label.startswith(plain)), key=lambda label: medians[label])
     return {
         "fastest": fastest,
@@ -31,15 +39,15 @@ def show(row: Mapping[str, Any]) -> None:
         print(f"  {label:34s} {ratio:7.3f}" + (f"  {peak:7.0f} MB" if peak is not None else ""))
 
 
-def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Return the median seconds of each call.
+def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int, clock: Clock = time.perf_counter) -> dict[str, float]:
+    """Return the median seconds of each call by a clock.
 
     Each round takes the calls in turn, so that a change of the machine's pace falls on all, and in an order drawn anew, so
     that none always follows the same other; an untimed round comes first. Slow calls are timed in fewer rounds.
     """
     gc.collect()
     gc.freeze()  # objects that exist already need not be looked through before each call
-    first = {name: _seconds(call) for name, call in calls.items()}
+    first = {name: _seconds(call, clock) for name, call in calls.items()}
     fastest = min(first.values())
     every = {name: next(stride for most, stride in _STRIDES if took <= most * fastest) for name, took in first.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -47,13 +55,13 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[st
         due = [name for name in calls if round_ % every[name] == 0]
         random.Random(round_).shuffle(due)
         for name in due:
-            times[name].append(_seconds(calls[name]))
+            times[name].append(_seconds(calls[name], clock))
     gc.unfreeze()
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _seconds(call: Callable[[], Any]) -> float:
+def _seconds(call: Callable[[], Any], clock: Clock) -> float:
     gc.collect()  # cycles that another call left are not collected on this call's time
-    began = time.perf_counter()
+    began = clock()
     call()
-    return time.perf_counter() - began
+    return clock() - began

@@ -34,7 +34,7 @@ def test_sparse_kernels_break_even_between_two_shares():
 @pytest.mark.slow
 def test_tickets_of_a_chain_have_quality_time_memory_and_a_figure(tmp_path, monkeypatch):
     monkeypatch.setenv("TOMBOLA_CACHE", str(tmp_path))
-    rows = deploy_tickets.measured(None, quick=True)
+    rows = deploy_tickets.measured(None, tmp_path, quick=True)
     assert [row["how"] for row in rows[2:]] == ["mean", "moments", "16 samples"] * 2
     assert all(row["accuracy"] > 0.5 and row["megabytes"] > 0 and row["milliseconds"] > 0 for row in rows)
     by_moments, by_samples = rows[-2:]

@@ -7,7 +7,9 @@ from benchmarks.tickets import random_ticket
 from torch import nn
 
 import tombola
+from tombola.data import digits
 from tombola.models import build
+from tombola.predict.shipped import SHIPPED as SHIPPED_TICKETS
 
 pytest.importorskip("numba")
 from tombola.deploy import compile_moments, compile_samples, mixing
@@ -137,6 +139,17 @@ def test_all_shipped_networks_have_moments(name):
     still = compile_moments(random_ticket(module, 0.5, std=1e-6), module, x, kernels="dense")(x)[0]
     expected = torch.func.functional_call(module.eval(), ticket.state_dict(module), (x,))
     torch.testing.assert_close(still, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def test_of_a_trained_ticket_moments_are_twice_as_near_as_sixteen_samples():
+    """Without the factor variances are too small here, since trained outputs add up what hidden values share."""
+    ticket, data = tombola.load(SHIPPED_TICKETS["digits"]), digits()
+    module, x = build("lenet", {}, (1, 8, 8), 10, ("moments",)), data.test[0][:64]
+    probs = ticket.predict(module, x, samples=1200, seed=1).probs_SBC
+    expected = probs.mean(0)
+    sixteen = sum(distance(some.mean(0), expected) for some in probs.split(16)) / 75
+    moments = compile_moments(ticket, module, x, kernels="dense", training=data.train[0])
+    assert distance(moments.predict(x), expected) <= sixteen / 2
 
 
 def test_batch_norm_takes_out_what_is_common():

@@ -1,6 +1,7 @@
 """From a trained ticket to a predictor."""
 
 import warnings
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.errors import TombolaError
-from tombola.posterior.batch_norm import kept_of
+from tombola.posterior.batch_norm import KEPT, has_own, kept_of
 from tombola.pruning.ticket import Ticket
 from tombola.streams import generator
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _TOLERANCE = 1e-4
 """Largest difference of a compiled network's outputs from the masked network's, over the largest output."""
+_SAMPLES, _NEAR = 64, 32
+"""Weight samples, and inputs, that tell the size of moments' variances; inputs share a sample's noise, so few of them do."""
 
 
 def compile(
@@ -86,6 +89,11 @@ def compile_moments(
     and without what a weight's noise adds to all examples alike. Arguments as of `compile`; the marginal variances of the
     posterior are used.
 
+    In a network of three random layers or more, variances of outputs, and those before each batch norm, are scaled by one
+    factor, found from weight samples on up to 32 inputs (64; those of which the ticket keeps batch-norm
+    statistics): layers add up what the values before them share, of which independent values know nothing.
+
+    example: as of `compile`; without `training` its inputs tell that factor.
     training: training inputs [N, ...] as the module takes them, on which batch-norm statistics are measured; 256 are enough.
         With those that the ticket keeps, of a few samples, moments are further from the average of many samples.
 
@@ -106,7 +114,7 @@ def compile_moments(
 
 def moments_graph(ticket: Ticket, module: nn.Module, example: Tensor, training: Tensor | None = None) -> "Graph":
     """Return the graph of `compile_moments`, as operations on tensors [B, 2, ...] of means and variances."""
-    from .calibrate import calibrate
+    from .calibrate import calibrate, match, spread_of
     from .graph import graph_of, traced
     from .moments import moments_of
 
@@ -117,11 +125,46 @@ def moments_graph(ticket: Ticket, module: nn.Module, example: Tensor, training: 
             warnings.filterwarnings("ignore", "the ticket has no batch-norm statistics")
         weights = _under_samples(ticket, module)
     variances = {name: value.square() for name, value in ticket.layout.views(std).items()}
-    graph = moments_of(graph_of(traced(module, example), module, weights, variances), training)
-    if training is not None:
-        with torch.inference_mode():
-            calibrate(graph, training)
+    program = traced(module, example)
+    network = graph_of(program, module, weights, variances)
+    deep = sum(bool(node.variances) for node in network.nodes.values()) > 2  # up to two, values of a layer are independent
+    graph = moments_of(network, training)
+    near = (example if training is None else training)[:_NEAR]
+    norms = [node.name for node in graph.nodes.values() if node.norm is not None]
+    drawn = _drawn(ticket, module, program, training) if deep else None
+    with torch.inference_mode():
+        spread = {} if drawn is None else spread_of(drawn, near, [*norms, network.output])
+        if norms:
+            calibrate(graph, near if training is None else training, spread, norms=training is not None)
+        if spread:
+            match(graph, near, spread[network.output])
     return graph
+
+
+def _drawn(ticket: Ticket, module: nn.Module, program: Any, training: Tensor | None) -> "Iterator[Graph] | None":
+    """Return networks of weight samples, two or more, with their batch-norm statistics; None where these are not known."""
+    if has_own(module, ticket.posterior):
+        if training is not None and (ticket.statistics is None or ticket.statistics.kept < KEPT):
+            ticket = ticket.with_statistics(module, training)
+        if ticket.statistics is None or ticket.statistics.kept < 2:
+            return None
+    kept = ticket.statistics
+    samples, seed = (_SAMPLES, 0) if kept is None else (min(_SAMPLES, kept.kept), kept.seed)
+    return _networks(ticket, module, program, samples, seed)
+
+
+def _networks(ticket: Ticket, module: nn.Module, program: Any, samples: int, seed: int) -> "Iterator[Graph]":
+    """Yield the networks of the first weight samples of a seed, as `ticket.predict` has them."""
+    from .graph import graph_of
+
+    q, first = ticket.posterior, {id(p): name for name, p in module.named_parameters()}
+    names = {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
+    mean = ticket.state_dict(module)
+    own = kept_of(ticket.statistics, module, q, samples=samples, seed=seed) or {}
+    for s in range(1 if q.std is None else samples):
+        views = ticket.layout.views(q.sample(generator("predict", seed, s)))
+        drawn = {name: views[names[name]] for name in names} | {name: values[s] for name, values in own.items()}
+        yield graph_of(program, module, mean | drawn)
 
 
 def compile_samples(
@@ -144,20 +187,13 @@ def compile_samples(
     if samples < 1:
         raise TombolaError(f"samples is {samples}; it must be at least 1")
     from .dead import without_dead_channels
-    from .graph import graph_of, traced
+    from .graph import traced
     from .predictor import Predictor
     from .tune import choose
     from .uncertain import Samples
 
-    q, first = ticket.posterior, {id(p): name for name, p in module.named_parameters()}
-    names = {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
-    mean = ticket.state_dict(module)
-    own = kept_of(ticket.statistics, module, q, samples=samples, seed=seed) or {}
-    program, predictors, choice = traced(module, example), [], None
-    for s in range(1 if q.std is None else samples):
-        views = ticket.layout.views(q.sample(generator("predict", seed, s)))
-        drawn = {name: views[names[name]] for name in names} | {name: values[s] for name, values in own.items()}
-        graph = graph_of(program, module, mean | drawn)
+    predictors, choice = [], None
+    for graph in _networks(ticket, module, traced(module, example), samples, seed):
         without_dead_channels(graph)
         with torch.inference_mode():
             choice = choice or choose(graph, example, kernels)

@@ -42,6 +42,6 @@ def moment_outputs(
     on_cpu = module if all(p.device.type == "cpu" for p in module.parameters()) else copy.deepcopy(module).cpu()
     inputs = inputs.cpu()
     check_example(inputs, "inputs are")
-    graph = moments_graph(ticket, on_cpu, inputs[:1], None if training is None else training.cpu())
+    graph = moments_graph(ticket, on_cpu, inputs, None if training is None else training.cpu())
     moments = Moments(DensePredictor(graph))
     return torch.cat([moments.outputs(part, samples=samples, seed=seed) for part in inputs.split(batch)], 1)

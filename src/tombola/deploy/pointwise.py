@@ -116,8 +116,8 @@ def average_moments(x: Tensor, units: int, function: Callable[..., Tensor], more
     return torch.cat([mean, variance], axis_of(x) if mean.ndim == x.ndim else -1)
 
 
-def stacked(x: Tensor, random: bool, count: int) -> Tensor:
-    """Return [N, 2, count], mean and variance."""
+def stacked(x: Tensor, random: bool, count: int, factor: float = 1.0) -> Tensor:
+    """Return [N, 2, count], mean and variance times `factor`."""
     if not random:
         return torch.stack([x, torch.zeros_like(x)], 1)
-    return torch.stack([x[:, :count], x[:, count : 2 * count]], 1)
+    return torch.stack([x[:, :count], x[:, count : 2 * count] * factor], 1)

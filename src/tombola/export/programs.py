@@ -147,7 +147,17 @@ def _as_onnx(found: ExportedProgram, network: Network, name: str) -> Any:
     except Exception as error:
         raise TombolaError(f"{name} cannot be written as ONNX: {_reason(error)}") from error
     assert made is not None
+    _name_apart(made.model.graph, {*network.inputs, *network.outputs})
     return made
+
+
+def _name_apart(graph: Any, names: set[str]) -> None:
+    """Rename values within an ONNX graph that have the name of an input or output: torch names them after operations."""
+    ends = {id(value) for value in (*graph.inputs, *graph.outputs)}
+    for node in graph:
+        for value in node.outputs:
+            if value.name in names and id(value) not in ends:
+                value.name = f"{value.name}_within"
 
 
 def _reason(error: BaseException) -> str:

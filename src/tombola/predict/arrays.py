@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tombola.data.batches import as_tensors
 from tombola.data.signature import Signature, check_finite
 from tombola.errors import TombolaError
+from tombola.posterior.batch import as_tensors
 
 from .sources import Piece, Source
 
