@@ -1,36 +1,20 @@
 """Batches from shards: each example once an epoch, in an order of seed and epoch alone, in memory that does not grow."""
 
-import io
-import tarfile
 import threading
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 import tombola
+from support.tars import png, write_tars
 from tombola.data.shards import ShardBatches, StreamedShards, TarShards, image_decoder
 from tombola.errors import TombolaError
 from tombola.settings import PruneSettings, TrainSettings
 
 SIDE = 8
-
-
-def write_tars(folder, count: int, each: int, pixels=None):
-    """Write images whose target is their number modulo 1000, `each` to a tar file; return the pattern of the files."""
-    rng = np.random.default_rng(0)
-    for shard, first in enumerate(range(0, count, each)):
-        with tarfile.open(folder / f"train-{shard:05d}.tar", "w") as tar:
-            for i in range(first, min(first + each, count)):
-                picture = rng.integers(256, size=(SIDE, SIDE, 3), dtype=np.uint8) if pixels is None else pixels(i)
-                Image.fromarray(picture).save(encoded := io.BytesIO(), "PNG", compress_level=1)
-                for suffix, data in (("png", encoded.getvalue()), ("cls", str(i % 1000).encode())):
-                    (about := tarfile.TarInfo(f"{i:07d}.{suffix}")).size = len(data)
-                    tar.addfile(about, io.BytesIO(data))
-    return str(folder / "train-*.tar")
 
 
 class Lists:
@@ -109,7 +93,7 @@ def test_tar_files_are_counted_once_and_decoded(tmp_path, monkeypatch):
     pytest.importorskip("webdataset")
     monkeypatch.setenv("TOMBOLA_CACHE", str(tmp_path / "cache"))
     known = np.random.default_rng(1).integers(256, size=(25, SIDE, SIDE, 3), dtype=np.uint8)
-    shards = TarShards(write_tars(tmp_path, 25, 10, pixels=lambda i: known[i]))
+    shards = TarShards(write_tars(tmp_path, 25, 10, SIDE, pixels=lambda i: known[i]))
     assert shards.count == 3
     assert shards.examples() == 25
     monkeypatch.setattr("tarfile.open", lambda *_: pytest.fail("counted again"))
@@ -158,7 +142,9 @@ def test_a_hundred_thousand_images_take_no_more_memory_than_some(tmp_path, monke
     """Peak resident memory of an epoch, less that before, is below 150 MB; order and count are those of an epoch."""
     pytest.importorskip("webdataset")
     monkeypatch.setenv("TOMBOLA_CACHE", str(tmp_path / "cache"))
-    shards = TarShards(write_tars(tmp_path, 100_000, 5000))
+    pixels = np.random.default_rng(0).integers(256, size=(1000, SIDE, SIDE, 3), dtype=np.uint8)
+    pictures = [png(one) for one in pixels]  # each with its class, a hundred times
+    shards = TarShards(write_tars(tmp_path, 100_000, 5000, SIDE, pixels=lambda i: pictures[i % 1000]))
     batches = ShardBatches(shards, image_decoder(SIDE), 256, seed=0)
     assert batches.examples == 100_000
     before, peak, seen = _resident(), 0.0, torch.zeros(1000, dtype=torch.int64)

@@ -78,7 +78,7 @@ class Two:
     ("settings", "norm", "said"),
     [
         ({"method": "sgld"}, False, "method sgld makes more of its steps than averaged gradients"),
-        ({"estimator": "flipout"}, True, "which train.estimator: flipout cannot have"),
+        ({"estimator": "flipout"}, False, "estimator flipout draws noise for each example"),
         ({"accumulate": 2}, True, "which train.accumulate: 2 cannot have"),
     ],
 )

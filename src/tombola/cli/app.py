@@ -20,6 +20,7 @@ from .options import (
     Concurrent,
     Data,
     Device,
+    Devices,
     DryRun,
     EngineName,
     Folder,
@@ -86,6 +87,7 @@ def run(
     device: Device = "auto",
     dry_run: DryRun = False,
     jobs: Jobs = None,
+    devices: Devices = 1,
     concurrent: Concurrent = None,
     store: StoreFolder = None,
     minutes: Minutes = None,
@@ -99,7 +101,7 @@ def run(
     """Run studies: train, prune, evaluate, write records and a report. The same command resumes a killed run."""
     from .elsewhere import elsewhere
 
-    there = elsewhere(engine, device, address, gpu_share, minutes, slurm or [])
+    there = elsewhere(engine, device, address, gpu_share, minutes, slurm or [], devices, concurrent)
     here = there is None and device != "cuda" and not dry_run and minutes is None and not tracker
     if here and _left_as_it_is(studies, out, set_ or [], store, quiet):
         return 0
@@ -115,6 +117,7 @@ def run(
         jobs=jobs,
         minutes=None if engine == "slurm" else minutes,
         quiet=quiet,
+        devices=devices,
         concurrent=concurrent,
         elsewhere=there,
         trackers=tracker or [],

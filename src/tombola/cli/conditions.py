@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -16,6 +17,7 @@ from tombola.engine.local import LocalEngine
 from tombola.engine.on_ray import RayTasks
 from tombola.engine.on_slurm import SlurmJobs
 from tombola.engine.progress import Watcher
+from tombola.engine.together import Together
 from tombola.engine.tracking import Tracking
 from tombola.engine.workers import Workers
 
@@ -28,7 +30,10 @@ def local_engine(folder: StudyFolder, under: "Conditions", watcher: Watcher, bud
     """Return the engine that runs a study's stages in this process."""
     seconds = folder.variants[0].study.checkpoint_seconds
     beside = SideBySide(under.concurrent)
-    return LocalEngine(folder.store, under.device, watcher, seconds, needs=budget.of, ends=under.ends, beside=beside)
+    engine = LocalEngine(folder.store, under.device, watcher, seconds, needs=budget.of, ends=under.ends, beside=beside)
+    if under.devices > 1:
+        engine.together = Together(folder.place, under.device, under.devices, under.say)
+    return engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,8 @@ class Conditions:
     """Threads of torch where the study names none; the processes share them."""
     ends: float = math.inf
     """Time, as `time.time` has it, after which the run stops as soon as nothing is lost."""
+    devices: int = 1
+    """Processes that make the steps of each training together."""
     concurrent: int | None = None
     """Trainings with CUDA graphs that go side by side on a GPU; None: found by timing the first ones."""
     elsewhere: Elsewhere | None = None
@@ -73,18 +80,22 @@ class Conditions:
         if not pinned or (seconds or 0) < _WORTH_SHARING or self.device.type != "cpu" or self.engine is not local_engine:
             return 1
         chains = {tuple(row.labels[name] for name in ("curve", "variant", "seed")) for row in folder.outline.rows}
-        return max(1, min(self.threads // pinned, len(chains)))
+        return max(1, min(self.threads // (pinned * self.devices), len(chains)))
 
     def crew(self, folder: StudyFolder, jobs: int, budget: Budget) -> Crew:
         """Return the processes that run a study's stages, once `set_threads` was called; each has the study's threads."""
         threads, there = torch.get_num_threads(), self.elsewhere
         if there is None:
-            return Workers(folder.path, self.device, jobs, threads, self.say, self.ends)
+            return Workers(folder.path, self.device, jobs, threads, self.say, self.ends, self.devices)
         threads = folder.variants[0].study.threads or 1  # as many on each node, so that equal CPUs give equal bits
         if there.engine == "slurm":
-            return SlurmJobs(
-                folder, there.device, threads, self.say, jobs=self.jobs, minutes=there.minutes, options=there.options
-            )
+            how: dict[str, Any] = {
+                "jobs": self.jobs,
+                "minutes": there.minutes,
+                "devices": self.devices,
+                "options": there.options,
+            }
+            return SlurmJobs(folder, there.device, threads, self.say, **how)
         return RayTasks(
             folder,
             there.device,
@@ -100,6 +111,6 @@ class Conditions:
 
     def set_threads(self, folder: StudyFolder) -> None:
         """Set the threads of the study; for each study, since several run in one process."""
-        wanted = folder.variants[0].study.threads or max(1, self.threads // (self.jobs or 1))
+        wanted = folder.variants[0].study.threads or max(1, self.threads // ((self.jobs or 1) * self.devices))
         if wanted != torch.get_num_threads():
             torch.set_num_threads(wanted)

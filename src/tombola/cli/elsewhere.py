@@ -31,8 +31,13 @@ def elsewhere(
     gpu_share: float,
     minutes: float | None,
     slurm: Sequence[str],
+    devices: int = 1,
+    concurrent: int | None = None,
 ) -> Elsewhere | None:
-    """Return the cluster of these options; None for this machine. Raises TombolaError for options of another engine."""
+    """Return the cluster of these options; None for this machine. Raises TombolaError for options that do not fit."""
+    if devices > 1 and (engine == "ray" or concurrent is not None):
+        other = "--engine ray" if engine == "ray" else "--concurrent"
+        raise TombolaError(f"--devices {devices} is for --engine local and slurm, without --concurrent; leave {other} out")
     for option, wanted, given in (
         ("--address", "ray", address is not None),
         ("--gpu-share", "ray", gpu_share != 1.0),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from torch import nn
 from tombola import models, plugins
 from tombola.data import load_data
 from tombola.data.dataset import Dataset
-from tombola.engine.local import choose_device
+from tombola.data.placement import choose_device
 from tombola.engine.store import Store
 from tombola.errors import TombolaError
 from tombola.predict.shipped import SHIPPED
 from tombola.pruning.ticket import Ticket, load
 from tombola.settings import EvaluateSettings, TrainSettings
 from tombola.settings.keys import restored
+from tombola.study.messages import in_short
 from tombola.study.parse import parse
 from tombola.training.evaluate import evaluate_ticket
 
@@ -103,7 +105,8 @@ def ticket_path(name: str, root: Path) -> Path:
 
 
 def built(about: dict[str, Any], ticket: Ticket) -> nn.Module:
-    """Return the model. Raises TombolaError if it is not the ticket's."""
+    """Return the model of a ticket's description. Raises TombolaError for a damaged one, and for another model."""
+    _check_fields("model", about, {"name": str, "args": dict, "input_shape": list | tuple, "outputs": int})
     module = models.build(about["name"], about["args"], about["input_shape"], about["outputs"], ("skeleton",))
     ticket.layout.check(module)
     return module
@@ -116,6 +119,7 @@ def data_of(ticket: Ticket, path: Path, given: str | None) -> Dataset:
         raise TombolaError(
             f"{path} does not name its data (it was saved from Python); give --data, a name or module:function"
         )
+    _check_fields("data", about, {"name": str, "args": dict})
     with plugins.imports(allowed=True) if given else nullcontext():  # the caller has typed it
         found = load_data(about["name"], about["args"])
     if about.get("fingerprint", found.fingerprint) != found.fingerprint:
@@ -138,6 +142,23 @@ def named_by(text: str, option: str) -> dict[str, Any]:
 
 def train_of(ticket: Ticket) -> TrainSettings:
     """Return the settings of the ticket's training; one of a loop of the caller's own names none."""
-    if "train" in ticket.info.get("settings", {}):
-        return restored(TrainSettings, ticket.info["settings"]["train"])
+    settings = ticket.info.get("settings", {})
+    _check_fields("settings", settings, {})
+    if "train" in settings:
+        _check_fields("train", settings["train"], {})
+        return restored(TrainSettings, settings["train"])
     return TrainSettings(likelihood="gaussian" if "log_noise" in ticket.end.likelihood else "categorical")
+
+
+def _check_fields(what: str, about: Any, fields: Mapping[str, Any]) -> None:
+    """Raise TombolaError unless a part of a ticket's info is a mapping with these fields, each of its kind."""
+    wrong = "" if isinstance(about, dict) else " is no mapping"
+    for name, kind in fields.items() if not wrong else ():
+        if not isinstance(about.get(name), kind):
+            wrong = f" has {name} {in_short(repr(about.get(name)))}"
+            break
+    shape = about.get("input_shape", ()) if not wrong else ()
+    if not all(type(size) is int for size in shape):
+        wrong = f" has input_shape {in_short(repr(shape))}"
+    if wrong:
+        raise TombolaError(f"the ticket's description is damaged: its {what}{wrong}; take another copy, or train it anew")

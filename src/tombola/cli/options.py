@@ -39,6 +39,10 @@ Jobs = Annotated[
         help="Processes that share stages and cores; default: as many as fit if the study has 'threads' and is long.",
     ),
 ]
+Devices = Annotated[
+    int,
+    typer.Option(min=1, metavar="N", help="GPUs, or processes on a CPU, that make the steps of each training together."),
+]
 Concurrent = Annotated[
     int | None,
     typer.Option(

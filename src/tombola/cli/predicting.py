@@ -13,8 +13,8 @@ from torch import nn
 
 from tombola import plugins
 from tombola.data.cache import progress
+from tombola.data.placement import choose_device
 from tombola.data.signature import Signature
-from tombola.engine.local import choose_device
 from tombola.errors import TombolaError
 from tombola.predict import ClassPrediction, Predictive
 from tombola.predict.abstention import parse_target

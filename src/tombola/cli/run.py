@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from tombola.claims import judge
+from tombola.claims import columns_of, judge
 from tombola.claims.paper import CLAIMS, PAPER
 from tombola.claims.table import printed
+from tombola.data.placement import choose_device
 from tombola.engine import TIME_UP, Crew
 from tombola.engine.budget import Budget, calibrate, here
 from tombola.engine.folder import StudyFolder
 from tombola.engine.forecast import Forecast, Guesses
-from tombola.engine.local import choose_device, dataset
+from tombola.engine.local import dataset
 from tombola.engine.sigterm import Terminated, interrupted_by_sigterm
 from tombola.engine.store import missing
 from tombola.engine.tracking import makers_of
@@ -28,6 +29,7 @@ from tombola.study.spec import read, shipped
 from tombola.study.stages import Stage, Train
 from tombola.training.checkpoint import TimeUp
 from tombola.training.out_of_memory import keep_freed_memory
+from tombola.training.ranks import check_shared
 
 from .conditions import Conditions
 from .elsewhere import Elsewhere
@@ -52,6 +54,7 @@ def run_studies(
     jobs: int | None = None,
     minutes: float | None = None,
     quiet: bool = False,
+    devices: int = 1,
     concurrent: int | None = None,
     elsewhere: Elsewhere | None = None,
     trackers: Sequence[str] = (),
@@ -59,10 +62,10 @@ def run_studies(
     """Return the worst of the studies' exit codes: 0, 1 if a stage failed, 3 if the time is up, 130 if interrupted.
 
     studies: names of shipped ones, of folders of them, or paths. out: the folder of one study, the parent folder of several.
-    elsewhere: crew of a cluster; None: this machine. trackers: by name, sent what is finished. Raises TombolaError for a
-    mistake in any of them before anything runs.
+    devices: processes at each training. elsewhere: crew of a cluster; None: this machine. trackers: by name, sent what is
+    finished. Raises TombolaError for a mistake in any of them before anything runs.
     """
-    if minutes is not None and not minutes > 0:
+    if minutes is not None and not 0 < minutes < math.inf:
         raise TombolaError(f"--minutes is {minutes:g}; give a number above 0, as --minutes 9.5")
     ends = math.inf if minutes is None else time.time() + 60 * minutes
     console = Console(quiet=quiet, force_terminal=False if quiet else None)
@@ -72,6 +75,7 @@ def run_studies(
         jobs=jobs,
         threads=torch.get_num_threads(),
         ends=ends,
+        devices=devices,
         concurrent=concurrent,
         elsewhere=elsewhere,
         trackers=trackers,
@@ -80,10 +84,24 @@ def run_studies(
     names = spread(studies)
     folders = _folders(names, out, changes, store)
     for folder in folders:
-        todo = [] if elsewhere else missing(folder.plan, folder.store)
-        if any(isinstance(stage, Train) and stage.settings.cuda_graphs for stage in todo):
-            check_device(under.device)
+        _check_trainings(folder, under)
     return _foresee_all(names, folders, under) if dry_run else _run_all(names, folders, under)
+
+
+def _check_trainings(folder: StudyFolder, under: Conditions) -> None:
+    """Raise TombolaError for a training to come that cannot be made on this device, or by several processes."""
+    if under.elsewhere and under.devices == 1:
+        return
+    trainings = [stage for stage in missing(folder.plan, folder.store) if isinstance(stage, Train)]
+    if not under.elsewhere and any(stage.settings.cuda_graphs for stage in trainings):
+        check_device(under.device)
+    if under.device.type == "cuda" and under.devices > (there := torch.cuda.device_count()) and not under.elsewhere:
+        raise TombolaError(f"--devices is {under.devices}, but there are {there} GPUs; give at most as many")
+    for stage in trainings if under.devices > 1 else []:
+        try:
+            check_shared(stage.settings, stage.net.norm.exists, same_sample=True)
+        except TombolaError as error:
+            raise TombolaError(f"--devices {under.devices}: {error}") from None
 
 
 def spread(names: Sequence[str]) -> list[str]:
@@ -164,7 +182,7 @@ def _say_claims(folders: list[StudyFolder], console: Console) -> None:
     own = [folder.path for folder in folders if str(folder.raw["name"]).startswith(PAPER)]
     if not own:
         return
-    table = records.read(own)
+    table = records.read(own, columns_of(CLAIMS))
     rows = judge(table, CLAIMS) if len(table) else []
     if any(row.joint for row in rows):
         console.print(printed(rows))

@@ -14,6 +14,7 @@ from .huggingface import huggingface
 from .left_out import leave_out
 from .normalise import IMAGENET, Normalise
 from .placement import training_batches
+from .sharded import shards
 from .signature import Signature
 from .words import words
 
@@ -23,6 +24,7 @@ DATA: dict[str, Callable[..., Dataset]] = {
     "words": words,
     "huggingface": huggingface,
     "folder": folder,
+    "shards": shards,
 }
 
 
@@ -52,6 +54,7 @@ __all__ = [
     "huggingface",
     "leave_out",
     "load_data",
+    "shards",
     "split",
     "training_batches",
     "words",

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,10 +19,34 @@ from tombola.errors import TombolaError
 from .normalise import Normalise
 from .signature import Signature
 
+if TYPE_CHECKING:
+    from .augment import Augment
+    from .batches import Batches, Prepare
+
 Split = tuple[Tensor, Tensor]
 """Pair (inputs [N, ...], targets [N] of class indices or [N, ...] of reals)."""
 
 _CHUNK = 1 << 24  # bytes looked at together: a memory map need not fit in memory
+
+
+class Streamed(Protocol):
+    """Training examples that are never in memory together."""
+
+    @property
+    def examples(self) -> int:
+        """Return their number."""
+        ...
+
+    def batches(
+        self,
+        batch_size: int,
+        seed: streams.Word,
+        augment: "Augment | None",
+        prepare: "Prepare | None",
+        device: torch.device,
+    ) -> "Batches":
+        """Return them in shuffled batches, augmented, then prepared, on the device."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,6 +68,8 @@ class Dataset:
     """Fields of the signature that say how examples were read: columns, size, pool, unit."""
     outside: Tensor | None = None
     """Stored test inputs [M, ...] of classes that were left out, as `leave_out` leaves them."""
+    streamed: Streamed | None = None
+    """Training examples of which `train` is a sample; None where `train` has all."""
 
     def __post_init__(self) -> None:
         for split, (inputs, targets) in (("train", self.train), ("validation", self.validation), ("test", self.test)):
@@ -61,6 +87,11 @@ class Dataset:
             raise TombolaError(f"data {self.name!r}: train inputs are not finite; clean them first")
 
     @property
+    def examples(self) -> int:
+        """Number N of training examples."""
+        return len(self.train[0]) if self.streamed is None else self.streamed.examples
+
+    @property
     def is_classification(self) -> bool:
         return not self.train[1].is_floating_point()
 
@@ -71,6 +102,8 @@ class Dataset:
     @property
     def outputs(self) -> int:
         """Number of classes, or dimension of the target."""
+        if self.streamed is not None:
+            return len(self.classes)  # a sample may lack some
         if self.is_classification:
             return int(max(int(t.max()) for _, t in (self.train, self.test))) + 1
         return self.train[1][0].numel()

@@ -34,6 +34,8 @@ def leave_out(data: Dataset, classes: Any) -> Dataset:
 
 
 def _check(data: Dataset, classes: Any) -> None:
+    if data.streamed is not None:
+        raise TombolaError(f"data {data.name!r}: leave_out is {classes!r}, but it is read in parts; leave it away")
     if not data.is_classification:
         raise TombolaError(f"data {data.name!r}: leave_out is {classes!r}, but the targets are real numbers; leave it away")
     numbers = classes if isinstance(classes, Sequence) and not isinstance(classes, str) else []

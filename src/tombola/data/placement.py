@@ -1,4 +1,4 @@
-"""Placement of training data: on the device, or in its file and sent batch by batch."""
+"""The device by name, and placement of training data: on the device, or in its file and sent batch by batch."""
 
 import os
 from pathlib import Path
@@ -6,13 +6,21 @@ from pathlib import Path
 import torch
 
 from tombola import streams
+from tombola.errors import TombolaError
 from tombola.settings import DataSettings
 
 from .augment import flip_and_crop
-from .batches import StreamedBatches, TensorBatches
+from .batches import Batches, StreamedBatches, TensorBatches
 from .dataset import Dataset
 
 _SHARE = 0.5  # of the free memory; the rest is left to the network
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name. Raises TombolaError where a GPU is asked for and there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise TombolaError("--device cuda, but torch sees no GPU; use --device cpu or install a CUDA build of torch")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def fits(data: Dataset, device: torch.device) -> bool:
@@ -41,11 +49,13 @@ def free_memory(device: torch.device) -> int:
 
 def training_batches(
     data: Dataset, settings: DataSettings, batch_size: int, seed: streams.Word, device: torch.device
-) -> TensorBatches:
+) -> Batches:
     """Return the training split in batches, augmented by the settings; the bits do not depend on the placement."""
     augment = None
     if settings.flip or settings.crop:
         augment = flip_and_crop(flip=settings.flip, crop=settings.crop, alternate=settings.alternate_flip)
+    if data.streamed is not None:
+        return data.streamed.batches(batch_size, seed, augment, data.prepare, device)
     resident = fits(data, device) if settings.resident is None else settings.resident
     if not resident:
         return StreamedBatches(*data.train, batch_size, seed, augment, data.prepare, device)

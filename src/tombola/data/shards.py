@@ -9,6 +9,7 @@ Legend: N examples, B examples of a batch.
 
 import hashlib
 import json
+import os
 import re
 import tarfile
 from collections import deque
@@ -29,7 +30,7 @@ from tombola.posterior.batch import Batch
 
 from .augment import Augment
 from .batches import Prepare, steps_per_epoch
-from .cache import root
+from .cache import identity_of, root
 from .images import Decoder
 
 Example = Mapping[str, Any]
@@ -64,7 +65,7 @@ class TarShards:
     def __init__(self, pattern: str | Sequence[str]):
         """Take paths, or a pattern of them (`train-*.tar`). Raises TombolaError where there is none."""
         given = [pattern] if isinstance(pattern, str) else list(pattern)
-        self.paths = sorted({path for one in given for path in glob(one)})
+        self.paths = sorted({os.path.abspath(path) for one in given for path in glob(one)})
         if not self.paths:
             raise TombolaError(f"there are no shards {', '.join(given)} (seen from {Path.cwd()}); give tar files")
 
@@ -82,32 +83,52 @@ class TarShards:
             yield from group_by_keys(tar_file_expander([{"url": self.paths[shard], "stream": file}]))
 
     def examples(self) -> int:
-        """Return the number of examples, from the heads of the files; of each tar file it is kept in $TOMBOLA_CACHE."""
-        return sum(map(_counted, self.paths))
+        """Return the number of examples, from the heads of the files."""
+        return sum(int(once(path, "count", _counted)) for path in self.paths)
 
 
-def _counted(path: str) -> int:
-    stat = Path(path).stat()
-    identity = json.dumps([str(Path(path).resolve()), stat.st_size, stat.st_mtime_ns])
-    kept = root() / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.count"
+def digest(path: str) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    return once(path, "sha256", _hashed)
+
+
+def once(path: str, what: str, find: Callable[[str], str]) -> str:
+    """Return a fact about a file; it is kept in $TOMBOLA_CACHE by the file's path, size and time."""
+    identity = hashlib.sha256(json.dumps(identity_of(Path(path))).encode()).hexdigest()[:24]
+    kept = root() / f"{identity}.{what}"
     if kept.is_file():
-        return int(kept.read_text())
+        return kept.read_text()
+    found = find(path)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(kept) as aside:
+        aside.write_text(found)
+    return found
+
+
+def _counted(path: str) -> str:
     try:
         with tarfile.open(path) as tar:
             names = {m.name for m in tar if m.isfile() and not re.match(_ABOUT, m.name)}
-        count = len({f"{Path(name).parent}/{Path(name).name.partition('.')[0]}" for name in names})
     except (tarfile.TarError, OSError) as error:
         raise TombolaError(f"{path} can't be read as a tar file ({error}); write it anew") from None
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(kept) as aside:
-        aside.write_text(str(count))
-    return count
+    return str(len({f"{Path(name).parent}/{Path(name).name.partition('.')[0]}" for name in names}))
+
+
+def _hashed(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class StreamedShards:
     """A `datasets.IterableDataset`, as `load_dataset(..., streaming=True)` returns it, in its own shards."""
 
     def __init__(self, dataset: Any):
+        """Take the data set; its pictures stay encoded until a batch is made of them."""
+        from datasets import Image
+
+        for column, feature in (dataset.features or {}).items():
+            if isinstance(feature, Image):
+                dataset = dataset.cast_column(column, Image(mode=feature.mode, decode=False))
         self.dataset, self.count = dataset, int(dataset.num_shards)
 
     def read(self, shard: int) -> Iterator[Example]:
@@ -120,29 +141,39 @@ class StreamedShards:
 
 
 def image_decoder(
-    size: int, *, image: str = "jpg;jpeg;png;webp;image", target: str = "cls;label", mode: str = "RGB", name: str = "shards"
+    size: int | None,
+    *,
+    image: str = "jpg;jpeg;png;webp;image",
+    target: str = "cls;label",
+    mode: str | None = "RGB",
+    name: str = "shards",
 ) -> Decode:
     """Return a decoder of images [C, size, size], uint8, and classes.
 
     image, target: suffixes or columns, the first that an example has. An image is resized so that its shorter side is
-    `size`, and its middle is taken. It is bytes, a mapping with `bytes`, or a picture of Pillow's.
+    `size`, and its middle is taken; None: all have one size. It is bytes, a mapping with `bytes`, or a picture of Pillow's.
     """
     decoder = Decoder(name, mode, size)
 
     def decode(example: Example) -> tuple[Tensor, int]:
-        what = str(example.get("__key__", "an example"))
-        pixels, label = _first(example, image, what), _first(example, target, what)
+        pixels, label = part_of(example, image), int(part_of(example, target))
         pixels = pixels["bytes"] if isinstance(pixels, Mapping) else pixels
-        return decoder(what, _encoded(pixels)), int(label)
+        return decoder(called(example), _encoded(pixels)), label
 
     return decode
 
 
-def _first(example: Example, names: str, what: str) -> Any:
+def called(example: Example) -> str:
+    """Return an example's name, for errors."""
+    return str(example.get("__key__", "an example"))
+
+
+def part_of(example: Example, names: str) -> Any:
+    """Return the first of these parts (`cls;label`) that an example has. Raises TombolaError for none."""
     for name in names.split(";"):
         if name in example:
             return example[name]
-    raise TombolaError(f"{what} has none of {names}, but {', '.join(example)}; name its parts in image_decoder")
+    raise TombolaError(f"{called(example)} has none of {names}, but {', '.join(example)}; say which parts to take")
 
 
 def _encoded(picture: Any) -> bytes:

@@ -15,6 +15,7 @@ from tombola import streams
 from tombola.data.batches import Batches, Prepare, TensorBatches
 from tombola.errors import TombolaError
 from tombola.posterior.batch import Batch
+from tombola.posterior.binding import attributes_kept
 from tombola.posterior.likelihood import LogLikelihood
 from tombola.posterior.modes import training_mode
 from tombola.posterior.state import State
@@ -119,6 +120,7 @@ def train_side_by_side(
     with ExitStack() as bound:
         bound.enter_context(streams.global_stream(*first.stream, device=device))
         for work in works:
+            bound.enter_context(attributes_kept(work.training.module))
             bound.enter_context(work.learner.binding)
         step, spent = works[0].resume(checkpoint, device) or (start, 0.0)
         began, steps = time.monotonic() - spent, steps_of(works)

@@ -19,11 +19,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tombola import plugins
 from tombola.errors import TombolaError
-from tombola.inference import VI, Learner, Map
+from tombola.inference import VI, Learner, Map, method_of
 from tombola.inference.compiled import intercepts
 from tombola.inference.estimators import ESTIMATORS
 from tombola.posterior.batch import Batch, examples_of, shares
-from tombola.posterior.batch_norm import has_batch_norm
 from tombola.settings import TrainSettings
 from tombola.streams import Name
 
@@ -56,34 +55,10 @@ class Ranks:
     examples: int = field(default=0, init=False)
     """Number of examples in that share."""
 
-    def stream(self, stream: Name) -> Name:
-        """Return the stream of this rank's noise; the first rank has that of a training in one process."""
+    def own(self, stream: Name) -> Name:
+        """Return a stream of this rank; the first rank has that of a training in one process."""
         rank = self.fabric.global_rank
-        return stream if self.same_sample or rank == 0 else (*stream, "rank", rank)
-
-    def check(self, module: nn.Module, learner: Learner, settings: TrainSettings) -> None:
-        """Raise TombolaError for a training that cannot be shared."""
-        if not (isinstance(learner, VI) or type(learner) is Map):
-            raise TombolaError(
-                f"method {settings.method} makes more of its steps than averaged gradients, so several processes cannot "
-                "share it; train with one, or by vi, ivon or map"
-            )
-        if settings.cuda_graphs:
-            raise TombolaError("cuda_graphs is on, but a step that several processes share is no graph; turn it off")
-        if not has_batch_norm(module):
-            return
-        estimator = plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
-        for given, what in (
-            (settings.compile, "compile: true"),
-            (bool(settings.sparse), "sparse, a mask that changes"),
-            (settings.accumulate > 1, f"accumulate: {settings.accumulate}"),
-            (isinstance(learner, VI) and intercepts(estimator), f"estimator: {settings.estimator}"),
-        ):
-            if given:
-                raise TombolaError(
-                    f"batch norm is synchronised between processes, which train.{what} cannot have; leave it out, or "
-                    "train in one process"
-                )
+        return stream if rank == 0 else (*stream, "rank", rank)
 
     def gradients(
         self,
@@ -150,6 +125,36 @@ class Ranks:
                     layer.forward = partial(_normalise, self, layer, layer.forward)  # type: ignore[method-assign]
                     undo.callback(vars(layer).pop, "forward")
             yield
+
+
+def check_shared(settings: TrainSettings, batch_norm: bool, same_sample: bool) -> None:
+    """Raise TombolaError for a training that several processes cannot share. batch_norm: whether the network has any."""
+    method = method_of(settings.method)
+    if not (issubclass(method, VI) or method is Map):
+        raise TombolaError(
+            f"method {settings.method} makes more of its steps than averaged gradients, so several processes cannot "
+            "share it; train with one, or by vi, ivon or map"
+        )
+    if settings.cuda_graphs:
+        raise TombolaError("cuda_graphs is on, but a step that several processes share is no graph; turn it off")
+    estimator = plugins.resolve(settings.estimator, ESTIMATORS, "estimator")
+    in_outputs = issubclass(method, VI) and intercepts(estimator)
+    if in_outputs and same_sample:
+        raise TombolaError(
+            f"estimator {settings.estimator} draws noise for each example, so no two processes can draw that of one; "
+            "use weight_sample, or train in one process"
+        )
+    for given, what in (
+        (settings.compile, "compile: true"),
+        (bool(settings.sparse), "sparse, a mask that changes"),
+        (settings.accumulate > 1, f"accumulate: {settings.accumulate}"),
+        (in_outputs, f"estimator: {settings.estimator}"),
+    ):
+        if given and batch_norm:
+            raise TombolaError(
+                f"batch norm is synchronised between processes, which train.{what} cannot have; leave it out, or "
+                "train in one process"
+            )
 
 
 class _Summed(torch.autograd.Function):

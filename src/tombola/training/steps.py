@@ -45,7 +45,7 @@ class Eager:
         step, device = epoch * batches[0].steps + skip, self._works[0].losses.device
         for given in zip(*(own.epoch(epoch, skip) for own in batches), strict=True):
             for work, batch in zip(self._works, given, strict=True):
-                streams.reseed_global("dropout", *work.training.noise, step, device=device)
+                streams.reseed_global("dropout", *work.training.dropout, step, device=device)
                 work.step(batch, step)
             step += 1
             yield given

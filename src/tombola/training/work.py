@@ -14,7 +14,7 @@ from tombola.data.batches import Batches, Prepare
 from tombola.errors import TombolaError
 from tombola.inference import VI, Learner, Map, method_of
 from tombola.posterior.batch import Batch, channels_last, examples_of
-from tombola.posterior.batch_norm import has_own, normalising_one
+from tombola.posterior.batch_norm import has_batch_norm, has_own, normalising_one
 from tombola.posterior.likelihood import (
     Bernoulli,
     Categorical,
@@ -29,7 +29,7 @@ from tombola.settings import TrainSettings
 
 from .checkpoint import Checkpoint
 from .optim import Joined, load_optimiser_tensors, lr_factor, optimiser_of, optimiser_tensors, set_lr
-from .ranks import Ranks
+from .ranks import Ranks, check_shared
 from .reference import reference_of
 from .sparse import ChangingMask
 from .validate import validate
@@ -54,8 +54,13 @@ class Training:
 
     @property
     def noise(self) -> streams.Name:
-        """Return the stream of the noise of this process."""
-        return self.ranks.stream(self.stream) if self.ranks else self.stream
+        """Return the stream of the weight samples of this process."""
+        return self.stream if self.ranks is None or self.ranks.same_sample else self.ranks.own(self.stream)
+
+    @property
+    def dropout(self) -> streams.Name:
+        """Return the stream of this process's noise for each example."""
+        return self.ranks.own(self.stream) if self.ranks else self.stream
 
     @property
     def total(self) -> int:
@@ -98,7 +103,7 @@ class Work:
         model = likelihood_of(t.settings, t.state, t.likelihood).to(device)
         learner = method_of(t.settings.method)(t.module, t.state, model, t.settings, t.batches.examples, t.noise)
         if t.ranks:
-            t.ranks.check(t.module, learner, t.settings)
+            check_shared(t.settings, has_batch_norm(t.module), t.ranks.same_sample)
         learner.begin(t.total)
         losses = torch.zeros(t.batches.steps, device=device)
         reference = reference_of(t.batches) if measures else []

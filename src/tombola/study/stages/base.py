@@ -20,6 +20,7 @@ from tombola.pruning.ticket import Ticket
 from tombola.settings import DataSettings, ModelSettings
 from tombola.training.checkpoint import Checkpoint
 from tombola.training.costs import Operations, operations_of
+from tombola.training.ranks import Fabric
 
 COUNTED = 8
 """Examples of a pass whose operations are counted: enough for batch norm."""
@@ -38,6 +39,8 @@ class RunContext:
     on_state: Callable[[int, State], None] | None = None
     brief: bool = False
     """True leaves out what records do not have: held-out metrics at each epoch's end, statistics for predictions."""
+    fabric: Fabric | None = None
+    """Fabric of the processes that make the steps of a training together, of one weight sample each."""
 
 
 @dataclass(frozen=True)

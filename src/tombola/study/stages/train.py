@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from tombola import plugins, streams
 from tombola.data import training_batches
-from tombola.data.batches import Batches, TensorBatches
+from tombola.data.batches import Batches
 from tombola.inference import METHODS, OBJECTIVES, is_deterministic, method_of
 from tombola.inference.estimators import ESTIMATORS
 from tombola.posterior.predictive import statistics_of
@@ -22,6 +22,7 @@ from tombola.training.costs import kept_counts
 from tombola.training.flops import flops_per_example
 from tombola.training.loop import Trained, train_side_by_side
 from tombola.training.optim import SCHEDULES
+from tombola.training.ranks import Ranks
 from tombola.training.reference import reference_of
 from tombola.training.work import Training
 
@@ -91,6 +92,7 @@ class Train(Stage):
             prepare=data.prepare,
             on_epoch=context.on_epoch,
             on_state=context.on_state,
+            ranks=Ranks(context.fabric, same_sample=True) if context.fabric else None,
         )
 
     @property
@@ -100,7 +102,7 @@ class Train(Stage):
         data = self.source.fingerprint
         return data, own.epochs, own.batch_size, own.cuda_graphs, self.start, self.stop
 
-    def batches(self, context: RunContext) -> TensorBatches:
+    def batches(self, context: RunContext) -> Batches:
         data = context.data(self.source.settings)
         order = f"{self.seed}, replica {self.replica}" if self.replica else self.seed
         return training_batches(data, self.source.settings, self.settings.batch_size, order, context.device)
@@ -174,15 +176,24 @@ class Train(Stage):
 def train_stages(stages: Sequence[Train], parents: Sequence[Ticket], contexts: Sequence[RunContext]) -> list[Outcome]:
     """Run trainings of one pace side by side, each from its parent's ticket. A checkpoint and steps are the first one's."""
     trainings = [stage.of(parent, where) for stage, parent, where in zip(stages, parents, contexts, strict=True)]
-    first, steps, context = stages[0], trainings[0].batches.steps, contexts[0]
-    found = train_side_by_side(
+    found = _trained(stages[0], trainings, contexts[0])
+    return [
+        stage.outcome(parent, trained, training.batches, context)
+        for stage, parent, trained, training, context in zip(stages, parents, found, trainings, contexts, strict=True)
+    ]
+
+
+def join(stage: Train, parent: Ticket, context: RunContext) -> None:
+    """Make the steps of a training with the process that runs the stage, in whose outcome they end."""
+    _trained(stage, [stage.of(parent, context)], context)
+
+
+def _trained(first: Train, trainings: list[Training], context: RunContext) -> list[Trained]:
+    steps = trainings[0].batches.steps
+    return train_side_by_side(
         trainings,
         start=step_of(first.start, steps) or 0,
         stop=step_of(first.stop, steps),
         checkpoint=context.checkpoint,
         on_step=context.on_step,
     )
-    return [
-        stage.outcome(parent, trained, training.batches, context)
-        for stage, parent, trained, training, context in zip(stages, parents, found, trainings, contexts, strict=True)
-    ]
