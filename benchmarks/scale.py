@@ -17,15 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import torch
 import yaml
 
 from benchmarks.record import finish, judged, parser
 from tombola.engine.folder import StudyFolder
 from tombola.engine.store import Store
-from tombola.metrics.columns import names
+from tombola.metrics.columns import names  # pandas and numpy are imported where they are used: a plan needs neither
 
 _LARGE: dict[str, Any] = {
     "name": "large",
@@ -118,6 +115,9 @@ def _folder(file: Path, out: Path, store: Path) -> StudyFolder:
 
 def invent(file: Path, out: Path, store: Path) -> StudyFolder:
     """Make the folder of a finished study, whose stages nobody ran: its numbers are made up, its page is empty."""
+    import numpy as np
+    import torch
+
     folder, rng = _folder(file, out, store), np.random.default_rng(0)
     folder.prepare()
     run = {"seconds": 1.0, "device": "cpu", "torch": torch.__version__, "threads": 1}
@@ -144,6 +144,8 @@ def _write(store: Store, key: str, content: dict[str, Any]) -> None:
 
 def many(records: Path, out: Path, count: int) -> None:
     """Write `count` records: those of one study, repeated for several nets in several settings."""
+    import pandas as pd
+
     table, parts = pd.read_parquet(records), []
     for i in range(math.ceil(count / len(table))):
         settings = {"train.heat": 0.1 * (1 + i // len(_NETS)), "model.name": _NETS[i % len(_NETS)]}

@@ -104,6 +104,13 @@ def read(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
     return tensors, description
 
 
+def read_plain(path: Path) -> str:
+    """Return the text of a file. Raises OSError for a pipe, which would be waited for until somebody writes to it."""
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    return path.read_text()
+
+
 def pack(mask: "Tensor") -> "Tensor":
     """Return a mask, bool [P], as bits, uint8 [ceil(P / 8)]."""
     import torch
@@ -126,5 +133,6 @@ def _checksum(tensors: "dict[str, Tensor]", text: str) -> str:
         value = tensors[name].contiguous()
         total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         if value.numel():
-            total.update(ctypes.string_at(value.data_ptr(), value.numel() * value.element_size()))
+            size = value.numel() * value.element_size()
+            total.update((ctypes.c_char * size).from_address(value.data_ptr()))  # without a copy
     return total.hexdigest()

@@ -1,19 +1,22 @@
 """Trainings side by side in a run: the same records, and how many of them go at once."""
 
+import math
 import warnings
 
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
 
-from tombola.engine import local
+from tombola.engine import local, on_ray
 from tombola.engine.beside import SideBySide
+from tombola.engine.folder import StudyFolder
 from tombola.engine.local import LocalEngine
 from tombola.engine.progress import Watcher
 from tombola.engine.records import collect
 from tombola.engine.store import Store, missing
 from tombola.inference import graphs
 from tombola.metrics.columns import names
+from tombola.study.plan import names_of
 
 
 class Said(Watcher):
@@ -55,6 +58,25 @@ def test_records_are_those_of_trainings_alone(plan, tmp_path, monkeypatch):
     assert max(groups) == 3
     ours, theirs = (collect(plan, e.store).drop(columns=list(names("timing")), errors="ignore") for e in (beside, alone))
     assert_frame_equal(ours, theirs, check_exact=True)
+
+
+def test_a_ray_task_has_several_trainings_of_one_pace(tiny, tmp_path, monkeypatch):
+    """As the driver groups them, and as a worker runs them, without Ray."""
+    monkeypatch.setattr(graphs, "check_device", lambda device: None)
+    raw = tiny | {"train": tiny["train"] | {"cuda_graphs": True}, "seeds": [0, 1], "arms": ["ticket"]}
+    folder = StudyFolder.of(raw, tmp_path / "tiny", tmp_path / "stages", tmp_path)
+    folder.prepare()
+    starts = [stage for stage in folder.plan.stages if stage.kind == "init"]
+    LocalEngine(folder.store, torch.device("cpu"), Said()).run_stages(starts, names_of(folder.plan), "tiny")
+    driver = on_ray.RayTasks(folder, "cpu", 1, pytest.fail, concurrent=2)
+    driver._ready = [stage for stage in folder.plan.stages if stage.kind == "train" and stage.parents[0] in starts]
+    group = driver._group(driver._ready.pop(0))
+    assert len(group) == 2
+    assert not driver._ready
+    _, said, stopped = on_ray.run_task(str(folder.path), "run", [stage.key for stage in group], "cpu", 1, math.inf)
+    assert (said, stopped) == ([], False)
+    one, other = (folder.store.record(stage.key)["run"] for stage in group)
+    assert one["seconds"] == other["seconds"]  # each has half of the time of both
 
 
 def test_what_a_group_warns_of_is_in_the_record_of_each(plan, tmp_path, monkeypatch):

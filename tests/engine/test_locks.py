@@ -4,7 +4,7 @@ import fcntl
 
 import pytest
 
-from tombola.engine.locks import check_locks
+from tombola.engine.locks import check_locks, own_place
 from tombola.engine.store import Store
 from tombola.errors import TombolaError
 
@@ -22,6 +22,17 @@ def test_a_mount_whose_locks_hold_on_one_machine_alone(tmp_path, option):
         check_locks(tmp_path, mounts)
     mounts.write_text(f"/dev/a / ext4 rw,{option} 0 0\nserver:/x {tmp_path} nfs rw 0 0\n")
     check_locks(tmp_path, mounts)
+
+
+def test_processes_begin_at_places_of_their_own(monkeypatch):
+    """Sixty-four processes of one machine among a thousand stages: few at one place, all over."""
+    places = []
+    for pid in range(4000, 4064):
+        monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
+        places.append(own_place(1000))
+    assert len(set(places)) > 56
+    assert min(places) < 100
+    assert max(places) >= 900
 
 
 def test_a_file_system_that_gives_a_lock_twice_or_never(tmp_path, monkeypatch):

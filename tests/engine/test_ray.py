@@ -1,5 +1,6 @@
 """Ray: whatever dies (a worker, a node, the driver), a study ends with the records of the local engine, bit for bit."""
 
+import json
 import os
 import random
 import signal
@@ -12,6 +13,8 @@ import pytest
 import yaml
 
 from tombola.engine.progress import seen
+from tombola.engine.records import collect
+from tombola.engine.store import Store, missing
 from tombola.metrics.columns import names
 
 pytest.importorskip("ray")
@@ -28,6 +31,7 @@ STUDY = {
     "evaluate": {"samples": 4},
     "arms": ["ticket", "deterministic"],
 }
+BRIEF = STUDY | {"seeds": [0], "train": STUDY["train"] | {"epochs": 25}}
 TOMBOLA = [sys.executable, "-P", "-c", "from tombola.cli.app import main; main()"]
 
 
@@ -46,12 +50,14 @@ def cluster(monkeypatch):
     """A head without CPUs, and two nodes of one CPU."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's workers would wait for all else that this machine computes
     from ray.cluster_utils import Cluster
 
     before = signal.getsignal(signal.SIGTERM)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 * 2**20})
+    small = {"object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
     for _ in range(2):
-        cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+        cluster.add_node(num_cpus=1, **small)
     signal.signal(signal.SIGTERM, before)  # Ray sets one of its own, which other tests of this process would meet
     yield cluster
     cluster.shutdown()
@@ -59,6 +65,32 @@ def cluster(monkeypatch):
 
 def records(folder):
     return pd.read_parquet(folder / "records.parquet").drop(columns=list(names("timing")), errors="ignore")
+
+
+DRIVERS = """
+import json, os, sys
+from pathlib import Path
+import ray, torch
+from tombola.engine.folder import StudyFolder
+from tombola.engine.on_ray import RayTasks
+from tombola.engine.store import missing
+
+raw, place, address = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+for _ in sys.stdin:
+    if pid := os.fork():
+        print(pid, flush=True)
+        if os.waitpid(pid, 0)[1] == 0:
+            break
+        continue
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    folder = StudyFolder.of(raw, place / "small", None, place)
+    folder.prepare()
+    with RayTasks(folder, "cpu", 1, print, address=address) as crew:
+        while crew.at_work():
+            pass
+    os._exit(bool(missing(folder.plan, folder.store)))
+"""
+"""Runs a driver for each line: forks, which do not import torch each time."""
 
 
 def driver(study, folder, cluster):
@@ -83,19 +115,31 @@ def kill(pid):
     os.kill(pid, signal.SIGKILL)
 
 
-def test_a_killed_worker_a_removed_node_and_a_killed_driver(study, cluster, tmp_path):
-    path, expected = study
-    first = driver(path, tmp_path, cluster)
-    begun = in_training(tmp_path, first)
-    kill(begun.pid)  # Ray tries the task again
-    assert in_training(tmp_path, first, {begun.pid})
-    kill(first.pid)
-    first.wait()
-    second = driver(path, tmp_path, cluster)
-    assert in_training(tmp_path, second)
-    cluster.remove_node(sorted(cluster.worker_nodes, key=lambda node: node.unique_id)[0], allow_graceful=False)
-    assert second.wait(120) == 0
-    pd.testing.assert_frame_equal(records(tmp_path / "small"), expected, check_exact=True)
+def test_a_killed_worker_a_removed_node_and_a_killed_driver(cluster, tmp_path, plan_of, run_plan):
+    whole, _, _ = run_plan(plan := plan_of(BRIEF), "whole")
+    command = [sys.executable, "-c", DRIVERS, json.dumps(BRIEF), tmp_path, cluster.address]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as drivers:
+        first = begun(drivers)
+        at_work = in_training(tmp_path, drivers)
+        kill(at_work.pid)  # Ray tries the task again
+        assert in_training(tmp_path, drivers, {at_work.pid})
+        kill(first)
+        before = {one.progress.pid for one in seen(tmp_path / "tombola-stages" / "unfinished")}
+        begun(drivers)
+        assert in_training(tmp_path, drivers, before)
+        cluster.remove_node(sorted(cluster.worker_nodes, key=lambda node: node.unique_id)[0], allow_graceful=False)
+        assert drivers.wait(120) == 0
+    found = Store(tmp_path / "tombola-stages")
+    assert missing(plan, found) == []
+    ours, theirs = (collect(plan, store).drop(columns=list(names("timing"))) for store in (whole, found))
+    pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+
+
+def begun(drivers):
+    """Begin another driver; return its process id."""
+    drivers.stdin.write("\n")
+    drivers.stdin.flush()
+    return int(drivers.stdout.readline())
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+from tombola.study.stages import Train
+
 _FIRST, _POWERS = 4, (1, 2, 4, 8)  # the first was best on an H200
 
 
@@ -42,3 +44,8 @@ class SideBySide:
         """Note that `count` trainings cannot go side by side, nor more of them."""
         known = self._seconds.setdefault(kind, {})
         known.update((power, math.inf) for power in _POWERS if power >= count)
+
+
+def kind_of(stage: Train) -> tuple[Hashable, ...]:
+    """Return what decides how many trainings like this one are fastest side by side."""
+    return stage.net.identity, stage.settings.samples, *stage.pace

@@ -117,7 +117,8 @@ def _case(stage: Train | Evaluate, data: Dataset) -> Case:
         return module, initial_state(module, layout, first.posterior, first.seed)
 
     def batches(examples: int) -> Batches:
-        few = replace(data, train=(data.train[0][: 2 * examples], data.train[1][: 2 * examples]), digest="known")
+        inputs, targets = (part[: 2 * examples] for part in data.train)
+        few = replace(data, train=(inputs, targets), digest="known", streamed=None)
         return training_batches(few, replace(stage.source.settings, resident=True), examples, 0, torch.device("cpu"))
 
     given, examples = (data.train, data.validation, data.test), min(len(data.train[1]) // 2, len(held_out[1]))
@@ -126,7 +127,7 @@ def _case(stage: Train | Evaluate, data: Dataset) -> Case:
 
 def _placed(data: Dataset, settings: DataSettings, device: torch.device) -> float:
     """Return the bytes of the training data on a GPU; on a CPU they are in memory already, or stay in their file."""
-    if device.type == "cpu" or not (fits(data, device) if settings.resident is None else settings.resident):
+    if device.type == "cpu" or data.streamed or not (fits(data, device) if settings.resident is None else settings.resident):
         return 0.0
     return float(sum(part.nbytes for part in data.train))
 

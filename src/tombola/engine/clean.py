@@ -1,8 +1,10 @@
 """Cleaning of a store: the files that no record and no unfinished stage needs."""
 
+import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,12 +103,10 @@ def survey(store: Store, plans: Iterable[Graph[Node]], *, keep_masks: bool, orph
     )
 
 
-def size_of(paths: Iterable[Path]) -> int:
+def size_of(paths: Iterable[Path | os.DirEntry[str]]) -> int:
     """Return the bytes of files, and of all files in folders; 0 for what is gone meanwhile."""
     total = 0
     for path in paths:
-        try:
-            total += size_of(path.iterdir()) if path.is_dir() else path.stat().st_size
-        except OSError:
-            continue
+        with suppress(OSError):
+            total += size_of(os.scandir(path)) if path.is_dir() else path.stat().st_size
     return total

@@ -10,9 +10,10 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 from filelock import BaseFileLock, Timeout
@@ -26,14 +27,19 @@ from tombola.study.stages import Evaluate, Outcome, Prune, RunContext, Stage, Tr
 from tombola.study.stages.train import train_stages
 from tombola.training.checkpoint import Checkpoint, TimeUp, arithmetic
 from tombola.training.memory import MemoryForecast
-from tombola.training.out_of_memory import MemoryShortError, free_cached, is_out_of_memory, short_of_memory
+from tombola.training.out_of_memory import free_cached, is_out_of_memory
 
-from .beside import SideBySide
+from .beside import SideBySide, kind_of
+from .causes import cause_of, first_line
+from .locks import own_place
 from .progress import Progress, ProgressFile, Watcher, forget_stopped
 from .sigterm import ended_by_sigterm
 from .store import Store, missing, parents_needed
 
+if TYPE_CHECKING:
+    from .together import Together
 _LOOK_AGAIN = 0.2  # seconds between looks while other processes run all stages that are ready
+_IDLE = 20  # times the processor's time of such a look: many processes that wait leave the cores to those that work
 
 
 @dataclass
@@ -58,6 +64,8 @@ class LocalEngine:
     """Number of trainings with `cuda_graphs` that go side by side."""
     brief: bool = False
     """Setting of its `RunContext`s."""
+    together: "Together | None" = None
+    """Other processes that join its trainings; the engine ends them."""
     checkpoint: Checkpoint | None = field(default=None, init=False)
     """Checkpoint of the training that runs."""
 
@@ -84,12 +92,15 @@ class LocalEngine:
         here = arithmetic(self.device)
         progress = Progress(study=study, device=here["device"], threads=here["threads"])
         self.checkpoint = None
-        with ProgressFile(self.store.unfinished, progress) as self._file, ended_by_sigterm(self):
+        self._apart: bool | None = None  # False once a lock of another process was met, True once it has moved away
+        joined = self.together or nullcontext()
+        with ProgressFile(self.store.unfinished, progress) as self._file, ended_by_sigterm(self), joined:
             while waiting:
+                spent = time.thread_time()
                 if self._run_next(waiting):
                     after_each()
                 elif waiting:
-                    time.sleep(_LOOK_AGAIN)
+                    time.sleep(max(_LOOK_AGAIN, _IDLE * (time.thread_time() - spent)))
                 if waiting and time.time() >= self.ends:  # not before the first stage, so that each run makes progress
                     raise TimeUp
 
@@ -97,9 +108,8 @@ class LocalEngine:
         """Run the first stage that is ready and free; return False if none is. Remove ended stages from `waiting`."""
         stages = list(waiting.values())
         if self.beside.given != 1 and any(isinstance(stage, Train) and stage.settings.cuda_graphs for stage in stages):
-            stages.sort(
-                key=lambda stage: isinstance(stage, Train)
-            )  # so that as many trainings as possible are ready together
+            # so that as many trainings as possible are ready together
+            stages.sort(key=lambda stage: isinstance(stage, Train))
         for stage in stages:
             if self._ended(stage):
                 del waiting[stage.key]
@@ -116,7 +126,16 @@ class LocalEngine:
                 for taken in locks:
                     del waiting[taken.key]
                 return True
+            elif self._apart is False:
+                self._move_apart(waiting)
+                return self._run_next(waiting)
         return False
+
+    def _move_apart(self, waiting: dict[str, Stage]) -> None:
+        """Begin at a place of this process's own in the list: all others would try the same locks one after another."""
+        self._apart, place = True, own_place(len(waiting))
+        for key in list(waiting)[:place]:
+            waiting[key] = waiting.pop(key)
 
     def _companions(self, first: Stage, waiting: dict[str, Stage]) -> dict[Stage, BaseFileLock]:
         """Return the held locks of other ready trainings of the same pace that go beside `first`."""
@@ -156,7 +175,7 @@ class LocalEngine:
                 warnings.simplefilter("always")
                 outcomes = train_stages(trains, tickets, contexts)
         except (Exception, SystemExit) as error:
-            self.watcher.said(f"{names[0]} and {len(trains) - 1} beside it run one by one now ({_first_line(error)})")
+            self.watcher.said(f"{names[0]} and {len(trains) - 1} beside it run one by one now ({first_line(error)})")
             if is_out_of_memory(error) or isinstance(error, TombolaError):  # as of a net with dropout: no diverged training
                 self.beside.were_too_many(kind_of(trains[0]), len(trains))
             free_cached(self.device)
@@ -178,6 +197,7 @@ class LocalEngine:
         try:
             lock.acquire(blocking=False)
         except Timeout:  # another process runs it
+            self._apart = bool(self._apart)
             return None
         # looked at again under the lock: another process may have ended the stage since `_ended`
         if self._done(stage) or self.store.failure(stage.key)[1]:
@@ -252,14 +272,19 @@ class LocalEngine:
         path = context.checkpoint.path if context.checkpoint else None
         resumes = path is not None and path.is_file()
         try:
-            return stage.run(tickets, context)
+            return self._made(stage, tickets, context)
         except Exception as error:
             # once a step was made, and where memory does not suffice, the checkpoint is not the cause
             if path is None or not resumes or self._file.progress.total or is_out_of_memory(error):
                 raise
             self.watcher.said(f"{self._names[stage.key]} starts anew: its checkpoint does not fit ({error})")
             path.unlink()
-        return stage.run(tickets, context)
+        return self._made(stage, tickets, context)
+
+    def _made(self, stage: Stage, tickets: list[Ticket], context: RunContext) -> Outcome:
+        if self.together is None or not isinstance(stage, Train):
+            return stage.run(tickets, context)
+        return self.together.train(stage.key, lambda fabric: stage.run(tickets, replace(context, fabric=fabric)))
 
     def _ticket(self, stage: Stage) -> Ticket:
         """Return a parent's ticket. One whose file is damaged is made anew."""
@@ -278,29 +303,11 @@ class LocalEngine:
         return self.store.ticket(stage.key)
 
     def _failed(self, stage: Stage, error: Exception | SystemExit) -> None:
-        sentence = f"{self._names[stage.key]} failed: {_cause(stage, error, self.needs(stage))}"
+        sentence = f"{self._names[stage.key]} failed: {cause_of(stage, error, self.needs(stage))}"
         self.store.fail(stage.key, "".join(traceback.format_exception(error)))
         self.failures[stage.key] = f"{sentence} (details in {self.store.error_path(stage.key)})"
         self._file.progress.key = ""
         self.watcher.failed(stage, self.failures[stage.key])
-
-
-def kind_of(stage: Train) -> tuple[object, ...]:
-    """Return what decides how many trainings like this one are fastest side by side."""
-    return stage.net.identity, stage.settings.samples, *stage.pace
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def _cause(stage: Stage, error: Exception | SystemExit, needs: MemoryForecast | None) -> str:
-    """Return a sentence about the error; for an out-of-memory error, what to lower."""
-    if not is_out_of_memory(error) or not isinstance(stage, Train | Evaluate):
-        return f"{type(error).__name__}: {error}"
-    first = error.__cause__ if isinstance(error, MemoryShortError) and error.__cause__ else error
-    train, measure = (stage.settings, None) if isinstance(stage, Train) else (stage.train, stage.settings)
-    return str(short_of_memory(first, train, measure, needs))
 
 
 @lru_cache(maxsize=4)
@@ -311,10 +318,3 @@ def _dataset(name: str, args: str) -> Dataset:
 def dataset(settings: DataSettings) -> Dataset:
     """Return the data set of the settings, loaded once a process."""
     return _dataset(settings.name, json.dumps(settings.args, sort_keys=True))
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name. Raises TombolaError where a GPU is asked for and there is none."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TombolaError("--device cuda, but torch sees no GPU; use --device cpu or install a CUDA build of torch")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

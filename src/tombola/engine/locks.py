@@ -1,7 +1,9 @@
-"""Check that the locks of a folder's file system hold between processes and machines."""
+"""Locks between processes and machines: whether a folder's file system has them, and where a process begins to look."""
 
 import fcntl
 import os
+import socket
+import zlib
 from pathlib import Path
 
 from tombola.errors import TombolaError
@@ -47,3 +49,8 @@ def _options_of(folder: Path, mounts: Path) -> set[str]:
         return set()
     on = [row for row in rows if len(row) > 3 and folder.is_relative_to(row[1].replace("\\040", " "))]
     return set(max(on, key=lambda row: len(row[1]))[3].split(",")) if on else set()
+
+
+def own_place(count: int) -> int:
+    """Return a place of this process's own among `count`, below it."""
+    return zlib.crc32(f"{socket.gethostname()} {os.getpid()}".encode()) % count

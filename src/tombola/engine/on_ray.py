@@ -7,25 +7,27 @@ interval.
 
 import math
 import os
+import signal
+import threading
 import uuid
-from collections.abc import Callable
-from contextlib import chdir
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tombola.data.placement import choose_device
 from tombola.errors import TombolaError
 from tombola.study.plan import names_of
 from tombola.study.stages import Stage, Train
 from tombola.training.checkpoint import TimeUp
 from tombola.training.out_of_memory import keep_freed_memory
 
-from .beside import SideBySide
+from .beside import SideBySide, kind_of
 from .budget import Budget
 from .folder import StudyFolder
-from .local import choose_device, kind_of
 from .pull import engine_for
 from .store import missing
 
@@ -70,10 +72,11 @@ class RayTasks:
         """True as soon as a task has stopped because its time was up."""
 
     def __enter__(self) -> "RayTasks":
-        self._ray = _ray()
+        self._ray = _ray(starts_one=self._address is None)
         self._ours = not self._ray.is_initialized()
         if self._ours:
-            self._begin()
+            with _own_signals():
+                self._begin()
         plan, store = self._folder.plan, self._folder.store
         self._waiting = {stage.key: stage for stage in missing(plan, store)}
         for stage in self._waiting.values():
@@ -210,8 +213,22 @@ def _opened(folder: str, run: str) -> tuple[StudyFolder, dict[str, str]]:
     return opened, names_of(opened.plan)
 
 
-def _ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Put back the handler of SIGTERM, which Ray replaces by one that prints a stack and ends the process."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
+
+
+def _ray(starts_one: bool) -> Any:
+    """Return Ray's package. starts_one: whether a cluster is started here, with a token and workers of usual priority."""
+    defaults = {"RAY_USAGE_STATS_ENABLED": "0"}
+    if starts_one:  # Ray's workers would wait for all that others compute on this machine
+        defaults |= {"RAY_AUTH_MODE": "token", "RAY_worker_niceness": "0"}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
         import ray.exceptions

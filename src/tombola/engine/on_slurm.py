@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tombola.data.placement import choose_device
 from tombola.errors import TombolaError
 
 from . import TIME_UP
 from .folder import StudyFolder
-from .local import choose_device
 from .pull import pull
 from .store import missing
 
@@ -29,12 +29,14 @@ _EVERYWHERE = ("name", "nodes", "gpus_per_node", "tasks_per_node", "cpus_per_tas
 class Puller:
     """Job of the array: pulls stages for some minutes; submitit calls it, pickles it and queues it again."""
 
-    def __init__(self, folder: Path, device: str, threads: int, minutes: float):
+    def __init__(self, folder: Path, device: str, threads: int, minutes: float, devices: int):
         self._folder, self._device, self._threads, self._minutes = folder, device, threads, minutes
+        self._devices = devices
 
     def __call__(self) -> int:
         """Return the exit code of `pull`; where its time is up, queue the job again by submitit's own signal."""
-        code = pull(self._folder, str(choose_device(self._device)), self._threads, time.time() + 60 * self._minutes)
+        device, ends = str(choose_device(self._device)), time.time() + 60 * self._minutes
+        code = pull(self._folder, device, self._threads, ends, devices=self._devices)
         if code == TIME_UP and signal.getsignal(signal.SIGUSR2) not in (signal.SIG_DFL, signal.SIG_IGN):
             signal.raise_signal(signal.SIGUSR2)  # its handler calls `checkpoint` and does not return
         return code
@@ -60,12 +62,14 @@ class SlurmJobs:
         *,
         jobs: int | None = None,
         minutes: float | None = None,
+        devices: int = 1,
         options: Mapping[str, str] | None = None,
     ):
         """Prepare the array.
 
-        device: auto, cpu or cuda, chosen on the node. threads: CPUs of each job. jobs: of the array. minutes: after which
-        a job stops and is queued again; its time limit is a tenth more. options: of submitit's `update_parameters`, where
+        device: auto, cpu or cuda, chosen on the node. threads: of each process. jobs: of the array. minutes: after which
+        a job stops and is queued again; its time limit is a tenth more. devices: processes at each training of a job, which
+        has as many GPUs, or as many times the threads. options: of submitit's `update_parameters`, where
         `partition` stands for `slurm_partition` and so on; `cluster: local` runs the jobs on this machine.
         """
         self._folder, self._say, self._jobs = folder, say, jobs or _JOBS
@@ -74,14 +78,14 @@ class SlurmJobs:
         self._cluster = given.pop("cluster", None)
         self._options: dict[str, Any] = {
             "name": f"tombola-{folder.raw['name']}".replace("/", "-"),
-            "cpus_per_task": threads,
+            "cpus_per_task": threads * devices,
             "timeout_min": math.ceil(1.1 * minutes + 1),
         }
         if device == "cuda":
-            self._options["gpus_per_node"] = 1
+            self._options["gpus_per_node"] = devices
         for name, value in given.items():
             self._options[name if name in _EVERYWHERE else f"slurm_{name}"] = _number(value)
-        self._puller = Puller(folder.path.resolve(), device, threads, minutes)
+        self._puller = Puller(folder.path.resolve(), device, threads, minutes, devices)
         self._alive: list[Any] = []
         self._again, self._left = 0, -1
 

@@ -14,6 +14,7 @@ from . import TIME_UP
 from .folder import StudyFolder
 from .local import LocalEngine
 from .progress import Watcher
+from .together import Together
 
 
 def _print(sentence: str) -> None:
@@ -30,16 +31,26 @@ class Sayer(Watcher):
         self._say(sentence)
 
 
-def pull(folder: Path, device: str, threads: int, ends: float = math.inf, say: Callable[[str], None] = _print) -> int:
+def pull(
+    folder: Path,
+    device: str,
+    threads: int,
+    ends: float = math.inf,
+    say: Callable[[str], None] = _print,
+    devices: int = 1,
+) -> int:
     """Run the study's missing stages, divided with other processes by the store's locks. Return an exit code.
 
-    ends: time, by `time.time`, after which it stops without loss; the code is then TIME_UP.
+    ends: time, by `time.time`, after which it stops without loss; the code is then TIME_UP. devices: processes that make the
+    steps of each training together, this one among them.
     """
     try:
         torch.set_num_threads(threads)
         keep_freed_memory()
         opened = StudyFolder.open(folder)
-        engine_for(opened, torch.device(device), say, ends).run(opened.plan)
+        engine = engine_for(opened, torch.device(device), say, ends)
+        engine.together = Together(opened.place, engine.device, devices, say) if devices > 1 else None
+        engine.run(opened.plan)
     except TombolaError as error:
         say(str(error))
         return 2

@@ -142,6 +142,8 @@ class Leases:
     def _is_over(self, name: str) -> bool:
         """Return whether the holder has died: seen by its process id on this machine, else by its silence."""
         now, content = time.monotonic(), self._remote.get(f"leases/{name}")
+        if content is None:  # given back since it was listed: another process may have the name's first generation by now
+            return False
         if content != self._seen.get(name, (None, 0.0))[0]:
             self._seen[name] = content, now
         return _has_died(content) or now - self._seen[name][1] >= self._expires

@@ -15,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import BaseFileLock, Timeout
 from torch import Tensor
 
@@ -208,11 +207,9 @@ class _Uploaded(Checkpoint):
         super().__init__(path, seconds, ends)
         self._remote = remote
 
-    def save(self, tensors: dict[str, Tensor], description: dict[str, Any], device: torch.device) -> None:
-        try:
-            super().save(tensors, description, device)
-        finally:  # TimeUp is raised after the file is written
-            self._remote.put(f"checkpoints/{self.path.stem}", self.path.read_bytes())
+    def write(self, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
+        super().write(tensors, description)
+        self._remote.put(f"checkpoints/{self.path.stem}", self.path.read_bytes())
 
 
 class _Leased:

@@ -191,6 +191,8 @@ class Store:
 
     def failure(self, key: str) -> tuple[float, str]:
         """Return the time at which the stage failed and the last line of its traceback, empty if it has not failed."""
+        if not os.path.isfile(f"{self._place}/unfinished/{key}.error"):  # not Path: thousands of stages
+            return 0.0, ""
         log = self.error_path(key)
         try:
             lines = log.read_text(errors="replace").strip().splitlines()
@@ -200,8 +202,10 @@ class Store:
 
     def forget_failures(self, keys: Iterable[str]) -> None:
         """Remove the errors of these stages, so that they are tried again."""
+        there = {path.name for path in self.unfinished.glob("*.error")}
         for key in keys:
-            self.error_path(key).unlink(missing_ok=True)
+            if (path := self.error_path(key)).name in there:
+                path.unlink(missing_ok=True)
 
     def lock(self, key: str) -> BaseFileLock:
         """Return the lock that a process holds while it runs the stage, so that no other process runs it too.

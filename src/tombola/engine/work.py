@@ -47,7 +47,7 @@ def work_of(stage: Stage, data: Data) -> int:
 
 def epoch_steps(stage: Train, data: Data) -> int:
     """Return the steps of an epoch."""
-    return steps_per_epoch(len(data(stage.source.settings).train[0]), stage.settings.batch_size)
+    return steps_per_epoch(data(stage.source.settings).examples, stage.settings.batch_size)
 
 
 def _work(stage: Stage, data: Data) -> Work:

@@ -30,16 +30,24 @@ class Workers:
     """Context in which the workers run; leaving it ends them."""
 
     def __init__(
-        self, folder: Path, device: torch.device, jobs: int, threads: int, say: Callable[[str], None], ends: float = math.inf
+        self,
+        folder: Path,
+        device: torch.device,
+        jobs: int,
+        threads: int,
+        say: Callable[[str], None],
+        ends: float = math.inf,
+        devices: int = 1,
     ):
         """Prepare `jobs` workers of `threads` threads each.
 
         say: called with each line that a worker prints, and with a sentence for each worker that dies. ends: time, by
-        `time.time`, at which each worker stops by itself.
+        `time.time`, at which each worker stops by itself. devices: processes at each training of a worker.
         """
         # -P: no module is imported from the working directory, as none is by the `tombola` command
         command = [sys.executable, "-P", "-c", _START, str(folder)]
-        self._commands = [[*command, each, str(threads), str(ends)] for each in _devices(device, jobs)]
+        more = [str(threads), str(ends), str(devices)]
+        self._commands = [[*command, each, *more] for each in _devices(device, jobs, devices)]
         self._say = say
         self._all: list[subprocess.Popen[str]] = []
         self._alive: list[subprocess.Popen[str]] = []
@@ -97,21 +105,22 @@ class Workers:
                 self._say(line.rstrip())
 
 
-def _devices(device: torch.device, jobs: int) -> list[str]:
-    """Return each worker's device: of several GPUs one after another, unless `device` has a number."""
+def _devices(device: torch.device, jobs: int, each: int) -> list[str]:
+    """Return each worker's first device: of several GPUs `each` after another, unless `device` has a number."""
     if device.type != "cuda" or device.index is not None:
         return [str(device)] * jobs
-    return [f"cuda:{number % torch.cuda.device_count()}" for number in range(jobs)]
+    places = torch.cuda.device_count() // each
+    return [f"cuda:{number % places * each}" for number in range(jobs)]
 
 
 def main() -> int:
-    """Run a worker with folder, device, threads and end as arguments; return its exit code."""
+    """Run a worker with folder, device, threads, end and devices as arguments; return its exit code."""
     # set here because a script's background processes inherit ignored interrupts
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.default_int_handler)
     threading.Thread(target=_end_with_the_first, daemon=True).start()
-    folder, device, threads, ends = sys.argv[1:]
-    return pull(Path(folder), device, int(threads), float(ends))
+    folder, device, threads, ends, devices = sys.argv[1:]
+    return pull(Path(folder), device, int(threads), float(ends), devices=int(devices))
 
 
 def _end_with_the_first() -> None:
