@@ -78,7 +78,7 @@ def test_a_failure_in_one_study_is_the_exit_code_and_the_others_run(cli, two, ti
     assert len(pd.read_parquet(tmp_path / "out" / "first" / "records.parquet")) == 4
 
 
-@pytest.mark.parametrize("minutes", ["0", "-3", "nan"])
+@pytest.mark.parametrize("minutes", ["0", "-3", "nan", "inf"])
 def test_minutes_that_are_none_are_refused(minutes, refused, two):
     assert f"--minutes is {minutes}; give a number above 0" in refused("run", two[0], f"--minutes={minutes}")
 

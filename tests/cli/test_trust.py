@@ -1,13 +1,15 @@
 """Commands that read files run no code that the files name, unless --allow-imports says so."""
 
 import json
+import re
 import sys
 
 import pandas as pd
 import pytest
 
+from tombola import files
 from tombola.engine.folder import StudyFolder
-from tombola.predict.shipped import PICTURES
+from tombola.predict.shipped import PICTURES, SHIPPED
 
 MODULE = """
     from pathlib import Path
@@ -86,3 +88,30 @@ def test_a_folder_that_a_study_names_is_no_place_of_modules(cli, made, tmp_path)
     (tmp_path / "out/own/study.json").write_text(json.dumps(described))
     assert cli("status", "out/own").exit_code == 0
     assert str(tmp_path / "planted") not in sys.path
+
+
+def changed(part, **fields):
+    return lambda info: info[part].update(fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda info: info.update(model=[1]), "its model is no mapping"),
+        (changed("model", name=3), "its model has name 3"),
+        (changed("model", args=[1]), r"its model has args \[1\]"),
+        (changed("model", input_shape="abc"), "its model has input_shape 'abc'"),
+        (changed("model", input_shape=[1, "8", 8]), r"its model has input_shape \[1, '8', 8\]"),
+        (changed("model", outputs=None), "its model has outputs None"),
+        (lambda info: info.update(data="digits"), "its data is no mapping"),
+        (changed("data", args=None), "its data has args None"),
+        (lambda info: info.update(settings=[1]), "its settings is no mapping"),
+        (changed("settings", train=[1]), "its train is no mapping"),
+    ],
+)
+def test_a_description_of_another_shape_is_one_sentence(refused, tmp_path, change, said):
+    """Of the shipped ticket, in which the parts are changed that `evaluate` builds a network and data from."""
+    tensors, about = files.read(SHIPPED["digits"])
+    change(about["info"])
+    files.write(tmp_path / "x.safetensors", tensors, about)
+    assert re.search(f"the ticket's description is damaged: {said}; take another copy", refused("evaluate", "x.safetensors"))

@@ -7,7 +7,8 @@ from torch import nn
 from torch.utils import data as td
 
 import tombola
-from tombola.data.batches import LoaderBatches, as_tensors
+from tombola.data.batches import LoaderBatches
+from tombola.posterior.batch import as_tensors
 
 DATA = td.TensorDataset(torch.randn(100, 4), torch.randint(3, (100,)))
 ONCE = {"train": tombola.TrainSettings(epochs=1, batch_size=20), "prune": tombola.PruneSettings(levels=0), "progress": False}
@@ -97,6 +98,50 @@ def test_arrays_and_tensor_datasets_train_as_tensors_do():
     assert torch.equal(mean_of([arrays], examples=100), by_loader)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", ">f8", "int64"])
+def test_predictions_take_arrays_as_they_take_tensors(dtype):
+    (ticket,), x = tombola.find_tickets(nn.Linear(4, 3), DATA, **ONCE), DATA.tensors[0].round()
+    array = x.numpy().astype(dtype)
+    if dtype == "int64":
+        with pytest.raises(tombola.TombolaError, match=r"the inputs are int64, which the module does not take"):
+            ticket.predict(nn.Linear(4, 3), array)
+    else:
+        expected = ticket.outputs(nn.Linear(4, 3), x, samples=3)
+        assert torch.equal(ticket.outputs(nn.Linear(4, 3), array, samples=3), expected)
+
+
+def test_validation_examples_may_be_a_loader():
+    x, y = DATA.tensors
+    found = []
+    for validation in ((x, y), (x.numpy(), y.numpy()), DATA, td.DataLoader(DATA, 7)):
+        torch.manual_seed(0)
+        (ticket,) = tombola.find_tickets(nn.Linear(4, 3), DATA, validation=validation, **ONCE)
+        found.append(ticket.info["history"])
+    assert all(history == found[0] for history in found)
+    with pytest.raises(tombola.TombolaError, match="the loader of the validation examples is empty"):
+        tombola.find_tickets(nn.Linear(4, 3), DATA, validation=td.DataLoader(td.Subset(DATA, []), 7), **ONCE)
+
+
+class Stream(td.IterableDataset):
+    """Examples one after another, of which the number is known or not."""
+
+    def __iter__(self):
+        return iter(zip(*DATA.tensors, strict=True))
+
+
+class Counted(Stream):
+    def __len__(self):
+        return 100
+
+
+def test_loaders_of_streams_count_what_they_draw_or_are_refused():
+    assert LoaderBatches(td.DataLoader(Counted(), 8)).examples == 100
+    assert LoaderBatches(td.DataLoader(Counted(), 8, drop_last=True)).examples == 96
+    for loader in (td.DataLoader(Stream(), 8), td.DataLoader(Stream(), 8, drop_last=True), iter([DATA[:20]])):
+        with pytest.raises(tombola.TombolaError, match="has no length"):
+            LoaderBatches(loader, examples=100)
+
+
 def test_masks_may_be_arrays():
     keep = torch.ones(3, 4)
     keep[1] = 0
@@ -106,7 +151,7 @@ def test_masks_may_be_arrays():
     )
 
 
-@pytest.mark.parametrize("kind", ["float64", "float16", "int16", "uint8", "uint16", "uint32", "bool"])
+@pytest.mark.parametrize("kind", ["float64", "float16", "int16", "uint8", "uint16", "uint32", "bool", ">f4", ">i2", ">u4"])
 def test_arrays_become_tensors_of_the_same_values(kind):
     array = np.array([[0, 1], [1, 0]]).astype(kind)
     for given in (array, array[:, ::-1], array[::-1].T):

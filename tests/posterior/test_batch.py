@@ -133,6 +133,7 @@ def test_a_packed_sequence_is_one_input_of_as_many_examples_as_sequences(lengths
     assert torch.equal(padded, pad_packed_sequence(sequences, batch_first=True)[0][:3, : max(lengths[:3])])
 
 
+@pytest.mark.filterwarnings("ignore:'rnn.weight_ih_l0' is a bare parameter")
 def test_packed_sequences_are_trained_on_and_predicted_as_the_padded_ones():
     batch = packed([1, 4, 2, 3], False), torch.tensor([0, 1, 0, 1])
     settings = TrainSettings(epochs=2, batch_size=4, accumulate=2)
@@ -151,6 +152,61 @@ def test_named_tuples_keep_their_names(change: object):
     assert isinstance(found.a, Pair)
     assert isinstance(found.b["a"], Pair)
     assert torch.equal(run(Named(), Pair(a, b)), a - 2)  # at the top they are positional arguments
+
+
+class Whole(nn.Module):
+    """Takes a named tuple as one argument."""
+
+    def forward(self, pair: Pair) -> Tensor:
+        return pair.a - 2 * pair.b
+
+
+@pytest.mark.parametrize(
+    ("module", "inputs", "expected"),
+    [(Whole(), Pair(a, b), a - 2), (lambda pair: pair.b, Pair(a, b), b), (lambda *both: both[0], Pair(a, b), a)],
+)
+def test_a_named_tuple_is_one_argument_of_a_module_that_takes_one(module: object, inputs: Pair, expected: Tensor):
+    assert torch.equal(run(module, inputs), expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        (torch.float64, "float64, as NumPy's are"),
+        (torch.int64, "int64"),
+        (torch.float16, "float16"),
+        (torch.uint8, "uint8, as pixels are"),
+    ],
+)
+@pytest.mark.parametrize("layer", [nn.Linear(4, 2), nn.Conv1d(4, 2, 1), nn.LSTM(4, 2)])
+def test_inputs_of_a_dtype_that_the_module_does_not_take_are_said(layer: nn.Module, dtype: torch.dtype, name: str):
+    with pytest.raises(TombolaError, match=f"^the inputs are {name}, which the module does not take .*; give inputs.float"):
+        run(layer, torch.ones(4, 4, dtype=dtype))
+
+
+class Connected(nn.Module):
+    """A graph convolution: each example is a node, and the second input says which are neighbours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        return self.last((adjacency @ self.first(x)).relu())
+
+
+@pytest.mark.parametrize(
+    "adjacency", [torch.eye(6), torch.ones(6, 6) / 6, torch.eye(6).to_sparse()], ids=["1", "2", "sparse"]
+)
+def test_examples_that_are_connected_are_taken_whole_and_never_cut(adjacency: Tensor):
+    net, batch = Connected(), ((torch.randn(6, 3), adjacency), torch.tensor([0, 1, 0, 1, 1, 0]))
+    settings = {"prune": PruneSettings(levels=0), "examples": 6, "progress": False}
+    ticket = find_tickets(net, [batch], train=TrainSettings(epochs=1), **settings)[-1]
+    assert ticket.predict(net, batch[0], samples=2).probs.shape == (6, 2)
+    with pytest.raises(TombolaError, match=r"cannot be cut into parts: one of them is a matrix of shape \[6, 6\]"):
+        ticket.predict(net, batch[0], samples=2, batch=3)
+    with pytest.raises(TombolaError, match=r"cannot be cut into parts: one of them is a matrix of shape \[6, 6\]"):
+        find_tickets(net, [batch], train=TrainSettings(epochs=1, accumulate=2), **settings)
 
 
 def logits_of_positions() -> Tensor:

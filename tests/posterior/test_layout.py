@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
 
-from tombola import Layout, TombolaError
+from tombola import Bayesian, Layout, TombolaError, from_torch_prune
 from tombola.posterior.layout import Segment
 from tombola.posterior.state import initial_state
 from tombola.settings import PosteriorSettings
@@ -130,6 +131,44 @@ def test_a_classifier_tied_to_an_embedding_is_still_the_final_one():
     module = nn.Sequential(nn.Embedding(7, 3), nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 7))
     module[3].weight = module[0].weight
     assert names(Layout.of(module), "prunable") == {"1.weight", "2.weight"}
+
+
+@pytest.mark.parametrize("role", ["random", "decayed", "include", "exclude"])
+@pytest.mark.parametrize("pattern", ["2.weight", "2.w*", "[2].weight"])
+def test_a_tied_parameter_is_matched_by_its_later_names(role: str, pattern: str):
+    module = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.Linear(3, 2))
+    module[2].weight = module[0].weight
+    by_later, by_first = (Layout.of(module, **{role: [name]}) for name in (pattern, "0.weight"))
+    assert by_later == by_first
+    assert (by_later != Layout.of(module)) == (role in ("random", "decayed", "exclude"))
+
+
+def test_masks_go_by_the_later_names_of_tied_parameters():
+    module = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.Linear(3, 2))
+    module[2].weight = module[0].weight
+    kept = torch.eye(3)
+    first, later, both = {"0.weight": kept}, {"2.weight": kept}, {"0.weight": kept, "2.weight": kept}
+    masks = [Bayesian(module, mask=mask).ticket().mask for mask in (first, later, both)]
+    assert (~masks[0]).sum() == 6
+    assert all(torch.equal(mask, masks[0]) for mask in masks)
+    with pytest.raises(TombolaError, match=r"'0.weight' and '2.weight' are one parameter with two masks"):
+        Bayesian(module, mask=first | {"2.weight": torch.ones(3, 3)})
+
+
+@pytest.mark.parametrize("pruned", [[0], [2], [0, 2]])
+def test_a_tied_parameter_that_torch_has_pruned_in_two_ways_is_refused(pruned: list[int]):
+    module = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.Linear(3, 2))
+    module[2].weight = module[0].weight
+    for place in pruned:
+        torch_prune.custom_from_mask(module[place], "weight", torch.eye(3) + place)  # of which the second prunes nothing
+    with pytest.raises(TombolaError, match=r"'0.weight' and '2.weight' are one parameter, which .* pruned differently"):
+        from_torch_prune(module)
+    if len(pruned) == 2:
+        module[2].weight_mask.copy_(module[0].weight_mask)
+        plain, masks = from_torch_prune(module)
+        x = torch.randn(4, 3)
+        torch.testing.assert_close(plain(x), module(x))
+        assert (~Bayesian(plain, mask=masks).ticket().mask).sum() == 6
 
 
 def test_a_module_used_twice_appears_once():

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from tombola import Layout, PosteriorSettings, Prediction, PruneSettings, TombolaError, TrainSettings, find_tickets
 from tombola.posterior.predictive import outputs
@@ -110,6 +111,33 @@ def by_batch_statistics(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor
     hidden = linear(inputs)
     variance, mean = torch.var_mean(hidden, dim=0, correction=0)
     return last((hidden - mean) / (variance + norm.eps).sqrt() * norm.weight + norm.bias)
+
+
+class Drawing(nn.Module):
+    """Draws in evaluation too: `kind` of dropout that stays on, or noise on the inputs."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.layer = kind, nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = {
+            "nothing": lambda: x,
+            "dropout": lambda: F.dropout(x, 0.5, training=True),
+            "feature dropout": lambda: F.feature_alpha_dropout(x, 0.5, training=True),
+            "noise": lambda: x + torch.randn_like(x),
+        }[self.kind]()
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(("kind", "samples"), [("nothing", 1), ("dropout", 5), ("feature dropout", 5), ("noise", 5)])
+def test_a_point_whose_module_draws_itself_has_as_many_samples_as_are_asked_for(kind: str, samples: int):
+    module, x = Drawing(kind), torch.randn(8, 3)
+    state = initial_state(module, Layout.of(module), PosteriorSettings(), 0).as_family("point")
+    found = outputs(module, state, x, samples=5, stream=("s",), batch=3)
+    assert len(found) == samples
+    assert len({tuple(each.flatten().tolist()) for each in found}) == samples
+    assert torch.equal(found, outputs(module, state, x, samples=5, stream=("s",), batch=3))
 
 
 def test_batch_statistics_are_those_of_each_batch_and_dropout_stays_off():

@@ -33,6 +33,17 @@ def test_a_label_of_bytes_that_is_no_class_is_named(label):
         loss(3, torch.tensor([0, label], dtype=torch.uint8))
 
 
+@pytest.mark.parametrize("shape", [(2, 5, 5), (2, 5, 5, 5), (2, 5, 4, 5)])
+@pytest.mark.parametrize("soft", [True, False])
+def test_logits_whose_classes_may_be_in_either_of_two_dimensions_are_refused(shape, soft):
+    logits = torch.randn(shape)
+    labels = logits.softmax(-1) if soft else torch.zeros(shape[:-1], dtype=torch.long)
+    with pytest.raises(tombola.TombolaError, match=r"do not tell which dimension is the classes', the last one or, as for"):
+        Categorical()(logits, (None, labels))
+    flat = Categorical()(logits.flatten(1, -2)[:, :4], (None, labels.flatten(1, -2 if soft else -1)[:, :4]))
+    assert flat.shape == (2,)
+
+
 def test_a_label_of_a_position_that_is_no_class_is_named():
     with pytest.raises(tombola.TombolaError, match="there is a label 7, but the network has 5 outputs"):
         NextToken()(torch.randn(2, 4, 5), {"labels": torch.tensor([[0, 1, 2, 7], [0, 1, 2, -100]])})
@@ -49,7 +60,9 @@ def test_one_logit_is_no_categorical_distribution(labels):
     [([0.0, 0, 0], "0"), ([1.0, 1, 0], "2"), ([1.0, 1, 1], "3"), ([1.5, -0.5, 0], "1"), ([float("nan"), 1, 0], "nan")],
 )
 def test_rows_that_are_no_probabilities_are_refused(row, total):
-    with pytest.raises(tombola.TombolaError, match=rf"labels sums to {total}, .*multi-label.*binary_cross_entropy"):
+    with pytest.raises(
+        tombola.TombolaError, match=rf"labels sums to {total}, .*multi-label.*use the likelihood 'bernoulli'"
+    ):
         loss(3, torch.tensor([[0.0, 1, 0], row]))
 
 

@@ -1,6 +1,6 @@
 """Modules that are not a plain stack of layers: several dtypes, buffers of every sort, hooks, parametrisations."""
 
-import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,10 +11,21 @@ from torch.distributions import Normal
 from torch.func import functional_call
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from tombola import Bayesian, Layout, PosteriorSettings, TombolaError, TrainSettings, load, train
+from tombola import (
+    Bayesian,
+    Layout,
+    PosteriorSettings,
+    PruneSettings,
+    TombolaError,
+    TrainSettings,
+    find_tickets,
+    load,
+    train,
+)
 from tombola.data.batches import TensorBatches
 from tombola.posterior.binding import Binding, buffers_of, load_buffers
 from tombola.posterior.state import initial_state
+from tombola.pruning.scores import warn_of_bare
 from tombola.pruning.ticket import ticket_of
 from tombola.streams import generator, global_stream
 
@@ -211,36 +222,99 @@ def test_frozen_parameters_stay():
         assert torch.equal(views[name], start[name]) != p.requires_grad, name
 
 
-@pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm", "own"])
-def test_parametrised_modules_learn_their_originals(kind: str):
-    """Their originals are bare parameters: deterministic unless they are chosen, and with the gradients of autograd."""
+class Double(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
 
-    class Double(nn.Module):
-        def forward(self, weight: Tensor) -> Tensor:
-            return 2 * weight
 
+REPARAMETRISED = {
+    "weight_norm": parametrizations.weight_norm,
+    "spectral_norm": parametrizations.spectral_norm,
+    "own": lambda layer: parametrize.register_parametrization(layer, "weight", Double()),
+    "weight_norm by hooks": nn.utils.weight_norm,
+    "spectral_norm by hooks": nn.utils.spectral_norm,
+}
+
+
+def reparametrised(kind: str) -> nn.Module:
     with global_stream("parametrised"):
         module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
-        if kind == "own":
-            parametrize.register_parametrization(module[0], "weight", Double())
-        else:
-            getattr(parametrizations, kind)(module[0])
-    module.eval()  # spectral norm moves its buffers in training
+        REPARAMETRISED[kind](module[0])
+    return module
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize("kind", REPARAMETRISED)
+def test_reparametrised_modules_learn_their_originals(kind: str):
+    """Their originals are bare parameters: deterministic unless they are chosen, and with the gradients of autograd."""
+    module, reference = (reparametrised(kind).eval() for _ in range(2))  # spectral norm moves its buffers in training
     x, y = batch()
     layout = Layout.of(module)
-    original = [s for s in layout.segments if "original" in s.name]
+    original = [s for s in layout.segments if s.name.startswith("0.") and not s.name.endswith("bias")]
     assert original
     assert not any(s.random or s.prunable for s in original)
+    assert all("random where posterior.random, prunable where prune.include names it" in s.why for s in original)
     theta = layout.flatten(dict(module.named_parameters()))
     out = torch.zeros_like(theta)
-    reference = copy.deepcopy(module)
     F.mse_loss(reference(x), y).backward()
     with Binding(module, layout, theta) as binding:
         binding.backward(F.mse_loss(module(x), y), out)
     views = layout.views(out)
     for name, p in reference.named_parameters():
         torch.testing.assert_close(views[name], p.grad, rtol=1e-5, atol=1e-7)
-    assert any(s.random for s in Layout.of(module, random=["*original*"]).segments)
+    chosen = Layout.of(module, random=[s.name for s in original], include=[s.name for s in original])
+    assert {s.name for s in chosen.segments if s.random and s.prunable} >= {s.name for s in original}
+
+
+class Remembering(nn.Module):
+    """Its forward pass leaves plain attributes: a cache of weights, a counter, an attribute that was not there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.doubled, self.passes = 2 * self.linear.weight.detach(), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.doubled, self.passes, self.seen = 2 * self.linear.weight.detach(), self.passes + 1, x
+        return self.linear(x)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated", "ignore:'0.weight_.*' is a bare parameter")
+@pytest.mark.parametrize("kind", ["weight_norm by hooks", "spectral_norm by hooks", "remembering"])
+def test_plain_attributes_that_forward_passes_replace_come_back(kind: str):
+    module = Remembering() if kind == "remembering" else reparametrised(kind)
+    (x, y), settings = batch(), TrainSettings(epochs=1, batch_size=4, likelihood="gaussian")
+    module(x)
+    before = [dict(vars(m)) for m in module.modules()]
+    values = [{name: v.clone() for name, v in own.items() if isinstance(v, Tensor)} for own in before]
+    ticket = find_tickets(module, (x, y), train=settings, prune=PruneSettings(levels=0), progress=False)[-1]
+    ticket.outputs(module, x)
+    after = [dict(vars(m)) for m in module.modules()]
+    assert any(values)
+    for own, then, saved in zip(after, before, values, strict=True):
+        assert own.keys() == then.keys()
+        assert all(own[name] is then[name] for name in then)
+        assert all(torch.equal(own[name], value) for name, value in saved.items())
+
+
+@pytest.mark.parametrize("make", [lambda: nn.LSTM(3, 4), lambda: nn.GRUCell(3, 4), lambda: nn.EmbeddingBag(9, 4)])
+def test_large_bare_parameters_are_warned_of_before_the_training(make: Callable[[], nn.Module]):
+    module = nn.ModuleList([make(), nn.Linear(4, 2)])
+    with pytest.warns(UserWarning, match=r"is a bare parameter of .*; so \d\d% of the parameters are neither random nor"):
+        warn_of_bare(Layout.of(module))
+    names = [name for name, p in module.named_parameters() if p.ndim > 1]
+    warn_of_bare(Layout.of(module, random=names, include=names))
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN", "EmbeddingBag"])
+def test_a_net_of_bare_parameters_alone_is_told_what_makes_them_random_and_prunable(kind: str):
+    layer = nn.EmbeddingBag(9, 4) if kind == "EmbeddingBag" else getattr(nn, kind)(3, 4)
+    module = nn.Sequential(layer, nn.Linear(4, 2))
+    with pytest.raises(TombolaError) as caught:
+        find_tickets(module, batch(), prune=PruneSettings(levels=1), progress=False)
+    name = "0.weight" if kind == "EmbeddingBag" else "0.weight_ih_l0"
+    said = f"{name!r} is a bare parameter of {kind}: random where posterior.random, prunable where prune.include names it"
+    assert said in str(caught.value)
 
 
 def test_a_module_pruned_by_torch_is_pointed_to_the_way_in():

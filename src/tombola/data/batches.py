@@ -4,7 +4,7 @@ Legend: N examples, B examples of a batch.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from torch.utils import data as loading
 
 from tombola import streams
 from tombola.errors import TombolaError
-from tombola.posterior.batch import Batch, moved
+from tombola.posterior.batch import Batch, as_tensors, moved
 
 from .augment import Augment, Draw
 
@@ -160,9 +160,13 @@ class LoaderBatches:
             raise TombolaError(
                 f"{name} is a data set, which gives single examples; give a torch.utils.data.DataLoader of it"
             )
-        if not isinstance(loader, Sized):
-            raise TombolaError(f"the loader {name} has no length (its batches of an epoch); give one that has, as a list")
-        if not len(loader):
+        try:
+            steps = len(loader)  # type: ignore[arg-type]
+        except TypeError:  # of a loader, or of the data set in it
+            raise TombolaError(
+                f"the loader {name} has no length (its batches of an epoch); give one that has, as a list"
+            ) from None
+        if not steps:
             raise TombolaError(f"the loader {name} is empty; give at least one batch")
         examples = examples_drawn(loader) if examples is None else examples
         if examples is None:
@@ -173,7 +177,7 @@ class LoaderBatches:
         if examples < 1:
             raise TombolaError(f"examples is {examples}; it must be at least 1")
         self._loader, self._device = loader, torch.device(device)
-        self.examples, self.steps = examples, len(loader)
+        self.examples, self.steps = examples, steps
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """Yield the batches as `Batches.epoch` does. Raises TombolaError if they are fewer than the loader's length."""
@@ -197,8 +201,10 @@ def examples_drawn(loader: Any) -> int | None:
     dataset = getattr(loader, "dataset", None)
     if not isinstance(dataset, Sized):
         return None
-    if not isinstance(loader, loading.DataLoader) or isinstance(dataset, loading.IterableDataset):
+    if not isinstance(loader, loading.DataLoader):
         return len(dataset)
+    if isinstance(dataset, loading.IterableDataset):
+        return len(loader) * (loader.batch_size or 1) if loader.drop_last else len(dataset)
     batches = loader.batch_sampler
     if type(batches) is not loading.BatchSampler:  # None where the data set itself gives batches
         return None
@@ -211,20 +217,3 @@ def examples_drawn(loader: Any) -> int | None:
         seen = list(sampler)[: len(loader) * batches.batch_size]  # with drop_last the rest is never drawn
         return len(set(seen))
     return None
-
-
-def as_tensors(value: Any) -> Any:
-    """Return a batch, inputs or targets with tensors for numpy arrays of numbers, their floats in torch's default dtype."""
-    if isinstance(value, Mapping):
-        return {name: as_tensors(part) for name, part in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(as_tensors(part) for part in value)
-    if isinstance(value, Tensor) or not hasattr(value, "__array__") or value.__array__().dtype.kind not in "biuf":
-        return value
-    array = value.__array__()
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch has little arithmetic of these
-        array = array.astype("int64")
-    if not array.flags.writeable or any(step < 0 for step in array.strides):  # torch cannot share such memory
-        array = array.copy()
-    found = torch.as_tensor(array)
-    return found.to(torch.get_default_dtype()) if found.is_floating_point() else found

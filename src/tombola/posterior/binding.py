@@ -5,11 +5,14 @@ Legend: P parameters of the layout.
 
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
+
+from tombola.errors import TombolaError
 
 from .layout import Layout
 from .narrow import guarded
@@ -95,7 +98,13 @@ class Binding:
         for p in self._params:
             p.grad = None
         for loss in (losses,) if isinstance(losses, Tensor) else losses:
-            loss.backward()
+            try:
+                loss.backward()
+            except CheckpointError as error:
+                raise TombolaError(
+                    "activations that checkpointing makes again differ from the first ones, as by estimators local and "
+                    "flipout; use estimator weight_sample, or switch checkpointing off"
+                ) from error
             del loss  # its graph too, before the next one is built
         if self._targets[0] is not out:
             self._targets = out, [segment.view(out) for segment in self._segments]
@@ -150,6 +159,22 @@ def _restore_buffers(own: list[tuple[nn.Module, dict]], saved: list[tuple[Tensor
         buffer.data = data
         if not is_expanded(data):  # which no forward pass can have written to
             data.copy_(values)
+
+
+@contextmanager
+def attributes_kept(module: nn.Module) -> Iterator[None]:
+    """Give a module the plain attributes back that its forward passes replace: weights that hooks make, caches, counters.
+
+    A binding alone leaves them: in a loop of the caller's own it lasts for one step, and they go on to the next one.
+    """
+    saved = [(vars(m), dict(vars(m))) for m in module.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    try:
+        yield
+    finally:
+        for own, before in saved:
+            for name in own.keys() - before.keys():
+                del own[name]
+            own.update(before)
 
 
 def _restore_modes(saved: list[tuple[nn.Module, bool]]) -> None:

@@ -23,13 +23,14 @@ from .roles import (
     Predicate,
     check_apart,
     check_buffers,
-    check_real,
     fan_in_of,
-    is_linear,
     is_weight,
+    kind_of,
+    later_names,
     matches,
     owned,
     randomness,
+    with_first,
 )
 
 ORDER = "convolutions channels-last"
@@ -118,45 +119,34 @@ class Layout:
         include, exclude: name patterns added to and taken from the prunable parameters, by default the weights of linear,
             convolution and attention layers; never frozen ones. classifier: whether the last such weight may be pruned.
 
-        Parameters may have several floating-point dtypes. Raises TombolaError for a pattern that matches nothing, buffers
-        that cannot be saved, and parameters that are integer, complex, sparse, without values (of a lazy module, on the meta
-        device), split by torch.nn.utils.prune, or share memory.
+        A tied parameter has all of its names for patterns. Parameters may have several floating-point dtypes.
+        Raises TombolaError for a pattern that matches nothing, buffers that cannot be saved, and parameters that are integer
+        or complex, sparse, without values (of a lazy module or on the meta device), pruned by torch, or share memory.
         """
-        if not (owners := owned(module)):
-            raise TombolaError(f"{type(module).__name__} has no parameters: nothing to make Bayesian")
-        for name, owner, p in owners:
-            check_real(name, owner, p)
+        owners = owned(module)
         check_apart(owners)
         check_buffers(module)
+        later = later_names(module)
         patterns = random if isinstance(random, Sequence) else ()
-        _check_patterns([*patterns, *(decayed or ()), *include, *exclude], [name for name, _, _ in owners])
-
+        _check_patterns([*patterns, *(decayed or ()), *include, *exclude], [*(name for name, _, _ in owners), *later])
+        include, exclude, decays = (with_first(given, later) for given in (include, exclude, decayed or ()))
+        random = with_first(random, later) if isinstance(random, Sequence) else random
         weights = [name for name, owner, p in owners if is_weight(name, owner, p)]
         uses = [id(p) for m in module.modules() for name, p in m.named_parameters(recurse=False) if is_weight(name, m, p)]
         # by identity: a classifier that is tied to an embedding has the embedding's name
         last = [n for n, _, p in owners if uses and not classifier and id(p) == uses[-1]]
         parts: list[dict[str, Any]] = []
         for name, owner, p in owners:
-            kind = "linear" if is_linear(owner) else "embedding" if isinstance(owner, nn.Embedding) else "other"
-            is_random, why = randomness(name, owner, p, random, kind, cancelled)
-            is_decayed = p.requires_grad and (p.ndim >= 2 if decayed is None else matches(name, decayed))
+            is_random, why = randomness(name, owner, p, random, kind_of(name, owner), cancelled)
+            is_decayed = p.requires_grad and (p.ndim >= 2 if decayed is None else matches(name, decays))
             chosen = (name in weights and name not in last) or matches(name, include)
             prunable = chosen and p.requires_grad and p.numel() > 0
             if name in last and not chosen:
                 why += "; the final classifier is not pruned"
             if matches(name, exclude):
                 prunable, why = False, why + "; excluded from pruning by a pattern"
-            parts.append(
-                {
-                    "name": name,
-                    "shape": tuple(p.shape),
-                    "random": is_random,
-                    "decayed": is_decayed,
-                    "prunable": prunable,
-                    "fan_in": fan_in_of(name, owner, p),
-                    "why": why,
-                }
-            )
+            roles = {"random": is_random, "decayed": is_decayed, "prunable": prunable, "why": why}
+            parts.append({"name": name, "shape": tuple(p.shape), "fan_in": fan_in_of(name, owner, p)} | roles)
         return cls(_segments(parts))
 
     @cached_property
@@ -233,14 +223,18 @@ class Layout:
                 values = values.index_select(dim, where)
         return values
 
-    def mask_of(self, masks: Mapping[str, Tensor]) -> Tensor:
+    def mask_of(self, masks: Mapping[str, Tensor], later: Mapping[str, str] | None = None) -> Tensor:
         """Return `masks` by parameter name (nonzero is kept) in flat order, bool [P]; parameters without one are kept.
 
-        Raises TombolaError for a name that the layout lacks and for another shape.
+        later: as of `later_names`. Raises TombolaError for a name that the layout lacks, another shape, and two names of one
+        parameter with different masks.
         """
         flat = torch.ones(self.numel, dtype=torch.bool)
         views = self.views(flat)
-        for name, mask in masks.items():
+        for given, mask in masks.items():
+            name = (later or {}).get(given, given)
+            if name != given and not torch.equal(masks.get(name, mask), mask):
+                raise TombolaError(f"{name!r} and {given!r} are one parameter with two masks; give one of them")
             if name not in views:
                 raise TombolaError(f"there is a mask for {name!r}, but no such parameter; there is {', '.join(views)}")
             if mask.shape != views[name].shape:

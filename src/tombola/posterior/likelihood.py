@@ -21,6 +21,9 @@ LogLikelihood = Callable[[Any, Batch], Tensor]
 """(output of the module, batch) -> log likelihood of each example [B], in nats. A module's parameters are learned."""
 
 
+_BERNOULLI = "the likelihood 'bernoulli', in a loop of your own tombola.posterior.likelihood.Bernoulli()"
+
+
 class Categorical(nn.Module):
     """Classes from logits."""
 
@@ -34,8 +37,8 @@ class Categorical(nn.Module):
 
         Logits [B, C] and class indices [B]; with positions [B, T, C] and [B, T], summed over those whose label is not -100.
         Labels may be class probabilities in the logits' shape. With label smoothing e (in training mode) the target is
-        (1 - e) one-hot + e / C. Raises TombolaError for other shapes, for a single logit, for indices outside 0 to C - 1,
-        and for rows that are no probabilities.
+        (1 - e) one-hot + e / C. Raises TombolaError for other shapes, for T = C (it could be [B, C, T]), for a single logit,
+        for indices outside 0 to C - 1, and for rows that are no probabilities.
         """
         logits, labels = self.compared(output, batch)
         soft = labels.is_floating_point()
@@ -57,7 +60,13 @@ class Categorical(nn.Module):
 
     def compared(self, output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the logits, and the labels that they are compared with."""
-        return logits_of(output), targets_of(batch)
+        logits = logits_of(output)
+        if logits.ndim > 2 and logits.shape[1] == logits.shape[-1]:
+            raise TombolaError(
+                f"logits of shape {tuple(logits.shape)} do not tell which dimension is the classes', the last one or, as "
+                "for torch's cross_entropy, the second; flatten the positions into one, or give a likelihood of your own"
+            )
+        return logits, targets_of(batch)
 
 
 def check_classes(labels: Tensor, classes: int) -> None:
@@ -65,7 +74,7 @@ def check_classes(labels: Tensor, classes: int) -> None:
     if classes < 2:
         raise TombolaError(
             "the categorical likelihood needs one output for each class, the network has one in all; give it two outputs, "
-            "or a likelihood of your own: the negative binary_cross_entropy_with_logits of each example"
+            f"or use {_BERNOULLI}"
         )
     if labels.is_floating_point():
         sums = labels.float().sum(-1)
@@ -73,8 +82,7 @@ def check_classes(labels: Tensor, classes: int) -> None:
         if bool(wrong.any()):
             raise TombolaError(
                 f"a row of floating-point labels sums to {sums[wrong][0].item():.4g}, but class probabilities are at least "
-                "0 and sum to 1; for several classes an example (multi-label) give a likelihood of your own: the negative "
-                "sum of binary_cross_entropy_with_logits"
+                f"0 and sum to 1; for several classes an example (multi-label) use {_BERNOULLI}"
             )
     else:
         numbers = labels.long()

@@ -15,10 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tombola import streams
 from tombola.errors import TombolaError
 
+from .batch import as_tensors, length_of, logits_of, moved, parts, run
 from .batch import channels_last as laid_out
-from .batch import length_of, logits_of, moved, parts, run
 from .batch_norm import KEPT, Choice, Statistics, fingerprint, has_batch_norm, has_own, measure, measuring_layers
-from .binding import Binding, load_buffers
+from .binding import Binding, attributes_kept, load_buffers
 from .families import draws_of, weight_sample
 from .modes import outside_inference_mode
 from .point import Point
@@ -68,8 +68,9 @@ def outputs(
     """Return the module's outputs for `inputs` at `samples` weight samples: [S, B, ...], on the device.
 
     The module is in evaluation mode. A posterior of K points gives at most K samples, each point once; a point gives one.
+    A module that draws itself in evaluation (dropout that stays on) gives `samples` all the same: points come round again.
 
-    inputs: a tensor, a tuple or a mapping, as in `batch.run`.
+    inputs: a tensor or a numpy array, a tuple or a mapping of them, as in `batch.run`.
     stream: names the noise, one stream a sample. Samples are drawn on the state's device, and another draws others.
     device: of the forward passes; by default the state's.
     batch: examples of a forward pass.
@@ -84,8 +85,9 @@ def outputs(
     Raises TombolaError for batch statistics of one example, and for lack of `statistics`.
     """
     _check_passes(samples, batch, batch_norm, precision)
+    inputs = as_tensors(inputs)
     q, length, drawn = state.posterior, length_of(inputs), []
-    samples = draws_of(q, samples)
+    of_weights = draws_of(q, samples)
 
     def one_pass(part: Any) -> Tensor:
         part = laid_out(part) if channels_last else part
@@ -99,9 +101,9 @@ def outputs(
             _use_batch_statistics(module, length, batch)
         own = {k: v.to(binding.theta.device) for k, v in (statistics or {}).items()} if batch_norm == "samples" else {}
         if batch_norm == "samples" and q.std is not None:
-            _check_statistics(module, own, samples)
+            _check_statistics(module, own, of_weights)
         for s in _draws(binding, state, samples, stream):
-            load_buffers(module, {name: values[s] for name, values in own.items()})
+            load_buffers(module, {name: values[s % of_weights] for name, values in own.items()})
             # pass by pass to the device: a memory map need not fit there
             passes = (moved(part, binding.theta.device) for part in parts(inputs, length, batch))
             drawn.append(torch.cat([one_pass(prepare(part) if prepare else part) for part in passes]))
@@ -165,19 +167,33 @@ def _bound(module: nn.Module, state: State, stream: streams.Name, device: torch.
     theta = state.posterior.mean.to(device, copy=True)
     buffers = {name: value.to(theta.device) for name, value in state.buffers.items()}
     own_randomness = streams.global_stream("predict", *stream, "module", device=theta.device)
-    with torch.no_grad(), own_randomness, Binding(module, state.posterior.layout, theta, buffers) as binding:
+    bound = Binding(module, state.posterior.layout, theta, buffers)
+    with torch.no_grad(), own_randomness, attributes_kept(module), bound as binding:
         yield binding
 
 
 def _draws(binding: Binding, state: State, samples: int, stream: streams.Name) -> Iterator[int]:
-    """Write one weight sample after the other into the bound module; yield its number."""
-    q = state.posterior
+    """Write one weight sample after the other into the bound module; yield its number.
+
+    There are fewer samples if the posterior has fewer points, unless the module draws itself in its passes between them.
+    """
+    q, device, draws_itself = state.posterior, binding.theta.device, False
+    of_weights = draws_of(q, samples)
     for s in range(samples):
-        binding.theta.copy_(weight_sample(q, stream, s))
+        binding.theta.copy_(weight_sample(q, stream, s % of_weights))
         binding.wrote()
         # of a module that is random in evaluation too (dropout that stays on)
-        streams.reseed_global("predict", *stream, s, "module", device=binding.theta.device)
+        streams.reseed_global("predict", *stream, s, "module", device=device)
+        before = _global_state(device) if s < of_weights < samples else None
         yield s
+        draws_itself |= before is not None and not before.equal(_global_state(device))
+        if s + 1 == of_weights and not draws_itself:
+            return
+
+
+def _global_state(device: torch.device) -> Tensor:
+    """Return the state of torch's global randomness on a device."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def _arithmetic(precision: str, device: torch.device) -> AbstractContextManager[Any]:

@@ -1,8 +1,9 @@
 """Roles of parameters (random, a weight of a linear map, or neither) by the module that owns them."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
+from glob import escape
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +13,35 @@ from tombola.errors import TombolaError
 Predicate = Callable[[str, nn.Module, nn.Parameter], bool]
 """Function (parameter name, the module that owns it, the parameter) -> whether it is random."""
 
+BARE = "bare parameter"
+"""Name in `Segment.why` of a parameter whose use no layer tells: recurrent weights, class tokens, originals."""
+
 _LINEAR = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
 _BATCH_NORM: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 _NORM: tuple[type[nn.Module], ...] = (*_BATCH_NORM, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def owned(module: nn.Module) -> list[tuple[str, nn.Module, nn.Parameter]]:
-    """Return (name, owner, parameter) of all parameters, tied ones once, under their first name."""
+    """Return (name, owner, parameter) of all parameters, tied ones once, under their first name.
+
+    Raises TombolaError for a module without any, and for one that cannot have a posterior.
+    """
     found: dict[int, tuple[str, nn.Module, nn.Parameter]] = {}
     for prefix, owner in module.named_modules():
         for name, p in owner.named_parameters(prefix, recurse=False):
             found.setdefault(id(p), (name, owner, p))
+    if not found:
+        raise TombolaError(f"{type(module).__name__} has no parameters: nothing to make Bayesian")
+    for one in found.values():
+        check_real(*one)
     return list(found.values())
+
+
+def later_names(module: nn.Module) -> dict[str, str]:
+    """Return later name -> first name of the parameters that have several."""
+    first = {id(p): name for name, p in module.named_parameters()}
+    every = module.named_parameters(remove_duplicate=False)
+    return {name: first[id(p)] for name, p in every if name != first[id(p)]}
 
 
 def check_real(name: str, owner: nn.Module, p: nn.Parameter) -> None:
@@ -103,11 +121,29 @@ def is_linear(owner: nn.Module) -> bool:
 
 def is_weight(name: str, owner: nn.Module, p: nn.Parameter) -> bool:
     # nn.MultiheadAttention's bias_k and bias_v have three dimensions
-    return is_linear(owner) and p.ndim >= 2 and "bias" not in name.split(".")[-1]
+    return is_linear(owner) and p.ndim >= 2 and "bias" not in name.split(".")[-1] and not is_original(name, owner)
+
+
+def is_original(name: str, owner: nn.Module) -> bool:
+    """Return whether a hook makes a layer's tensor from the parameter, as `weight_norm` makes weight of weight_v."""
+    made = name.rpartition(".")[2].rpartition("_")[0]
+    return isinstance(vars(owner).get(made), Tensor)
+
+
+def kind_of(name: str, owner: nn.Module) -> str:
+    """Return linear, embedding, or other: of another module, or the original of a reparametrised tensor."""
+    if is_original(name, owner):
+        return "other"
+    return "linear" if is_linear(owner) else "embedding" if isinstance(owner, nn.Embedding) else "other"
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def with_first(patterns: Sequence[str], later: Mapping[str, str]) -> list[str]:
+    """Return the patterns, and the first names of tied parameters of which they match a later one."""
+    return [*patterns, *(escape(first) for name, first in later.items() if matches(name, patterns))]
 
 
 def randomness(
@@ -128,7 +164,7 @@ def randomness(
         if name in cancelled:
             return False, f"{layer}: the batch norm after it takes it out, so it stays deterministic"
         if kind == "other":
-            return False, f"a bare parameter of {layer}: deterministic unless a pattern chooses it"
+            return False, f"a {BARE} of {layer}: random where posterior.random, prunable where prune.include names it"
         return True, layer
     chosen = random(name, owner, p) if callable(random) else matches(name, random)
     return chosen, f"{layer}, {'chosen' if chosen else 'not chosen'} by the caller"

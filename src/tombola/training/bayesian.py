@@ -24,6 +24,7 @@ from tombola.posterior.layout import ORDER, Segment
 from tombola.posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
 from tombola.posterior.modes import outside_inference_mode, recordable
 from tombola.posterior.predictive import Prediction, classes_of
+from tombola.posterior.roles import later_names
 from tombola.posterior.state import State, initial_state, layout_of
 from tombola.pruning.iterate import prune_ticket
 from tombola.pruning.scores import check_random, check_ranked
@@ -84,7 +85,8 @@ class Bayesian(nn.Module):
         self.layout = layout_of(module, posterior, prune or PruneSettings(), found)
         check_random(self.layout)
         self._start = initial_state(module, self.layout, posterior, seed)
-        q = self._start.posterior.masked(self.layout.mask_of(mask or {}).to(self._start.posterior.mean.device))
+        kept = self.layout.mask_of(mask or {}, later_names(module))
+        q = self._start.posterior.masked(kept.to(self._start.posterior.mean.device))
         self.likelihood = as_likelihood(likelihood if likelihood is not None else Categorical())
         self._start = replace(self._start, likelihood=self._learned())
         frozen = {name for name, p in module.named_parameters() if not p.requires_grad}

@@ -74,7 +74,7 @@ def evaluate_ticket(
         "density": ticket.density,
         "density_all": ticket.density_all,
         "layer_density": json.dumps(ticket.layer_density()),
-        "samples": draws_of(q, settings.samples),
+        "samples": len(out),
         "repeats": settings.repeats,
         "examples": len(targets),
         **({} if (probs := probs_of(out[:1, :1], train)) is None else {"classes": probs.shape[-1]}),
