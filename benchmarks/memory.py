@@ -2,9 +2,11 @@
 
 A peak is the highest resident memory of the process (Linux's VmHWM) during two steps, less the memory after the imports, the
 data and one small step of another network, which loads the libraries: so the weights, the optimiser's state, gradients,
-activations and workspaces. Freed memory goes back to the system at once there (MALLOC_MMAP_THRESHOLD_), so
-that the peak is of memory in use and not of memory that the allocator keeps. The processes are forked from one that has
-imported torch and computed nothing: as good as new ones, without importing torch for each.
+activations and workspaces. It is never less than what the process still holds of its own after the steps: where memory is
+short, the system takes back pages of libraries meanwhile, and the difference of two resident sizes misses as much. Freed
+memory goes back to the system at once there (MALLOC_MMAP_THRESHOLD_), so that the peak is of memory in use, not of memory
+that the allocator keeps. The processes are forked from one that has imported torch and computed nothing: as good as new
+ones, without importing torch for each.
 """
 
 import json
@@ -57,11 +59,11 @@ def _measured(job: Job) -> float:
     configuration = configurations()[job.label]
     configuration.step(NETS[TOY], None, job.precision, job.layout)()
     data = NETS[job.net].data(job.batch)
-    before = _kilobytes("VmRSS")
+    before, own = _kilobytes("VmRSS"), _kilobytes("RssAnon")
     step = configuration.step(NETS[job.net], job.batch, job.precision, job.layout, data)
     for _ in range(2):  # the optimiser's state is there from the first on
         step()
-    return (_kilobytes("VmHWM") - before) / 1024
+    return max(_kilobytes("VmHWM") - before, _kilobytes("RssAnon") - own) / 1024
 
 
 def _kilobytes(name: str) -> int:
