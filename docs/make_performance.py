@@ -42,9 +42,10 @@ pass of the same 128 images. bf16 and channels-last are the settings `evaluate.p
 Dense is the fastest fp32 forward pass (contiguous or channels-last); beside it, how many times as fast the mean weights
 are that [`tombola.compile`](deploy.md) has compiled, on random masks. In brackets the targets of VGG-11; elsewhere the
 target is not to be slower than dense by more than 5%. *Layers of a ticket* has the shares that the layers of real tickets
-with 1.26% of the weights had. Tickets of a chain that the benchmark trains: memory is what a predictor holds, and by how
-much a call raises it; the file is the dense network's `state_dict`, or the ticket's [compact file](export.md#a-compact-file)
-with mean and standard deviation.""",
+with 1.26% of the weights had. In one thread times are of the processor; rows with moments were measured on a busy machine,
+whose caches sparse kernels miss more than dense ones do. Tickets of a chain that the benchmark trains: memory is what a
+predictor holds, and by how much a call raises it; the file is the dense network's `state_dict`, or the ticket's
+[compact file](export.md#a-compact-file) with mean and standard deviation.""",
     "budget": """## Pruning by cost
 
 Share of the dense network's operations (multiply-adds) and milliseconds (`tombola.compile`, batch 16; sparse kernels over
@@ -177,7 +178,7 @@ def _speedups(rows: Sequence[dict]) -> list[str]:
             first = next(iter(of_batch.values()))
             dense = f"{first['milliseconds'][first['fastest']]:.1f} ms"
             lines.append([f"batch {batch}", dense, *(_speedup(of_batch.get(mask)) for mask in masks)])
-        zeros = [f"{mask} zeros" if mask.endswith("%") else mask for mask in masks]
+        zeros = [mask if mask.startswith("layers") else f"{mask} zeros" for mask in masks]
         tables.append(_table([f"{net}, {_threads(threads)}", "dense", *zeros], lines))
     return tables
 
