@@ -185,6 +185,32 @@ def test_an_ensemble_without_members_and_a_likelihood_without_curvature_are_refu
         find_tickets(module, data(), likelihood=own, train=settings("laplace"), progress=False)
 
 
+class Fails(nn.Linear):
+    """Fails under vmap, where Laplace takes each example's gradient, and nowhere else."""
+
+    def __init__(self, said: str):
+        super().__init__(4, 3)
+        self.said = said
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch._C._functorch.is_functorch_wrapped_tensor(x):
+            raise RuntimeError(self.said)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.", "out of memory"),
+        ("CUDA out of memory. Tried to allocate 9.00 GiB.", "out of memory when 9.00 GiB more was asked for"),
+        ("in-place operation", "method laplace needs gradients of each example"),
+    ],
+)
+def test_laplace_tells_a_want_of_memory_from_a_module_without_gradients_of_examples(said: str, found: str):
+    with pytest.raises(TombolaError, match=found):
+        find_tickets(nn.Sequential(nn.Linear(4, 4), Fails(said)), data(), train=settings("laplace"), progress=False)
+
+
 def test_a_score_that_is_equal_for_all_weights_is_refused():
     """Dropout gives each weight the same ratio of mean and std."""
     with pytest.raises(TombolaError, match="score 'snr' is equal for all"):

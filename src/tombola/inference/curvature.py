@@ -64,6 +64,8 @@ def fisher_rows(module: nn.Module, layout: Layout, theta: Tensor, likelihood: nn
             weights_bO = (0.5 * values_bO).exp() if classes else torch.ones_like(values_bO)
             yield (gradients_bOn * weights_bO.unsqueeze(-1)).reshape(-1, n).detach()
     except (RuntimeError, NotImplementedError) as error:
+        if "allocate" in str(error):  # memory has run out, which is no fault of the module: the training says what to lower
+            raise
         raise TombolaError(
             f"method laplace needs gradients of each example, which torch cannot take of this module ({error}); "
             "use another method"
