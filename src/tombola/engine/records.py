@@ -1,20 +1,22 @@
 """Tables of a study: its records, one row for each evaluated ticket, its analyses and its stages' times."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tombola.files import written_aside
 from tombola.metrics.columns import ANALYSES, RECORDS
-from tombola.study.graph import AnalysisRows, Graph, Node, RecordRow, ancestors
+from tombola.study.graph import AnalysisRows, Graph, GraphRow, Node, RecordRow, ancestors
 
 from .outline import TRAIN
 from .store import Store
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+_LABELS = ("curve", "variant", "model", "data", "seed", "level")
 
 
 def collect(plan: Graph[Node], store: Store) -> "DataFrame":
@@ -44,34 +46,34 @@ def stage_times(plan: Graph[Node], store: Store) -> "DataFrame":
     """Return a row for each finished stage: kind, seconds, and the labels of the plan's first row that needs it."""
     import pandas as pd
 
-    names = ("curve", "variant", "model", "data", "seed", "level")
-    seen: set[str] = set()
     rows = []
-    for row in plan.wanted:
-        for stage in ancestors(row.stage, known=seen.__contains__):
-            seen.add(stage.key)
-            if store.done(stage.key):
-                record = store.record(stage.key)
-                # an interrupted training was run several times: the run's seconds are those of the last time alone
-                seconds = max(record["run"]["seconds"], record["record"].get("train_seconds", 0.0))
-                rows.append({name: row.labels[name] for name in names} | {"kind": stage.kind, "seconds": seconds})
-    return pd.DataFrame(rows, columns=[*names, "kind", "seconds"])
+    for stage, labels in _labelled(plan.wanted, store):
+        record = store.record(stage.key)
+        # an interrupted training was run several times: the run's seconds are those of the last time alone
+        seconds = max(record["run"]["seconds"], record["record"].get("train_seconds", 0.0))
+        rows.append(labels | {"kind": stage.kind, "seconds": seconds})
+    return pd.DataFrame(rows, columns=[*_LABELS, "kind", "seconds"])
 
 
 def histories(plan: Graph[Node], store: Store) -> "DataFrame":
     """Return a row for each epoch of the finished trainings: labels as of `stage_times`, and the history's columns."""
     import pandas as pd
 
-    names = ("curve", "variant", "model", "data", "seed", "level")
-    seen: set[str] = set()
     rows = []
-    for row in plan.rows:
+    for stage, labels in _labelled(plan.rows, store):
+        if stage.kind == TRAIN:
+            rows += [labels | epoch for epoch in store.record(stage.key).get("history", [])]
+    return pd.DataFrame(rows, columns=list(dict.fromkeys([*_LABELS, *(name for row in rows for name in row)])))
+
+
+def _labelled(rows: Iterable[GraphRow], store: Store) -> Iterator[tuple[Node, dict[str, Any]]]:
+    """Yield each finished stage once, with the labels of the first row that needs it."""
+    seen: set[str] = set()
+    for row in rows:
         for stage in ancestors(row.stage, known=seen.__contains__):
             seen.add(stage.key)
-            if stage.kind == TRAIN and store.done(stage.key):
-                labels = {name: row.labels[name] for name in names}
-                rows += [labels | epoch for epoch in store.record(stage.key).get("history", [])]
-    return pd.DataFrame(rows, columns=[*names, *dict.fromkeys(name for row in rows for name in row if name not in names)])
+            if store.done(stage.key):
+                yield stage, {name: row.labels[name] for name in _LABELS}
 
 
 def write(table: "DataFrame", path: Path) -> None:

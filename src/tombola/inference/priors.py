@@ -56,7 +56,8 @@ class LaplacePrior(OtherPrior):
 
     def cross_entropy(self, mean: Tensor, std: Tensor, step: int) -> Slopes:
         scale = math.sqrt(2) / self.settings.prior_std
-        return tuple(scale * slope for slope in folded_slopes(mean, std))  # type: ignore[return-value]
+        by_mean, by_std = folded_slopes(mean, std)
+        return scale * by_mean, scale * by_std
 
 
 class MixturePrior(OtherPrior):
