@@ -1,8 +1,10 @@
 """Tickets' files with a right checksum whose parts do not fit."""
 
+import copy
 import math
 
 import torch
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -77,3 +79,30 @@ def mutated(data, tensors, description, rows, surviving):
         description[data.draw(st.sampled_from([*description, "x"]))] = data.draw(ANYTHING)
     else:
         surviving[name] = data.draw(ANYTHING)
+
+
+def fuzz(examples, check):
+    """A test that a file with up to three changes is refused in one sentence, or gives a ticket, which `check` looks at.
+
+    It takes the fixtures `parts`, kind -> (tensors, description), and `tmp_path`.
+    """
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(data=st.data())
+    def run(parts, tmp_path, data):
+        tensors, description = copy.deepcopy(parts[data.draw(st.sampled_from(sorted(parts)))])
+        rows, surviving = description["layout"], description["surviving"]
+        for _ in range(data.draw(st.integers(1, 3))):
+            mutated(data, tensors, description, rows, surviving)
+        found = loaded(tmp_path / "t", tensors, description)
+        if isinstance(found, Ticket):
+            check(found)
+
+    return run
+
+
+def check_finite(q, mask):
+    """Look at a posterior's numbers: finite, no std below 0, and 0 where masked."""
+    assert q.mean.isfinite().all()
+    assert q.std is None or (q.std.isfinite() & (q.std >= 0)).all()
+    assert not q.mean[~mask].any()
