@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tombola.errors import TombolaError
 from tombola.posterior.batch_norm import KEPT, has_own, kept_of
+from tombola.posterior.modes import in_evaluation
 from tombola.pruning.ticket import Ticket
 from tombola.streams import generator
 
@@ -49,7 +50,7 @@ def compile(
     """
     _check(example, kernels)
     from .dead import without_dead_channels
-    from .graph import graph_of, in_evaluation, traced
+    from .graph import graph_of, traced
     from .predictor import Predictor
     from .tune import choose
 

@@ -6,7 +6,6 @@ Batch norm is folded into the convolution or linear layer before it; elsewhere i
 import operator
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tombola.errors import TombolaError
+from tombola.posterior.modes import in_evaluation
 
 aten = torch.ops.aten
 
@@ -97,18 +97,6 @@ def replaced(value: Any, names: Mapping[str, Any]) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(replaced(part, names) for part in value)
     return value
-
-
-@contextmanager
-def in_evaluation(module: nn.Module) -> Iterator[None]:
-    """Put a module and its parts in evaluation mode; afterwards each is in the mode that it had."""
-    modes = [(m, m.training) for m in module.modules()]
-    try:
-        module.eval()
-        yield
-    finally:
-        for m, mode in modes:
-            m.training = mode
 
 
 def traced(module: nn.Module, example: Tensor) -> Any:

@@ -21,6 +21,7 @@ from tombola.errors import TombolaError
 
 from .batch import run
 from .families import Posterior
+from .modes import in_training
 
 EXAMPLES = 256
 """Training examples that statistics are measured on: as good as a thousand, 64 are not."""
@@ -118,24 +119,12 @@ def measuring_layers(module: nn.Module) -> dict[str, _BatchNorm]:
 
     Not those without running statistics, nor those that a module's own `train` leaves in evaluation mode.
     """
-    with training(module):
+    with in_training(module):
         return {
             name: layer
             for name, layer in module.named_modules()
             if isinstance(layer, _BatchNorm) and layer.training and _tracks(layer)
         }
-
-
-@contextmanager
-def training(module: nn.Module) -> Iterator[None]:
-    """Put the module in training mode; each submodule's own mode comes back."""
-    modes = [(m, m.training) for m in module.modules()]
-    try:
-        module.train()
-        yield
-    finally:
-        for m, mode in modes:
-            m.training = mode
 
 
 def measure(module: nn.Module, layers: Mapping[str, _BatchNorm], batches: Sequence[Any]) -> dict[str, Tensor]:

@@ -15,8 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tombola import streams
 
 from .batch import leaves, length_of, mapped, moved, run
-from .batch_norm import has_batch_norm, normalising_one, training
-from .modes import recordable
+from .batch_norm import has_batch_norm, normalising_one
+from .modes import in_training, recordable
 from .roles import is_linear
 
 _FEW = 8  # examples of the pass: enough for batch norm
@@ -51,7 +51,7 @@ def cancelled_biases(module: nn.Module, inputs: Any) -> frozenset[str]:
     hooks = [m.register_forward_hook(remember) for m in (*owners.values(), *norms)]
     device = next(module.parameters()).device
     try:
-        with torch.enable_grad(), training(module), streams.global_stream("cancelled", device=device):
+        with torch.enable_grad(), in_training(module), streams.global_stream("cancelled", device=device):
             few = mapped(moved(inputs[:_FEW] if isinstance(inputs, Tensor) else inputs, device), recordable)
             with normalising_one(module, length_of(few)):
                 output = run(call, few)

@@ -1,11 +1,12 @@
-"""Autograd modes of the caller: trainings and predictions run in inference mode and with disabled gradients, too."""
+"""Modes: the caller's autograd mode, in any of which trainings and predictions run, and the modes of a module's parts."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,3 +42,29 @@ def training_mode(function: Callable[P, R]) -> Callable[P, R]:
 def recordable(leaf: Any) -> Any:
     """Return a leaf of a batch that autograd can save for a backward pass: a copy of a tensor of inference mode."""
     return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
+
+
+@contextmanager
+def in_training(module: nn.Module) -> Iterator[None]:
+    """Put the module in training mode; afterwards each part is in the mode that it had."""
+    with _modes_kept(module):
+        module.train()
+        yield
+
+
+@contextmanager
+def in_evaluation(module: nn.Module) -> Iterator[None]:
+    """Put the module in evaluation mode; afterwards each part is in the mode that it had."""
+    with _modes_kept(module):
+        module.eval()
+        yield
+
+
+@contextmanager
+def _modes_kept(module: nn.Module) -> Iterator[None]:
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

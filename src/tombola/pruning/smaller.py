@@ -15,11 +15,11 @@ from tombola.errors import TombolaError
 from tombola.posterior.batch import leaves, length_of, parts, run
 from tombola.posterior.full import FullGaussian
 from tombola.posterior.layout import Layout
-from tombola.posterior.modes import training_mode
+from tombola.posterior.modes import in_evaluation, training_mode
 from tombola.posterior.state import State
 
 from .ticket import Ticket
-from .units import Units, evaluating, units_of
+from .units import Units, units_of
 
 _SIZES = (
     (nn.Linear, (("out_features", 0), ("in_features", 1))),
@@ -117,7 +117,7 @@ def _set_heads(module: nn.Module, layout: Layout, units: Units, alive: Tensor) -
 
 def _compare(small: nn.Module, whole: nn.Module, inputs: Any) -> None:
     """Raise TombolaError unless both modules compute the same for a batch."""
-    with evaluating(small), evaluating(whole), torch.no_grad():
+    with in_evaluation(small), in_evaluation(whole), torch.no_grad():
         expected = [leaf for leaf in leaves(run(whole, inputs)) if isinstance(leaf, Tensor)]
         try:
             found = [leaf for leaf in leaves(run(small, inputs)) if isinstance(leaf, Tensor)]

@@ -7,8 +7,6 @@ adds are one unit. No unit are channels that something mixes, as a layer norm do
 Legend: P parameters of the layout, B elements of buffers, U units.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tombola.errors import TombolaError
 from tombola.posterior.batch import leaves, length_of, parts, run
 from tombola.posterior.layout import Layout
-from tombola.posterior.modes import training_mode
+from tombola.posterior.modes import in_evaluation, training_mode
 
 from .tracing import Product, Tracer
 
@@ -101,7 +99,7 @@ def units_of(module: nn.Module, layout: Layout, inputs: Any, structure: str) -> 
         size += buffer.numel()
     inputs = next(parts(inputs, length_of(inputs), 2))
     tracer.fix(_tensors(inputs))
-    with evaluating(module), sdpa_kernel(SDPBackend.MATH):
+    with in_evaluation(module), sdpa_kernel(SDPBackend.MATH):
         with tracer:
             output = run(module, inputs)
         tracer.fix(_tensors(output))
@@ -161,15 +159,3 @@ def _check_unread(units: Units, layout: Layout, module: nn.Module, inputs: Any) 
 
 def _tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)]
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put the module in evaluation mode; each submodule's own mode comes back."""
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        module.eval()
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch.utils.flop_counter import flop_registry
 
 from tombola.posterior.batch import length_of, run
 from tombola.posterior.layout import Layout
-from tombola.posterior.modes import training_mode
+from tombola.posterior.modes import in_evaluation, training_mode
 from tombola.pruning.costs import spread_costs
 from tombola.settings import PruneSettings
 
@@ -52,7 +51,7 @@ def operations_of(module: nn.Module, inputs: Any) -> Operations:
     as with weight norm, are in the total alone.
     """
     counter = _Counter(module)
-    with _evaluating(module), sdpa_kernel(SDPBackend.MATH), counter:
+    with in_evaluation(module), sdpa_kernel(SDPBackend.MATH), counter:
         run(module, inputs)
     examples = length_of(inputs)
     uses = {
@@ -104,14 +103,3 @@ class _Counter(TorchDispatchMode):
         """Yield the parameter that `tensor` is or views, as its transpose or a part."""
         at = tensor.data_ptr()
         return (name for start, stop, name in self._places if start <= at < stop)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        module.eval()
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
