@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -24,6 +25,8 @@ from tombola.metrics.columns import names
 from tombola.study.stages import Outcome
 
 fsspec = pytest.importorskip("fsspec")
+from fsspec.implementations.memory import MemoryFileSystem  # noqa: E402
+
 TOMBOLA = [sys.executable, "-P", "-c", "from tombola.cli.app import main; main()"]
 
 
@@ -193,3 +196,61 @@ def test_storage_that_cannot_refuse_a_second_write(tmp_path, monkeypatch):
 def test_an_address_without_access_is_one_sentence(s3, tmp_path):
     with pytest.raises(TombolaError, match="s3://no-such-bucket"):
         RemoteStore("s3://no-such-bucket/stages", tmp_path).prepare()
+
+
+class Weak(MemoryFileSystem):
+    """Storage that writes an object again where it should refuse."""
+
+    protocol, store, pseudo_dirs = "weak", {}, [""]
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("weak://"))
+
+    def pipe_file(self, path, value, mode="overwrite", **more):
+        return super().pipe_file(path, value, mode="overwrite", **more)
+
+
+@pytest.mark.parametrize("probes", [0, 1, 2])
+def test_an_object_is_created_once_however_often_the_storage_was_probed(probes, monkeypatch):
+    """A worker of Ray never probes; a run of several studies does it for each."""
+    monkeypatch.setattr("tombola.engine.remote._SETTLES", 0)
+    fsspec.register_implementation("weak", Weak, clobber=True)
+    writers = [Remote(f"weak://bucket/{probes}") for _ in range(2)]
+    for writer in writers * probes:
+        writer.probe()
+    assert [writer.create("leases/k.1", name) for writer, name in zip(writers, (b"a", b"b"), strict=True)] == [True, False]
+
+
+def test_a_failure_that_is_forgotten_is_forgotten_on_every_machine(tmp_path):
+    one, other = (RemoteStore(f"memory://{tmp_path.name}/stages", tmp_path / name) for name in "ab")
+    for store in (one, other):
+        store.prepare()
+    one.fail("k", "OSError: the disk was full")
+    other._exchange()
+    assert "the disk was full" in other.failure("k")[1]
+    one.forget_failures(["k"])
+    other = RemoteStore(f"memory://{tmp_path.name}/stages", tmp_path / "b")  # of a worker of the next run
+    other._exchange()
+    assert other.failure("k") == (0.0, "")
+
+
+def test_a_lease_is_not_renewed_once_another_has_it(tmp_path, monkeypatch):
+    """One machine gives its lease back while its thread renews it, and another takes it at once."""
+    one, two, three = (Leases(Remote(f"memory://{tmp_path.name}")) for _ in range(3))
+    assert one.take("k")
+    put, back = one._remote.put, []
+
+    def slow(name, data):
+        if not back:
+            back.append(threading.Thread(target=one.give_back, args=("k",)))
+            back[0].start()
+            back[0].join(0.1)
+            two.take("k")
+        put(name, data)
+
+    monkeypatch.setattr(one._remote, "put", slow)
+    one.renew()
+    back[0].join()
+    holders = [lease.take("k") for lease in (two, three)] if "k" not in two._held else [True, three.take("k")]
+    assert holders == [True, False]

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -33,7 +34,8 @@ class Remote:
             self._fs, self._root = fsspec.core.url_to_fs(self.address, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise TombolaError(f"{address}: {error}; for s3:// install 'tombola[s3]'") from None
-        self._exclusive = True
+        self._exclusive: bool | None = None
+        """Whether the storage refuses to create an object twice; None until `probe` has found out."""
 
     def mirror(self) -> Path:
         """Return the local folder that holds copies of what was read and written."""
@@ -43,6 +45,7 @@ class Remote:
     def probe(self) -> None:
         """Find out whether the storage refuses to create an object twice. Raises TombolaError if it can't be written."""
         name = f"unfinished/probe.{uuid.uuid4().hex}"
+        self._exclusive = True
         try:
             self.create(name, b"")
             self._exclusive = not self.create(name, b"")
@@ -55,6 +58,8 @@ class Remote:
 
     def create(self, name: str, data: bytes) -> bool:
         """Write an object unless there is one; return whether it was written. One of several writers at a time succeeds."""
+        if self._exclusive is None:
+            self.probe()
         if self._exclusive:
             try:
                 self._fs.pipe_file(self._at(name), data, mode="create")
@@ -108,6 +113,8 @@ class Leases:
         self._held: dict[str, int] = {}
         self._seen: dict[str, tuple[bytes | None, float]] = {}
         self._beats = 0
+        self._giving = threading.Lock()
+        """Held while leases are renewed or given back: what was given back another process may have taken."""
         self._me = {"host": socket.gethostname(), "pid": os.getpid(), "process": uuid.uuid4().hex}
 
     def take(self, name: str) -> bool:
@@ -122,18 +129,18 @@ class Leases:
 
     def give_back(self, name: str) -> None:
         """Release a held lease, with earlier generations that have expired."""
-        own = self._held.pop(name, 0)
-        for generation in self._generations(name):
-            if generation <= own:
-                self._remote.delete(f"leases/{name}.{generation}")
+        with self._giving:
+            own = self._held.pop(name, 0)
+            for generation in self._generations(name):
+                if generation <= own:
+                    self._remote.delete(f"leases/{name}.{generation}")
 
     def renew(self) -> None:
         """Give a sign of life for each held lease that nobody has taken over."""
         for name, generation in list(self._held.items()):
-            if max(self._generations(name), default=0) <= generation:
-                self._remote.put(f"leases/{name}.{generation}", self._sign())
-            if name not in self._held:  # given back meanwhile
-                self._remote.delete(f"leases/{name}.{generation}")
+            with self._giving:
+                if name in self._held and max(self._generations(name), default=0) <= generation:
+                    self._remote.put(f"leases/{name}.{generation}", self._sign())
 
     def _generations(self, name: str) -> list[int]:
         pairs = [found.rpartition(".") for found in self._remote.names("leases")]

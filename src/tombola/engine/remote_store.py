@@ -135,8 +135,8 @@ class RemoteStore(Store):
         return _Uploaded(self.remote, path, seconds, ends)
 
     def fail(self, key: str, text: str) -> None:
-        super().fail(key, text)
         self.remote.put(f"unfinished/{key}.error", text.encode())
+        super().fail(key, text)  # last: `_exchange` removes errors that the address lacks
 
     def forget_failures(self, keys: Iterable[str]) -> None:
         there, keys = self.remote.names("unfinished"), list(keys)
@@ -184,6 +184,7 @@ class RemoteStore(Store):
         """Write this machine's progress to the address, and copy other machines' progress and errors here."""
         host = f"{socket.gethostname()}."
         own = {path.name: path for path in self.unfinished.glob("*.progress") if path.name.startswith(host)}
+        errors = list(self.unfinished.glob("*.error"))  # before the listing: one that is written meanwhile stays
         there = {name for name in self.remote.names("unfinished") if name.endswith((".progress", ".error"))}
         theirs = sorted(f"unfinished/{name}" for name in there if not name.startswith(host))
         for name, data in self.remote.get_all(theirs).items():
@@ -195,7 +196,8 @@ class RemoteStore(Store):
                     self._pushed[name] = data
         for name in {name for name in there if name.startswith(host)} - own.keys():
             self.remote.delete(f"unfinished/{name}")
-        for path in self.unfinished.glob("*.progress"):  # of a process elsewhere that has ended
+        # of processes elsewhere that have ended, and failures that another run has forgotten
+        for path in [*self.unfinished.glob("*.progress"), *errors]:
             if path.name not in own and path.name not in there:
                 path.unlink(missing_ok=True)
 
