@@ -18,10 +18,11 @@ from tombola.training.checkpoint import Checkpoint
 TESTS = Path(__file__).parents[1]
 
 
-def net(norm: bool) -> nn.Module:
-    """Return a small convolutional network, with batch norm or without."""
+def net(norm: bool, dropout: float) -> nn.Module:
+    """Return a small convolutional network, with batch norm and dropout or without."""
     torch.manual_seed(0)
     parts = [nn.Conv2d(1, 4, 3, bias=not norm), *([nn.BatchNorm2d(4)] if norm else []), nn.ReLU(), nn.Flatten()]
+    parts += [nn.Dropout(dropout)] if dropout else []
     return nn.Sequential(*parts, nn.Linear(4 * 36, 10))
 
 
@@ -38,7 +39,7 @@ def train(case: dict, fabric=None, checkpoint: Path | None = None) -> dict[str, 
 def _trained(case: dict, fabric, checkpoint: Path | None) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     inputs, targets = torch.randn(103, 1, 8, 8, generator=generator) + 3, torch.randint(10, (103,), generator=generator)
-    module = net(case["norm"])
+    module = net(case["norm"], case.get("dropout", 0.0))
     settings = TrainSettings(epochs=2, batch_size=10, lr=0.01, **case.get("train", {}))
     layout = layout_of(module, PosteriorSettings(), PruneSettings())
     state = initial_state(module, layout, PosteriorSettings(), 0)

@@ -1,7 +1,10 @@
 """Two processes at one training make the steps of one process on the same batches and weight samples."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from support.ranks import by_processes, train
 from tombola.errors import TombolaError
@@ -9,6 +12,7 @@ from tombola.training.ranks import Ranks
 
 pytest.importorskip("lightning_fabric")
 
+RIGL = {"method": "map", "sparse": {"way": "rigl", "density": 0.3, "every": 3}}
 CASES = {
     "survivors of vi": {"norm": False, "density": 0.5},
     "vi with batch norm": {"norm": True, "density": 0.5},
@@ -17,10 +21,12 @@ CASES = {
     },
     "map with batch norm": {"norm": True, "density": 0.5, "train": {"method": "map", "clip_norm": 1.0}},
     "antithetic": {"norm": False, "density": 0.7, "train": {"estimator": "antithetic", "samples": 2}},
+    "rigl": {"norm": False, "density": 1.0, "train": RIGL},
     "ivon": {"norm": False, "density": 0.7, "train": {"method": "ivon"}},
 }  # fmt: skip
 MEAN = "posterior.gaussian.mean"
 OWN = {"norm": True, "density": 0.5, "same_sample": False}
+DROPOUT = {"norm": False, "density": 1.0, "dropout": 0.5, "train": RIGL}
 ONE_STEP = {"norm": False, "density": 0.5, "same_sample": False, "stop": 1, "train": {"optimiser": "sgd", "heat": 50.0}}
 
 
@@ -28,7 +34,7 @@ ONE_STEP = {"norm": False, "density": 0.5, "same_sample": False, "stop": 1, "tra
 def found(tmp_path_factory):
     """Return the results of two processes by case, one start for all."""
     folder = tmp_path_factory.mktemp("ranks")
-    cases = {**CASES, "own": OWN, "one step": ONE_STEP}
+    cases = {**CASES, "own": OWN, "one step": ONE_STEP, "dropout": DROPOUT}
     first = CASES["vi with batch norm"]
     train(first | {"stop": 13}, checkpoint=folder / "of-one")
     cases["resumed from one"] = first | {"checkpoint": str(folder / "of-one")}
@@ -62,6 +68,11 @@ def test_a_step_of_own_samples_is_the_average_of_steps_of_one_process_each(found
     assert not torch.allclose(halves[0][MEAN], halves[1][MEAN], atol=1e-5)
 
 
+def test_processes_that_drop_other_inputs_grow_the_same_weights(found):
+    """They compare their weights themselves at the end of each epoch. The convolution's 36 weights are prunable."""
+    assert int((found["dropout"][MEAN.replace("gaussian", "point")] == 0).sum()) == round(0.7 * 36)
+
+
 def assert_close(found, wanted):
     assert found.keys() == wanted.keys()
     for name in wanted:
@@ -92,3 +103,17 @@ def test_more_processes_than_parts_of_a_batch():
     ranks.fabric.global_rank = 1
     (inputs, _) = ranks._share((torch.randn(3, 2), torch.zeros(3)))
     assert (len(inputs), ranks.weight) == (3, 0.0)
+
+
+def test_equal_weights_are_looked_at_on_their_device():
+    """By tensors without memory, as of a GPU: sums on the CPU would not meet those of the device."""
+
+    def sent(ends, reduce_op):
+        assert ends.device == fabric.device
+        raise InterruptedError
+
+    fabric = SimpleNamespace(device=torch.device("cuda", 0), all_reduce=sent)
+    with FakeTensorMode():
+        tensors = {"mean": torch.zeros(5, device="cuda"), "scale": torch.zeros((), device="cuda")}
+        with pytest.raises(InterruptedError):
+            Ranks(fabric).check_equal(SimpleNamespace(tensors=lambda: tensors))

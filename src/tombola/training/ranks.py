@@ -23,6 +23,7 @@ from tombola.inference import VI, Learner, Map, method_of
 from tombola.inference.compiled import intercepts
 from tombola.inference.estimators import ESTIMATORS
 from tombola.posterior.batch import Batch, examples_of, shares
+from tombola.posterior.families import Posterior
 from tombola.settings import TrainSettings
 from tombola.streams import Name
 
@@ -96,10 +97,10 @@ class Ranks:
         """Return on all ranks the checkpoint that the first one finds."""
         return self.fabric.broadcast(checkpoint.load(device) if self.fabric.global_rank == 0 else None)
 
-    def check_equal(self, learner: Learner) -> None:
+    def check_equal(self, posterior: Posterior) -> None:
         """Raise TombolaError unless all ranks have the same weights, as they have unless a device computes wrongly."""
-        value = sum((p.double().sum() for group in learner.groups() for p in group["params"]), torch.zeros(1).double())
-        ends = torch.cat([value.to(self.fabric.device), -value.to(self.fabric.device)])
+        value = torch.stack([value.double().sum() for value in posterior.tensors().values()]).sum()
+        ends = torch.stack([value, -value])
         ends = self.fabric.all_reduce(ends, reduce_op="max")
         if not bool(ends[0] == -ends[1]) and bool(ends.isfinite().all()):
             raise TombolaError(

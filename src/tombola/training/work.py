@@ -119,7 +119,10 @@ class Work:
         set_lr(self.optimiser, self.training.rate(step))
         self.losses[step % len(self.losses)] = self.update(batch, step, self.training.kl_factor(step))
         if self.changing:
-            laid_out = channels_last(batch) if self.training.settings.channels_last else batch
+            t = self.training
+            if t.ranks:  # all grow the same weights, so they drop the same inputs
+                streams.reseed_global("dropout", *t.stream, "mask", step, device=self.losses.device)
+            laid_out = channels_last(batch) if t.settings.channels_last else batch
             self.changing.after(step, laid_out, self.optimiser)
 
     def update(self, batch: Batch, step: int, kl_factor: float | Tensor) -> Tensor:
@@ -144,7 +147,7 @@ class Work:
         t, epoch = self.training, (step - 1) // self.training.batches.steps
         row = {"epoch": epoch + 1, "loss": losses.mean().item(), "lr": t.rate(step - 1)}
         if t.ranks:
-            t.ranks.check_equal(self.learner)
+            t.ranks.check_equal(self.learner.state().posterior)
         if t.validation is not None:
             self.learner.show_mean()
             device, laid_out = self.losses.device, t.settings.channels_last
