@@ -128,3 +128,29 @@ def test_bad_input_is_refused_in_a_sentence(args, tmp_path):
     data.streamed.shards.paths[:] = [str(tmp_path / "train-00000.tar")]
     with pytest.raises(TombolaError, match=r"has the label \d, but there are 1 classes"):
         list(batches.epoch(0))
+
+
+@pytest.mark.parametrize("path", [[], "", [""], [3]])
+def test_a_path_that_names_nothing_is_refused(args, path):
+    with pytest.raises(TombolaError, match="give tar files"):
+        load_data("shards", args | {"path": path})
+
+
+def test_a_shard_that_is_missing_among_others_is_said(args, tmp_path):
+    with pytest.raises(TombolaError, match=r"there are no shards .*absent"):
+        load_data("shards", args | {"path": [args["path"], str(tmp_path / "absent-*.tar")]})
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+@pytest.mark.parametrize("label", [-1, "cat", 0.5])
+def test_a_class_that_is_no_number_is_said(args, tmp_path, held_out, label):
+    wrong = write_tars(tmp_path, 5, 5, SIDE, label=lambda i: label if i == 3 else i % CLASSES, name="wrong")
+    with pytest.raises(TombolaError, match=f"0000003 has the class b'{label}'; classes are numbers from 0"):
+        load_data("shards", args | {"test" if held_out else "path": wrong})
+
+
+def test_a_tar_file_of_nonsense_is_said(args, tmp_path):
+    (tmp_path / "bad.tar").write_bytes(b"nonsense" * 400)
+    for part in ("path", "test"):
+        with pytest.raises(TombolaError, match=r"bad\.tar can't be read as a tar file"):
+            load_data("shards", args | {part: str(tmp_path / "bad.tar")})

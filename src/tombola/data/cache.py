@@ -106,6 +106,8 @@ def _mapped(path: Path) -> Dataset | None:
         normalise = Normalise(mean, std, about["normalise"]["scale"])
         decoding = {name: tuple(v) if isinstance(v, list) else v for name, v in about["decoding"].items()}
         return Dataset(about["name"], train, validation, test, normalise, about["digest"], tuple(about["classes"]), decoding)
+    except TombolaError:  # of data that cannot be used, not of a damaged file
+        raise
     except (FileNotFoundError, SafetensorError, KeyError, ValueError):
         return None
 

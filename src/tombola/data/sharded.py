@@ -27,9 +27,9 @@ from .shards import (
     StreamedShards,
     TarShards,
     called,
+    class_of,
     digest,
     image_decoder,
-    part_of,
 )
 from .source import check_numbers, decoder_of
 
@@ -85,7 +85,7 @@ class _Held:
 
     def decoded(self, space: Path) -> Decoded:
         """Return the examples. They are read twice, for their targets first."""
-        labels = {part: [int(part_of(one, self.target)) for one in self._read(part)] for part in SPLITS}
+        labels = {part: [class_of(one, self.target) for one in self._read(part)] for part in SPLITS}
         targets = {part: torch.tensor(some, dtype=torch.int64) for part, some in labels.items()}
         highest = max(max(some, default=-1) for some in labels.values())
         names = self.found.names or tuple(map(str, range(self.classes or highest + 1)))
@@ -140,6 +140,8 @@ def shards(
     buffer: examples among which the order is random. workers: threads that decode.
     """
     tars = [path] if isinstance(path, str) else list(path)
+    if not tars or not all(isinstance(one, str) and one for one in tars):
+        raise TombolaError(f"data shards: path is {path!r}; give tar files, a pattern of them, or a data set's name")
     is_tar = all(one.endswith(".tar") for one in tars)
     title = Path(tars[0]).resolve().parent.name if is_tar else tars[0].rstrip("/").rpartition("/")[2]
     check_numbers(title, examples=examples, classes=classes, buffer=buffer, workers=workers)

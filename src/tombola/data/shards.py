@@ -65,9 +65,11 @@ class TarShards:
     def __init__(self, pattern: str | Sequence[str]):
         """Take paths, or a pattern of them (`train-*.tar`). Raises TombolaError where there is none."""
         given = [pattern] if isinstance(pattern, str) else list(pattern)
-        self.paths = sorted({os.path.abspath(path) for one in given for path in glob(one)})
-        if not self.paths:
-            raise TombolaError(f"there are no shards {', '.join(given)} (seen from {Path.cwd()}); give tar files")
+        found = {one: glob(one) for one in given}
+        absent = [one for one, paths in found.items() if not paths]
+        if absent or not found:
+            raise TombolaError(f"there are no shards {', '.join(absent) or given} (seen from {Path.cwd()}); give tar files")
+        self.paths = sorted({os.path.abspath(path) for paths in found.values() for path in paths})
 
     @property
     def count(self) -> int:
@@ -80,11 +82,22 @@ class TarShards:
             raise TombolaError("tar shards need the package webdataset: pip install 'tombola[shards]'") from None
         # its pipeline would leave files open, and share shards out to processes: the training loop shares out batches
         with open(self.paths[shard], "rb") as file:
-            yield from group_by_keys(tar_file_expander([{"url": self.paths[shard], "stream": file}]))
+            examples = group_by_keys(tar_file_expander([{"url": self.paths[shard], "stream": file}]))
+            while (example := _next(examples, self.paths[shard])) is not None:
+                yield example
 
     def examples(self) -> int:
         """Return the number of examples, from the heads of the files."""
         return sum(int(once(path, "count", _counted)) for path in self.paths)
+
+
+def _next(examples: Iterator[Example], path: str) -> Example | None:
+    try:
+        return next(examples, None)
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise TombolaError(
+            f"{path} can't be read as a tar file ({' '.join(str(error).split())[:120]}); write it anew"
+        ) from None
 
 
 def digest(path: str) -> str:
@@ -156,7 +169,7 @@ def image_decoder(
     decoder = Decoder(name, mode, size)
 
     def decode(example: Example) -> tuple[Tensor, int]:
-        pixels, label = part_of(example, image), int(part_of(example, target))
+        pixels, label = part_of(example, image), class_of(example, target)
         pixels = pixels["bytes"] if isinstance(pixels, Mapping) else pixels
         return decoder(called(example), _encoded(pixels)), label
 
@@ -174,6 +187,18 @@ def part_of(example: Example, names: str) -> Any:
         if name in example:
             return example[name]
     raise TombolaError(f"{called(example)} has none of {names}, but {', '.join(example)}; say which parts to take")
+
+
+def class_of(example: Example, names: str) -> int:
+    """Return an example's class, a number from 0. Raises TombolaError for a word, a fraction or less than 0."""
+    found = part_of(example, names)
+    try:
+        number = int(found)
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0 or (not isinstance(found, bytes | str) and number != found):
+        raise TombolaError(f"{called(example)} has the class {found!r}; classes are numbers from 0: write them so")
+    return number
 
 
 def _encoded(picture: Any) -> bytes:
