@@ -1,7 +1,9 @@
 """Options of `tombola run` for clusters, checked before anything is imported or submitted."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Literal
 
 from tombola.errors import TombolaError
@@ -35,9 +37,15 @@ def elsewhere(
     concurrent: int | None = None,
 ) -> Elsewhere | None:
     """Return the cluster of these options; None for this machine. Raises TombolaError for options that do not fit."""
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise TombolaError(f"--minutes is {minutes:g}; give a number above 0, as --minutes 9.5")
     if devices > 1 and (engine == "ray" or concurrent is not None):
         other = "--engine ray" if engine == "ray" else "--concurrent"
         raise TombolaError(f"--devices {devices} is for --engine local and slurm, without --concurrent; leave {other} out")
+    if engine == "slurm" and concurrent is not None:
+        raise TombolaError(
+            f"--concurrent {concurrent} is for --engine local and ray; leave it out: SLURM's jobs train one at a time"
+        )
     for option, wanted, given in (
         ("--address", "ray", address is not None),
         ("--gpu-share", "ray", gpu_share != 1.0),
@@ -45,6 +53,15 @@ def elsewhere(
     ):
         if given and engine != wanted:
             raise TombolaError(f"{option} is for --engine {wanted}, not for {engine}; leave it out or add --engine {wanted}")
+    for option, asked, library, extra in (
+        (f"--devices {devices}", devices > 1, "lightning_fabric", "fabric"),
+        ("--engine ray", engine == "ray", "ray", "ray"),
+        ("--engine slurm", engine == "slurm", "submitit", "slurm"),
+    ):
+        if asked and not _installed(library):
+            raise TombolaError(
+                f"{option} needs {library.replace('_', '-')}; install it with: pip install 'tombola[{extra}]'"
+            )
     options: dict[str, str] = {}
     for text in slurm:
         name, equals, value = text.partition("=")
@@ -54,3 +71,10 @@ def elsewhere(
     if engine == "local":
         return None
     return Elsewhere(engine=engine, device=device, address=address, gpu_share=gpu_share, minutes=minutes, options=options)
+
+
+def _installed(library: str) -> bool:
+    try:
+        return find_spec(library) is not None
+    except ValueError:  # blocked by None in sys.modules
+        return False

@@ -65,8 +65,8 @@ def run_studies(
     devices: processes at each training. elsewhere: crew of a cluster; None: this machine. trackers: by name, sent what is
     finished. Raises TombolaError for a mistake in any of them before anything runs.
     """
-    if minutes is not None and not 0 < minutes < math.inf:
-        raise TombolaError(f"--minutes is {minutes:g}; give a number above 0, as --minutes 9.5")
+    if concurrent is not None and (jobs or 1) > 1 and elsewhere is None:
+        raise TombolaError(f"--concurrent {concurrent} is for one process; leave --jobs {jobs} out, or --concurrent")
     ends = math.inf if minutes is None else time.time() + 60 * minutes
     console = Console(quiet=quiet, force_terminal=False if quiet else None)
     under = Conditions(

@@ -111,6 +111,8 @@ class SlurmJobs:
         for job in [job for job in self._alive if job.done()]:
             self._alive.remove(job)
             if (error := job.exception()) is None:
+                if code := job.result():
+                    self._say(f"job {job.job_id} has ended with exit code {code}; see {job.paths.stderr}")
                 continue
             left = len(missing(self._folder.plan, self._folder.store))
             self._again = self._again + 1 if left == self._left else 0
