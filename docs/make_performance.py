@@ -14,7 +14,7 @@ What things cost, as ratios within one run: all configurations in turn in one pr
 torch loop (or forward pass) of the same network, batch, precision and threads. Before anything is timed, it is shown to be
 correct: gradients by weight samples against autograd's (the other estimators' are in the tests), a loss that decreases,
 predictions against the network at the same weights, other libraries' networks against ours where no weight
-varies. In brackets: the target; a missed one is said. Measure your own machine by the commands that are
+varies. In brackets: the target; missed targets are marked. Measure your own machine by the commands that are
 named; they exit with 1 where a target is missed.
 """
 
@@ -39,11 +39,13 @@ The average over 16 weight samples (`tombola.posterior.predictive.outputs`, as e
 pass of the same 128 images. bf16 and channels-last are the settings `evaluate.precision` and `evaluate.channels_last`.""",
     "deploy": """## A compiled ticket
 
-Dense is the fastest fp32 forward pass (contiguous or channels-last); beside it, how many times as fast the mean weights
-are that [`tombola.compile`](deploy.md) has compiled, on random masks. In brackets the targets of VGG-11; elsewhere the
-target is not to be slower than dense by more than 5%. *Layers of a ticket* has the shares that the layers of real tickets
-with 1.26% of the weights had. In one thread times are of the processor; rows with moments were measured on a busy machine,
-whose caches sparse kernels miss more than dense ones do. Tickets of a chain that the benchmark trains: memory is what a
+Dense is the fastest fp32 forward pass (contiguous or channels-last), in milliseconds as timed beside the first mask; each
+mask is over the pass timed beside it: how many times as fast the mean weights are that [`tombola.compile`](deploy.md) has
+compiled, on random masks. In brackets the targets of VGG-11; elsewhere the target is not to be slower than dense by more
+than 5%. *Layers of a ticket* has the shares that the layers of real tickets with 1.26% of the weights had. In one thread
+times are of the processor; rows with moments were measured on a busy machine, whose caches sparse kernels miss more than
+dense ones do.
+Tickets of a chain that the benchmark trains: memory is what a
 predictor holds, and by how much a call raises it; the file is the dense network's `state_dict`, or the ticket's
 [compact file](export.md#a-compact-file) with mean and standard deviation.""",
     "budget": """## Pruning by cost

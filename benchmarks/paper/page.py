@@ -43,8 +43,8 @@ written by hand stands in benchmarks/paper/notes.yaml. -->
 
 The experiments of [arXiv 2602.18825](https://arxiv.org/abs/2602.18825), "Bayesian Lottery Ticket Hypothesis", over seeds,
 with controls that the paper lacks, at two [sizes](recipes.md#sizes): `cpu` has small relatives of its nets on small images,
-`gpu` the nets themselves and one made for speed, of which
-[one seed](gpu.md#what-was-seen) has run: too few for a verdict."""
+`gpu` the nets themselves and one made for speed, `fast`, the
+only one that has run the studies, with [one seed](gpu.md#what-was-seen): too few for a verdict."""
 
 READING = """Each cell is the verdict for the first net of the family, after Holm's correction; *alone* is the one without.
 [Claims](claims.md) says what verdicts mean; an empty cell is no claim about that family. The sentences below are about
