@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from support.hmc import hmc
-from tombola import PosteriorSettings, PruneSettings, TrainSettings, find_tickets
+from tombola import PosteriorSettings, PruneSettings, TrainSettings, find_tickets, streams
 
 HIDDEN, CLASSES, CHAINS = 9, 3, 50
 LIMITS = {
@@ -75,3 +75,24 @@ def test_the_predictive_is_that_near_to_the_posteriors(name: str, oracle: Tensor
     dense, start = PruneSettings(levels=0, score="mu"), PosteriorSettings(std=0.1)
     (ticket,) = find_tickets(net, data(), train=settings, prune=dense, posterior=start, progress=False)
     assert total_variation(ticket.predict(net, grid(), samples=1000).probs, oracle) < limit
+
+
+@pytest.mark.slow
+def test_the_oracle_agrees_with_pyros_hmc(oracle: Tensor):
+    """Eight chains of pyro's, together: within twice what the halves of ours may differ by."""
+    mcmc = pytest.importorskip("pyro.infer.mcmc")
+    inputs, labels = data()
+    inputs = inputs.double()
+
+    def energy(found: dict[str, Tensor]) -> Tensor:
+        w = found["w"]
+        fits = outputs(w, inputs).log_softmax(-1)[:, torch.arange(60), labels].sum()
+        return 0.5 * w.square().sum() - fits
+
+    start = torch.randn(8, 57, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    with streams.global_stream("pyro"):
+        kernel = mcmc.HMC(potential_fn=energy, step_size=0.1, num_steps=20, target_accept_prob=0.8)
+        run = mcmc.MCMC(kernel, num_samples=500, warmup_steps=150, initial_params={"w": start}, disable_progbar=True)
+        run.run()
+    samples = run.get_samples()["w"].flatten(0, 1)
+    assert total_variation(outputs(samples, grid().double()).softmax(-1).mean(0), oracle) < 0.02
