@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import torch
 from tombola.engine.folder import StudyFolder
 from tombola.engine.progress import Watcher
 from tombola.engine.records import collect
+from tombola.engine.store import Store
 from tombola.engine.together import Together
 from tombola.metrics.columns import names
 from tombola.study.stages import Train
@@ -60,6 +62,18 @@ def test_two_processes_go_on_with_the_checkpoint_of_one_and_give_its_records(cli
     assert result.exit_code == 0, result.output
     store, _, _ = run_plan(plan, "shared")
     assert_same_but_for_sums(plan, whole, store)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_pages")
+@pytest.mark.parametrize("options", [["--jobs", "2"], ["--engine", "slurm", "--slurm", "cluster=local", "--jobs", "1"]])
+def test_workers_and_jobs_have_several_processes_at_each_training_too(options, cli, tiny, study_file, plan_of, run_plan):
+    study = tiny | {"threads": 1}
+    plan = plan_of(study)
+    whole, _, _ = run_plan(plan, "whole")
+    result = cli("run", study_file(study), "--out", "out/tiny", "--store", "shared", "--devices", "2", *options)
+    assert result.exit_code == 0, result.output
+    assert_same_but_for_sums(plan, whole, Store(Path("shared")))
 
 
 @pytest.mark.slow
