@@ -26,7 +26,7 @@ MASKS = {
     "reinit": "pruned, re-drawn weights",
 }
 """Arm -> its mask below level 0."""
-OUTLIERS = "^auroc_(noise|textures|digits)_entropy$"
+OUTLIERS = "^auroc_(noise|textures|digits)_{}$"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ MEASURES = (
     Measure("NLL", lambda rows: rows["nll"], decimals=2),
     Measure("ECE less null, %", lambda rows: rows["ece"] - rows["ece_null"], 100),
     Measure("AURC, %", lambda rows: rows["aurc_confidence"], 100),
-    Measure("OOD AUROC, %", lambda rows: rows.filter(regex=OUTLIERS).mean(axis=1), 100),
+    Measure("OOD AUROC, %", lambda rows: rows.filter(regex=OUTLIERS.format("entropy")).mean(axis=1), 100),
+    Measure("by MI, %", lambda rows: rows.filter(regex=OUTLIERS.format("information")).mean(axis=1), 100),
     Measure("corrupted, %", lambda rows: rows["accuracy_corrupted"], 100),
     Measure("training, TFLOPs", lambda rows: rows["total_flops"], 1e-12),
     Measure("kB", lambda rows: rows["bytes"], 1e-3),

@@ -21,7 +21,8 @@ def records(seeds=3):
     keys = table["key"] + table["method"]
     return table.assign(
         key=keys, ticket=keys, nll=1.0, ece=0.05, ece_null=0.01, aurc_confidence=0.1, aurc_information=0.2, bytes=12345.0,
-        auroc_noise_entropy=0.9, auroc_textures_entropy=0.8, accuracy_corrupted=0.4, total_flops=2e12, classes=10,
+        auroc_noise_entropy=0.9, auroc_textures_entropy=0.8, auroc_digits_information=0.6,
+        accuracy_corrupted=0.4, total_flops=2e12, classes=10,
     )  # fmt: skip
 
 
@@ -42,8 +43,8 @@ def test_rows_have_means_intervals_and_the_seeds_that_are_there(written):
     found = lines(text.split("<details>")[0])
     accuracy = records().query("arm == 'ticket' and level == 10")["accuracy"]
     assert found["vi", "pruned"][0] == spread(accuracy, MEASURES[0])
-    assert found["vi", "pruned"][1:9] == ["1.00", "4.0", "10.0", "85.0", "40.0", "2.0", "12.3", "3"]
-    assert found["sghmc", "pruned, of deterministic"][8] == "1 of 3"
+    assert found["vi", "pruned"][1:10] == ["1.00", "4.0", "10.0", "85.0", "60.0", "40.0", "2.0", "12.3", "3"]
+    assert found["sghmc", "pruned, of deterministic"][9] == "1 of 3"
     assert "±" not in "".join(found["sghmc", "pruned, of deterministic"])
     assert found["SG-MCMC, spike and slab, ResNet-20*", "9.65% left"][0] == "91.60 (0.06)"
     assert "**The study is unfinished**" in text
