@@ -39,8 +39,11 @@ def fisher_rows(module: nn.Module, layout: Layout, theta: Tensor, likelihood: nn
     n, classes = layout.random_numel, type(likelihood) is Categorical
     scale = torch.tensor(1.0) if classes else torch.exp(-likelihood.log_noise.detach())  # type: ignore[operator]
 
+    held = layout.views(theta.detach())
+
     def outputs(random: Tensor, example: Any) -> tuple[Tensor, Tensor]:
-        views = layout.views(torch.cat([random, theta[n:]]))
+        # views of `random` alone: those of a whole vector would have the gradients of all layers computed
+        views = held | {s.name: s.view(random) for s in layout.segments if s.random}
 
         def forward(*args: Any, **named: Any) -> Any:
             return functional_call(module, views, args, named)
