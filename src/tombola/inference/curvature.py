@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch.func import jacrev, vmap
 
 from tombola.errors import TombolaError
 from tombola.posterior.batch import Batch, inputs_of, length_of, logits_of, mapped, parts, run
+from tombola.posterior.binding import holding
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import Categorical, GaussianNoise
 
@@ -40,11 +41,7 @@ def fisher_rows(module: nn.Module, layout: Layout, theta: Tensor, likelihood: nn
     scale = torch.tensor(1.0) if classes else torch.exp(-likelihood.log_noise.detach())  # type: ignore[operator]
 
     def outputs(random: Tensor, example: Any) -> tuple[Tensor, Tensor]:
-        views = layout.views(torch.cat([random, theta[n:]]))
-
-        def forward(*args: Any, **named: Any) -> Any:
-            return functional_call(module, views, args, named)
-
+        forward = holding(module, layout.views(torch.cat([random, theta[n:]])))
         found = logits_of(run(forward, mapped(example, lambda leaf: leaf.unsqueeze(0))))[0]
         if classes and found.ndim != 1:
             raise TombolaError(
