@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tombola.deploy.compiler import moments_graph
 from tombola.deploy.graph import Graph, Node, Ref, evaluated
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, is_out_of_memory
 from tombola.posterior.batch import lengths_of, logits_of, run
 from tombola.pruning.ticket import Ticket
 
@@ -129,6 +129,8 @@ def _loaded(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
         net = copy.deepcopy(module)
     except Exception as error:  # of whatever a module keeps
         first = str(error).strip().partition("\n")[0]
+        if is_out_of_memory(error):
+            raise
         raise TombolaError(f"{type(module).__name__} cannot be copied, and so not exported: {first}") from error
     net.load_state_dict(weights)
     return net.eval().requires_grad_(False)

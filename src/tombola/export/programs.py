@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 import tombola
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, is_out_of_memory
 from tombola.files import written_aside
 from tombola.pruning.ticket import Ticket
 
@@ -111,6 +111,8 @@ def _exported(network: Network, name: str) -> ExportedProgram:
             found = torch.export.export(network.module, two, dynamic_shapes=_shapes(network.module, dynamic))
     except Exception as error:  # torch.export's errors have no class in common
         first = str(error).strip().partition("\n")[0]
+        if is_out_of_memory(error):
+            raise
         raise TombolaError(f"torch.export cannot follow {name}, so it cannot be exported: {first}") from error
     run = found.module()
     _compare(network, lambda inputs: run(*inputs), name)
@@ -146,6 +148,8 @@ def _as_onnx(found: ExportedProgram, network: Network, name: str) -> Any:
             )
     except Exception as error:
         raise TombolaError(f"{name} cannot be written as ONNX: {_reason(error)}") from error
+        if is_out_of_memory(error):
+            raise
     assert made is not None
     _name_apart(made.model.graph, {*network.inputs, *network.outputs})
     return made

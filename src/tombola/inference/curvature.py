@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, is_out_of_memory
 from tombola.posterior.batch import Batch, inputs_of, length_of, logits_of, mapped, parts, run
 from tombola.posterior.binding import holding
 from tombola.posterior.layout import Layout
@@ -61,7 +61,7 @@ def fisher_rows(module: nn.Module, layout: Layout, theta: Tensor, likelihood: nn
             weights_bO = (0.5 * values_bO).exp() if classes else torch.ones_like(values_bO)
             yield (gradients_bOn * weights_bO.unsqueeze(-1)).reshape(-1, n).detach()
     except (RuntimeError, NotImplementedError) as error:
-        if "allocate" in str(error):  # memory has run out, which is no fault of the module: the training says what to lower
+        if is_out_of_memory(error):  # no fault of the module: the training says what to lower
             raise
         raise TombolaError(
             f"method laplace needs gradients of each example, which torch cannot take of this module ({error}); "

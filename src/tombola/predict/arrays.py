@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tombola.data.signature import Signature, check_finite
-from tombola.errors import TombolaError
-from tombola.posterior.batch import as_tensors
+from tombola.errors import TombolaError, is_out_of_memory
+from tombola.posterior.batch import as_tensors, is_held
 
 from .sources import Piece, Source
 
@@ -52,8 +52,10 @@ def _loaded(path: Path) -> Any:
             name = names[0] if len(names) == 1 else next((name for name in _NAMES if name in names), None)
             if name is not None:
                 return found[name]
-    except (OSError, ValueError, EOFError) as error:
-        raise TombolaError(f"{path} is no array that can be read ({str(error).splitlines()[0]}); save it anew") from None
     except Exception as error:  # zipfile and zlib have errors of their own
+        if is_out_of_memory(error):
+            raise
+        if isinstance(error, OSError | ValueError | EOFError):
+            raise TombolaError(f"{path} is no array that can be read ({str(error).splitlines()[0]}); save it anew") from None
         raise TombolaError(f"{path} is damaged ({error}); save it anew") from None
     raise TombolaError(f"{path} has the arrays {', '.join(names)}; name the one to predict `inputs`")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.data.signature import Signature, check_finite
-from tombola.errors import TombolaError
+from tombola.errors import MemoryShortError, TombolaError, is_out_of_memory
 from tombola.posterior.batch import as_tensors, inputs_of, leaves, lengths_of, logits_of, mapped, moved, parts, run
 from tombola.pruning.ticket import Ticket
 
@@ -150,7 +150,9 @@ class Predictive:
             return self._outputs(moved(part, self._device))
         except TombolaError:
             raise
-        except (RuntimeError, ValueError, TypeError) as error:  # torch has a sentence of its own in each layer
+        except (RuntimeError, ValueError, TypeError, MemoryError) as error:  # torch has a sentence of its own in each layer
+            if is_out_of_memory(error):
+                raise MemoryShortError(f"out of memory; use a smaller batch (now {self._batch}) or fewer samples") from error
             shapes = ", ".join(str(list(leaf.shape)) for leaf in leaves(part) if isinstance(leaf, Tensor))
             raise TombolaError(
                 f"{self._name} does not take inputs of shape {shapes} ({str(error).splitlines()[0]}); give others"
