@@ -20,8 +20,8 @@ def array(path: Path, signature: Signature) -> Source:
     unpickled), for a .npz file of several arrays none of which is `inputs`, `x`, `X` or `images`, and for another shape.
     """
     values = _loaded(path)
-    if values.dtype.kind not in "biuf":
-        raise TombolaError(f"{path} holds {values.dtype}; give an array of numbers")
+    if not is_held(values.dtype):
+        raise TombolaError(f"{path} holds {values.dtype}; give an array of numbers, as by array.astype('float32')")
     if tuple(values.shape) == signature.shape:
         values = values[None]
     if tuple(values.shape[1:]) != signature.shape:
