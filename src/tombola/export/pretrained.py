@@ -58,8 +58,9 @@ def from_pretrained(folder: str | Path) -> tuple[nn.Module, Ticket]:
         first = str(error).strip().partition("\n")[0]
         raise TombolaError(f"transformers cannot load {folder}: {first}") from error
     ticket = load(folder / TICKET, model)
+    found = model.state_dict()
     for name, value in ticket.state_dict(model).items():
-        if not torch.equal(value, model.state_dict()[name]):
+        if not torch.equal(value, found[name]):
             raise TombolaError(f"{name!r} in {folder} is not the mean of its ticket; save model and ticket together anew")
     return model.eval(), ticket
 
