@@ -47,8 +47,8 @@ class Predictive:
     ):
         """Take a trained ticket and its module, which is not changed (`samples` writes to it and puts it back).
 
-        method: `samples`, the average over weight samples; `moments`, mean and variance in one pass (needs numba, on a CPU);
-            or `mean`, the mean weights alone, without an epistemic part.
+        method: `samples`, the average over weight samples; `moments`, mean and variance in one pass, on a CPU; or `mean`,
+            the mean weights alone, without an epistemic part.
         samples, seed: weight samples drawn, equal for every batch.
         batch: examples of a forward pass.
         compiled: with `mean`, whether to run on `tombola.compile`'s kernels.
@@ -85,6 +85,9 @@ class Predictive:
         """
         inputs = as_tensors(inputs)
         lengths = lengths_of(inputs)
+        if not lengths:
+            found = ", ".join(sorted({str(getattr(leaf, "dtype", type(leaf).__name__)) for leaf in leaves(inputs)}))
+            raise TombolaError(f"inputs are no batch of numbers ({found or 'empty'}); give a tensor or an array [B, ...]")
         if len(lengths) != 1 or 0 in lengths:
             raise TombolaError(f"inputs have the lengths {sorted(lengths)}; give at least one example, and as many of each")
         with torch.no_grad():
@@ -113,8 +116,10 @@ class Predictive:
         self.check_abstains()
         prediction = self(inputs)
         assert isinstance(prediction, ClassPrediction)
+        if getattr(getattr(targets, "dtype", None), "kind", "") in ("O", "U"):  # numpy's arrays of names
+            targets = targets.tolist()
         numbers = self.numbers_of(targets) if _are_names(targets) else as_tensors(targets)
-        right = right_of(prediction.labels, numbers)
+        right = right_of(prediction.labels, numbers, prediction.probs.shape[1])
         found = copy.copy(self)
         found.abstention = abstain_at(prediction.confidence, right, coverage=coverage, risk=risk)
         return found
@@ -160,7 +165,8 @@ class Predictive:
 
     def _of(self, outputs: Tensor) -> Predictions:
         if not bool(outputs.isfinite().all()):
-            first = int((~outputs.isfinite()).flatten(2).any(2).any(0).nonzero()[0, 0])
+            wrong = ~outputs.isfinite().all(0)
+            first = int(wrong.reshape(len(wrong), -1).any(1).nonzero()[0, 0])
             raise TombolaError(f"the outputs of {self._name} for input {first} are NaN or infinite; look at its values")
         if self._noise_std is not None:
             return of_reals(outputs, self._noise_std, self._alone)
