@@ -81,7 +81,7 @@ class Predictive:
         """Return the prediction for `inputs` of B examples.
 
         inputs: a tensor or numpy array [B, ...]; or a tuple of positional or a mapping of keyword arguments of the module.
-        Raises TombolaError for inputs that do not fit, are not finite, or differ in length.
+        Raises TombolaError for inputs that do not fit, are not finite, or differ in length, and where memory runs out.
         """
         inputs = as_tensors(inputs)
         lengths = lengths_of(inputs)
