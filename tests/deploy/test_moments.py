@@ -12,7 +12,7 @@ from tombola.models import build
 from tombola.predict.shipped import SHIPPED as SHIPPED_TICKETS
 
 pytest.importorskip("numba")
-from tombola.deploy import compile_moments, compile_samples, mixing
+from tombola.deploy import compile_moments, mixing
 from tombola.deploy.pointwise import relu_moments, smooth_moments
 from tombola.deploy.predictor import Predictor
 from tombola.deploy.tune import Choice, layers
@@ -208,10 +208,10 @@ def test_concatenations_embeddings_and_random_norms():
         def __init__(self):
             super().__init__()
             self.embed, self.norm, self.out = nn.Embedding(7, 4), nn.LayerNorm(8), nn.Linear(8, 3)
+            self.other = nn.Embedding(7, 4)
 
         def forward(self, x):
-            x = self.embed(x)
-            return self.out(self.norm(torch.cat([x, x * 0.5], -1)).mean(1))
+            return self.out(self.norm(torch.cat([self.embed(x), self.other(x) * 0.5], -1)).mean(1))
 
     net, x = Net(), torch.randint(7, (6, 1)).repeat(1, 5)  # one token, as averages take positions
     ticket = random_ticket(net, 1.0, std=0.05)
@@ -228,20 +228,6 @@ def test_moments_need_no_numba(monkeypatch):
     monkeypatch.setattr("tombola.deploy.compiler.find_spec", lambda name: None)
     for one, other in zip(compile_moments(ticket, module, x)(x), expected, strict=True):
         assert torch.equal(one, other)
-
-
-def test_compiled_samples_are_those_of_the_ticket():
-    module, x = build("conv", {"batch_norm": True}, (3, 8, 8), 10, ("moments",)), inputs(20, (3, 8, 8))
-    ticket = random_ticket(module, 0.3, std=0.2).with_statistics(module, x, samples=3)
-    compiled = compile_samples(ticket, module, x[:8], samples=3, kernels="sparse")
-    expected = ticket.outputs(module, x, samples=3)
-    torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-    probs = compiled.predict(x).probs
-    torch.testing.assert_close(probs, ticket.predict(module, x, samples=3).probs, rtol=1e-3, atol=1e-5)
-    with pytest.raises(tombola.TombolaError, match="samples is 0; it must be at least 1"):
-        compile_samples(ticket, module, x[:8], samples=0)
-    with pytest.raises(tombola.TombolaError, match="keeps batch-norm statistics of 3 weight samples of seed 0, not of 4"):
-        compile_samples(ticket, module, x[:8], samples=4)
 
 
 def test_what_has_no_moments_is_refused():

@@ -10,15 +10,20 @@ from torch import nn
 
 import tombola
 from tombola.data.batches import TensorBatches
+from tombola.deploy import compiler
 from tombola.engine.budget import Budget
 from tombola.engine.local import LocalEngine, dataset
 from tombola.engine.store import Store
+from tombola.errors import MemoryShortError, is_out_of_memory
+from tombola.export import program
 from tombola.posterior.layout import Layout
 from tombola.posterior.state import initial_state
+from tombola.predict.sources import open_source
+from tombola.pruning.smaller import smaller
 from tombola.settings import EvaluateSettings, PosteriorSettings, TrainSettings
 from tombola.study.stages import Evaluate, Train
 from tombola.training.memory import MemoryForecast, in_words
-from tombola.training.out_of_memory import MemoryShortError, is_out_of_memory, short_of_memory, what_to_lower
+from tombola.training.out_of_memory import short_of_memory, what_to_lower
 
 ERRORS = {
     "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB"),
@@ -75,6 +80,61 @@ def test_training_in_python_says_what_to_lower(kind: str):
     module.error = RuntimeError("something else")
     with pytest.raises(RuntimeError, match="something else"):
         tombola.find_tickets(module, data, train=settings, prune=dense, progress=False)
+
+
+class HungryIf(nn.Module):
+    """Raises an error of memory in a forward pass, or when it is copied, or with fewer hidden units than 6."""
+
+    def __init__(self, when):
+        super().__init__()
+        self.first, self.last, self.when = nn.Linear(4, 6), nn.Linear(6, 3), when
+
+    def forward(self, x):
+        if self.when == "forward" or (self.when == "smaller" and self.first.out_features < 6):
+            raise ERRORS["cuda"]
+        return self.last(self.first(x).relu())
+
+    def __deepcopy__(self, memo):
+        if self.when == "copied":
+            raise ERRORS["cuda"]
+        made = HungryIf(self.when)
+        made.load_state_dict(self.state_dict())
+        return made
+
+
+def _of_numpy(*args, **kwargs):
+    raise MemoryError("Unable to allocate 9.00 GiB for an array")
+
+
+WANTS = {
+    "compile": ("forward", lambda ticket, net, path: compiler.compile(ticket, net, torch.randn(2, 4), kernels="dense")),
+    "export": ("forward", lambda ticket, net, path: program(ticket, net, torch.randn(2, 4))),
+    "copy": ("copied", lambda ticket, net, path: program(ticket, net, torch.randn(2, 4))),
+    "smaller": ("smaller", lambda ticket, net, path: smaller(ticket, net, torch.randn(2, 4))),
+    "predict": ("forward", lambda ticket, net, path: tombola.Predictive(ticket, net)(torch.randn(2, 4))),
+    "load": ("", lambda ticket, net, path: (ticket.save(path), tombola.load(path))),
+    "array": ("", lambda ticket, net, path: open_source(str(path.with_suffix(".npz")), tombola.Signature((4,), "float32"))),
+}
+
+
+@pytest.mark.parametrize("what", WANTS)
+def test_a_want_of_memory_is_no_fault_of_the_module_or_the_file(what, tmp_path, monkeypatch):
+    when, ask = WANTS[what]
+    net = HungryIf(when)
+    layout = Layout.of(net)
+    mask = torch.ones(layout.numel, dtype=torch.bool)
+    for name, part in layout.views(mask).items():
+        part[(slice(None), 0) if name == "last.weight" else 0] = name == "last.bias"
+    state = initial_state(net, layout, PosteriorSettings(), 0).masked(mask)
+    monkeypatch.setattr("numpy.load", _of_numpy)
+    if what == "load":
+        monkeypatch.setattr("tombola.pruning.damage._check_posterior", _of_numpy)
+    (tmp_path / "x.npz").touch()
+    with pytest.raises((RuntimeError, MemoryError, MemoryShortError)) as caught:
+        ask(tombola.Ticket(mask, state, state), net, tmp_path / "x")
+    assert is_out_of_memory(caught.value)
+    if what == "predict":
+        assert str(caught.value) == "out of memory; use a smaller batch (now 256) or fewer samples"
 
 
 def test_what_takes_most_is_to_be_lowered_first():

@@ -17,6 +17,7 @@ from tombola.export import onnx, program
 from tombola.models import build
 from tombola.posterior.likelihood import GaussianNoise
 from tombola.posterior.state import State
+from tombola.pruning.ensemble import ensemble_of, members_of
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -110,6 +111,34 @@ def test_a_program_is_saved_and_loaded(name, kind, tmp_path):
     else:  # deploy's own are compared with in ONNX Runtime
         assert [tuple(value.shape) for value in found] == [(4, 10), (4, 10)]
         assert (found[1] > 0).all()
+
+
+def three_points():
+    """A small net, and a ticket of an ensemble of three."""
+    module = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    return module, ensemble_of([random_ticket(module, 0.8, seed=seed) for seed in range(3)])
+
+
+def test_of_an_ensemble_each_member_is_exported_once():
+    module, ticket = three_points()
+    x = torch.randn(6, 4)
+    probs, epistemic = program(ticket, module, x, kind="samples").module()(x)
+    members = torch.stack([member.write_mean(module)(x).softmax(-1) for member in members_of(ticket)]).detach()
+    close(probs, members.mean(0))
+    expected = ticket.predict(module, x)
+    assert len(expected.probs_SBC) == 3
+    close(epistemic, expected.mutual_information.float())
+    for sample in (-1, 3):
+        with pytest.raises(TombolaError, match=f"sample is {sample}; it must be at least 0 and below 3"):
+            ticket.state_dict(module, seed=0, sample=sample)
+
+
+@pytest.mark.slow
+def test_an_onnx_file_says_how_many_samples_it_has(tmp_path):
+    module, ticket = three_points()
+    onnx(ticket, module, torch.randn(6, 4), tmp_path / "x.onnx", kind="samples")
+    about = onnxruntime.InferenceSession(tmp_path / "x.onnx").get_modelmeta().custom_metadata_map["tombola"]
+    assert json.loads(about)["samples"] == 3
 
 
 @pytest.mark.slow

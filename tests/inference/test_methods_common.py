@@ -203,6 +203,7 @@ class Fails(nn.Linear):
     [
         ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.", "out of memory"),
         ("CUDA out of memory. Tried to allocate 9.00 GiB.", "out of memory when 9.00 GiB more was asked for"),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "out of memory"),
         ("in-place operation", "method laplace needs gradients of each example"),
     ],
 )

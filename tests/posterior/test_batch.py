@@ -1,8 +1,10 @@
 """What a batch is, and what a likelihood makes of a module's output for it."""
 
+import re
 from collections import UserDict
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,18 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 
 from tombola import Bayesian, PruneSettings, TombolaError, TrainSettings, find_tickets
-from tombola.posterior.batch import channels_last, examples_of, inputs_of, logits_of, moved, parts, run, targets_of
+from tombola.posterior.batch import (
+    as_tensors,
+    channels_last,
+    examples_of,
+    inputs_of,
+    is_held,
+    logits_of,
+    moved,
+    parts,
+    run,
+    targets_of,
+)
 from tombola.posterior.likelihood import Categorical, NextToken
 from tombola.streams import generator
 
@@ -287,3 +300,27 @@ def test_a_function_and_a_module_are_the_same_likelihood():
     ]
     assert losses[1] == losses[2]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        *(("longdouble", 1), ("datetime64[D]", 1), ("timedelta64[s]", 1), ("V4", b"abcd"), ("uint64", 2**63)),
+        ([("x", "f4"), ("y", "i4")], (1, 2)),
+    ],
+)
+def test_arrays_that_torch_cannot_hold_are_refused(dtype, value):
+    array = np.array([value], dtype=dtype)
+    assert is_held(array.dtype) == (dtype == "uint64")
+    with pytest.raises(
+        TombolaError, match=rf"an array has the dtype {re.escape(str(array.dtype))}, whose values torch cannot"
+    ):
+        as_tensors({"x": (array,)})
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", ">i2", "uint16", "uint32", "uint64", "float16", ">f4", "float64"])
+def test_all_other_numbers_become_tensors_of_the_same_values(dtype):
+    array = np.array([[0, 1], [3, 2]], dtype=dtype)[::-1]
+    found = as_tensors(array)
+    assert found.tolist() == array.tolist()
+    assert not found.is_floating_point() or found.dtype == torch.float32

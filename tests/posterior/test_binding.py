@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from tombola import Layout, TombolaError
-from tombola.posterior.binding import Binding, buffers_of, load_buffers
+from tombola.posterior.binding import Binding, buffers_of, holding, load_buffers
 from tombola.streams import generator
 
 
@@ -210,6 +210,34 @@ def test_tied_weights_get_the_sum_of_their_gradients():
     first, second = (shared.clone().requires_grad_() for _ in range(2))
     parts = torch.autograd.grad(untied(first, second), (first, second))
     torch.testing.assert_close(layout.views(out)["embedding.weight"], parts[0] + parts[1], rtol=1e-12, atol=1e-14)
+
+
+class Twice(nn.Module):
+    """A part of two names, with buffers, and a layer tied to one in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+        self.again, self.tied = self.first, nn.Linear(3, 3, bias=False)
+        self.tied.weight = self.first[0].weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tied(self.again(torch.tanh(self.first(x))))
+
+
+@pytest.mark.parametrize("names", ["first", "all"])
+def test_a_module_that_holds_other_values_for_a_call_is_as_it_was(names: str):
+    module, x = Twice().eval(), torch.randn(5, 3)
+    other = copy.deepcopy(module)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.normal_()
+    before = snapshot(module)
+    values = {k: v.detach().clone() for k, v in other.named_parameters()} if names == "first" else other.state_dict()
+    values = {name: value.clone() for name, value in values.items()}  # an object of its own for each name
+    torch.testing.assert_close(holding(module, values)(x), other(x))
+    assert all(same(value, before[name]) for name, value in snapshot(module).items())
+    assert all(type(p) is nn.Parameter for p in (module.again[0].weight, module.first[0].weight, module.tied.weight))
 
 
 def test_parameters_that_the_loss_does_not_reach_and_frozen_ones_get_zero():

@@ -1,5 +1,6 @@
 """Abstention: thresholds by coverage and by risk against brute force, and what they promise against simulations."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -8,7 +9,7 @@ from scipy import stats
 
 from tombola import TombolaError
 from tombola.predict import abstain_at
-from tombola.predict.abstention import binomial_bound, parse_target
+from tombola.predict.abstention import binomial_bound, parse_target, right_of
 
 
 @given(
@@ -70,6 +71,21 @@ def test_what_cannot_be_chosen_is_refused():
         abstain_at(confidence, right, risk=1)
     with pytest.raises(TombolaError, match="20 confidences for 3 targets"):
         abstain_at(confidence, right[:3], coverage=0.5)
+
+
+@pytest.mark.parametrize(
+    ("targets", "sentence"),
+    [
+        (torch.tensor([0, 1, 7]), "there is no class 7 among the targets' 3, which are numbered from 0"),
+        (torch.tensor([0, -1, 2]), "there is no class -1 among"),
+        (torch.tensor([0.0, 1.0, 2.0]), "give a class number each"),
+        (np.array([b"a", b"b", b"c"]), "targets are no class numbers"),
+    ],
+)
+def test_targets_that_are_no_classes_are_refused(targets, sentence):
+    with pytest.raises(TombolaError, match=sentence):
+        right_of(torch.tensor([0, 1, 2]), targets, 3)
+    assert right_of(torch.tensor([0, 1, 2]), torch.tensor([0, 2, 2]), 3).tolist() == [True, False, True]
 
 
 def test_targets_are_read_from_text():

@@ -180,6 +180,23 @@ def test_a_regression_has_an_interval_and_no_abstention():
         predictive.abstaining(x, torch.zeros(50), coverage=0.5)
 
 
+class Logarithm(nn.Linear):
+    """One output without a dimension of its own, NaN for negative values."""
+
+    def forward(self, x):
+        return super().forward(x)[:, 0].log()
+
+
+def test_the_input_whose_output_is_not_finite_is_named_for_outputs_of_any_shape():
+    net = Logarithm(1, 1)
+    ticket = tombola.Bayesian(net, likelihood=tombola.GaussianNoise(noise_std=0.5)).ticket()
+    with torch.no_grad():
+        ticket.write_mean(net)
+        sign = net.weight.sign().item()
+    with pytest.raises(TombolaError, match="the outputs of Logarithm for input 2 are NaN or infinite"):
+        Predictive(ticket, net, method="mean")(sign * torch.tensor([[9.0], [8.0], [-9.0], [-9.0]]))
+
+
 class Named(nn.Module):
     """A layer without a rule for moments."""
 
@@ -236,6 +253,17 @@ def test_inputs_that_do_not_fit_are_refused(shipped, net, data):
     predictive, inputs = Predictive(shipped, net, batch=4), data.test[0][:10].clone()
     with pytest.raises(TombolaError, match=r"shape \[2, 1, 9, 9\]; the ticket takes \[B, 1, 8, 8\]"):
         predictive(torch.zeros(2, 1, 9, 9))
+    for wrong, said in (
+        (np.array(["a"]), "<U1"),
+        (np.zeros((2, 64), complex), "complex128"),
+        (torch.tensor(1.0), "float32"),
+    ):
+        with pytest.raises(TombolaError, match=f"inputs are no batch of numbers .*{said}.; give a tensor or an array"):
+            predictive(wrong)
+    with pytest.raises(TombolaError, match="there is no class 11 among the targets' 10"):
+        predictive.abstaining(data.test[0][:2], torch.tensor([1, 11]), coverage=0.5)
+    named = predictive.abstaining(data.test[0], np.array([str(int(y)) for y in data.test[1]]), coverage=0.5)
+    assert named.abstention == predictive.abstaining(*data.test, coverage=0.5).abstention
     with pytest.raises(TombolaError, match="at least one example"):
         predictive(inputs[:0])
     inputs[6, 0, 2, 2] = math.inf

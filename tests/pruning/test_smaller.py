@@ -17,6 +17,7 @@ from tombola.posterior.layout import Layout
 from tombola.posterior.state import initial_state
 from tombola.pruning.smaller import smaller
 from tombola.pruning.ticket import Ticket, ticket_of, with_mask
+from tombola.pruning.units import units_of
 from tombola.settings import PosteriorSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:the ticket has no batch-norm statistics")
@@ -69,6 +70,36 @@ def test_masks_of_single_weights_stay_masks_and_trained_ones_stay_samples(tmp_pa
     assert torch.equal(own.mask, ticket.mask)
     own.save(tmp_path / "small.safetensors")
     assert tombola.load(tmp_path / "small.safetensors", small).predict(small, inputs).probs.shape == (8, 5)
+
+
+class Convolutions(nn.Module):
+    """Depthwise and transposed convolutions, whose sizes are written in other ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.depthwise, self.two = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 6, 1)
+        self.larger, self.last = nn.ConvTranspose2d(6, 4, 2, stride=2), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.two(self.depthwise(self.one(x).relu()).relu()).relu()
+        return self.last(self.larger(x).mean((2, 3)))
+
+
+def test_sizes_of_convolutions_are_those_of_their_weights():
+    module, inputs = Convolutions(), torch.randn(3, 3, 5, 5)
+    own = Layout.of(module)
+    found = units_of(module, own, inputs, "units")
+    alive = torch.ones(len(found), dtype=torch.bool)
+    alive[[1, 4]] = False
+    mask = found.masked(torch.ones(own.numel, dtype=torch.bool), alive)
+    state = initial_state(module, own, PosteriorSettings(), 0).masked(mask)
+    small, _ = smaller(Ticket(mask, state, state), module, inputs)
+    for name, kind in (("one", nn.Conv2d), ("depthwise", nn.Conv2d), ("two", nn.Conv2d), ("larger", nn.ConvTranspose2d)):
+        layer = getattr(small, name)
+        anew = kind(layer.in_channels, layer.out_channels, layer.kernel_size, groups=layer.groups)
+        assert anew.weight.shape == layer.weight.shape, name
+    sizes = [(layer.in_channels, layer.out_channels, layer.groups) for layer in list(small.children())[:4]]
+    assert sizes == [(3, 6, 1), (6, 6, 6), (6, 6, 1), (6, 4, 1)]
 
 
 class Fixed(nn.Module):

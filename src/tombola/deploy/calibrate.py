@@ -24,8 +24,13 @@ _LEAST = 1e-3
 """Share of its variance below which a channel is constant and keeps its scale; the least that is left for its mean."""
 
 
-def spread_of(networks: Iterable[Graph], inputs: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-    """Return the variance over two or more networks of the values of nodes, averaged over inputs and positions: [C] each."""
+def spread_of(
+    networks: Iterable[Graph], inputs: Tensor, names: Collection[str], population: int | None = None
+) -> dict[str, Tensor]:
+    """Return the variance over two or more networks of the values of nodes, averaged over inputs and positions: [C] each.
+
+    population: number of equally likely networks in all, where these are different ones of them.
+    """
     count, sums, squares = 0, dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
 
     def add(node: Node, value: Any) -> Any:
@@ -38,7 +43,8 @@ def spread_of(networks: Iterable[Graph], inputs: Tensor, names: Collection[str])
     for network in networks:
         _run(network, inputs, add)
         count += 1
-    found: dict[str, Any] = {name: (squares[name] - total * total / count) / (count - 1) for name, total in sums.items()}
+    share = (1 - 1 / population if population else 1) / (count - 1)
+    found: dict[str, Any] = {name: share * (squares[name] - total * total / count) for name, total in sums.items()}
     return {name: value.mean(_rest(value)).clamp_min(0).float() for name, value in found.items()}
 
 

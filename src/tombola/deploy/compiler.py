@@ -1,7 +1,7 @@
 """From a trained ticket to a predictor."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,18 +10,22 @@ from torch import Tensor, nn
 
 from tombola.errors import TombolaError
 from tombola.posterior.batch_norm import KEPT, has_own, kept_of
+from tombola.posterior.binding import holding
+from tombola.posterior.families import draws_of, weight_sample
 from tombola.posterior.modes import in_evaluation
 from tombola.pruning.ticket import Ticket
-from tombola.streams import generator
 
 if TYPE_CHECKING:
     from .graph import Graph
     from .predictor import Predictor
+    from .tune import Choice
     from .uncertain import Moments, Samples
 
 
 _TOLERANCE = 1e-4
 """Largest difference of a compiled network's outputs from the masked network's, over the largest output."""
+_ROUGH = 1e-2
+"""The same of moments, whose variances are differences of sums of squares."""
 _SAMPLES, _NEAR = 64, 32
 """Weight samples, and inputs, that tell the size of moments' variances; inputs share a sample's noise, so few of them do."""
 
@@ -49,26 +53,35 @@ def compile(
     the masked network's.
     """
     _check(example, kernels)
+    from .graph import traced
+
+    return _compiled(traced(module, example), module, ticket.state_dict(module), example, kernels)
+
+
+def _compiled(
+    program: Any, module: nn.Module, weights: Mapping[str, Tensor], example: Tensor, kernels: "str | Choice"
+) -> "Predictor":
+    """Return the network of a program of `module` with these weights, compiled; kernels: as of `compile`, or a choice."""
     from .dead import without_dead_channels
-    from .graph import graph_of, traced
+    from .graph import graph_of
     from .predictor import Predictor
     from .tune import choose
 
-    weights = ticket.state_dict(module)
-    graph = graph_of(traced(module, example), module, weights)
+    graph = graph_of(program, module, weights)
     without_dead_channels(graph)
     with torch.inference_mode():
-        predictor = Predictor(graph, choose(graph, example, kernels), example)
+        choice = choose(graph, example, kernels) if isinstance(kernels, str) else kernels
+        predictor = Predictor(graph, choice, example)
         with in_evaluation(module):
-            expected = torch.func.functional_call(module, weights, (example,))
+            expected = holding(module, weights)(example)
         _compare(predictor(example), expected, type(module).__name__)
     return predictor
 
 
-def _compare(found: Tensor, expected: Tensor, name: str) -> None:
+def _compare(found: Tensor, expected: Tensor, name: str, tolerance: float = _TOLERANCE) -> None:
     """Raise TombolaError unless the outputs agree: a network that mixes its examples, or is random, cannot be compiled."""
     error = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
-    if not error <= _TOLERANCE:
+    if not error <= tolerance:
         raise TombolaError(
             f"compiled, {name} differs from itself by {error:.1e} of its largest output; a network whose outputs are "
             "random, or depend on the other examples of a batch, cannot be compiled"
@@ -110,7 +123,10 @@ def compile_moments(
         from .predictor import Predictor
         from .tune import choose
 
-        return Moments(Predictor(graph, choose(graph, example, kernels), example))
+        predictor, plain = Predictor(graph, choose(graph, example, kernels), example), DensePredictor(graph)
+        for found, expected in zip(Moments(predictor)(example), Moments(plain)(example), strict=True):
+            _compare(found, expected, type(module).__name__, _ROUGH)
+        return Moments(predictor)
 
 
 def moments_graph(ticket: Ticket, module: nn.Module, example: Tensor, training: Tensor | None = None) -> "Graph":
@@ -134,7 +150,8 @@ def moments_graph(ticket: Ticket, module: nn.Module, example: Tensor, training: 
     norms = [node.name for node in graph.nodes.values() if node.norm is not None]
     drawn = _drawn(ticket, module, program, training) if deep else None
     with torch.inference_mode():
-        spread = {} if drawn is None else spread_of(drawn, near, [*norms, network.output])
+        population = None if ticket.posterior.points is None else len(ticket.posterior.points)
+        spread = {} if drawn is None else spread_of(drawn, near, [*norms, network.output], population)
         if norms:
             calibrate(graph, near if training is None else training, spread, norms=training is not None)
         if spread:
@@ -151,21 +168,22 @@ def _drawn(ticket: Ticket, module: nn.Module, program: Any, training: Tensor | N
             return None
     kept = ticket.statistics
     samples, seed = (_SAMPLES, 0) if kept is None else (min(_SAMPLES, kept.kept), kept.seed)
-    return _networks(ticket, module, program, samples, seed)
-
-
-def _networks(ticket: Ticket, module: nn.Module, program: Any, samples: int, seed: int) -> "Iterator[Graph]":
-    """Yield the networks of the first weight samples of a seed, as `ticket.predict` has them."""
     from .graph import graph_of
 
+    return (graph_of(program, module, weights) for weights in _weights(ticket, module, samples, seed))
+
+
+def _weights(ticket: Ticket, module: nn.Module, samples: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    """Yield the state_dict of each of the first weight samples of a seed, as `ticket.predict` has them."""
     q, first = ticket.posterior, {id(p): name for name, p in module.named_parameters()}
     names = {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
     mean = ticket.state_dict(module)
-    own = kept_of(ticket.statistics, module, q, samples=samples, seed=seed) or {}
-    for s in range(1 if q.std is None else samples):
-        views = ticket.layout.views(q.sample(generator("predict", seed, s)))
+    count = draws_of(q, samples)
+    own = kept_of(ticket.statistics, module, q, samples=count, seed=seed) or {}
+    for s in range(count):
+        views = ticket.layout.views(weight_sample(q, (seed,), s))
         drawn = {name: views[names[name]] for name in names} | {name: values[s] for name, values in own.items()}
-        yield graph_of(program, module, mean | drawn)
+        yield mean | drawn
 
 
 def compile_samples(
@@ -180,25 +198,21 @@ def compile_samples(
     """Return the weight samples that `ticket.predict` draws with this seed, each compiled as `compile` does the mean.
 
     Each has its own batch-norm statistics folded in, and multiplies surviving weights alone. The network is exported and its
-    kernels are chosen once. Arguments as of `compile`; samples: at least 1, as many as the ticket keeps statistics of.
+    kernels are chosen once; of a posterior of K points there are at most K, each once. Arguments as of `compile`; samples:
+    at least 1, as many as the ticket keeps statistics of.
 
     Raises TombolaError as `compile` does, and for samples of which the ticket keeps no statistics.
     """
     _check(example, kernels)
     if samples < 1:
         raise TombolaError(f"samples is {samples}; it must be at least 1")
-    from .dead import without_dead_channels
     from .graph import traced
-    from .predictor import Predictor
-    from .tune import choose
     from .uncertain import Samples
 
-    predictors, choice = [], None
-    for graph in _networks(ticket, module, traced(module, example), samples, seed):
-        without_dead_channels(graph)
-        with torch.inference_mode():
-            choice = choice or choose(graph, example, kernels)
-            predictors.append(Predictor(graph, choice, example))
+    program, predictors = traced(module, example), list["Predictor"]()
+    for weights in _weights(ticket, module, samples, seed):
+        choice = predictors[0].choice if predictors else kernels
+        predictors.append(_compiled(program, module, weights, example, choice))
     return Samples(predictors)
 
 

@@ -23,6 +23,8 @@ _EACH: dict[object, Callable[[Tensor], Tensor]] = {
 def without_dead_channels(graph: Graph) -> int:
     """Set weights from and to dead channels to zero, in place, until none is left; return the number of weights removed."""
     layers = [node for node in graph.nodes.values() if multiplies(node)]
+    for node in layers:  # a layer that is used twice is two nodes, of which each has other channels that are dead
+        node.arguments |= {key: None if (own := node.arguments[key]) is None else own.clone() for key in ("weight", "bias")}
     before = start = _nonzeros(layers)
     while True:
         _drop_unread(graph)

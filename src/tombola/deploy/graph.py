@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, is_out_of_memory
 from tombola.posterior.modes import in_evaluation
 
 aten = torch.ops.aten
@@ -111,6 +111,8 @@ def traced(module: nn.Module, example: Tensor) -> Any:
             warnings.simplefilter("ignore")  # of torch's own parts, on the way
             return torch.export.export(module, (two,), dynamic_shapes=batch).run_decompositions({})
     except Exception as error:  # torch.export's errors have no class in common
+        if is_out_of_memory(error):
+            raise
         first = str(error).strip().partition("\n")[0]
         raise TombolaError(
             f"torch.export cannot follow {type(module).__name__}, so it cannot be compiled: {first}"

@@ -26,7 +26,7 @@ from .pointwise import (
     relu_moments,
     smooth_moments,
 )
-from .rewriting import MOMENTS, Rewriting, moments_of, rule
+from .rewriting import MOMENTS, MOVES, SMOOTH, VIEWS, Rewriting, channels, moments_of, rule
 from .taps import pair
 
 __all__ = ["MOMENTS", "moments_of"]
@@ -99,20 +99,7 @@ def _relu(rewriting: Rewriting, node: Node) -> bool:
     return True
 
 
-@rule(
-    aten.gelu.default,
-    aten.silu.default,
-    aten.tanh.default,
-    aten.sigmoid.default,
-    aten.elu.default,
-    aten.softplus.default,
-    aten.leaky_relu.default,
-    aten.hardtanh.default,
-    aten.hardswish.default,
-    aten.hardsigmoid.default,
-    aten.mish.default,
-    aten.exp.default,
-)
+@rule(*SMOOTH)
 def _smooth(rewriting: Rewriting, node: Node) -> bool:
     ref, *more = node.arguments.values()
     arguments = {"x": ref, "units": rewriting.units[ref.name], "function": node.target, "more": tuple(more)}
@@ -181,7 +168,7 @@ def _share(rewriting: Rewriting, average: Node) -> Any:
     return Ref(name)
 
 
-@rule(aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.flatten.using_ints)
+@rule(*VIEWS)
 def _flatten(rewriting: Rewriting, node: Node) -> bool:
     """Flatten images, whose parts stay in order; move other values part by part."""
     ref = next(iter(node.arguments.values()))
@@ -195,23 +182,12 @@ def _flatten(rewriting: Rewriting, node: Node) -> bool:
     return True
 
 
-@rule(
-    aten.permute.default,
-    aten.transpose.int,
-    aten.t.default,
-    aten.select.int,
-    aten.slice.Tensor,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.unsqueeze.default,
-    aten.expand.default,
-    aten.unbind.int,
-    aten.split.Tensor,
-    aten.clone.default,
-)
+@rule(*MOVES, aten.select.int, aten.slice.Tensor, aten.unbind.int, aten.split.Tensor)
 def _moved(rewriting: Rewriting, node: Node) -> bool:
     first, *names = node.arguments
     ref = node.arguments[first]
+    if node.target is aten.expand.default and channels(node.shape) != channels(rewriting.graph.nodes[ref.name].shape):
+        return False  # channels that are one value are not independent
     more = {name: node.arguments[name] for name in names}
     function = node.target
     if "size" in more and function is not aten.expand.default:  # a view, of what may lie otherwise in memory
@@ -230,6 +206,8 @@ def _item(rewriting: Rewriting, node: Node) -> bool:
 @rule(aten.cat.default)
 def _concatenation(rewriting: Rewriting, node: Node) -> bool:
     parts, dim = node.arguments["tensors"], node.arguments["dim"]
+    if rewriting.related(*parts):
+        return False
     arguments = {"x": parts, "units": rewriting.operands(*parts), "function": torch.cat, "more": {"dim": dim}}
     rewriting.add(node, mixing.each_part, arguments, 2)
     return True
@@ -237,9 +215,15 @@ def _concatenation(rewriting: Rewriting, node: Node) -> bool:
 
 @rule(aten.add.Tensor, aten.sub.Tensor)
 def _sum(rewriting: Rewriting, node: Node) -> bool:
-    """Add two values as independent, or a constant to one."""
+    """Add two values as independent, or a constant to one; a value to itself as its multiple."""
     one, other = node.arguments["self"], node.arguments["other"]
     alpha = node.arguments["alpha"] if node.target is aten.add.Tensor else -node.arguments["alpha"]
+    if isinstance(one, Ref) and one == other:
+        times = {"one": one, "other": 1.0 + alpha, "units": rewriting.operands(one, alpha)}
+        rewriting.add(node, mixing.product_moments, times, 2)
+        return True
+    if rewriting.related(one, other):
+        return False
     arguments = {"one": one, "other": other, "units": rewriting.operands(one, other), "alpha": alpha}
     rewriting.add(node, mixing.add_moments, arguments, 2)
     return True
@@ -252,6 +236,8 @@ def _product(rewriting: Rewriting, node: Node) -> bool:
         if isinstance(other, Ref):
             return False
         other = 1 / other
+    if rewriting.related(one, other):
+        return False
     arguments = {"one": one, "other": other, "units": rewriting.operands(one, other)}
     rewriting.add(node, mixing.product_moments, arguments, 2)
     return True
@@ -260,6 +246,8 @@ def _product(rewriting: Rewriting, node: Node) -> bool:
 @rule(aten.matmul.default, aten.bmm.default)
 def _matmul(rewriting: Rewriting, node: Node) -> bool:
     one, other = node.arguments.values()
+    if rewriting.related(one, other):
+        return False
     arguments = {"one": one, "other": other, "units": rewriting.operands(one, other)}
     rewriting.add(node, mixing.matmul_moments, arguments, 2)
     return True

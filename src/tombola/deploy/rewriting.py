@@ -12,9 +12,38 @@ from torch import Tensor
 
 from tombola.errors import TombolaError
 
-from .graph import Graph, Node, Ref, aten, multiplies
+from .graph import Graph, Node, Ref, aten, multiplies, refs
 from .pointwise import lift, lift_inputs, stacked
 from .population import MAXIMA, Population, centred, populations
+
+VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.flatten.using_ints)
+MOVES = (
+    aten.permute.default,
+    aten.transpose.int,
+    aten.t.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.unsqueeze.default,
+    aten.expand.default,
+    aten.clone.default,
+)
+SMOOTH = (
+    aten.gelu.default,
+    aten.silu.default,
+    aten.tanh.default,
+    aten.sigmoid.default,
+    aten.elu.default,
+    aten.softplus.default,
+    aten.leaky_relu.default,
+    aten.hardtanh.default,
+    aten.hardswish.default,
+    aten.hardsigmoid.default,
+    aten.mish.default,
+    aten.exp.default,
+)
+_SCALED = (aten.neg.default, aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
+_EACH = {*VIEWS, *MOVES, *SMOOTH, *_SCALED, aten.relu.default}
+"""Operations that make of each element of one random value another one, and keep them all."""
 
 
 @dataclass
@@ -29,6 +58,9 @@ class Rewriting:
     """Random values by name, with their channels in units of C: 2 ([m, v]) or 3 ([m, v, m (m - 2 c)])."""
     centres: dict[str, Tensor | None] = field(default_factory=dict)
     """c of the values that have three parts; None is 0."""
+    origins: dict[str, str] = field(default_factory=dict)
+    """The value that each is made of, element by element: two of one origin are far from independent."""
+    _first: dict[tuple[Any, ...], str] = field(default_factory=dict)
 
     @cached_property
     def centred(self) -> set[str]:
@@ -73,14 +105,45 @@ class Rewriting:
             self.made.nodes[name] = Node(name, lift if random else lift_inputs, arguments, _wide(shape, 3 if random else 2))
         return Ref(name)
 
+    def related(self, *values: Any) -> bool:
+        """Return whether two of some random values are functions of the same elements, as x and relu(x), or equal."""
+        found = [self.origin(value.name) for value in values if isinstance(value, Ref) and value.name in self.units]
+        return len(set(found)) < len(found)
+
+    def origin(self, name: str) -> str:
+        """Return the origin of a value; the same operation on the same values, done twice, has one."""
+        if name not in self.origins:
+            node = self.graph.nodes.get(name)
+            self.origins[name] = name if node is None else self._origin(node)
+        return self.origins[name]
+
+    def _origin(self, node: Node) -> str:
+        random = [name for name in node.inputs() if name in self.units]
+        if len(random) == 1 and not node.variances and node.target in _EACH:
+            return self.origin(random[0])
+        key = [node.target, node.layer, *map(self.origin, node.inputs())]
+        for value in node.arguments.values():
+            if not isinstance(value, Tensor):
+                key.append(None if any(refs(value)) else repr(value))
+            elif not node.layer:  # a layer has its tensors, which may be folded ones
+                key.append(id(value))
+        return self._first.setdefault(tuple(key), node.name)
+
     def operands(self, *values: Any) -> list[int]:
         """Return the parts of each operand: 1 of one without variance, 0 of a constant."""
         return [self.units.get(value.name, 1) if isinstance(value, Ref) else 0 for value in values]
 
 
+def channels(shape: tuple[int, ...]) -> int:
+    return shape[_axis(shape)]
+
+
+def _axis(shape: tuple[int, ...]) -> int:
+    return 1 if len(shape) == 4 else len(shape) - 1
+
+
 def _wide(shape: tuple[int, ...], units: int) -> tuple[int, ...]:
-    axis = 1 if len(shape) == 4 else len(shape) - 1
-    return tuple(units * size if i == axis else size for i, size in enumerate(shape))
+    return tuple(units * size if i == _axis(shape) else size for i, size in enumerate(shape))
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
@@ -125,6 +188,7 @@ def moments_of(graph: Graph, training: Tensor | None = None) -> Graph:
             found = MOMENTS.get(node.target)
             if found is None or (node.variances and node.target not in RANDOM) or not found(rewriting, node):
                 name = str(getattr(node.target, "_schema", node.target)).partition("(")[0].removeprefix("aten::")
+                name += " of values that depend on each other" * rewriting.related(*map(Ref, random))
                 where = f" (in or after {node.layer})" if node.layer else ""
                 raise TombolaError(f"moments have no rule for the operation {name}{where}; predict by samples")
         else:

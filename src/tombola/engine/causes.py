@@ -1,8 +1,9 @@
 """Sentences about the errors of stages."""
 
+from tombola.errors import MemoryShortError, is_out_of_memory
 from tombola.study.stages import Evaluate, Stage, Train
 from tombola.training.memory import MemoryForecast
-from tombola.training.out_of_memory import MemoryShortError, is_out_of_memory, short_of_memory
+from tombola.training.out_of_memory import short_of_memory
 
 
 def cause_of(stage: Stage, error: Exception | SystemExit, needs: MemoryForecast | None) -> str:

@@ -19,7 +19,7 @@ import torch
 from filelock import BaseFileLock, Timeout
 
 from tombola.data import Dataset, load_data
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, is_out_of_memory
 from tombola.pruning.ticket import Ticket
 from tombola.settings import DataSettings
 from tombola.study.plan import Plan, names_of
@@ -27,7 +27,7 @@ from tombola.study.stages import Evaluate, Outcome, Prune, RunContext, Stage, Tr
 from tombola.study.stages.train import train_stages
 from tombola.training.checkpoint import Checkpoint, TimeUp, arithmetic
 from tombola.training.memory import MemoryForecast
-from tombola.training.out_of_memory import free_cached, is_out_of_memory
+from tombola.training.out_of_memory import free_cached
 
 from .beside import SideBySide, kind_of
 from .causes import cause_of, first_line

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from tombola.deploy.compiler import moments_graph
 from tombola.deploy.graph import Graph, Node, Ref, evaluated
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, is_out_of_memory
 from tombola.posterior.batch import lengths_of, logits_of, run
+from tombola.posterior.families import draws_of
 from tombola.pruning.ticket import Ticket
 
 Kind = Literal["mean", "samples", "moments"]
@@ -44,8 +45,8 @@ def network_of(ticket: Ticket, module: nn.Module, example: Any, *, kind: Kind, s
         net = _loaded(module, ticket.state_dict(module))
         return Network(_Mean(net, by_keyword), inputs, ("mean" if regression else "logits",))
     if kind == "samples":
-        count = 1 if ticket.posterior.std is None else samples
-        nets = [_loaded(module, ticket.state_dict(module, seed=seed, sample=s)) for s in range(count)]
+        draws = range(draws_of(ticket.posterior, samples))
+        nets = [_loaded(module, ticket.state_dict(module, seed=seed, sample=s)) for s in draws]
         return Network(_Samples(nets, by_keyword, regression), inputs, ("mean" if regression else "probs", "epistemic"))
     if ticket.posterior.std is None:
         raise TombolaError("the ticket's posterior is a point, which has no variances; export its mean")
@@ -128,6 +129,8 @@ def _loaded(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     try:
         net = copy.deepcopy(module)
     except Exception as error:  # of whatever a module keeps
+        if is_out_of_memory(error):
+            raise
         first = str(error).strip().partition("\n")[0]
         raise TombolaError(f"{type(module).__name__} cannot be copied, and so not exported: {first}") from error
     net.load_state_dict(weights)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, is_out_of_memory
 from tombola.pruning.ticket import Ticket, load
 
 TICKET = "ticket.safetensors"
@@ -53,11 +53,14 @@ def from_pretrained(folder: str | Path) -> tuple[nn.Module, Ticket]:
     try:
         model: nn.Module = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of whatever is in the folder
+        if is_out_of_memory(error):
+            raise
         first = str(error).strip().partition("\n")[0]
         raise TombolaError(f"transformers cannot load {folder}: {first}") from error
     ticket = load(folder / TICKET, model)
+    found = model.state_dict()
     for name, value in ticket.state_dict(model).items():
-        if not torch.equal(value, model.state_dict()[name]):
+        if not torch.equal(value, found[name]):
             raise TombolaError(f"{name!r} in {folder} is not the mean of its ticket; save model and ticket together anew")
     return model.eval(), ticket
 

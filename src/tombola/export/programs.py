@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 import tombola
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, is_out_of_memory
 from tombola.files import written_aside
+from tombola.posterior.families import draws_of
 from tombola.pruning.ticket import Ticket
 
 from .networks import Kind, Network, network_of
@@ -47,9 +48,9 @@ def program(
 
     kind: `mean`, the logits [B, C] (of a regression the mean) by the mean weights; `samples`, the average class
         probabilities [B, C] over `samples` fixed weight samples, those of `ticket.predict` of that seed with their
-        batch-norm statistics, and the mutual information with the weights in nats [B] (of a regression: the mean and its
-        variance over the samples); `moments`, mean and variance of the logits, each [B, C], in one pass (see
-        `tombola.deploy.compile_moments`).
+        batch-norm statistics (of a posterior of K points at most K), and the mutual information with the weights in nats
+        [B] (of a regression: the mean and its variance over the samples); `moments`, mean and variance of the logits, each
+        [B, C], in one pass (see `tombola.deploy.compile_moments`).
     example: inputs as the module takes them: a tensor, a tuple or a mapping of tensors [B, ...].
 
     Raises TombolaError for an unknown kind, for a ticket that is untrained, of another model, or not finite, for an
@@ -91,10 +92,10 @@ def onnx(
         raise TombolaError(f"the weights take {size / 2**30:.1f} GiB, an ONNX file has less than 2; export fewer samples")
     name = type(module).__name__
     made = _as_onnx(_exported(network, name), network, name)
-    about = {"version": tombola.__version__, "kind": kind, "density": ticket.density}
-    made.model.metadata_props["tombola"] = json.dumps(
-        about | ({"samples": samples, "seed": seed} if kind == "samples" else {})
-    )
+    about: dict[str, Any] = {"version": tombola.__version__, "kind": kind, "density": ticket.density}
+    if kind == "samples":
+        about |= {"samples": draws_of(ticket.posterior, samples), "seed": seed}
+    made.model.metadata_props["tombola"] = json.dumps(about)
     with _written(Path(path), ".onnx") as aside:
         made.save(aside, external_data=False)
         session = _session(aside)
@@ -110,6 +111,8 @@ def _exported(network: Network, name: str) -> ExportedProgram:
         with _quiet(), torch.no_grad():
             found = torch.export.export(network.module, two, dynamic_shapes=_shapes(network.module, dynamic))
     except Exception as error:  # torch.export's errors have no class in common
+        if is_out_of_memory(error):
+            raise
         first = str(error).strip().partition("\n")[0]
         raise TombolaError(f"torch.export cannot follow {name}, so it cannot be exported: {first}") from error
     run = found.module()
@@ -145,6 +148,8 @@ def _as_onnx(found: ExportedProgram, network: Network, name: str) -> Any:
                 found, dynamo=True, input_names=list(network.inputs), output_names=list(network.outputs), verbose=False
             )
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise TombolaError(f"{name} cannot be written as ONNX: {_reason(error)}") from error
     assert made is not None
     _name_apart(made.model.graph, {*network.inputs, *network.outputs})

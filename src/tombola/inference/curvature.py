@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch.func import jacrev, vmap
 
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, is_out_of_memory
 from tombola.posterior.batch import Batch, inputs_of, length_of, logits_of, mapped, parts, run
+from tombola.posterior.binding import holding
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import Categorical, GaussianNoise
 
@@ -38,16 +39,11 @@ def fisher_rows(module: nn.Module, layout: Layout, theta: Tensor, likelihood: nn
     """
     n, classes = layout.random_numel, type(likelihood) is Categorical
     scale = torch.tensor(1.0) if classes else torch.exp(-likelihood.log_noise.detach())  # type: ignore[operator]
-
     held = layout.views(theta.detach())
 
     def outputs(random: Tensor, example: Any) -> tuple[Tensor, Tensor]:
         # views of `random` alone: those of a whole vector would have the gradients of all layers computed
-        views = held | {s.name: s.view(random) for s in layout.segments if s.random}
-
-        def forward(*args: Any, **named: Any) -> Any:
-            return functional_call(module, views, args, named)
-
+        forward = holding(module, held | {s.name: s.view(random) for s in layout.segments if s.random})
         found = logits_of(run(forward, mapped(example, lambda leaf: leaf.unsqueeze(0))))[0]
         if classes and found.ndim != 1:
             raise TombolaError(
@@ -67,7 +63,7 @@ def fisher_rows(module: nn.Module, layout: Layout, theta: Tensor, likelihood: nn
             weights_bO = (0.5 * values_bO).exp() if classes else torch.ones_like(values_bO)
             yield (gradients_bOn * weights_bO.unsqueeze(-1)).reshape(-1, n).detach()
     except (RuntimeError, NotImplementedError) as error:
-        if "allocate" in str(error):  # memory has run out, which is no fault of the module: the training says what to lower
+        if is_out_of_memory(error):  # no fault of the module: the training says what to lower
             raise
         raise TombolaError(
             f"method laplace needs gradients of each example, which torch cannot take of this module ({error}); "

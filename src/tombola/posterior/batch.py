@@ -34,14 +34,24 @@ IGNORED = -100
 
 
 def as_tensors(value: Any) -> Any:
-    """Return a batch, inputs or targets with tensors for numpy arrays of numbers, their floats in torch's default dtype."""
+    """Return a batch, inputs or targets with tensors for numpy arrays of numbers, their floats in torch's default dtype.
+
+    Arrays of text, objects and complex numbers stay as they are. Raises TombolaError for others that torch cannot hold.
+    """
     if isinstance(value, Mapping):
         return {name: as_tensors(part) for name, part in value.items()}
     if type(value) in (tuple, list):
         return type(value)(as_tensors(part) for part in value)
-    if isinstance(value, Tensor) or not hasattr(value, "__array__") or value.__array__().dtype.kind not in "biuf":
+    if isinstance(value, Tensor) or not hasattr(value, "__array__"):
         return value
     array = value.__array__()
+    if array.dtype.kind in "OSUc":
+        return value
+    if not is_held(array.dtype) or (array.dtype == "uint64" and array.size and array.max() >= 2**63):
+        raise TombolaError(
+            f"an array has the dtype {array.dtype}, whose values torch cannot hold; give numbers it can, as by "
+            "array.astype('float32')"
+        )
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch has little arithmetic of these
         array = array.astype("int64")
     if not array.dtype.isnative:
@@ -50,6 +60,11 @@ def as_tensors(value: Any) -> Any:
         array = array.copy()
     found = torch.as_tensor(array)
     return found.to(torch.get_default_dtype()) if found.is_floating_point() else found
+
+
+def is_held(dtype: Any) -> bool:
+    """Return whether torch has tensors of the real numbers of a numpy dtype: not of a long double, dates or records."""
+    return dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize <= 8)
 
 
 def joined(examples: Any) -> Batch:

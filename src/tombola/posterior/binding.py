@@ -4,9 +4,11 @@ Legend: P parameters of the layout.
 """
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -175,6 +177,22 @@ def attributes_kept(module: nn.Module) -> Iterator[None]:
             for name in own.keys() - before.keys():
                 del own[name]
             own.update(before)
+
+
+def holding(module: nn.Module, tensors: Mapping[str, Tensor]) -> Callable[..., Any]:
+    """Return a function that calls the module with `tensors` in place of its parameters and buffers, which stay as they are.
+
+    tensors: by any of their names; those that are not given are the module's own. (torch's `functional_call` by itself
+    leaves tensors in place of the parameters of a part that has two names, and wants one object for all names of a weight.)
+    """
+    first = {id(own): name for name, own in chain(module.named_parameters(), module.named_buffers())}
+    found: dict[str, Tensor] = {}
+    for prefix, part in module.named_modules():  # each part once
+        for leaf, own in chain(part._parameters.items(), part._buffers.items()):
+            name = f"{prefix}.{leaf}" if prefix else leaf
+            if own is not None and (value := tensors.get(name, tensors.get(first[id(own)]))) is not None:
+                found[name] = value
+    return lambda *args, **kwargs: torch.func.functional_call(module, found, args, kwargs, tie_weights=False)
 
 
 def _restore_modes(saved: list[tuple[nn.Module, bool]]) -> None:

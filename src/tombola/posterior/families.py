@@ -105,7 +105,14 @@ def draws_of(q: Posterior, samples: int) -> int:
 
 
 def weight_sample(q: Posterior, stream: streams.Name, s: int) -> Tensor:
-    """Draw weight sample `s` of a prediction [P]; of a finite posterior its points in an order of the stream, each once."""
-    if (points := q.points) is None:
+    """Draw weight sample `s` of a prediction [P]; of a finite posterior its points in an order of the stream, each once.
+
+    Raises TombolaError for a sample that no prediction has.
+    """
+    points = q.points
+    if s < 0 or (points is not None and s >= len(points)):
+        count = "" if points is None else f" and below {len(points)}, the number of points of the posterior"
+        raise TombolaError(f"sample is {s}; it must be at least 0{count}")
+    if points is None:
         return q.sample(streams.generator("predict", *stream, s, device=q.mean.device))
     return points[int(torch.randperm(len(points), generator=streams.generator("predict", *stream, "order"))[s])]

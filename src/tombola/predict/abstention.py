@@ -123,11 +123,19 @@ def parse_target(text: str) -> dict[str, float]:
     return {name: value}
 
 
-def right_of(labels: Tensor, targets: Tensor) -> Tensor:
-    """Return whether each label is the target, bool [n]. Raises TombolaError for targets that are no classes of these."""
-    targets = torch.as_tensor(targets).cpu()
+def right_of(labels: Tensor, targets: Tensor, classes: int) -> Tensor:
+    """Return whether each label is the target, bool [n].
+
+    Raises TombolaError for targets that are no numbers of `classes` classes, from 0 on.
+    """
+    try:
+        targets = torch.as_tensor(targets).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TombolaError(f"targets are no class numbers ({error}); give one each") from None
     if targets.is_floating_point() or targets.shape != labels.shape:
         raise TombolaError(
             f"targets are {targets.dtype} of shape {list(targets.shape)} for {len(labels)} inputs; give a class number each"
         )
+    if len(strange := targets[(targets < 0) | (targets >= classes)]):
+        raise TombolaError(f"there is no class {int(strange[0])} among the targets' {classes}, which are numbered from 0")
     return labels == targets

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tombola.data.signature import Signature, check_finite
-from tombola.errors import TombolaError
-from tombola.posterior.batch import as_tensors
+from tombola.errors import TombolaError, is_out_of_memory
+from tombola.posterior.batch import as_tensors, is_held
 
 from .sources import Piece, Source
 
@@ -20,8 +20,8 @@ def array(path: Path, signature: Signature) -> Source:
     unpickled), for a .npz file of several arrays none of which is `inputs`, `x`, `X` or `images`, and for another shape.
     """
     values = _loaded(path)
-    if values.dtype.kind not in "biuf":
-        raise TombolaError(f"{path} holds {values.dtype}; give an array of numbers")
+    if not is_held(values.dtype):
+        raise TombolaError(f"{path} holds {values.dtype}; give an array of numbers, as by array.astype('float32')")
     if tuple(values.shape) == signature.shape:
         values = values[None]
     if tuple(values.shape[1:]) != signature.shape:
@@ -52,8 +52,10 @@ def _loaded(path: Path) -> Any:
             name = names[0] if len(names) == 1 else next((name for name in _NAMES if name in names), None)
             if name is not None:
                 return found[name]
-    except (OSError, ValueError, EOFError) as error:
-        raise TombolaError(f"{path} is no array that can be read ({str(error).splitlines()[0]}); save it anew") from None
     except Exception as error:  # zipfile and zlib have errors of their own
+        if is_out_of_memory(error):
+            raise
+        if isinstance(error, OSError | ValueError | EOFError):
+            raise TombolaError(f"{path} is no array that can be read ({str(error).splitlines()[0]}); save it anew") from None
         raise TombolaError(f"{path} is damaged ({error}); save it anew") from None
     raise TombolaError(f"{path} has the arrays {', '.join(names)}; name the one to predict `inputs`")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.data.signature import Signature, check_finite
-from tombola.errors import TombolaError
+from tombola.errors import MemoryShortError, TombolaError, is_out_of_memory
 from tombola.posterior.batch import as_tensors, inputs_of, leaves, lengths_of, logits_of, mapped, moved, parts, run
 from tombola.pruning.ticket import Ticket
 
@@ -47,8 +47,8 @@ class Predictive:
     ):
         """Take a trained ticket and its module, which is not changed (`samples` writes to it and puts it back).
 
-        method: `samples`, the average over weight samples; `moments`, mean and variance in one pass (needs numba, on a CPU);
-            or `mean`, the mean weights alone, without an epistemic part.
+        method: `samples`, the average over weight samples; `moments`, mean and variance in one pass, on a CPU; or `mean`,
+            the mean weights alone, without an epistemic part.
         samples, seed: weight samples drawn, equal for every batch.
         batch: examples of a forward pass.
         compiled: with `mean`, whether to run on `tombola.compile`'s kernels.
@@ -81,10 +81,13 @@ class Predictive:
         """Return the prediction for `inputs` of B examples.
 
         inputs: a tensor or numpy array [B, ...]; or a tuple of positional or a mapping of keyword arguments of the module.
-        Raises TombolaError for inputs that do not fit, are not finite, or differ in length.
+        Raises TombolaError for inputs that do not fit, are not finite, or differ in length, and where memory runs out.
         """
         inputs = as_tensors(inputs)
         lengths = lengths_of(inputs)
+        if not lengths:
+            found = ", ".join(sorted({str(getattr(leaf, "dtype", type(leaf).__name__)) for leaf in leaves(inputs)}))
+            raise TombolaError(f"inputs are no batch of numbers ({found or 'empty'}); give a tensor or an array [B, ...]")
         if len(lengths) != 1 or 0 in lengths:
             raise TombolaError(f"inputs have the lengths {sorted(lengths)}; give at least one example, and as many of each")
         with torch.no_grad():
@@ -113,8 +116,10 @@ class Predictive:
         self.check_abstains()
         prediction = self(inputs)
         assert isinstance(prediction, ClassPrediction)
+        if getattr(getattr(targets, "dtype", None), "kind", "") in ("O", "U"):  # numpy's arrays of names
+            targets = targets.tolist()
         numbers = self.numbers_of(targets) if _are_names(targets) else as_tensors(targets)
-        right = right_of(prediction.labels, numbers)
+        right = right_of(prediction.labels, numbers, prediction.probs.shape[1])
         found = copy.copy(self)
         found.abstention = abstain_at(prediction.confidence, right, coverage=coverage, risk=risk)
         return found
@@ -150,7 +155,9 @@ class Predictive:
             return self._outputs(moved(part, self._device))
         except TombolaError:
             raise
-        except (RuntimeError, ValueError, TypeError) as error:  # torch has a sentence of its own in each layer
+        except (RuntimeError, ValueError, TypeError, MemoryError) as error:  # torch has a sentence of its own in each layer
+            if is_out_of_memory(error):
+                raise MemoryShortError(f"out of memory; use a smaller batch (now {self._batch}) or fewer samples") from error
             shapes = ", ".join(str(list(leaf.shape)) for leaf in leaves(part) if isinstance(leaf, Tensor))
             raise TombolaError(
                 f"{self._name} does not take inputs of shape {shapes} ({str(error).splitlines()[0]}); give others"
@@ -158,7 +165,8 @@ class Predictive:
 
     def _of(self, outputs: Tensor) -> Predictions:
         if not bool(outputs.isfinite().all()):
-            first = int((~outputs.isfinite()).flatten(2).any(2).any(0).nonzero()[0, 0])
+            wrong = ~outputs.isfinite().all(0)
+            first = int(wrong.reshape(len(wrong), -1).any(1).nonzero()[0, 0])
             raise TombolaError(f"the outputs of {self._name} for input {first} are NaN or infinite; look at its values")
         if self._noise_std is not None:
             return of_reals(outputs, self._noise_std, self._alone)

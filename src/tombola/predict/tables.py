@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tombola.data.huggingface import FORMATS
 from tombola.data.signature import Signature
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, is_out_of_memory
 
 from .sources import Source, stacked
 
@@ -64,6 +64,8 @@ def _rows(
         except (TombolaError, GeneratorExit):
             raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise TombolaError(
                 f"{where} can't be read: {_in_short(error)}; check the file, or the name on the hub"
             ) from error

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tombola import files
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, is_out_of_memory
 from tombola.posterior.batch_norm import Statistics
 from tombola.posterior.gaussian import Gaussian
 from tombola.posterior.layout import Layout
@@ -89,6 +89,8 @@ def state_in(layout: Layout, mask: Tensor, tensors: dict[str, Tensor], when: str
     except TombolaError:
         raise
     except Exception as error:  # whatever a family does with tensors that are missing, extra, or of another shape
+        if is_out_of_memory(error):
+            raise
         raise damaged(f"the tensors of its {when} posterior do not fit: {' '.join(str(error).split())}") from None
     noise = state.likelihood.get("log_noise", torch.zeros(()))
     if noise.ndim or not noise.is_floating_point() or not noise.isfinite():

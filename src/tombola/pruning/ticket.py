@@ -89,14 +89,15 @@ class Ticket:
 
         The samples (0 is the first) are those of `predict`, with their batch-norm statistics. Values have the dtypes of
         `module`, which is not changed; tied weights stand under all their names.
-        Raises TombolaError if the ticket is untrained or of another model, or keeps no statistics of such a sample.
+        Raises TombolaError if the ticket is untrained or of another model, for a sample that its posterior does not have,
+        and for one of which it keeps no statistics.
         """
         self.layout.check(module)
         state = self._trained()
-        own = kept_of(self.statistics, module, state.posterior, samples=sample + 1, seed=seed) or {}
-        buffers = state.buffers | {name: values[0 if seed is None else sample] for name, values in own.items()}
         q = state.posterior
         views = self.layout.views(q.mean if seed is None else weight_sample(q, (seed,), sample))
+        own = kept_of(self.statistics, module, q, samples=sample + 1, seed=seed) or {}
+        buffers = state.buffers | {name: values[0 if seed is None else sample] for name, values in own.items()}
         first = {id(p): name for name, p in module.named_parameters()}
         found = {name: views[first[id(p)]].to(p.dtype) for name, p in module.named_parameters(remove_duplicate=False)}
         own = module.state_dict()

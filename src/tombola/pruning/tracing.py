@@ -61,11 +61,13 @@ class Tracer(TorchDispatchMode):
         self._parents = [0]
         self._channels: dict[Any, tuple[Tensor, Tensor]] = {}  # the tensors too: their memory must not be used again
         self._places: dict[Any, tuple[Tensor, Tensor]] = {}
-        self._known: dict[tuple[int, ...], Product] = {}
+        self._product_of = torch.empty(0, dtype=torch.int64)  # by number of an element: the product that has it, or -1
+        self._numbers = 0
 
     def number(self, tensor: Tensor, places: Tensor) -> None:
         """Give the elements of a parameter or buffer their numbers, int64 of its shape."""
         self._places[_key(tensor)] = tensor, places
+        self._numbers += places.numel()
 
     @property
     def count(self) -> int:
@@ -165,15 +167,29 @@ class Tracer(TorchDispatchMode):
         read = self._alike(x)
         out = torch.arange(len(self._parents), len(self._parents) + len(places))
         self._parents += out.tolist()
-        key = (*places.flatten()[:1].tolist(), *places.shape)
-        if known := self._known.get(key):  # used again: its rows and columns are pruned once
-            self._join(known.out, out)
-            self._join(known.read, read)
-        else:
-            self._known[key] = Product(places, out, read, True)
-            self.products.append(self._known[key])
+        self._note(Product(places, out, read, True))
         self._own(bias, out)
         return out
+
+    def _note(self, product: Product) -> None:
+        """Note a product; parameters that are used again make its channels those of before.
+
+        Where they are used otherwise, in part or transposed, all of these channels become fixed.
+        """
+        if len(self._product_of) < self._numbers:
+            self._product_of = torch.full((self._numbers,), -1)
+        owners = self._product_of[product.places]
+        if not bool((owners >= 0).any()):
+            self._product_of[product.places] = len(self.products)
+            self.products.append(product)
+            return
+        known = [self.products[i] for i in owners.unique().tolist() if i >= 0]
+        if torch.equal(known[0].places, product.places):
+            self._join(known[0].out, product.out)
+            self._join(known[0].read, product.read)
+        else:
+            for each in (*known, product):
+                self._join(torch.cat([each.out, each.read]), torch.zeros((), dtype=torch.int64))
 
     def _attention(self, a: Tensor, b: Tensor) -> Tensor:
         """Join all channels of each product of activations in a batch, a head's, [B, ., .]; return them, [B, 1, 1]."""
@@ -201,7 +217,7 @@ class Tracer(TorchDispatchMode):
         """Note a parameter [C, ...] of channels [C]."""
         if parameter is not None and _key(parameter) in self._places:
             places = self._places[_key(parameter)][1].reshape(len(channels), 1, -1)
-            self.products.append(Product(places, channels, torch.zeros(1, dtype=torch.int64), False))
+            self._note(Product(places, channels, torch.zeros(1, dtype=torch.int64), False))
 
     def _beside(self, parameters: list[Tensor], channels: Tensor) -> None:
         """Note the elements of parameters, broadcast to channels of any shape, that are of one channel alone."""
@@ -209,7 +225,7 @@ class Tracer(TorchDispatchMode):
             pairs = torch.stack([places.expand(channels.shape).flatten(), channels.flatten()], 1).unique(dim=0)
             numbers, count = pairs[:, 0].unique(return_counts=True)
             own = pairs[torch.isin(pairs[:, 0], numbers[count == 1])]
-            self.products.append(Product(own[:, :1, None], own[:, 1], torch.zeros(1, dtype=torch.int64), False))
+            self._note(Product(own[:, :1, None], own[:, 1], torch.zeros(1, dtype=torch.int64), False))
 
     def _alike(self, channels: Tensor) -> Tensor:
         """Return the channels along dimension 1; those that vary along the others become fixed."""

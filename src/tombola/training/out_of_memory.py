@@ -1,4 +1,4 @@
-"""Out of memory: recognise the error, and name the settings to lower in one sentence."""
+"""Out of memory in training: name the settings to lower in one sentence."""
 
 import contextlib
 import ctypes
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import torch
 
-from tombola.errors import TombolaError
+from tombola.errors import MemoryShortError, is_out_of_memory
 from tombola.settings import EvaluateSettings, TrainSettings
 
 if TYPE_CHECKING:
@@ -20,26 +20,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_SAID_BY = (
-    "out of memory",  # CUDA, and most others
-    "can't allocate memory",  # torch's CPU allocator
-    "cannot allocate memory",  # the operating system
-    "not enough memory",  # torch's CPU allocator on Windows
-    "bad_alloc",
-    "alloc_failed",  # cuBLAS and cuDNN
-)
 _ASKED = re.compile(r"tried to allocate ([\d.]+) ?(bytes|[KMGT]iB)", re.IGNORECASE)
-
-
-class MemoryShortError(TombolaError):
-    """The error of too little memory. Its message names the settings to lower."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the error is one of memory, on any device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError | MemoryShortError):
-        return True
-    return isinstance(error, RuntimeError | OSError) and any(words in str(error).lower() for words in _SAID_BY)
 
 
 def short_of_memory(
