@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch.func import jacrev, vmap
 
 from tombola.errors import TombolaError
 from tombola.posterior.batch import Batch, inputs_of, length_of, logits_of, mapped, parts, run
+from tombola.posterior.functional import call_on
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import Categorical, GaussianNoise
 
@@ -43,7 +44,7 @@ def fisher_rows(module: nn.Module, layout: Layout, theta: Tensor, likelihood: nn
         views = layout.views(torch.cat([random, theta[n:]]))
 
         def forward(*args: Any, **named: Any) -> Any:
-            return functional_call(module, views, args, named)
+            return call_on(module, views, args, named)
 
         found = logits_of(run(forward, mapped(example, lambda leaf: leaf.unsqueeze(0))))[0]
         if classes and found.ndim != 1:

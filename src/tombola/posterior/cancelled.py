@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tombola import streams
 
 from .batch import leaves, length_of, mapped, moved, run
 from .batch_norm import has_batch_norm, normalising_one
+from .functional import call_on
 from .modes import in_training, recordable
 from .roles import is_linear
 
@@ -45,7 +45,7 @@ def cancelled_biases(module: nn.Module, inputs: Any) -> frozenset[str]:
                 normed.add(output.grad_fn)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return functional_call(module, {name: b.clone() for name, b in module.named_buffers()}, args, kwargs)
+        return call_on(module, {name: b.clone() for name, b in module.named_buffers()}, args, kwargs)
 
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     hooks = [m.register_forward_hook(remember) for m in (*owners.values(), *norms)]

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tombola.errors import TombolaError
 from tombola.posterior.batch import leaves, length_of, parts, run
+from tombola.posterior.functional import call_on
 from tombola.posterior.layout import Layout
 from tombola.posterior.modes import in_evaluation, training_mode
 
@@ -148,7 +148,7 @@ def _check_unread(units: Units, layout: Layout, module: nn.Module, inputs: Any) 
     for dead in (columns, units.dead(alive)):
         zeros = layout.views(dead[: layout.numel])
         named = {name: p.detach().masked_fill(zeros[name].to(p.device), 0) for name, p in module.named_parameters()}
-        outputs.append(_tensors(run(lambda *a, **k: functional_call(module, named, a, k), inputs)))  # noqa: B023
+        outputs.append(_tensors(run(lambda *a, **k: call_on(module, named, a, k), inputs)))  # noqa: B023
     for unread, removed in zip(*outputs, strict=True):
         if not torch.allclose(unread, removed, rtol=1e-4, atol=1e-5, equal_nan=True):
             raise TombolaError(

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tombola.errors import TombolaError
 from tombola.posterior.batch import Batch, inputs_of
+from tombola.posterior.functional import call_on
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import LogLikelihood
 from tombola.posterior.modes import training_mode
@@ -47,7 +47,7 @@ class Untrained:
         """Return the output at the parameters `flat` [P]. The module and its buffers are not changed."""
         tensors = {name: value.clone() for name, value in buffers.items()}
         tensors |= {name: view.contiguous() for name, view in self.layout.views(flat).items()}
-        return functional_call(self.module, tensors, (inputs,))
+        return call_on(self.module, tensors, (inputs,), {})
 
     def loss(self, flat: Tensor, batch: Batch) -> Tensor:
         """Return the mean negative log likelihood of a batch, in nats."""

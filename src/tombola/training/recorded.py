@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tombola.errors import TombolaError
 from tombola.posterior.batch import length_of
 from tombola.posterior.batch_norm import normalising_one
 from tombola.posterior.binding import buffers_of, of_foreign_code, shown
+from tombola.posterior.functional import call_on
 from tombola.posterior.layout import Layout
 
 
@@ -46,7 +46,7 @@ def run_recorded(
         tensors[name] = buffers.get(name, own).to(theta.device, copy=True)
     inner = _Pass(module)
     with _in_mode(module, training):
-        output = torch.func.functional_call(inner, {f"module.{k}": v for k, v in tensors.items()}, args, kwargs)
+        output = call_on(inner, {f"module.{k}": v for k, v in tensors.items()}, args, kwargs)
     return output, inner.buffers_after
 
 
