@@ -6,7 +6,7 @@ from typing import Any
 
 from tombola.data.signature import Signature, check_finite
 from tombola.errors import TombolaError
-from tombola.posterior.batch import as_tensors
+from tombola.posterior.arrays import as_tensors
 
 from .sources import Piece, Source
 
