@@ -184,8 +184,8 @@ def test_bad_arrays_are_refused(refused, tmp_path):
     assert "from 16 to 16; the ticket takes pixels in [0, 1]" in refused("predict", "digits", "large.npy")
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     assert "is no array that can be read" in refused("predict", "digits", "objects.npy")
-    np.save(tmp_path / "long.npy", np.zeros((2, 1, 8, 8), np.longdouble))
-    assert f"holds {np.dtype(np.longdouble)}; give an array of numbers" in refused("predict", "digits", "long.npy")
+    np.save(tmp_path / "days.npy", np.zeros((2, 1, 8, 8), "datetime64[D]"))
+    assert "holds datetime64[D]; give an array of numbers" in refused("predict", "digits", "days.npy")
     np.savez(tmp_path / "two.npz", a=values, b=values)
     assert "has the arrays a, b" in refused("predict", "digits", "two.npz")
 

@@ -8,7 +8,7 @@ from torch.utils import data as td
 
 import tombola
 from tombola.data.batches import LoaderBatches
-from tombola.posterior.batch import as_tensors
+from tombola.posterior.arrays import as_tensors
 
 DATA = td.TensorDataset(torch.randn(100, 4), torch.randint(3, (100,)))
 ONCE = {"train": tombola.TrainSettings(epochs=1, batch_size=20), "prune": tombola.PruneSettings(levels=0), "progress": False}
@@ -140,6 +140,13 @@ def test_loaders_of_streams_count_what_they_draw_or_are_refused():
     for loader in (td.DataLoader(Stream(), 8), td.DataLoader(Stream(), 8, drop_last=True), iter([DATA[:20]])):
         with pytest.raises(tombola.TombolaError, match="has no length"):
             LoaderBatches(loader, examples=100)
+
+
+def test_a_stream_that_every_worker_gives_whole_is_said():
+    loader = td.DataLoader(Counted(), 50, num_workers=2, multiprocessing_context="fork")
+    with pytest.raises(tombola.TombolaError, match="gives more batches than its length, 2, as where each of its workers"):
+        list(LoaderBatches(loader).epoch(0))
+    assert len(list(LoaderBatches(td.DataLoader(Counted(), 50)).epoch(0))) == 2
 
 
 def test_masks_may_be_arrays():

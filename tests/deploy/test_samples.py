@@ -10,7 +10,7 @@ from torch import nn
 import tombola
 from tombola import Ticket
 from tombola.models import build
-from tombola.posterior.binding import holding
+from tombola.posterior.functional import holding
 from tombola.posterior.samples import Samples
 
 pytest.importorskip("numba")

@@ -10,7 +10,8 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from tombola import Layout, TombolaError
-from tombola.posterior.binding import Binding, buffers_of, holding, load_buffers
+from tombola.posterior.binding import Binding, buffers_of, load_buffers
+from tombola.posterior.functional import holding
 from tombola.streams import generator
 
 

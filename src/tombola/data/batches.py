@@ -15,7 +15,8 @@ from torch.utils import data as loading
 
 from tombola import streams
 from tombola.errors import TombolaError
-from tombola.posterior.batch import Batch, as_tensors, moved
+from tombola.posterior.arrays import as_tensors
+from tombola.posterior.batch import Batch, moved
 
 from .augment import Augment, Draw
 
@@ -180,10 +181,19 @@ class LoaderBatches:
         self.examples, self.steps = examples, steps
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """Yield the batches as `Batches.epoch` does. Raises TombolaError if they are fewer than the loader's length."""
+        """Yield the batches as `Batches.epoch` does.
+
+        Raises TombolaError if they are fewer than its length, or of a stream with several workers if they are more.
+        """
         given = 0
-        for batch in self._loader:
+        batches = iter(self._loader)
+        for batch in batches:
             given += 1
+            if given == self.steps and _of_many_streams(self._loader) and next(batches, None) is not None:
+                raise TombolaError(
+                    f"the loader gives more batches than its length, {self.steps}, as where each of its workers gives all "
+                    "examples; share them in the data set by torch.utils.data.get_worker_info(), or set num_workers to 1"
+                )
             if given > skip:
                 yield moved(as_tensors(batch), self._device)
         if given < self.steps:
@@ -191,6 +201,14 @@ class LoaderBatches:
                 f"the loader {type(self._loader).__name__} gave {given} batches in epoch {epoch + 1}, its length is "
                 f"{self.steps}; it must give as many each time it is iterated"
             )
+
+
+def _of_many_streams(loader: Any) -> bool:
+    return (
+        isinstance(loader, loading.DataLoader)
+        and isinstance(loader.dataset, loading.IterableDataset)
+        and loader.num_workers > 1
+    )
 
 
 def examples_drawn(loader: Any) -> int | None:

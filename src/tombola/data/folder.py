@@ -1,5 +1,6 @@
 """Images from a folder with one subfolder a class, within train/ and test/ or at the top."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def _part(here: Path, part: str) -> Path | None:
 def _classes(here: Path, title: str) -> dict[str, list[Path]]:
     """Return the images of each class; classes and images are sorted by name."""
     folders = [f for f in sorted(here.iterdir()) if f.is_dir() and not f.name.startswith(".")]
-    found = {f.name: sorted(i for i in f.rglob("*") if _is_image(i)) for f in folders}
+    found = {f.name: sorted(_images_in(f)) for f in folders}
     if not found:
         raise TombolaError(
             f"data {title!r}: {here} has no subfolders; put the images of each class into a folder of its own"
@@ -78,6 +79,18 @@ def _classes(here: Path, title: str) -> dict[str, list[Path]]:
     if empty is not None:
         raise TombolaError(f"data {title!r}: class {empty!r} has no images in {here / empty}; add some or delete the folder")
     return found
+
+
+def _images_in(folder: Path) -> Iterator[Path]:
+    """Yield the images below a folder, those of linked folders too; a folder that several links lead to is read once."""
+    seen: set[str] = set()
+    for here, below, files in os.walk(folder, followlinks=True):
+        if (own := os.path.realpath(here)) in seen:
+            below.clear()
+        else:
+            seen.add(own)
+            below.sort()
+            yield from (image for name in files if _is_image(image := Path(here, name)))
 
 
 def _is_image(file: Path) -> bool:

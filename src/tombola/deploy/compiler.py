@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from tombola.errors import TombolaError
 from tombola.posterior.batch_norm import KEPT, has_own, kept_of
-from tombola.posterior.binding import holding
 from tombola.posterior.families import draws_of, weight_sample
+from tombola.posterior.functional import holding
 from tombola.posterior.modes import in_evaluation
 from tombola.pruning.ticket import Ticket
 

@@ -12,7 +12,7 @@ from torch.func import jacrev, vmap
 
 from tombola.errors import TombolaError, is_out_of_memory
 from tombola.posterior.batch import Batch, inputs_of, length_of, logits_of, mapped, parts, run
-from tombola.posterior.binding import holding
+from tombola.posterior.functional import holding
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import Categorical, GaussianNoise
 

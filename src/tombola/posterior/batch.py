@@ -9,73 +9,24 @@ Legend: B examples.
 """
 
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
-from torch.utils._pytree import tree_flatten, tree_unflatten
-from torch.utils.data import DataLoader, TensorDataset
 
 from tombola.errors import TombolaError
 
 from .modes import recordable
+from .refused import check_unwritten, in_words, versions_of
 
 Batch = tuple[Any, Any] | Mapping[str, Any]
 """(inputs of the module, targets), or a mapping with `labels`."""
 
-_DTYPES = re.compile("dtype|scalar type|input type|expected .*(tensor|type)", re.IGNORECASE)
-
 LABELS = "labels"
 IGNORED = -100
 """A label of this value counts for nothing, as in `torch.nn.functional.cross_entropy`."""
-
-
-def as_tensors(value: Any) -> Any:
-    """Return a batch, inputs or targets with tensors for numpy arrays of numbers, their floats in torch's default dtype.
-
-    Arrays of text, objects and complex numbers stay as they are. Raises TombolaError for others that torch cannot hold.
-    """
-    if isinstance(value, Mapping):
-        return {name: as_tensors(part) for name, part in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(as_tensors(part) for part in value)
-    if isinstance(value, Tensor) or not hasattr(value, "__array__"):
-        return value
-    array = value.__array__()
-    if array.dtype.kind in "OSUc":
-        return value
-    if not is_held(array.dtype) or (array.dtype == "uint64" and array.size and array.max() >= 2**63):
-        raise TombolaError(
-            f"an array has the dtype {array.dtype}, whose values torch cannot hold; give numbers it can, as by "
-            "array.astype('float32')"
-        )
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch has little arithmetic of these
-        array = array.astype("int64")
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    if not array.flags.writeable or any(step < 0 for step in array.strides):  # torch cannot share such memory
-        array = array.copy()
-    found = torch.as_tensor(array)
-    return found.to(torch.get_default_dtype()) if found.is_floating_point() else found
-
-
-def is_held(dtype: Any) -> bool:
-    """Return whether torch has tensors of the real numbers of a numpy dtype: not of a long double, dates or records."""
-    return dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize <= 8)
-
-
-def joined(examples: Any) -> Batch:
-    """Return the one batch, of tensors, of a batch, a TensorDataset, or a DataLoader, whose batches are put together."""
-    if isinstance(examples, DataLoader):
-        trees = [tree_flatten(as_tensors(batch)) for batch in examples]
-        if not trees:
-            raise TombolaError("the loader of the validation examples is empty; give at least one batch")
-        columns = zip(*(found for found, _ in trees), strict=True)
-        return tree_unflatten([torch.cat(column) for column in columns], trees[0][1])
-    return as_tensors(examples.tensors if isinstance(examples, TensorDataset) else examples)
 
 
 def inputs_of(batch: Batch) -> Any:
@@ -100,25 +51,22 @@ def targets_of(batch: Batch) -> Any:
 def run(module: Callable[..., Any], inputs: Any) -> Any:
     """Return the module's output for `inputs`: one input, a tuple of positional or a mapping of keyword arguments.
 
-    A named tuple is one argument of a module that takes one. Raises TombolaError for a dtype that the module does not take.
+    A named tuple is one argument of a module that takes one. Raises TombolaError for inputs that it writes to, and for
+    what `refused.in_words` knows: a dtype, or a number or names of inputs, that the module does not take, and the like.
     """
+    before = versions_of(leaves(inputs))
     try:
         if isinstance(inputs, Mapping):
-            return module(**inputs)
-        return module(*inputs) if _is_sequence(inputs) and not _is_one(module, inputs) else module(inputs)
-    except (RuntimeError, ValueError) as error:  # torch has a sentence of its own in each layer
-        own = {str(p.dtype) for p in getattr(module, "parameters", tuple)()}
-        found = [str(leaf.dtype) for leaf in leaves(inputs) if isinstance(leaf, Tensor) and str(leaf.dtype) not in own]
-        if own and found and _DTYPES.search(str(error)):
-            name = found[0].removeprefix("torch.")
-            raise TombolaError(
-                f"the inputs are {name}{_OF_NUMPY.get(name, '')}, which the module does not take "
-                f"({str(error).splitlines()[0]}); give inputs.float()"
-            ) from error
-        raise
-
-
-_OF_NUMPY = {"float64": ", as NumPy's are", "uint8": ", as pixels are"}
+            output = module(**inputs)
+        else:
+            output = module(*inputs) if _is_sequence(inputs) and not _is_one(module, inputs) else module(inputs)
+    except (RuntimeError, ValueError, TypeError) as error:  # torch has a sentence of its own in each layer
+        said = in_words(error, module, inputs, [leaf.dtype for leaf in leaves(inputs) if isinstance(leaf, Tensor)])
+        if said is None:
+            raise
+        raise TombolaError(said) from error
+    check_unwritten(module, before)
+    return output
 
 
 def _is_one(module: Callable[..., Any], inputs: Any) -> bool:
@@ -208,9 +156,17 @@ def parts(value: Any, length: int, size: int) -> Iterator[Any]:
     if length <= size:
         yield value
         return
-    _check_examples(value, length)
+    check_unconnected(value, length)
     for start in range(0, length, size):
         yield _cut(value, length, slice(start, start + size))
+
+
+def in_parts(batch: Batch, size: int) -> Iterator[Batch]:
+    """Yield a batch in pieces of at most `size`, as `parts`, or whole where it cannot be cut."""
+    try:
+        yield from parts(batch, examples_of(batch), size)
+    except TombolaError:
+        yield batch
 
 
 def shares(value: Any, length: int, count: int) -> Iterator[tuple[Any, slice]]:
@@ -222,19 +178,25 @@ def shares(value: Any, length: int, count: int) -> Iterator[tuple[Any, slice]]:
     if count == 1:
         yield value, slice(0, length)
         return
-    _check_examples(inputs_of(value), length)
+    check_unconnected(inputs_of(value), length)
     for i in range(count):
         rows = slice(i * length // count, (i + 1) * length // count)
         yield _cut(value, length, rows), rows
 
 
-def _check_examples(value: Any, length: int) -> None:
-    """Raise TombolaError for a square matrix beside examples: it may be an adjacency or an attention mask, cut into rows."""
-    found = [leaf for leaf in leaves(value) if isinstance(leaf, Tensor) and leaf.ndim > 1 and len(leaf) == length]
+def check_unconnected(value: Any, length: int) -> None:
+    """Raise TombolaError for what may say how examples are connected: a square matrix beside them, or a list of edges."""
+    tensors = [leaf for leaf in leaves(value) if isinstance(leaf, Tensor) and leaf.ndim > 1]
+    found = [leaf for leaf in tensors if len(leaf) == length]
     square = [leaf.ndim == 2 and leaf.shape[1] == length for leaf in found]
-    if any(square) and not all(square):
+    shape: tuple[int, ...] | None = (length, length) if any(square) and not all(square) else None
+    for leaf in tensors:
+        if leaf.ndim == 2 and len(leaf) == 2 != length and leaf.dtype in (torch.int64, torch.int32):
+            shape = tuple(leaf.shape)
+    if shape is not None:
+        what = "a matrix" if shape[0] == length else "whole numbers"
         raise TombolaError(
-            f"inputs of {length} examples cannot be cut into parts: one of them is a matrix of shape [{length}, {length}], "
+            f"inputs of {length} examples cannot be cut into parts: one of them is {what} of shape {list(shape)}, "
             "which may say how examples are connected; give them whole, by a `batch` as large for a prediction and an "
             "`accumulate` of 1 in training"
         )

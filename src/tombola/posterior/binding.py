@@ -4,11 +4,9 @@ Legend: P parameters of the layout.
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +24,11 @@ _bound: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 class Binding:
     """Context within which the module's parameters are views of `theta` [P]; after it, the module is as it was.
 
-    Its parameters, gradients, buffers and training mode come back, also after an exception, and buffers that a forward pass
-    has replaced. `theta` may be overwritten between passes: call `wrote()` then, so that a backward pass through old values
-    is an error and not a wrong gradient. Parameters of another dtype than `theta` are converted copies, which `wrote()`
-    renews; they are on its device, too. So are channels-last weights of a module that is no convolution of torch's own: its
-    code may need them contiguous, as `view` does.
+    Its parameters, gradients, buffers and training mode come back, also after an exception, and what a forward pass has
+    replaced or made of buffers, parameters and parts. `theta` may be overwritten between passes: call `wrote()` then, so
+    that a backward pass through old values is an error and not a wrong gradient. Parameters of another dtype than `theta`
+    are converted copies, which `wrote()` renews; they are on its device, too. So are channels-last weights of a module that
+    is no convolution of torch's own: its code may need them contiguous, as `view` does.
     """
 
     def __init__(self, module: nn.Module, layout: Layout, theta: Tensor, buffers: Mapping[str, Tensor] | None = None):
@@ -58,6 +56,8 @@ class Binding:
             undo.callback(torch.clear_autocast_cache)
             undo.callback(_restore_modes, [(m, m.training) for m in self.module.modules()])
             undo.callback(_restore_buffers, *_saved_buffers(self.module))
+            undo.callback(_restore_registered, _registered(self.module))
+            self._checked = False
             for buffer in self.module.buffers():
                 buffer.data = buffer.data.to(self.theta.device)
             if self._initial_buffers is not None:
@@ -108,6 +108,9 @@ class Binding:
                     "flipout; use estimator weight_sample, or switch checkpointing off"
                 ) from error
             del loss  # its graph too, before the next one is built
+        if not self._checked:
+            _check_registered(self.module, self._params)
+            self._checked = True
         if self._targets[0] is not out:
             self._targets = out, [segment.view(out) for segment in self._segments]
         targets, sources = [], []
@@ -147,6 +150,33 @@ def _restore_parameters(saved: list[tuple[nn.Parameter, Tensor, Tensor | None]])
         p.grad = grad
 
 
+Registered = list[tuple[nn.Module, dict[str, nn.Parameter | None], dict[str, nn.Module | None]]]
+"""Modules, and the parameters and parts that each has."""
+
+
+def _registered(module: nn.Module) -> Registered:
+    plain = [m for m in module.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    return [(m, dict(m._parameters), dict(m._modules)) for m in plain]
+
+
+def _restore_registered(saved: Registered) -> None:
+    for module, parameters, parts in saved:
+        for own, before in ((module._parameters, parameters), (module._modules, parts)):
+            own.clear()
+            own.update(before)  # type: ignore[arg-type]
+
+
+def _check_registered(module: nn.Module, bound: Iterable[nn.Parameter]) -> None:
+    """Raise TombolaError if a forward pass has made parameters beside the bound ones: they would not be trained."""
+    known = {id(p) for p in bound}
+    for name, p in module.named_parameters():
+        if id(p) not in known:
+            raise TombolaError(
+                f"the forward pass of {type(module).__name__} makes the parameter {name!r}, which is not trained; make it "
+                "before, in __init__ or by one pass on a batch, and do not replace it"
+            )
+
+
 def _saved_buffers(module: nn.Module) -> tuple[list[tuple[nn.Module, dict]], list[tuple[Tensor, Tensor, Tensor]]]:
     """Return the buffers of each submodule by name, and (buffer, its memory, a copy of its values)."""
     plain = [m for m in module.modules() if not isinstance(m, torch.jit.ScriptModule)]  # whose buffers are fixed
@@ -161,38 +191,6 @@ def _restore_buffers(own: list[tuple[nn.Module, dict]], saved: list[tuple[Tensor
         buffer.data = data
         if not is_expanded(data):  # which no forward pass can have written to
             data.copy_(values)
-
-
-@contextmanager
-def attributes_kept(module: nn.Module) -> Iterator[None]:
-    """Give a module the plain attributes back that its forward passes replace: weights that hooks make, caches, counters.
-
-    A binding alone leaves them: in a loop of the caller's own it lasts for one step, and they go on to the next one.
-    """
-    saved = [(vars(m), dict(vars(m))) for m in module.modules() if not isinstance(m, torch.jit.ScriptModule)]
-    try:
-        yield
-    finally:
-        for own, before in saved:
-            for name in own.keys() - before.keys():
-                del own[name]
-            own.update(before)
-
-
-def holding(module: nn.Module, tensors: Mapping[str, Tensor]) -> Callable[..., Any]:
-    """Return a function that calls the module with `tensors` in place of its parameters and buffers, which stay as they are.
-
-    tensors: by any of their names; those that are not given are the module's own. (torch's `functional_call` by itself
-    leaves tensors in place of the parameters of a part that has two names, and wants one object for all names of a weight.)
-    """
-    first = {id(own): name for name, own in chain(module.named_parameters(), module.named_buffers())}
-    found: dict[str, Tensor] = {}
-    for prefix, part in module.named_modules():  # each part once
-        for leaf, own in chain(part._parameters.items(), part._buffers.items()):
-            name = f"{prefix}.{leaf}" if prefix else leaf
-            if own is not None and (value := tensors.get(name, tensors.get(first[id(own)]))) is not None:
-                found[name] = value
-    return lambda *args, **kwargs: torch.func.functional_call(module, found, args, kwargs, tie_weights=False)
 
 
 def _restore_modes(saved: list[tuple[nn.Module, bool]]) -> None:

@@ -15,7 +15,7 @@ from tombola import streams
 
 from .batch import leaves, length_of, mapped, moved, run
 from .batch_norm import has_batch_norm, normalising_one
-from .binding import holding
+from .functional import holding
 from .modes import in_training, recordable
 from .roles import is_linear
 

@@ -124,8 +124,8 @@ class Layout:
         or complex, sparse, without values (of a lazy module or on the meta device), pruned by torch, or share memory.
         """
         owners = owned(module)
-        check_apart(owners)
         check_buffers(module)
+        check_apart(module, owners)
         later = later_names(module)
         patterns = random if isinstance(random, Sequence) else ()
         _check_patterns([*patterns, *(decayed or ()), *include, *exclude], [*(name for name, _, _ in owners), *later])

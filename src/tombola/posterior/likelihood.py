@@ -195,6 +195,17 @@ class Custom(nn.Module):
         return self.function(output, batch)
 
 
+def check_foreign(likelihood: nn.Module, module: nn.Module) -> None:
+    """Raise TombolaError for a likelihood that has parameters of the module: a copy of them would be trained beside it."""
+    own = {id(p) for p in module.parameters()}
+    for name, p in likelihood.named_parameters():
+        if id(p) in own:
+            raise TombolaError(
+                f"the likelihood {type(likelihood).__name__} learns {name!r}, a parameter of the module; "
+                "keep the module in a list, [module], or give a function that uses it"
+            )
+
+
 def load_learned(likelihood: nn.Module, learned: Mapping[str, Tensor]) -> None:
     """Load the tensors that a state has `learned` of its likelihood. Raises TombolaError for those of another one."""
     own = {name: value.shape for name, value in likelihood.state_dict().items()}

@@ -15,10 +15,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tombola import streams
 from tombola.errors import TombolaError
 
-from .batch import as_tensors, length_of, logits_of, moved, parts, run
+from .arrays import as_tensors
+from .attributes import attributes_kept
 from .batch import channels_last as laid_out
+from .batch import length_of, logits_of, moved, parts, run
 from .batch_norm import KEPT, Choice, Statistics, fingerprint, has_batch_norm, has_own, measure, measuring_layers
-from .binding import Binding, attributes_kept, load_buffers
+from .binding import Binding, load_buffers
 from .families import draws_of, weight_sample
 from .modes import outside_inference_mode
 from .point import Point

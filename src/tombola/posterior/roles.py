@@ -1,12 +1,14 @@
 """Roles of parameters (random, a weight of a linear map, or neither) by the module that owns them."""
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from glob import escape
+from itertools import product
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from tombola.errors import TombolaError
 
@@ -68,8 +70,19 @@ def check_real(name: str, owner: nn.Module, p: nn.Parameter) -> None:
         )
 
 
+def is_dense(tensor: Tensor) -> bool:
+    """Return whether a tensor has values in memory, one beside the other."""
+    try:
+        check_dense("it", tensor)
+    except TombolaError:
+        return False
+    return True
+
+
 def check_dense(what: str, tensor: Tensor) -> None:
     """Raise TombolaError for a tensor without values, or one that is not dense."""
+    if is_traceable_wrapper_subclass(tensor):
+        raise TombolaError(f"{what} is a {type(tensor).__name__} of other tensors; give a module of plain ones")
     if tensor.is_meta:
         raise TombolaError(f"{what} is on the meta device and has no values; load them before")
     if tensor.is_nested or tensor.is_quantized or tensor.layout != torch.strided:
@@ -88,14 +101,20 @@ def check_buffers(module: nn.Module) -> None:
                     raise TombolaError(f"{what} has dtype {buffer.dtype}, which cannot be saved; convert it to complex64")
 
 
-def check_apart(owners: Sequence[tuple[str, nn.Module, nn.Parameter]]) -> None:
-    """Raise TombolaError for two parameters that share memory: trained as two, they would not stay equal."""
+def check_apart(module: nn.Module, owners: Sequence[tuple[str, nn.Module, nn.Parameter]]) -> None:
+    """Raise TombolaError for a parameter that shares memory with another one, a buffer or an attribute.
+
+    Trained in other memory, they would not stay equal.
+    """
     groups: dict[int, list[tuple[str, nn.Parameter]]] = {}
     for name, _, p in owners:
         if p.numel():
             groups.setdefault(p.untyped_storage().data_ptr(), []).append((name, p))
-    for group in groups.values():
-        if len(group) == 1:
+    others = {at: list[tuple[str, Tensor]]() for at in groups}
+    for what, tensor in _beside_parameters(module):
+        others.get(tensor.untyped_storage().data_ptr(), []).append((what, tensor))
+    for at, group in groups.items():
+        if len(group) == 1 and not others[at]:
             continue
         # exactly, element by element: parts of one buffer (as of cuDNN's recurrent layers) are no tie
         size = max(p.untyped_storage().nbytes() // p.itemsize for _, p in group)
@@ -108,6 +127,38 @@ def check_apart(owners: Sequence[tuple[str, nn.Module, nn.Parameter]]) -> None:
                     "tie them by giving both modules the same nn.Parameter, or clone it"
                 )
             here.fill_(True)
+        for (what, tensor), (name, p) in product(others[at], group):
+            if _overlap(p, tensor):
+                raise TombolaError(
+                    f"{what} shares memory with parameter {name!r}, and would not follow it in training; make it in "
+                    "forward, or clone it"
+                )
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Return whether tensors of one storage have elements in common; those of two dtypes are taken to."""
+    if a.dtype != b.dtype:
+        return True
+    taken = torch.zeros(a.untyped_storage().nbytes() // a.itemsize, dtype=torch.bool)
+    taken.as_strided(a.shape, a.stride(), a.storage_offset()).fill_(True)
+    return bool(taken.as_strided(b.shape, b.stride(), b.storage_offset()).any())
+
+
+def _beside_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield (what it is, tensor) of buffers and plain attributes, but for those that a hook makes from an original."""
+    for prefix, owner in module.named_modules():
+        if isinstance(owner, torch.jit.ScriptModule):
+            continue
+        made = {name.rpartition("_")[0] for name in owner._parameters}
+        for kind, found in (("buffer", owner._buffers), ("attribute", vars(owner))):
+            for name, value in found.items():
+                if (
+                    isinstance(value, Tensor)
+                    and not isinstance(value, nn.Parameter)
+                    and name not in made
+                    and is_dense(value)
+                ):
+                    yield f"{kind} {f'{prefix}.{name}' if prefix else name!r} of {type(owner).__name__}", value
 
 
 def is_expanded(tensor: Tensor) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tombola.data.signature import Signature, check_finite
 from tombola.errors import TombolaError, is_out_of_memory
-from tombola.posterior.batch import as_tensors, is_held
+from tombola.posterior.arrays import as_tensors, is_real
 
 from .sources import Piece, Source
 
@@ -20,7 +20,7 @@ def array(path: Path, signature: Signature) -> Source:
     unpickled), for a .npz file of several arrays none of which is `inputs`, `x`, `X` or `images`, and for another shape.
     """
     values = _loaded(path)
-    if not is_held(values.dtype):
+    if not is_real(values.dtype):
         raise TombolaError(f"{path} holds {values.dtype}; give an array of numbers, as by array.astype('float32')")
     if tuple(values.shape) == signature.shape:
         values = values[None]

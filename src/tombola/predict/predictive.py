@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from tombola.data.signature import Signature, check_finite
 from tombola.errors import MemoryShortError, TombolaError, is_out_of_memory
-from tombola.posterior.batch import as_tensors, inputs_of, leaves, lengths_of, logits_of, mapped, moved, parts, run
+from tombola.posterior.arrays import as_tensors
+from tombola.posterior.batch import inputs_of, leaves, lengths_of, logits_of, mapped, moved, parts, run
 from tombola.pruning.ticket import Ticket
 
 from .abstention import Abstention, abstain_at, check_target, right_of

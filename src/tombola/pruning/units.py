@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tombola.errors import TombolaError
 from tombola.posterior.batch import leaves, length_of, parts, run
-from tombola.posterior.binding import holding
+from tombola.posterior.functional import holding
 from tombola.posterior.layout import Layout
 from tombola.posterior.modes import in_evaluation, training_mode
 

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tombola.errors import TombolaError
 from tombola.posterior.batch import Batch, inputs_of
-from tombola.posterior.binding import holding
+from tombola.posterior.functional import holding
 from tombola.posterior.layout import Layout
 from tombola.posterior.likelihood import LogLikelihood
 from tombola.posterior.modes import training_mode

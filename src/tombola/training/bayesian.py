@@ -21,7 +21,14 @@ from tombola.posterior.batch_norm import Choice
 from tombola.posterior.cancelled import cancelled_biases
 from tombola.posterior.gaussian import Gaussian
 from tombola.posterior.layout import ORDER, Segment
-from tombola.posterior.likelihood import Categorical, GaussianNoise, LogLikelihood, as_likelihood, load_learned
+from tombola.posterior.likelihood import (
+    Categorical,
+    GaussianNoise,
+    LogLikelihood,
+    as_likelihood,
+    check_foreign,
+    load_learned,
+)
 from tombola.posterior.modes import outside_inference_mode, recordable
 from tombola.posterior.predictive import Prediction, classes_of
 from tombola.posterior.roles import later_names
@@ -88,6 +95,7 @@ class Bayesian(nn.Module):
         kept = self.layout.mask_of(mask or {}, later_names(module))
         q = self._start.posterior.masked(kept.to(self._start.posterior.mean.device))
         self.likelihood = as_likelihood(likelihood if likelihood is not None else Categorical())
+        check_foreign(self.likelihood, module)
         self._start = replace(self._start, likelihood=self._learned())
         frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
         self._frozen = [s.slice for s in self.layout.segments if s.name in frozen]

@@ -16,11 +16,12 @@ from tombola.data.shards import ShardBatches
 from tombola.errors import TombolaError
 from tombola.inference import OBJECTIVES, is_deterministic, method_of
 from tombola.inference.estimators import ESTIMATORS
-from tombola.posterior.batch import Batch, as_tensors, joined
+from tombola.posterior.arrays import as_tensors, validation_batches
+from tombola.posterior.batch import Batch
 from tombola.posterior.batch_norm import has_batch_norm
 from tombola.posterior.cancelled import cancelled_biases
 from tombola.posterior.layout import Layout
-from tombola.posterior.likelihood import LogLikelihood
+from tombola.posterior.likelihood import LogLikelihood, check_classes
 from tombola.posterior.modes import training_mode
 from tombola.posterior.predictive import statistics_of
 from tombola.posterior.roles import later_names
@@ -57,7 +58,7 @@ def find_tickets(
     posterior: PosteriorSettings | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    validation: Batch | TensorDataset | DataLoader[Any] | None = None,
+    validation: Batch | list[Batch] | TensorDataset | DataLoader[Any] | None = None,
     on_level: Callable[[Ticket], object] | None = None,
     progress: bool = True,
     fabric: Fabric | None = None,
@@ -69,7 +70,7 @@ def find_tickets(
         by `train.batch_size`; or a loader of batches with a length, iterated anew each epoch; or `ShardBatches`.
     examples: N, the size of a loader's training set; by default the examples of its `dataset` that it draws.
     likelihood, mask: as of `Bayesian`; a likelihood replaces the settings' one. fabric, same_sample: as of `train`.
-    validation: held-out examples, as one batch or a DataLoader, which is read once; each epoch's row of
+    validation: held-out examples, as a batch, a list of them, or a DataLoader, which is read once; each epoch's row of
         `ticket.info["history"]` then has NLL (nats an example) and, of classes, accuracy of the mean weights.
     on_level: called with each level's trained ticket; where it returns something true, no further level is made.
 
@@ -93,7 +94,7 @@ def find_tickets(
     costs, units = _ranking_of(prune, layout, module, batches, reference)
     if costs is not None:
         info["costs"] = costs
-    held_out = None if validation is None else joined(validation)
+    held_out = validation_batches(validation)
     found: list[Ticket] = []
     with _bar(prune.levels + 1, train.epochs * batches.steps, progress) as show:
         given_all = module, batches, likelihood, train, prune, seed, device, info, held_out, reference, costs, units, show
@@ -129,7 +130,7 @@ class _Search:
     seed: int
     device: torch.device | str
     info: dict[str, Any]
-    validation: Batch | None
+    validation: list[Batch]
     reference: list[Any]
     """Batches of training inputs that batch-norm statistics are measured on."""
     costs: Mapping[str, float] | None
@@ -150,7 +151,7 @@ class _Search:
             likelihood=self.likelihood,
             start=step_of(start, self.batches.steps) or 0,
             stop=step_of(stop, self.batches.steps),
-            validation=self.validation,
+            validation=self.validation or None,
             on_step=lambda done, _: self.show(level, done),
             fabric=self.fabric,
             same_sample=self.same_sample,
@@ -221,12 +222,26 @@ def _check_fits(layout: Layout, train: TrainSettings, prune: PruneSettings, step
 
 def _check_targets(targets: Tensor, train: TrainSettings) -> None:
     """Raise TombolaError for targets that do not fit the likelihood of the settings, or are not finite."""
-    if (train.likelihood == "categorical") == targets.is_floating_point():
-        binary = targets.is_floating_point() and bool(((targets == 0) | (targets == 1)).all())  # such as multi-label rows
-        wanted = "bernoulli" if binary else "gaussian" if targets.is_floating_point() else "categorical"
-        raise TombolaError(f"likelihood {train.likelihood!r} does not fit targets of {targets.dtype}; use {wanted!r}")
     if not bool(targets.isfinite().all()):
         raise TombolaError("a target is not finite; leave the example out, or fill the target")
+    real, mend = targets.is_floating_point(), ""
+    if train.likelihood == "categorical" and real and not _are_probabilities(targets):
+        rows = targets.ndim > 1 and targets.shape[-1] > 1 and bool(((targets == 0) | (targets == 1)).all())
+        mend = (
+            "use 'bernoulli' for several classes an example" if rows else "use 'gaussian', or give labels.long() of classes"
+        )
+    elif train.likelihood == "gaussian" and not real:
+        mend = "use 'categorical' for classes, or give targets.float() of numbers"
+    if mend:
+        raise TombolaError(f"likelihood {train.likelihood!r} does not fit targets of {targets.dtype}; {mend}")
+
+
+def _are_probabilities(targets: Tensor) -> bool:
+    try:
+        check_classes(targets, targets.shape[-1] if targets.ndim > 1 else 1)
+    except TombolaError:
+        return False
+    return True
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from torch import nn
 from tombola import streams
 from tombola.data.batches import Batches, Prepare, TensorBatches
 from tombola.errors import TombolaError
+from tombola.posterior.attributes import attributes_kept
 from tombola.posterior.batch import Batch
-from tombola.posterior.binding import attributes_kept
 from tombola.posterior.likelihood import LogLikelihood
 from tombola.posterior.modes import training_mode
 from tombola.posterior.state import State
@@ -58,7 +58,7 @@ def train(
     start: int = 0,
     stop: int | None = None,
     likelihood: nn.Module | LogLikelihood | None = None,
-    validation: Batch | None = None,
+    validation: Batch | list[Batch] | None = None,
     prepare: Prepare | None = None,
     checkpoint: Checkpoint | None = None,
     on_step: Callable[[int, int], None] | None = None,

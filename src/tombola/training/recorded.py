@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from tombola.errors import TombolaError
 from tombola.posterior.batch import length_of
 from tombola.posterior.batch_norm import normalising_one
-from tombola.posterior.binding import buffers_of, holding, of_foreign_code, shown
+from tombola.posterior.binding import buffers_of, of_foreign_code, shown
+from tombola.posterior.functional import holding
 from tombola.posterior.layout import Layout
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tombola.data.batches import Prepare
 from tombola.errors import TombolaError
-from tombola.posterior.batch import IGNORED, Batch, channels_last, examples_of, inputs_of, moved, parts, run, targets_of
+from tombola.posterior.batch import IGNORED, Batch, channels_last, examples_of, in_parts, inputs_of, moved, run, targets_of
 from tombola.posterior.batch_norm import measured
 from tombola.posterior.likelihood import Categorical
 
@@ -18,7 +18,7 @@ VALIDATED_AT_ONCE = 1024
 def validate(
     module: nn.Module,
     likelihood: nn.Module,
-    validation: Batch,
+    validation: Sequence[Batch],
     prepare: Prepare | None,
     device: torch.device,
     laid_out: bool = False,
@@ -26,17 +26,18 @@ def validate(
 ) -> dict[str, float]:
     """Return nll and accuracy of one pass of the module as it is.
 
+    validation: batches of examples, each cut into parts where it can be.
     laid_out: whether images are laid out channels-last, as in the training.
     reference: batches of training inputs by whose statistics the norm layers normalise; without any, by the running ones.
     """
-    examples = examples_of(validation)
     module.eval()
     likelihood.eval()
     # summed on the device: a look at each part would wait for it
     nll, right = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device)
-    counted = 0
+    counted = examples = 0
     with torch.no_grad(), measured(module, [channels_last(part) if laid_out else part for part in reference]):
-        for part in parts(validation, examples, VALIDATED_AT_ONCE):
+        for part in (part for batch in validation for part in in_parts(batch, VALIDATED_AT_ONCE)):
+            examples += examples_of(part)
             part = moved(part, device)
             if prepare:
                 part = prepare(inputs_of(part)), targets_of(part)

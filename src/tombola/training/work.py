@@ -13,6 +13,7 @@ from tombola import streams
 from tombola.data.batches import Batches, Prepare
 from tombola.errors import TombolaError
 from tombola.inference import VI, Learner, Map, method_of
+from tombola.posterior.arrays import validation_batches
 from tombola.posterior.batch import Batch, channels_last, examples_of
 from tombola.posterior.batch_norm import has_batch_norm, has_own, normalising_one
 from tombola.posterior.likelihood import (
@@ -22,6 +23,7 @@ from tombola.posterior.likelihood import (
     LogLikelihood,
     Poisson,
     as_likelihood,
+    check_foreign,
     load_learned,
 )
 from tombola.posterior.state import State
@@ -32,6 +34,7 @@ from .optim import Joined, load_optimiser_tensors, lr_factor, optimiser_of, opti
 from .ranks import Ranks, check_shared
 from .reference import reference_of
 from .sparse import ChangingMask
+from .trial import trial
 from .validate import validate
 
 
@@ -45,7 +48,7 @@ class Training:
     settings: TrainSettings
     stream: streams.Name
     likelihood: nn.Module | LogLikelihood | None = None
-    validation: Batch | None = None
+    validation: Batch | list[Batch] | None = None
     prepare: Prepare | None = None
     on_epoch: Callable[[dict[str, float]], None] | None = None
     on_state: Callable[[int, State], None] | None = None
@@ -89,6 +92,8 @@ class Work:
     """Losses of the present epoch, by step."""
     reference: list[Any]
     """Batches of training inputs by whose batch-norm statistics the mean weights are validated; empty for running ones."""
+    validation: list[Batch]
+    """Batches of held-out examples."""
     history: list[dict[str, float]] = field(default_factory=list)
     due: bool = False
     """True where the checkpoint is due, as the first rank says after each step."""
@@ -99,8 +104,12 @@ class Work:
     def of(cls, training: Training) -> "Work":
         """Return all of a training at its beginning."""
         t, device = training, training.state.posterior.mean.device
-        measures = t.validation is not None and has_own(t.module, t.state.posterior)
+        validation = validation_batches(t.validation)
+        measures = bool(validation) and has_own(t.module, t.state.posterior)
+        if isinstance(t.likelihood, nn.Module):
+            check_foreign(t.likelihood, t.module)
         model = likelihood_of(t.settings, t.state, t.likelihood).to(device)
+        trial(t.module, t.state, model, t.batches, validation, t.prepare)
         learner = method_of(t.settings.method)(t.module, t.state, model, t.settings, t.batches.examples, t.noise)
         if t.ranks:
             check_shared(t.settings, has_batch_norm(t.module), t.ranks.same_sample)
@@ -112,7 +121,7 @@ class Work:
             assert isinstance(learner, VI | Map)
             changing = ChangingMask(learner, t.settings.mask, t.state, t.total, t.stream)
         optimiser = optimiser_of(learner, model, t.settings)
-        return cls(t, learner, model, optimiser, losses, reference, changing=changing)
+        return cls(t, learner, model, optimiser, losses, reference, validation, changing=changing)
 
     def step(self, batch: Batch, step: int) -> None:
         """Make a step: gradients, then the optimiser's update."""
@@ -148,10 +157,10 @@ class Work:
         row = {"epoch": epoch + 1, "loss": losses.mean().item(), "lr": t.rate(step - 1)}
         if t.ranks:
             t.ranks.check_equal(self.learner.state().posterior)
-        if t.validation is not None:
+        if self.validation:
             self.learner.show_mean()
             device, laid_out = self.losses.device, t.settings.channels_last
-            row |= validate(t.module, self.likelihood, t.validation, t.prepare, device, laid_out, self.reference)
+            row |= validate(t.module, self.likelihood, self.validation, t.prepare, device, laid_out, self.reference)
         self.history.append(row)
         if t.on_epoch:
             t.on_epoch(row)
