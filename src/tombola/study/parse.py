@@ -6,7 +6,7 @@ the last one), and aliases that multiply a few lines into millions of values. Ea
 
 import re
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -30,10 +30,6 @@ class _Loader(yaml.SafeLoader):
     """Safe loader that refuses a key given twice, deep nesting, and merges (`<<`) that multiply."""
 
     depth = 0
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
-        first: [(tag, _NUMBERS.get(tag, pattern)) for tag, pattern in found]
-        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.depth += 1
@@ -57,6 +53,12 @@ class _Loader(yaml.SafeLoader):
         super().flatten_mapping(node)
         if len(node.value) > _MOST:
             raise yaml.constructor.ConstructorError(problem="it merges too many values", problem_mark=node.start_mark)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, _NUMBERS.get(tag, pattern)) for tag, pattern in found]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def parse(text: str, where: str) -> Any:
