@@ -108,14 +108,24 @@ def test_a_damaged_ticket_that_cannot_be_made_anew_stops_its_chain_alone(done, p
 
 
 @pytest.mark.parametrize("kind", ["train", "evaluate"])
-@pytest.mark.parametrize("damage", ["half", "empty", "lost"])
+@pytest.mark.parametrize("damage", ["half", "empty", "lost", "another's", "numbers", "run"])
 def test_a_damaged_record_is_not_done_and_the_next_run_makes_it_anew(kind, damage, done, run_plan):
     """The training's record too: the evaluation's row reads it, though no stage that is left depends on it."""
     plan, store, _ = done
     before = collect(plan, store)
     stage = next(stage for stage in plan.rows[1].read if stage.kind == kind)
     path = store.root / stage.key / "record.json"
-    path.write_text({"half": path.read_text()[:50], "empty": "{}", "lost": ""}[damage])
+    whole = json.loads(path.read_text())
+    others = next(each for each in plan.rows[3].read if each.kind == kind)
+    texts = {
+        "half": path.read_text()[:50],
+        "empty": "{}",
+        "lost": "",
+        "another's": (store.root / others.key / "record.json").read_text(),
+        "numbers": json.dumps(whole | {"record": dict.fromkeys(whole["record"], "1")}),
+        "run": json.dumps(whole | {"run": whole["run"] | {"seconds": None}}),
+    }
+    path.write_text(texts[damage])
     if damage == "lost":
         path.unlink()
     store = Store(store.root)

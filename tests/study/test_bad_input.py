@@ -1,5 +1,6 @@
 """Bad input is one clear sentence that names culprit, value and remedy; exit code 2; nothing that was finished is lost."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -48,6 +49,14 @@ from tombola.engine.store import Store
         ("seeds=[]", r"seeds"),
         ("seeds=[1, 1]", r"seeds are \[1, 1\].*each once"),
         ("train.likelihood=gaussian", r"likelihood is 'gaussian'.*needs 'categorical'"),
+        ("arms=[{arm: ticket, levels: [1]}]", r"arm ticket has levels, but a chain has all levels"),
+        ("arms=[{arm: deterministic, densities: [0.5]}]", r"arm deterministic has densities, but a chain has all"),
+        ("arms=[{arm: reinit, levels: []}]", r"arm reinit has levels \[\]; give at least one, and each once"),
+        ("arms=[{arm: reinit, levels: [1, 1]}]", r"arm reinit has levels \[1, 1\]; give at least one, and each once"),
+        ("threads=1000000", r"threads is 1000000; it must be at most 1024"),
+        ("train.samples=1000000000", r"samples is 1000000000; it must be at most 10000"),
+        ("name=tombola-stages", r"name is 'tombola-stages'; the output folder is named so"),
+        ("name='  '", r"name is '  '; the output folder is named so"),
         ("nonsense", r"--set 'nonsense' is no PATH=VALUE"),
         ("train.lr.x=1", r"--set 'train\.lr\.x=1'"),
     ],
@@ -150,6 +159,22 @@ def test_tickets_that_cannot_be_evaluated(refused, tiny, study_file, cli, tmp_pa
     assert "the data has changed since" in refused("evaluate", tickets["train"])
     monkeypatch.setitem(MODELS, "mlp", lambda input_shape, outputs, hidden: lenet(input_shape, outputs))
     assert "another model" in refused("evaluate", tickets["train"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "model.name=" + "m" * 1500,
+        "model.name=" + "m" * 900 + ":x",
+        "data.name='" + "no " * 500 + "'",
+        "nowhere=" + "x" * 1900,
+        "model.args={hidden: [" + "a, " * 600 + "]}",
+        "prune.score=" + "s" * 1000 + ":" + "t" * 900,
+    ],
+    ids=itertools.count(),
+)
+def test_a_sentence_is_short_whatever_was_given(change, refused, tiny, study_file):
+    assert len(refused("run", study_file(tiny), "--set", change)) <= 300
 
 
 def test_usage_errors_leave_with_2_too(cli):

@@ -170,3 +170,16 @@ def fuzz(examples):
 
 test_malformed_arguments_are_refused = fuzz(10)
 test_more_malformed_arguments_are_refused = pytest.mark.slow(fuzz(300))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("2:4", "2:4"), ("1:30.5", "1:30.5"), ("010", "010"), ("8", 8), ("0", 0), ("-3", -3), ("0x1f", 31)),
+        *(("1_000", 1000), ("1.5", 1.5), ("-.5", -0.5), ("1.0e-3", 0.001), (".inf", float("inf")), ("1e-3", "1e-3")),
+    ],
+)
+def test_numbers_of_base_8_and_60_are_texts(text, value):
+    """PyYAML alone reads 2:4 as 124 and 010 as 8."""
+    found = parse(text, "it")
+    assert (type(found), found) == (type(value), value)

@@ -79,6 +79,8 @@ def area(a: Grid, b: Grid, *, start: int = 0) -> Contrast:
     if len(levels) < 2:
         raise Missing(f"two or more levels of {_both(a, b)}")
     x = [math.log(a.density[level]) for level in levels]
+    if x[0] == x[-1]:
+        raise Missing(f"levels of different densities of {_both(a, b)}")
     reach = f"{left(a.density[levels[0]])} to {left(a.density[levels[-1]])} left"
     words = f"{a.words} minus {b.words}, area over log density, {reach}"
     return _difference(words, a, b, levels, lambda values: _trapezoid(values, x) / (x[-1] - x[0]))

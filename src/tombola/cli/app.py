@@ -10,6 +10,7 @@ import typer
 import tombola
 from tombola import plugins
 from tombola.errors import TombolaError
+from tombola.study.messages import in_short
 
 from .export import export
 from .options import (
@@ -40,6 +41,8 @@ from .options import (
 )
 from .predict import predict
 
+_LONGEST = 300  # characters of a sentence
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -58,6 +61,14 @@ def _main(
     """Find, study and ship sparse Bayesian neural networks through lottery tickets."""
 
 
+def _bounded(sentence: str) -> str:
+    """Return one line of at most 300 characters: what was given is shortened first, then the middle, and not the mend."""
+    line = " ".join(part.strip() for part in sentence.splitlines())
+    if len(line) > _LONGEST:
+        line = " ".join(in_short(word) for word in line.split(" "))
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 125]} ... {line[-120:]}"
+
+
 def _command(function: Callable[..., int]) -> Callable[..., None]:
     """Register a command that returns its exit code; a TombolaError is one sentence and exit code 2."""
 
@@ -67,7 +78,7 @@ def _command(function: Callable[..., int]) -> Callable[..., None]:
         try:
             code = function(*args, **kwargs)
         except TombolaError as error:
-            typer.echo(f"tombola: {error}", err=True)
+            typer.echo(f"tombola: {_bounded(str(error))}", err=True)
             code = 2
         except KeyboardInterrupt:
             typer.echo("tombola: interrupted", err=True)

@@ -1,6 +1,7 @@
 """Output folder of a study, with its settings, its records, its page, and the path of its stages."""
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import chdir, nullcontext, suppress
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tombola import plugins
 from tombola.errors import TombolaError
 from tombola.files import address_of, written_aside
-from tombola.study.spec import Variant, resolved, unfold
+from tombola.study.spec import STAGES, Variant, resolved, unfold
 
 from . import records
 from .outline import Outline, origin_of
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
     from tombola.report.compare import Side
     from tombola.study.plan import Plan
-
-STAGES = "tombola-stages"
-"""Name of the store beside the output folder; studies in one parent folder share it."""
 
 
 @dataclass(frozen=True)
@@ -266,7 +264,8 @@ def told_apart(folders: list[StudyFolder]) -> list[str]:
 def _description(path: Path) -> dict[str, Any]:
     try:
         description = json.loads((path / "study.json").read_text())
-        _ = description["study"]["name"], Path(description["stages"]), Path(description["imports"])  # raise if missing
+        _ = description["study"]["name"], Path(description["imports"])  # raise if missing
+        os.fsencode(Path(description["stages"]))  # raises for half of a surrogate pair
         return description
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TombolaError(f"{path / 'study.json'} is damaged ({error}); delete it and run the study again") from None

@@ -21,7 +21,7 @@ from tombola.study.spec import resolved
 Kind = tuple[str, ...]
 """Kind of a stage, whose stages take equally long for a unit of work."""
 
-TRAIN, PRUNE = "train", "prune"
+TRAIN, PRUNE, EVALUATE = "train", "prune", "evaluate"
 """Kinds of stages that readers of a plan tell apart."""
 
 _PACKAGES = ("torch", "scikit-learn", "numpy")  # on which a plan of the built-in digits depends

@@ -16,8 +16,9 @@ from tombola import files
 from tombola.errors import TombolaError
 from tombola.files import written_aside
 from tombola.study.graph import Graph, N, Node
+from tombola.study.messages import in_short
 
-from .outline import PRUNE
+from .outline import EVALUATE, PRUNE, TRAIN
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,11 +94,11 @@ class Store:
         """Return the stage's record, and how it was run. Raises TombolaError if the file is damaged."""
         path = self.root / key / "record.json"
         try:
-            record = json.loads(path.read_text())
-            _ = record["record"].keys(), record["run"].keys()  # raise if missing
+            record = json.loads(files.read_plain(path))
+            _check_record(key, record)
             return record
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise TombolaError(f"{path} is damaged ({error}); run the study again") from None
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise TombolaError(f"{path} is damaged ({in_short(str(error), 100)}); run the study again") from None
 
     def has_ticket(self, key: str) -> bool:
         """Return whether the stage's ticket is on disk; `tombola clean` removes tickets of done stages."""
@@ -223,6 +224,31 @@ class Store:
         if self.done(key):
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+_RUN = {"seconds": (int, float), "device": str, "torch": str, "threads": int}
+_TRAINED = {"train_seconds": (int, float), "best_accuracy": (int, float)}
+
+
+def _check_record(key: str, record: Any) -> None:
+    """Raise ValueError or its like for a file that is not this stage's record, or lacks what tables read from it."""
+    if record["key"] != key:
+        raise ValueError(f"it is of stage {in_short(repr(record['key']))}")
+    found, kind = record["record"], record["kind"]
+    for place, values, fields in (("run", record["run"], _RUN), ("record", found, _TRAINED if kind == TRAIN else {})):
+        _ = values.keys()  # raises where it is no mapping
+        for name, of in fields.items():
+            if isinstance(values[name], bool) or not isinstance(values[name], of):
+                raise ValueError(f"its {place} has {name} {in_short(repr(values[name]))}")
+    if kind in (TRAIN, EVALUATE):
+        odd = [name for name, value in found.items() if not isinstance(value, int | float) and name != "layer_density"]
+        if odd:
+            raise ValueError(f"its record has {in_short(odd[0])} {in_short(repr(found[odd[0]]))}")
+    if kind == EVALUATE and not isinstance(json.loads(found["layer_density"]), dict):
+        raise ValueError("its layer_density is no mapping")
+    for name, rows in (("rows", found.get("rows", [])), ("history", record.get("history", []))):
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise ValueError(f"its {name} are no rows")
 
 
 def missing(plan: Graph[N], store: Store) -> list[N]:

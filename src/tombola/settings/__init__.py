@@ -44,6 +44,7 @@ class PosteriorSettings(Checked):
         "Networks that start apart: the first by `mean`, the others from U(-b, b). Method ensemble sets it to `train.keep`.",
         BAYESIAN,
         least=1,
+        most=10_000,
     )
     random: list[str] | None = setting(
         None,
@@ -131,7 +132,11 @@ class TrainSettings(Checked):
     )
     slab: float = setting(0.5, "Weight of the slab, as `spike_std`.", BAYESIAN, COSTLESS, above=0, below=1)
     keep: int = setting(
-        10, "Weight samples that methods sgld, sghmc and swag keep; networks of method ensemble.", BAYESIAN, least=1
+        10,
+        "Weight samples that methods sgld, sghmc and swag keep; networks of method ensemble.",
+        BAYESIAN,
+        least=1,
+        most=10_000,
     )
     cycles: int = setting(1, "Cycles of the schedule `cyclical`, in each of which samples are kept.", COSTLESS, least=1)
     burn_in: float = setting(
@@ -159,7 +164,7 @@ class TrainSettings(Checked):
         BAYESIAN,
     )
     samples: int = setting(
-        1, "Weight samples a step; the gradient is their average, the memory one sample's.", BAYESIAN, least=1
+        1, "Weight samples a step; the gradient is their average, the memory one sample's.", BAYESIAN, least=1, most=10_000
     )
     noise_refresh: float = setting(
         1.0, "Fraction of the weight noise drawn anew for each sample; 1 is everything.", BAYESIAN, above=0, most=1
@@ -185,6 +190,7 @@ class TrainSettings(Checked):
         "Parts that each batch is split into, whose gradients are added up: the memory of one part, the same weight sample "
         "and mathematics, but batch norm's statistics are each part's.",
         least=1,
+        most=10_000,
     )
     precision: Literal["fp32", "bf16"] = setting("fp32", "Arithmetic of the forward pass: full, or bf16 autocast.")
     channels_last: bool = setting(False, "Whether image batches are laid out channels-last in memory.")
@@ -283,13 +289,13 @@ class EvaluateSettings(Checked):
         "settings, so that nothing is chosen by test data).",
         COSTLESS,
     )
-    samples: int = setting(16, "Weight samples S averaged into one predictive distribution.", least=1)
+    samples: int = setting(16, "Weight samples S averaged into one predictive distribution.", least=1, most=100_000)
     estimator: Literal["weight_sample", "moments"] = setting(
         "weight_sample",
         "Weight samples, or `moments`: `samples` normal outputs (64 or more) drawn from the mean and variance that one "
         "pass on the CPU carries through the network; `precision` and `channels_last` are not used then.",
     )
-    repeats: int = setting(1, "Independent predictives R whose metrics are averaged.", least=1)
+    repeats: int = setting(1, "Independent predictives R whose metrics are averaged.", least=1, most=10_000)
     batch_norm: Literal["samples", "running", "batch"] = setting(
         "samples",
         "Statistics of batch-norm layers: of each weight sample, measured on 256 training examples; the running ones of "
@@ -299,8 +305,8 @@ class EvaluateSettings(Checked):
     batch_size: int = setting(1024, "Examples a forward pass; changes results only with batch_norm `batch`.", least=1)
     precision: Literal["fp32", "bf16"] = setting("fp32", "Arithmetic of the forward passes: full, or bf16 autocast.")
     channels_last: bool = setting(False, "Whether image batches are laid out channels-last in memory.")
-    bins: int = setting(15, "Bins of the calibration metrics.", COSTLESS, least=1)
-    redraws: int = setting(100, "Redraws of the labels for the perfect-calibration null.", least=100)
+    bins: int = setting(15, "Bins of the calibration metrics.", COSTLESS, least=1, most=1_000_000)
+    redraws: int = setting(100, "Redraws of the labels for the perfect-calibration null.", least=100, most=1_000_000)
     measures: list[Measure] = setting(
         [],
         "What else: selective, ood, corrupted, conformal, temperature, adaptive; of a regression intervals, conformal.",

@@ -4,6 +4,7 @@ PyYAML alone accepts more than a study can mean: dates, sets, NUL characters, a 
 the last one), and aliases that multiply a few lines into millions of values. Each is an error that names its place.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,12 @@ _DEEPEST = 20
 _MOST = 20_000  # values, those of a repeated alias counted each time
 _LONGEST = 2_000  # characters of a text, which a description may need
 _LONGEST_KEY = 100
+_NUMBERS = {  # without YAML 1.1's octal 010 and its base 60, by which 2:4 would be 124; both are texts here
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)$"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"[-+]?([0-9][0-9_]*\.[0-9_]*([eE][-+][0-9]+)?|\.[0-9][0-9_]*([eE][-+][0-9]+)?)$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
+    ),
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -46,6 +53,12 @@ class _Loader(yaml.SafeLoader):
         super().flatten_mapping(node)
         if len(node.value) > _MOST:
             raise yaml.constructor.ConstructorError(problem="it merges too many values", problem_mark=node.start_mark)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, _NUMBERS.get(tag, pattern)) for tag, pattern in found]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def parse(text: str, where: str) -> Any:

@@ -42,6 +42,7 @@ from .arms import (
     trainings,
 )
 from .graph import AnalysisRow, Row, ancestors, curve_of, several_of
+from .messages import in_short
 from .spec import Arm, Study, Variant, arm_train
 from .stages import Evaluate, Init, Prune, Shuffle, Stage, Train
 from .stages.base import COUNTED, Net, Source
@@ -201,6 +202,12 @@ def _check_arm(study: Study, arm: Arm, dataset: Dataset) -> None:
             f"{', '.join(sorted(WITHOUT_STD))}"
         )
     at = parse_rewind(rewind)
+    for name in ("levels", "densities"):
+        given = getattr(arm, name)
+        if given is not None and arm.arm in ("ticket", "deterministic"):
+            raise TombolaError(f"arm {arm.arm} has {name}, but a chain has all levels; leave them out, or set prune.levels")
+        if given is not None and (not given or len(set(given)) < len(given)):
+            raise TombolaError(f"arm {arm.arm} has {name} {in_short(str(given))}; give at least one, and each once")
     if arm.levels and max(arm.levels) > study.prune.levels:
         raise TombolaError(f"arm {arm.arm} is at level {max(arm.levels)}, but prune.levels is {study.prune.levels}")
     if arm.densities is not None and (arm.levels or not study.prune.levels):

@@ -100,7 +100,7 @@ class Study(Checked):
         [], "What else is computed of the tickets: overlap, ranks, connectivity, early_bird, or package.module:function."
     )
     threads: int | None = setting(
-        None, "Threads of torch on a CPU; by default torch's choice. The last bits depend on it.", WHOLE, least=1
+        None, "Threads of torch on a CPU; by default torch's choice. The last bits depend on it.", WHOLE, least=1, most=1024
     )
     checkpoint_seconds: float = setting(60.0, "Seconds between checkpoints within a training.", WHOLE, above=0)
 
@@ -131,6 +131,8 @@ SECTIONS = [f.name for f in dataclasses.fields(Study) if dataclasses.is_dataclas
 """The fields of a study that are settings of their own."""
 
 
+STAGES = "tombola-stages"
+"""Name of the store beside the output folder; studies in one parent folder share it."""
 _LONGEST_NAME = 100
 _MOST_LEVELS = 1000  # of pruning; a chain has twice as many stages
 _MOST_VARIANTS = 10_000
@@ -208,7 +210,7 @@ def arm_train(study: Study, arm: Arm, *, deterministic: bool) -> TrainSettings:
 def _check_train(study: Study, arm: Arm) -> None:
     """Raise TombolaError for changes of `train` that a study could not have."""
     try:
-        _checked({**dataclasses.asdict(study), "train": dataclasses.asdict(study.train) | arm.train})
+        _checked({"name": study.name, "train": dataclasses.asdict(study.train) | arm.train})
     except TombolaError as error:
         raise TombolaError(f"arm {arm.arm}: {error}") from None
 
@@ -284,10 +286,11 @@ def _checked(raw: dict[str, Any]) -> Study:
         raise TombolaError(sentence(error, Study)) from None
     except (ValueError, TypeError) as error:  # of settings from Python, which `parse` has not seen
         raise TombolaError(f"the study can't be written as JSON: {error}; a YAML alias may contain itself") from None
-    if study.name in ("", ".", "..") or len(study.name) > _LONGEST_NAME or not study.name.isprintable() or "/" in study.name:
+    taken = study.name.strip() in ("", ".", "..", STAGES)
+    if taken or len(study.name) > _LONGEST_NAME or not study.name.isprintable() or "/" in study.name:
         raise TombolaError(
             f"name is {in_short(repr(study.name))}; the output folder is named so: give at most {_LONGEST_NAME} printable "
-            "characters without '/', and not '.' or '..'"
+            f"characters without '/', and not '.', '..' or {STAGES!r}"
         )
     if len(set(study.seeds)) < len(study.seeds) or not study.seeds:
         raise TombolaError(f"seeds are {in_short(str(study.seeds))}; give at least one, and each once")
