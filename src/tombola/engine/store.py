@@ -226,8 +226,8 @@ class Store:
         lock.release()
 
 
-_RUN = {"seconds": (int, float), "device": str, "torch": str, "threads": int}
-_TRAINED = {"train_seconds": (int, float), "best_accuracy": (int, float)}
+_RUN: dict[str, Any] = {"seconds": (int, float), "device": str, "torch": str, "threads": int}
+_TRAINED: dict[str, Any] = {"train_seconds": (int, float), "best_accuracy": (int, float)}
 
 
 def _check_record(key: str, record: Any) -> None:
