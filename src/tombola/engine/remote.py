@@ -35,7 +35,7 @@ class Remote:
         except (ImportError, ValueError) as error:
             raise TombolaError(f"{address}: {error}; for s3:// install 'tombola[s3]'") from None
         self._exclusive: bool | None = None
-        """Whether the storage refuses to create an object twice; None until `probe` has found out."""
+        """True if the storage refuses to create an object twice; None until `probe` has found out."""
 
     def mirror(self) -> Path:
         """Return the local folder that holds copies of what was read and written."""

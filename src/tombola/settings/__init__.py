@@ -44,7 +44,6 @@ class PosteriorSettings(Checked):
         "Networks that start apart: the first by `mean`, the others from U(-b, b). Method ensemble sets it to `train.keep`.",
         BAYESIAN,
         least=1,
-        most=10_000,
     )
     random: list[str] | None = setting(
         None,
@@ -132,11 +131,7 @@ class TrainSettings(Checked):
     )
     slab: float = setting(0.5, "Weight of the slab, as `spike_std`.", BAYESIAN, COSTLESS, above=0, below=1)
     keep: int = setting(
-        10,
-        "Weight samples that methods sgld, sghmc and swag keep; networks of method ensemble.",
-        BAYESIAN,
-        least=1,
-        most=10_000,
+        10, "Weight samples that methods sgld, sghmc and swag keep; networks of method ensemble.", BAYESIAN, least=1
     )
     cycles: int = setting(1, "Cycles of the schedule `cyclical`, in each of which samples are kept.", COSTLESS, least=1)
     burn_in: float = setting(

@@ -187,6 +187,23 @@ def _check(study: Study, net: Net, dataset: Dataset) -> int:
     return layout.numel
 
 
+def _check_levels(study: Study, arm: Arm) -> None:
+    """Raise TombolaError for levels or densities that the arm cannot have."""
+    for name in ("levels", "densities"):
+        given = getattr(arm, name)
+        if given is not None and arm.arm in ("ticket", "deterministic"):
+            raise TombolaError(f"arm {arm.arm} has {name}, but a chain has all levels; leave them out, or set prune.levels")
+        if given is not None and (not given or len(set(given)) < len(given)):
+            raise TombolaError(f"arm {arm.arm} has {name} {in_short(str(given))}; give at least one, and each once")
+    if arm.levels and max(arm.levels) > study.prune.levels:
+        raise TombolaError(f"arm {arm.arm} is at level {max(arm.levels)}, but prune.levels is {study.prune.levels}")
+    if arm.densities is not None and (arm.levels or not study.prune.levels):
+        raise TombolaError(
+            f"arm {arm.arm} has densities {arm.densities} "
+            + (f"and levels {arm.levels}; leave one of them out" if arm.levels else "but prune.levels is 0; raise it")
+        )
+
+
 def _check_arm(study: Study, arm: Arm, dataset: Dataset) -> None:
     """Raise TombolaError for an arm that the study or its data cannot have."""
     score, rewind = arm_score(study, arm), arm.rewind or study.prune.rewind
@@ -202,19 +219,7 @@ def _check_arm(study: Study, arm: Arm, dataset: Dataset) -> None:
             f"{', '.join(sorted(WITHOUT_STD))}"
         )
     at = parse_rewind(rewind)
-    for name in ("levels", "densities"):
-        given = getattr(arm, name)
-        if given is not None and arm.arm in ("ticket", "deterministic"):
-            raise TombolaError(f"arm {arm.arm} has {name}, but a chain has all levels; leave them out, or set prune.levels")
-        if given is not None and (not given or len(set(given)) < len(given)):
-            raise TombolaError(f"arm {arm.arm} has {name} {in_short(str(given))}; give at least one, and each once")
-    if arm.levels and max(arm.levels) > study.prune.levels:
-        raise TombolaError(f"arm {arm.arm} is at level {max(arm.levels)}, but prune.levels is {study.prune.levels}")
-    if arm.densities is not None and (arm.levels or not study.prune.levels):
-        raise TombolaError(
-            f"arm {arm.arm} has densities {arm.densities} "
-            + (f"and levels {arm.levels}; leave one of them out" if arm.levels else "but prune.levels is 0; raise it")
-        )
+    _check_levels(study, arm)
     if arm.arm == "equal_budget" and rewind == "learning_rate":
         raise TombolaError(
             "arm equal_budget depends on learning-rate rewinding, which has trained that long already; "
