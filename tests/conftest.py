@@ -18,6 +18,18 @@ settings.register_profile("tombola", deadline=None, max_examples=40)  # the firs
 settings.load_profile("tombola")
 
 
+@pytest.hookimpl(tryfirst=True)  # before slow ones are left out
+def pytest_collection_modifyitems(items):
+    """Of a test marked `thinned(n)`, leave about one parameter set in n, spread evenly, and make the others slow."""
+    places = Counter()
+    for item in items:
+        if mark := item.get_closest_marker("thinned"):
+            spread = places[item.function] * 0.618034 % 1  # the golden ratio's multiples meet no period of the parameters
+            places[item.function] += 1
+            if spread >= 1 / mark.args[0]:
+                item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def _import_path_restored(monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])

@@ -32,6 +32,7 @@ def tuned(monkeypatch, tmp_path, *words):
     return json.loads(out.read_text())
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize(("size", "net"), EVERY)
 def test_the_first_value_of_every_setting_is_the_recipes_own(size, net):
     study = {"name": "it", "size": size, "nets": [net]}

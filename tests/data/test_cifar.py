@@ -25,6 +25,7 @@ def cifar():
     return huggingface(f"{FILES}/*.parquet")
 
 
+@pytest.mark.slow
 def test_it_is_whole_and_balanced_and_never_taken_for_the_lossless_one(cifar):
     assert (cifar.name, cifar.outputs, cifar.input_shape) == ("cifar10-jpeg75", 10, (3, 32, 32))
     assert (len(cifar.train[0]), len(cifar.test[0]), cifar.train[0].dtype) == (50_000, 10_000, torch.uint8)

@@ -128,6 +128,7 @@ SIBLINGS = ("lenet", "conv", "resnet18", "vgg11")
 """Networks whose operations others have as well."""
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SIBLINGS)) for n in SHIPPED])
 def test_all_shipped_networks_have_moments(name):
     shape, args = SHIPPED[name]

@@ -97,6 +97,7 @@ PROGRAMS = [("mlp", "mean"), ("mlp", "samples"), ("resnet", "moments")]
 SIBLINGS = [("mlp", "moments"), ("resnet", "mean"), ("resnet", "samples")]
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(("name", "kind"), [*PROGRAMS, *(pytest.param(*both, marks=pytest.mark.slow) for both in SIBLINGS)])
 def test_a_program_is_saved_and_loaded(name, kind, tmp_path):
     module, ticket, inputs = made(name)

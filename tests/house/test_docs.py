@@ -110,6 +110,7 @@ def test_studies_of_a_page_can_be_planned(page, folder):
         assert plan.rows
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(("page", "name"), STUDIES)
 def test_studies_of_how_to_pages_run(page, name, folder, no_figures):
     here = folder(page)

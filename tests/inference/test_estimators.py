@@ -35,6 +35,7 @@ def data(examples: int = 32) -> tuple[Tensor, Tensor]:
     return torch.randn(examples, 1, 4, 4, generator=stream), torch.randint(3, (examples,), generator=stream)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
 @every_estimator
 def test_masked_weights_stay_exactly_zero_over_200_steps(name: str, optimiser: str):
@@ -170,6 +171,7 @@ def test_output_noise_depends_on_the_tick_and_the_order_alone(refresh: float):
 # --- every kind of model ---
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["local", "flipout", "antithetic"])
 def test_every_kind_of_model_learns_by_it(name: str, kind: str):

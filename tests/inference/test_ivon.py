@@ -165,6 +165,7 @@ def written_out(loop: Loop, steps: int) -> tuple[Tensor, Tensor]:
     return m, h
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     "changes",
     [

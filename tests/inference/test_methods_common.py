@@ -56,6 +56,7 @@ class KilledError(Exception):
     pass
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", NEW)
 def test_a_killed_training_ends_with_the_same_bits(method: str, tmp_path: Path):
     chosen = settings(method, weight_decay=0.01)
@@ -81,6 +82,7 @@ def test_a_killed_training_ends_with_the_same_bits(method: str, tmp_path: Path):
     assert not torch.equal(other.posterior.mean, whole.posterior.mean)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(
     ("method", "rewind"),
     [*((method, "init") for method in NEW), *product(("sghmc", "ensemble"), ("epoch:1", "learning_rate"))],

@@ -49,6 +49,7 @@ def learned(method: str, steps: int, pair: tuple[Tensor, Tensor], mask: Tensor |
 ADAM = {"lr": 0.05, "schedule": "cosine"}
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("heat", [1.0, 0.3])
 def test_full_laplace_is_the_posterior(heat: float):
     pair = data(correlated=True)
@@ -80,6 +81,7 @@ def test_diagonal_laplace_is_the_mode_and_the_precisions_diagonal():
     assert bool((q.std <= precision.inverse().diagonal().sqrt() + 1e-9).all())  # its bias: correlations are left out
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(("method", "momentum"), [("sgld", 0.0), ("sghmc", 0.8)])
 def test_samplers_have_the_stationary_distribution_of_their_steps(method: str, momentum: float):
     """Of an eigenvalue L of the precision and h = lr heat / N the variance is 1 / (L (1 - h L / (2 (1 + momentum)))).

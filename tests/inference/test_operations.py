@@ -156,6 +156,7 @@ def test_each_output_has_the_mean_and_the_variance_that_weight_samples_give_it(c
     assert len(eps.unique()) == shown.numel()  # noise of its own for every output
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", ["local", "flipout", "antithetic", "weight_sample"])
 @pytest.mark.parametrize("case", ["linear", "conv2d", "addmm", "embedding"])
 @pytest.mark.filterwarnings("ignore:.*no rule for embedding")

@@ -306,6 +306,7 @@ def test_running_statistics_move_at_every_step():
         assert learner.state().buffers["1.num_batches_tracked"] == 4
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("samples", [1, 2])
 def test_the_estimator_is_unbiased(samples: int):
     # a linear model with Gaussian noise s: E_q loss = (|y - X m|^2 + sum_j (X'X)_jj sd_j^2) / (2 N s^2) + const

@@ -109,6 +109,7 @@ def test_it_is_the_training_of_all_parameters_with_the_same_draws(optimiser, cha
         torch.testing.assert_close(found[name], expected[name], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("refresh", [0.0625, 1.0])
 @pytest.mark.parametrize("density", [1.0, 0.8, 0.5])
 @pytest.mark.parametrize("samples", [1, 2])

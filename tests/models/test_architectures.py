@@ -310,6 +310,7 @@ def tickets_of(name, fraction=0.8, precision="fp32", rewind="init", watch=None):
     return module, inputs, tickets
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", TINY)
 def test_train_prune_rewind_train_save_load_predict(name, precision, tmp_path):
@@ -347,6 +348,7 @@ def test_train_prune_rewind_train_save_load_predict(name, precision, tmp_path):
     assert not any("positions" in n for n in again.rewind.tensors())
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", TINY)
 def test_the_same_training_twice_gives_the_same_bits(name):
     (_, _, first), (_, _, second) = tickets_of(name), tickets_of(name)
@@ -355,6 +357,7 @@ def test_the_same_training_twice_gives_the_same_bits(name):
             assert torch.equal(value, b.trained.tensors()[key]), key
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", ["resnet20", "vgg11", "fast"])
 @pytest.mark.parametrize(
     ("rewind", "steps"), [("init", 0), ("step:2", 2), ("epoch:1", STEPS // 2), ("learning_rate", STEPS)]

@@ -31,6 +31,7 @@ def weights(module):
     return torch.cat([p.detach().flatten() for p in module.parameters()])
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     ("name", "input_shape"),
     # of 8x8 the four poolings of VGG leave nothing

@@ -212,6 +212,7 @@ def priced_layouts(draw):
     return layout, costs
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("scope", ["global", "layerwise"])
 @given(both=priced_layouts(), fraction=fractions, data=st.data())
 def test_a_level_cuts_its_share_of_the_costs_to_half_a_weight(scope, both, fraction, data):
@@ -249,6 +250,7 @@ def layout_of_shapes(*shapes):
     return Layout(tuple(segments))
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(("kept", "size"), [(2, 4), (1, 4), (1, 2), (3, 8)])
 @pytest.mark.parametrize("shape", [(3, 8), (2, 16, 3, 3), (2, 8, 5)])
 @given(seed=st.integers(0, 2**31), density=st.sampled_from([0.3, 1.0]), ties=st.booleans())

@@ -77,6 +77,7 @@ def test_folded_moments_are_those_of_the_folded_normal(m, s):
     assert score("folded_snr", [m], [s]).item() == pytest.approx(folded.mean() / folded.std(), rel=1e-8)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", SCORES)
 @given(weights=weights, seed=st.integers(0, 2**31))
 def test_every_score_is_one_finite_number_a_weight_and_a_function_of_its_arguments(name, weights, seed):

@@ -23,6 +23,7 @@ from tombola.settings import PosteriorSettings
 pytestmark = pytest.mark.filterwarnings("ignore:the ticket has no batch-norm statistics")
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", NETS)
 @given(seed=st.integers(0, 2**31))
 @settings(max_examples=3)
@@ -125,6 +126,7 @@ def test_a_net_with_sizes_of_its_own_is_refused():
         smaller(Ticket(ticket.mask, ticket.rewind, ticket.rewind), module, inputs)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("method", METHODS)
 def test_pruned_channels_with_their_norms_stay_zero_under_every_method(method):
     """Biases and the parameters of norms too, which are deterministic or have no scores."""

@@ -82,6 +82,7 @@ def test_a_head_is_its_queries_keys_values_and_their_columns_of_the_output():
     assert sum(int(view.sum()) for view in dead.values()) == 12 * 8 + 4 * 8
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("scope", ["global", "layerwise"])
 @pytest.mark.parametrize("name", NETS)
 @given(seed=seeds, share=st.floats(0, 1), ties=st.booleans())
@@ -145,6 +146,7 @@ def test_of_equal_units_the_later_go_first_and_infinite_scores_rank():
     assert float(found.worth(torch.full((own.numel,), -torch.inf), own.prunable).max()) == -torch.inf
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", NETS)
 @given(seed=seeds)
 @few
@@ -169,6 +171,7 @@ def test_shuffles_move_whole_units_and_keep_counts(name, seed):
             assert float(share.max() - share.min()) <= 2 / int(found.layer.bincount().min())
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("scope", ["global", "layerwise"])
 def test_every_score_prunes_whole_units_to_the_target(score, scope):

@@ -257,6 +257,7 @@ def test_a_study_with_only_dense_networks_is_reported(no_figures: None) -> None:
     assert "without pruning" in html
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("letters", [10, 60, 100])
 def test_a_legend_of_long_names_stays_within_its_figure(letters: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tombola.report.images._saved", lambda figure, kind: b"")
@@ -359,6 +360,7 @@ def test_an_empty_layer_is_named_and_left_white() -> None:
     assert np.ma.getmaskarray(shades)[1].tolist() == [False] * 6 + [True]
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("records", [digits(), digits(seeds=1), regression()], ids=["three seeds", "one", "regression"])
 def test_a_caption_has_at_most_two_sentences(records: pd.DataFrame, no_figures: None) -> None:
     several = pd.concat([records.assign(model=model) for model in ("vgg11", "mlp")], ignore_index=True)

@@ -304,6 +304,7 @@ def test_what_cannot_be_seen_is_refused_before_anything_runs(changes, words, pla
         plan_of(SMALL | changes)
 
 
+@pytest.mark.slow
 def test_the_command_line_runs_analyses_and_the_page_has_a_section_for_each(cli, study_file, user_module):
     user_module(
         "my_analyses",

@@ -88,6 +88,7 @@ def stages(tmp_path_factory):
     return tmp_path_factory.mktemp("paper") / "stages"
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", [*STUDIES, "checks/objective"])
 def test_a_study_runs_whole_at_the_toy_size(name, stages):
     """On one store, so that what they share runs once; without the page, which tests of the report draw."""

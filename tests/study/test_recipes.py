@@ -45,6 +45,7 @@ def test_every_size_has_every_net():
     )
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize(("size", "net"), EVERY)
 def test_every_net_of_every_size_can_be_planned(size, net, user_module, plan_of):
     user_module("toy", TOY)

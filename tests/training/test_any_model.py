@@ -82,6 +82,7 @@ def assert_saved_and_asked(ticket: Ticket, kind: Kind, path) -> None:
     assert [p.dtype for p in plain.parameters()] == [p.dtype for p in module.parameters()]
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.filterwarnings("ignore:pruning by snr has emptied")
 def test_in_a_loop_of_ones_own(kind: Kind, tmp_path):
     module, batches = kind.module(), kind.batches()
@@ -122,6 +123,7 @@ def test_in_a_loop_of_ones_own(kind: Kind, tmp_path):
     assert_saved_and_asked(model.ticket(), kind, tmp_path / "ticket")
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("method", ["vi", "map"])
 def test_by_find_tickets(kind: Kind, method: str, tmp_path):
     module, batches = kind.module(), kind.batches()
@@ -154,6 +156,7 @@ def test_by_find_tickets(kind: Kind, method: str, tmp_path):
     assert_saved_and_asked(sparse, kind, tmp_path / "ticket")
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.filterwarnings("ignore:.* has no rule for")
 @pytest.mark.parametrize("estimator", sorted(ESTIMATORS.keys() - {"weight_sample"}))
 def test_by_every_estimator(kind: Kind, estimator: str):

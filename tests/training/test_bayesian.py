@@ -83,6 +83,7 @@ def test_the_gradients_of_pruned_and_deterministic_parameters_are_zero():
     assert bool((bnn.mean.grad[fixed] != 0).all())
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", ["SGD", "RMSprop", "Adagrad", "Adadelta", "NAdam", "RAdam", "Rprop", "Adamax", "ASGD"])
 def test_any_torch_optimiser_trains_it(name: str):
     inputs, targets = data()

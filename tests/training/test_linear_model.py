@@ -92,6 +92,7 @@ def test_training_reaches_the_mean_field_optimum():
     check(mean, std, *optimum(*data(tasks=TASKS), NOISE))
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("estimator", ["weight_sample", "local", "flipout"])
 def test_every_estimator_reaches_it(estimator: str):
     # a linear model uses each weight once: local reparameterisation does not change its objective
@@ -102,6 +103,7 @@ def test_every_estimator_reaches_it(estimator: str):
     torch.testing.assert_close(std.square().mean(0), 1 / precision, rtol=0.01, atol=0)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("estimator", ["weight_sample", "antithetic"])
 def test_ivon_reaches_it(estimator: str):
     x, y = data(60, 300)
@@ -112,6 +114,7 @@ def test_ivon_reaches_it(estimator: str):
     torch.testing.assert_close(std.pow(-2).mean(0), precision, rtol=0.02, atol=0)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("noise_refresh", [0.0625, 1.0])
 def test_noise_that_is_used_again_leads_to_the_same_optimum(noise_refresh: float):
     # 17,500 weights: so many that little of their noise is new in each sample. Averaged over the tasks, the Monte Carlo

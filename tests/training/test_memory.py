@@ -67,6 +67,7 @@ def stages(name: str, changes: dict, evaluate: dict | None = None) -> tuple[Init
     return init, training, Evaluate(parents=(training,), net=net, source=source, settings=measure, train=train, seed=0)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     ("name", "case"), [(n, c) for n in IMAGES for c in CASES if n == "resnet" or c not in ("flipout", "bf16", "sgd")]
 )
@@ -83,6 +84,7 @@ def test_a_training_needs_what_was_forecast(name: str, case: str, tmp_path):
 EVALUATIONS = [(name, how) for name in IMAGES for how in ({"batch_size": 64, "samples": 3}, {"samples": 20})]
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(("name", "evaluate"), [*EVALUATIONS, ("mlp", {"samples": 200})])
 def test_an_evaluation_needs_what_was_forecast(name: str, evaluate: dict, tmp_path):
     data = images()

@@ -74,6 +74,7 @@ def count(mask, layout):
     return int(mask[layout.prunable].sum())
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
 @pytest.mark.parametrize(("method", "way"), [("vi", w) for w in WAYS] + [("map", w) for w in WAYS[:4]])
 def test_the_count_follows_the_schedule_and_what_is_pruned_is_zero_after_every_step(method, way, optimiser):
@@ -168,6 +169,7 @@ def test_a_grown_weight_starts_at_zero_with_its_layers_std_and_without_momentum(
         before = learner.mask.clone()
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("step", [2, 4, 19])
 @pytest.mark.parametrize(("method", "way"), [("vi", WAYS[0]), ("vi", WAYS[4]), ("map", WAYS[2]), ("map", WAYS[3])])
 def test_a_resumed_training_has_the_same_bits(method, way, step, tmp_path):

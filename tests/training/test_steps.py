@@ -76,6 +76,7 @@ def assert_equal(found: State, expected: State, **tolerance: float) -> None:
         torch.testing.assert_close(value, other[name], **tolerance)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("density", [1.0, 0.5])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_captured_function_takes_the_steps_of_the_loop(kind: str, density: float, on_a_cpu):

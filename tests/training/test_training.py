@@ -55,6 +55,7 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("step", [1, PER_EPOCH, 2 * PER_EPOCH + 3])
 @pytest.mark.parametrize(
     "changes",

@@ -30,6 +30,7 @@ def half_masked(layout: Layout) -> torch.Tensor:
     return torch.rand(layout.numel, generator=generator("mask")) < 0.5
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize(
     ("steps", "method", "samples", "optimiser", "precision"),
     [(100, *each, *how) for each in EACH for how in product(["adam", "adamw", "sgd"], ["fp32", "bf16"])]
