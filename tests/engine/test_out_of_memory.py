@@ -3,13 +3,18 @@
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import tombola
+from support.tars import png
+from tombola.data import load_data
 from tombola.data.batches import TensorBatches
+from tombola.data.images import Decoder
 from tombola.deploy import compiler
 from tombola.engine.budget import Budget
 from tombola.engine.local import LocalEngine, dataset
@@ -135,6 +140,16 @@ def test_a_want_of_memory_is_no_fault_of_the_module_or_the_file(what, tmp_path, 
     assert is_out_of_memory(caught.value)
     if what == "predict":
         assert str(caught.value) == "out of memory; use a smaller batch (now 256) or fewer samples"
+
+
+@pytest.mark.parametrize("where", ["PIL.ImageOps.exif_transpose", "datasets.load_dataset"])
+def test_a_want_of_memory_is_no_fault_of_the_data(where, tmp_path, monkeypatch):
+    monkeypatch.setattr(where, _of_numpy)
+    (tmp_path / "x.png").write_bytes(png(np.zeros((4, 4, 3), np.uint8)))
+    (tmp_path / "x.csv").write_text("a,label\n1,0\n2,1\n")
+    read = partial(Decoder("d", "RGB", None), "x", (tmp_path / "x.png").read_bytes())
+    with pytest.raises(MemoryError):
+        read() if where.startswith("PIL") else load_data("huggingface", {"path": str(tmp_path / "x.csv"), "test": 1})
 
 
 def test_what_takes_most_is_to_be_lowered_first():

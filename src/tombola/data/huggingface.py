@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, is_out_of_memory
 
 from .cache import Decoded, cached, identity_of
 from .columns import tables_of
@@ -152,6 +152,8 @@ def _from_files(path: str, files: list[Path], target: str | None, space: Path) -
                 rows = rows.remove_columns(target).add_column(target, literal[target])
             return rows
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise TombolaError(f"{path} can't be read: {_in_short(error)}; check the files") from error
 
     try:
@@ -159,6 +161,8 @@ def _from_files(path: str, files: list[Path], target: str | None, space: Path) -
             saved = datasets.load_from_disk(str(here))
             return _loaded(saved if isinstance(saved, dict) else {"train": saved})
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise TombolaError(f"{path} can't be read: {_in_short(error)}; check the files") from error
     by_split: dict[str, list[str]] = {}
     for file in files:
@@ -178,6 +182,8 @@ def _from_hub(path: str, name: str | None, revision: str | None) -> Mapping[str,
     try:
         return _loaded(datasets.load_dataset(path, name, revision=revision))
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise TombolaError(
             f"data {path!r} is no local path, and can't be had from the Hugging Face hub: {_in_short(error)}; check the "
             "name and the connection, or give files of it on this machine: --set data.args.path=FOLDER"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, is_out_of_memory
 
 _GRAY = {"1", "L", "LA"}
 _COLOUR = {"RGB", "RGBA", "P", "PA", "YCbCr", "RGBX"}
@@ -67,6 +67,8 @@ class Decoder:
         except TombolaError:
             raise
         except Exception as error:  # decoders raise whatever they like: OSError, SyntaxError, ValueError, struct.error
+            if is_out_of_memory(error):
+                raise
             raise TombolaError(
                 f"data {self.name!r}: {what} can't be decoded ({' '.join(str(error).split())}); replace it or take it out"
             ) from None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tombola import streams
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, is_out_of_memory
 
 from .augment import Augment
 from .batches import Prepare
@@ -181,6 +181,8 @@ def _streamed(title: str, paths: list[str], name: str | None, revision: str | No
         splits = {part: datasets.load_dataset(path, name, split=split, streaming=True, revision=revision)
                   for part, split in wanted.items()}  # fmt: skip
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         why = " ".join(str(error).split())[:200]
         raise TombolaError(
             f"data {title!r}: {paths} are no tar files, no folder, and can't be had from the Hugging Face hub "
