@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, is_out_of_memory
 
 _allowed = True  # one for the process and not a context variable: threads that a command starts must see it
 
@@ -76,6 +76,8 @@ def call(factory: Callable[..., Any], offered: Mapping[str, Any], args: Mapping[
     except TombolaError:
         raise
     except (Exception, SystemExit) as error:  # a factory that leaves the program has not made anything
+        if is_out_of_memory(error):
+            raise
         raise TombolaError(f"{name} failed with args {dict(args)}: {_in_short(error)}; correct them or it") from error
 
 
