@@ -223,7 +223,7 @@ def _machine(path: Path) -> Iterator[str]:
     hardware, versions = record["hardware"], record["versions"]
     yield (
         f"The records are of {record['date']}, on {hardware['cpu']} ({hardware['cores']} cores, one thread "
-        f"a training), torch {versions['torch']}: {record['trainings']} trainings, "
+        f"a training), torch {versions['torch']}: {record['trainings']} tickets, "
         f"{duration(record['alone_seconds'])} of one core. The machine had other work, so seconds are not compared."
     )
 
