@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from tombola.engine.records import collect
@@ -136,10 +137,11 @@ def test_the_second_one_to_finish_a_stage_takes_the_first_outcome(tiny, plan_of,
     first.prepare()
     stage = plan.stages[0]
     ticket = local.ticket(stage.key)
-    first.save(stage, Outcome(ticket, {"by": "first"}), {"seconds": 1.0})
+    run = {"seconds": 1.0, "device": "cpu", "torch": torch.__version__, "threads": 1}
+    first.save(stage, Outcome(ticket, {"by": "first"}), run)
     second.prepare()
     second._listed.clear()
-    second.save(stage, Outcome(ticket, {"by": "second"}), {"seconds": 1.0})
+    second.save(stage, Outcome(ticket, {"by": "second"}), run)
     assert second.record(stage.key)["record"] == {"by": "first"}
     assert len(first.remote.names("tickets")) == 1
     second.ticket(stage.key)

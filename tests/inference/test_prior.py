@@ -208,7 +208,7 @@ def test_masks_of_torch_prune_are_taken_over_and_hold():
         optimiser.zero_grad()
         model.negative_elbo((x, y), examples=32).backward()
         optimiser.step()
-    assert len(shown) == 2 * 4 * 4 + 5
+    assert len(shown) == 2 * (1 + 4 * 4) + 5  # two trainings, each after a trial, and the loop above
     for weights, (name, mask) in itertools.product(shown, masks.items()):
         assert bool((weights[name][~mask] == 0).all())
         assert bool((weights[name][mask] != 0).any())

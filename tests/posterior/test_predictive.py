@@ -1,5 +1,7 @@
 """Predictions of a posterior."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -208,10 +210,11 @@ def test_entropy_and_mutual_information_of_two_samples_that_disagree():
 class Watched(nn.Module):
     """A small convolutional network that remembers how its inputs lay and in what precision it multiplied."""
 
+    seen: ClassVar[set[tuple[bool, torch.dtype]]] = set()  # of the class: what a module's own attributes hold comes back
+
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.last = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
-        self.seen: set[tuple[bool, torch.dtype]] = set()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.conv(x)

@@ -253,9 +253,10 @@ def test_inputs_that_do_not_fit_are_refused(shipped, net, data):
     predictive, inputs = Predictive(shipped, net, batch=4), data.test[0][:10].clone()
     with pytest.raises(TombolaError, match=r"shape \[2, 1, 9, 9\]; the ticket takes \[B, 1, 8, 8\]"):
         predictive(torch.zeros(2, 1, 9, 9))
+    with pytest.raises(TombolaError, match=r"inputs are torch\.complex64; the ticket takes real numbers"):
+        predictive(np.zeros((2, 1, 8, 8), complex))
     for wrong, said in (
         (np.array(["a"]), "<U1"),
-        (np.zeros((2, 64), complex), "complex128"),
         (torch.tensor(1.0), "float32"),
     ):
         with pytest.raises(TombolaError, match=f"inputs are no batch of numbers .*{said}.; give a tensor or an array"):

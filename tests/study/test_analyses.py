@@ -143,7 +143,7 @@ def test_nothing_is_missing_afterwards_and_a_lost_analysis_alone_is_run_again(ra
     assert [lost.key for lost in missing(plan, store)] == [stage.key]
     outcome = stage.run([store.ticket(parent.key) for parent in stage.parents], context())
     assert outcome.record == before  # the same bits again
-    store.save(stage, outcome, {"seconds": 0.1, "device": "cpu", "threads": 1})
+    store.save(stage, outcome, {"seconds": 0.1, "device": "cpu", "torch": torch.__version__, "threads": 1})
 
 
 def test_the_table_names_every_number(ran, table):

@@ -82,7 +82,7 @@ def _classes(here: Path, title: str) -> dict[str, list[Path]]:
 
 
 def _images_in(folder: Path) -> Iterator[Path]:
-    """Yield the images below a folder, those of linked folders too; a folder that several links lead to is read once."""
+    """Yield the images below a folder and below the folders that it links to, each folder once."""
     seen: set[str] = set()
     for here, below, files in os.walk(folder, followlinks=True):
         if (own := os.path.realpath(here)) in seen:

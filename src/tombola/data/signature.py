@@ -74,6 +74,8 @@ class Signature:
             raise TombolaError(
                 f"inputs are {inputs.dtype}; the ticket takes pixels from 0 to 255 in torch.uint8 and normalises them"
             )
+        if inputs.is_complex():
+            raise TombolaError(f"inputs are {inputs.dtype}; the ticket takes real numbers: give their parts as inputs")
         whole = self.dtype.startswith("int")
         if whole and inputs.is_floating_point():
             raise TombolaError(f"inputs are {inputs.dtype}; the ticket takes whole numbers: torch.{self.dtype}")

@@ -1,9 +1,8 @@
-"""What callers bring as data: arrays in place of tensors, and loaders in place of batches."""
+"""Data as callers bring them: arrays in place of tensors, and loaders in place of batches."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -24,9 +23,9 @@ def as_tensors(value: Any) -> Any:
         return {name: as_tensors(part) for name, part in value.items()}
     if type(value) in (tuple, list):
         return type(value)(as_tensors(part) for part in value)
-    if np.ma.is_masked(value):
+    if masked := _masked(value):
         raise TombolaError(
-            f"an array of shape {list(value.shape)} has {np.ma.count_masked(value)} masked values; fill them, as by "
+            f"an array of shape {list(value.shape)} has {masked} masked values; fill them, as by "
             "array.filled(0), or leave the examples out"
         )
     if isinstance(value, Tensor) or not hasattr(value, "__array__") or (array := value.__array__()).dtype.kind in "OSU":
@@ -47,6 +46,11 @@ def as_tensors(value: Any) -> Any:
     found = torch.as_tensor(array)
     default = torch.get_default_dtype()
     return found.to(default.to_complex() if found.is_complex() else default) if array.dtype.kind in "fc" else found
+
+
+def _masked(value: Any) -> int:
+    """Return the number of masked values of numpy's masked arrays; 0 for all else."""
+    return int(value.mask.sum()) if type(value).__name__ == "MaskedArray" else 0
 
 
 def is_real(dtype: Any) -> bool:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -53,10 +52,10 @@ def _remember(value: Any, undo: list[Callable[[], object]], seen: set[int]) -> N
     elif isinstance(value, torch.Generator):
         state = value.get_state()
         undo.append(lambda: value.set_state(state))
-    elif isinstance(value, np.ndarray):
-        array = value.copy()
+    elif hasattr(value, "__array_interface__") and hasattr(value, "flags"):  # numpy's, without importing it
         if value.flags.writeable:
-            undo.append(lambda: np.copyto(value, array))
+            array = value.copy()
+            undo.append(lambda: value.__setitem__(..., array))
     elif isinstance(value, dict | list | set | deque):
         items = value.copy()
         undo.append(lambda: _refill(value, items))

@@ -1,4 +1,4 @@
-"""What a module does in a pass that cannot be right, and torch's errors of a pass in words of the caller's."""
+"""Checks of what a module does in a pass, and torch's errors of a pass in words of the caller's."""
 
 import inspect
 import re
@@ -33,7 +33,7 @@ def check_unwritten(module: Any, before: Versions) -> None:
 
 
 def in_words(error: Exception, module: Any, inputs: Any, dtypes: Sequence[torch.dtype]) -> str | None:
-    """Return what is wrong with a call whose `error` is torch's or Python's, and the mend; None if it is not known.
+    """Return a sentence for an `error` of torch's or Python's: the fault of the call, and the mend; None if it is not known.
 
     Known are inputs of a dtype, or of a number or names, that the module does not take; a convolution's weight that it
     reads as a view of contiguous memory; and gradients that it takes itself where none are recorded, as in a prediction.

@@ -145,7 +145,7 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
 
 
 def _beside_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield (what it is, tensor) of buffers and plain attributes, but for those that a hook makes from an original."""
+    """Return an iterator over names and tensors of buffers and plain attributes that no hook makes from an original."""
     for prefix, owner in module.named_modules():
         if isinstance(owner, torch.jit.ScriptModule):
             continue
