@@ -9,6 +9,8 @@ that the allocator keeps. The processes are forked from one that has imported to
 ones, without importing torch for each.
 """
 
+import ctypes
+import gc
 import json
 import multiprocessing
 import os
@@ -59,6 +61,10 @@ def _measured(job: Job) -> float:
     configuration = configurations()[job.label]
     configuration.step(NETS[TOY], None, job.precision, job.layout)()
     data = NETS[job.net].data(job.batch)
+    # what was freed after this reading would count against the steps: garbage, and freed memory that malloc still holds
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
     before, own = _kilobytes("VmRSS"), _kilobytes("RssAnon")
     step = configuration.step(NETS[job.net], job.batch, job.precision, job.layout, data)
     for _ in range(2):  # the optimiser's state is there from the first on

@@ -96,7 +96,7 @@ def test_every_target_names_a_configuration():
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process its peak memory")
 def test_the_peak_memory_of_adam_is_at_least_four_times_the_weights():
     job = memory.Job("mlp-5m", "deterministic", 8, "fp32", "contiguous", 1)
-    (peak,) = memory.peak_megabytes([job])
+    peak = max(memory.peak_megabytes([job] * 3))  # what else goes on in a process takes away from one reading, adds to none
     weights = sum(p.numel() for p in NETS["mlp-5m"].make().parameters()) * 4 / 2**20
     assert 4 * weights < peak < 5.5 * weights  # the weights, their gradients, two moments; little else at batch 8
 
