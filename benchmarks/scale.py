@@ -118,8 +118,11 @@ def invent(file: Path, out: Path, store: Path) -> StudyFolder:
     import numpy as np
     import torch
 
+    from tombola.study.stages import Outcome
+
     folder, rng = _folder(file, out, store), np.random.default_rng(0)
     folder.prepare()
+    made_up = Store(store)
     run = {"seconds": 1.0, "device": "cpu", "torch": torch.__version__, "threads": 1}
     metrics = [name for name in names("metric") if name not in ("accuracy", "density")]
     rows = {row.stage.key: row.labels for row in folder.plan.rows}
@@ -131,15 +134,11 @@ def invent(file: Path, out: Path, store: Path) -> StudyFolder:
             density = (1 - _LARGE["prune"]["fraction"]) ** rows[stage.key]["level"]
             accuracy = 0.97 - 0.01 * rows[stage.key]["level"] / 20 + rng.normal(0, 0.002)
             record = {name: rng.uniform(0.01, 0.02) for name in metrics} | {"accuracy": accuracy, "density": density}
-        _write(Store(store), stage.key, {"record": record, "run": run})
+            record["layer_density"] = "{}"
+        made_up.save(stage, Outcome(None, record), run)
     folder.write_records()
     (out / "report.html").touch()
     return folder
-
-
-def _write(store: Store, key: str, content: dict[str, Any]) -> None:
-    (store.root / key).mkdir()
-    (store.root / key / "record.json").write_text(json.dumps(content))
 
 
 def many(records: Path, out: Path, count: int) -> None:

@@ -3,7 +3,6 @@
 It answers how plan, pick of the next stage, locks, listing of the store and resume grow with the number of stages.
 """
 
-import json
 import resource
 import time
 from collections.abc import Callable
@@ -72,15 +71,15 @@ def simulate(root: Path, count: int, tell: Callable[[str, float], None]) -> None
     began = time.process_time()
     with suppress(_Enough):
         Simulated(store, torch.device("cpu"), _Stops()).run_stages(stages, names, "simulation")
+    plan: Any = SimpleNamespace(stages=stages, wanted=[SimpleNamespace(read=stages)])
     tell("run, ms of processor a stage", 1e3 * (time.process_time() - began) / _RUN)
-    for stage in stages:
-        (folder := store.root / stage.key).mkdir(exist_ok=True)
-        (folder / "record.json").write_text(json.dumps({"record": {}, "run": {"seconds": 0.0}}))
+    run = {"seconds": 0.0, "device": "cpu", "torch": torch.__version__, "threads": 1}
+    for stage in missing(plan, store):
+        store.save(stage, Outcome(None, {"number": stage.number}), run)
     again = Store(store.root)
     began = time.process_time()
     again.keys()
     tell("a listing of the store, s", time.process_time() - began)
-    plan: Any = SimpleNamespace(stages=stages, wanted=[SimpleNamespace(read=stages)])
     began = time.process_time()
     if missing(plan, again):
         raise RuntimeError("a finished stage is missing")

@@ -104,11 +104,12 @@ def read(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
     return tensors, description
 
 
-def read_plain(path: Path) -> str:
+def read_plain(path: Path | str) -> str:
     """Return the text of a file. Raises OSError for a pipe, which would be waited for until somebody writes to it."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # not by Path: thousands of records
         raise FileNotFoundError(path)
-    return path.read_text()
+    with open(path) as file:
+        return file.read()
 
 
 def pack(mask: "Tensor") -> "Tensor":

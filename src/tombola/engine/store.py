@@ -46,7 +46,7 @@ class Store:
         """Folder of the running stages' checkpoints, locks and progress, and of the errors of failed stages."""
         self._tickets: OrderedDict[str, Ticket] = OrderedDict()
         self._whole: set[str] = set()
-        """Keys whose record was read, so that `done` parses each only once."""
+        """Keys whose record was read and checked, which is done once."""
 
     @property
     def place(self) -> str:
@@ -83,7 +83,6 @@ class Store:
         if key not in self._whole:
             with suppress(TombolaError):
                 self.record(key)
-                self._whole.add(key)
         return key in self._whole
 
     def finished(self, key: str) -> float:
@@ -92,10 +91,12 @@ class Store:
 
     def record(self, key: str) -> dict[str, Any]:
         """Return the stage's record, and how it was run. Raises TombolaError if the file is damaged."""
-        path = self.root / key / "record.json"
+        path = f"{self._place}/{key}/record.json"
         try:
             record = json.loads(files.read_plain(path))
-            _check_record(key, record)
+            if key not in self._whole:
+                _check_record(key, record)
+                self._whole.add(key)
             return record
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise TombolaError(f"{path} is damaged ({in_short(str(error), 100)}); run the study again") from None
