@@ -1,6 +1,7 @@
 """Ray: whatever dies (a worker, a node, the driver), a study ends with the records of the local engine, bit for bit."""
 
 import json
+import math
 import os
 import random
 import signal
@@ -12,10 +13,14 @@ import pandas as pd
 import pytest
 import yaml
 
+from tombola.engine.folder import StudyFolder
+from tombola.engine.on_ray import run_task
 from tombola.engine.progress import seen
 from tombola.engine.records import collect
 from tombola.engine.store import Store, missing
 from tombola.metrics.columns import names
+from tombola.study.stages import Train
+from tombola.training.work import Work
 
 pytest.importorskip("ray")
 
@@ -79,8 +84,8 @@ raw, place, address = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 for _ in sys.stdin:
     if pid := os.fork():
         print(pid, flush=True)
-        if os.waitpid(pid, 0)[1] == 0:
-            break
+        if (code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])) >= 0:
+            sys.exit(code)  # else it was killed, and the next line begins another
         continue
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     folder = StudyFolder.of(raw, place / "small", None, place)
@@ -140,6 +145,33 @@ def begun(drivers):
     drivers.stdin.write("\n")
     drivers.stdin.flush()
     return int(drivers.stdout.readline())
+
+
+def test_sigterm_leaves_a_checkpoint_and_no_failure(tmp_path, monkeypatch):
+    """Ray's handler raises SystemExit wherever the worker is: no fault of the stage."""
+
+    def theirs(*_):
+        raise SystemExit("The process receives a SIGTERM.")
+
+    def step_and_end(self, *args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return update(self, *args)
+
+    folder = StudyFolder.of(BRIEF, tmp_path / "small", None, tmp_path)
+    folder.prepare()
+    first = next(stage for stage in folder.plan.stages if isinstance(stage, Train))
+    update = Work.update
+    monkeypatch.setattr(Work, "update", step_and_end)
+    before = signal.signal(signal.SIGTERM, theirs)
+    try:
+        with pytest.raises(SystemExit):
+            keys = [stage.key for stage in missing(folder.plan, folder.store)]
+            run_task(str(folder.path), "a run", keys, "cpu", 1, math.inf)
+        assert signal.getsignal(signal.SIGTERM) is theirs
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert folder.store.failure(first.key)[1] == ""
+    assert (folder.store.unfinished / f"{first.key}.checkpoint").exists()
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ from .beside import SideBySide, kind_of
 from .budget import Budget
 from .folder import StudyFolder
 from .pull import engine_for
+from .sigterm import Terminated
 from .store import missing
 
 _RETRIES = 5  # of a task whose worker or node has died
@@ -197,7 +198,7 @@ def run_task(folder: str, run: str, keys: list[str], device: str, threads: int, 
     engine.beside = SideBySide(len(keys))
     stages = {stage.key: stage for stage in opened.plan.stages}
     stopped = False
-    with chdir(opened.started if opened.started.is_dir() else Path.cwd()):
+    with chdir(opened.started if opened.started.is_dir() else Path.cwd()), _sigterm_ends_the_worker():
         try:
             engine.run_stages([stages[key] for key in keys], names, opened.plan.name)
         except TimeUp:
@@ -211,6 +212,24 @@ def _opened(folder: str, run: str) -> tuple[StudyFolder, dict[str, str]]:
     keep_freed_memory()
     opened = StudyFolder.open(Path(folder))
     return opened, names_of(opened.plan)
+
+
+@contextmanager
+def _sigterm_ends_the_worker() -> Iterator[None]:
+    """Let SIGTERM, as of a driver that died, end this worker after a checkpoint, without an outcome of its stage.
+
+    Ray's own handler raises a SystemExit wherever the worker is, which a stage must take for a failure of its plug-in.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set a handler
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    except Terminated:
+        raise SystemExit(1) from None  # Ray tries the task again if its driver lives
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
