@@ -159,13 +159,13 @@ def test_sigterm_leaves_a_checkpoint_and_no_failure(tmp_path, monkeypatch):
 
     folder = StudyFolder.of(BRIEF, tmp_path / "small", None, tmp_path)
     folder.prepare()
+    keys = [stage.key for stage in missing(folder.plan, folder.store)]
     first = next(stage for stage in folder.plan.stages if isinstance(stage, Train))
     update = Work.update
     monkeypatch.setattr(Work, "update", step_and_end)
     before = signal.signal(signal.SIGTERM, theirs)
     try:
         with pytest.raises(SystemExit):
-            keys = [stage.key for stage in missing(folder.plan, folder.store)]
             run_task(str(folder.path), "a run", keys, "cpu", 1, math.inf)
         assert signal.getsignal(signal.SIGTERM) is theirs
     finally:
