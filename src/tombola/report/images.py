@@ -30,6 +30,7 @@ SETTINGS: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.labelpad": 3,
+    "axes.titley": 1.0,  # else a seventh of each drawing looks for what could be in the titles' way
     "grid.color": GRID,
     "grid.linewidth": 0.7,
     "xtick.color": AXIS,
@@ -47,7 +48,8 @@ SETTINGS: dict[Any, Any] = {
     "pdf.fonttype": 42,  # text that can be selected, as journals ask
 }
 HOW: dict[str, dict[str, Any]] = {  # without dates and versions, so that equal figures give equal bytes
-    "png": {"dpi": 200, "metadata": {"Software": None}},
+    # the lightest compression: an eighth larger than the default, for a sixth of the time that a PNG takes
+    "png": {"dpi": 200, "metadata": {"Software": None}, "pil_kwargs": {"compress_level": 1}},
     "svg": {"metadata": {"Date": None, "Creator": None, "Format": None, "Type": None}},
     "pdf": {"metadata": {"Creator": None, "Producer": None, "CreationDate": None}},
 }
