@@ -18,12 +18,13 @@ Name = tuple[Word, ...]
 """Name of a stream, by parts."""
 
 _MT_WORDS = 624  # the words of the Mersenne Twister's state
-_MT_OFFSET = 24  # where they start in torch's generator state: after seed (8 bytes), left (4), seeded (4), next (8)
+_MT_BYTES = slice(24, 24 + 8 * _MT_WORDS)  # of torch's generator state: after seed (8 bytes), left (4), seeded (4), next (8)
+_AS_JSON = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def digest(*name: Word) -> bytes:
     """Return the SHA-256 of the name, 32 bytes. Its JSON is hashed: ("a", "b") and ("ab",) differ, as do 1 and "1"."""
-    return hashlib.sha256(json.dumps(name, separators=(",", ":")).encode()).digest()
+    return hashlib.sha256(_AS_JSON(name).encode()).digest()
 
 
 def generator(*name: Word, device: torch.device | str = "cpu") -> torch.Generator:
@@ -65,17 +66,16 @@ def reseed_global(*name: Word, device: torch.device | str = "cpu") -> None:
 
 
 def _cpu_state(name: Name) -> Tensor:
-    state = _template().clone()
+    state = bytearray(_template())
     random = hashlib.shake_256(digest(*name)).digest(4 * _MT_WORDS)
-    low = torch.frombuffer(bytearray(random), dtype=torch.uint8).view(_MT_WORDS, 4)
-    words_at = state[_MT_OFFSET : _MT_OFFSET + 8 * _MT_WORDS].view(_MT_WORDS, 8)
-    words_at[:, :4] = low  # 32 bits are used of each 64-bit word
-    return state
+    # 32 bits are used of each 64-bit word; by memoryviews, as this is done in each step of a training
+    memoryview(state)[_MT_BYTES].cast("I")[::2] = memoryview(random).cast("I")
+    return torch.frombuffer(state, dtype=torch.uint8)
 
 
 @cache
-def _template() -> Tensor:
-    return torch.Generator().manual_seed(0).get_state()  # uint8: header, 624 words of 8 bytes, cached normals
+def _template() -> bytes:
+    return bytes(torch.Generator().manual_seed(0).get_state().tolist())  # header, 624 words of 8 bytes, cached normals
 
 
 def _seed64(name: Name) -> int:
