@@ -16,6 +16,7 @@ LIMITS = {
     "ensemble": (0.14, {"epochs": 600, "lr": 0.03, "keep": 20}),  # modes without their width
     "swag": (0.15, {"epochs": 3000, "lr": 0.2, "optimiser": "sgd", "keep": 40}),  # one mode, width of the optimiser's noise
     "vi": (0.18, {"epochs": 3000, "lr": 0.005, "samples": 2, "schedule": "cosine"}),  # mean field, one mode
+    "vi_low_rank": (0.2, {"epochs": 3000, "lr": 0.005, "samples": 2, "schedule": "cosine", "rank": 8}),  # one curved mode
     "ivon": (0.2, {"epochs": 3000, "ivon_lr": 0.1}),  # the same
     "laplace": (0.18, {"epochs": 1500, "lr": 0.01}),  # one mode, no correlations
     "laplace_full": (0.3, {"epochs": 1500, "lr": 0.01}),  # weights of a curved mode, drawn along straight directions

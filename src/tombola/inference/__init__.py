@@ -1,10 +1,10 @@
 """Methods: ways to learn a posterior. A method is a class in one file, and a line in METHODS.
 
-All follow the protocol in `learner`. Variational: `vi` by any of `estimators/`, `ivon`, and `priors` and
-`variational_dropout` with other priors. By way of a mode, in `penalised`: `keeping` (SWAG), `langevin` and `spike_slab`
-(samplers) keep points of their way, `laplace` takes its `curvature`, `mc_dropout` and `ensemble` train with noise or several
-times; `map` is deterministic. Losses are in `objectives` (over weight samples) and `forward` (the data term), which
-`compiled` and `graphs` make faster; `survivors` leaves out the work of `vi` for pruned weights.
+All follow the protocol in `learner`. Variational: `vi` by any of `estimators/`, `ivon`, `low_rank` with correlations, and
+`priors` and `variational_dropout` with other priors. By way of a mode, in `penalised`: `keeping` (SWAG), `langevin` and
+`spike_slab` (samplers) keep points of their way, `laplace` takes its `curvature`, `mc_dropout` and `ensemble` train with
+noise or several times; `map` is deterministic. Losses are in `objectives` (over weight samples) and `forward` (the data
+term), which `compiled` and `graphs` make faster; `survivors` leaves out the work of `vi` for pruned weights.
 """
 
 from tombola import plugins
@@ -18,6 +18,7 @@ from .keeping import SWAG
 from .langevin import SGHMC, SGLD
 from .laplace import Laplace, LaplaceFull
 from .learner import Learner
+from .low_rank import LowRankVI
 from .map import Map
 from .mc_dropout import MCDropout
 from .objectives import OBJECTIVES
@@ -40,6 +41,7 @@ METHODS: dict[str, type[Learner]] = {
     "vi_laplace": LaplacePrior,
     "vi_mixture": MixturePrior,
     "vi_layers": LayerPrior,
+    "vi_low_rank": LowRankVI,
     "variational_dropout": VariationalDropout,
     "sghmc_mixture": SpikeSlab,
 }

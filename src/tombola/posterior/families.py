@@ -15,6 +15,7 @@ from .dropout import Dropout
 from .full import FullGaussian
 from .gaussian import Gaussian
 from .layout import Layout
+from .low_rank import LowRank
 from .point import Point
 from .samples import Samples, Swag
 
@@ -84,6 +85,7 @@ FAMILIES: dict[str, type[Posterior]] = {
     "samples": Samples,
     "swag": Swag,
     "full": FullGaussian,
+    "low_rank": LowRank,
     "dropout": Dropout,
 }
 """Name -> family: those that a state can have and a file may name."""

@@ -62,8 +62,8 @@ class TrainSettings(Checked):
     method: str = setting(
         "vi",
         "How the posterior is learned: vi (variational inference by gradients), ivon (by natural gradients), sgld, sghmc, "
-        "swag, laplace, laplace_full, mc_dropout, ensemble, vi_laplace, vi_mixture, vi_layers, variational_dropout, "
-        "sghmc_mixture (docs/methods.md), map (deterministic) or package.module:Class.",
+        "swag, laplace, laplace_full, mc_dropout, ensemble, vi_low_rank, vi_laplace, vi_mixture, vi_layers, "
+        "variational_dropout, sghmc_mixture (docs/methods.md), map (deterministic) or package.module:Class.",
         UNLABELLED,
         COLUMN,
     )
@@ -142,9 +142,8 @@ class TrainSettings(Checked):
         least=0,
         below=1,
     )
-    dropout: float = setting(
-        0.1, "Share of its inputs that method mc_dropout drops in each layer but the first.", BAYESIAN, above=0, below=1
-    )
+    rank: int = setting(4, "Rank of the factor in the covariance that method vi_low_rank learns.", BAYESIAN, least=1)
+    dropout: float = setting(0.1, "Share of inputs that mc_dropout drops past the first layer.", BAYESIAN, above=0, below=1)
     estimator: str = setting(
         "weight_sample",
         "What a training pass sees of random weights: one draw (weight_sample), draws in pairs of opposite sign "

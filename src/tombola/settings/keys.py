@@ -43,6 +43,7 @@ KEY_DEFAULTS: dict[str, dict[str, Any]] = {
         "cycles": 1,
         "burn_in": 0.5,
         "dropout": 0.1,
+        "rank": 4,
         "estimator": "weight_sample",
         "objective": "expected_log",
         "samples": 1,

@@ -24,10 +24,10 @@ RANK = 2
 
 
 @dataclass(frozen=True)
-class LowRank:
+class Factored:
     """N(mean, diag(spread^2) + factor factor^T)."""
 
-    family: ClassVar[str] = "low_rank"
+    family: ClassVar[str] = "factored"
     points: ClassVar[None] = None
     layout: Layout
     mask: Tensor
@@ -46,15 +46,15 @@ class LowRank:
         own, shared = torch.randn(len(self.mean), **like), torch.randn(self.factor.shape[1], **like)
         return self.mean + self.spread * own + self.factor @ shared
 
-    def masked(self, mask: Tensor) -> "LowRank":
+    def masked(self, mask: Tensor) -> "Factored":
         kept = mask & self.layout.is_random.to(mask.device)
         mean, spread = self.mean.masked_fill(~mask, 0.0), self.spread.masked_fill(~kept, 0.0)
         return replace(self, mask=mask, mean=mean, spread=spread, factor=self.factor.masked_fill(~kept[:, None], 0.0))
 
-    def with_mean(self, mean: Tensor) -> "LowRank":
+    def with_mean(self, mean: Tensor) -> "Factored":
         return replace(self, mean=mean.masked_fill(~self.mask, 0.0))
 
-    def between(self, other: "LowRank", alpha: float) -> "LowRank":
+    def between(self, other: "Factored", alpha: float) -> "Factored":
         theirs = other.tensors()
         tensors = {name: torch.lerp(value, theirs[name], alpha) for name, value in self.tensors().items()}
         return self.of_tensors(self.layout, self.mask | other.mask, tensors)
@@ -63,26 +63,26 @@ class LowRank:
         return {"mean": self.mean, "spread": self.spread, "factor": self.factor}
 
     @classmethod
-    def of_tensors(cls, layout: Layout, mask: Tensor, tensors: dict[str, Tensor]) -> "LowRank":
+    def of_tensors(cls, layout: Layout, mask: Tensor, tensors: dict[str, Tensor]) -> "Factored":
         return cls(layout, mask, **tensors)
 
     @classmethod
-    def of(cls, other: Posterior) -> "LowRank":
+    def of(cls, other: Posterior) -> "Factored":
         if isinstance(other, cls):
             return other
         if other.std is None:
-            raise TombolaError("a low-rank posterior needs a std, and this posterior is a point")
-        drawn = torch.randn(len(other.mean), RANK, generator=generator("low rank")).to(other.mean)
+            raise TombolaError("a factored posterior needs a std, and this posterior is a point")
+        drawn = torch.randn(len(other.mean), RANK, generator=generator("factor")).to(other.mean)
         return cls(other.layout, other.mask, other.mean, other.std, other.std[:, None] * drawn)
 
 
-class MeansOfLowRank(Map):
+class MeansOfFactored(Map):
     """Trains the means; spread and factor stay."""
 
-    learns: ClassVar[str] = "low_rank"
+    learns: ClassVar[str] = "factored"
 
     def __init__(self, module, state, *rest):
-        self._start = LowRank.of(state.posterior)
+        self._start = Factored.of(state.posterior)
         super().__init__(module, state, *rest)
 
     def state(self) -> State:
@@ -92,8 +92,8 @@ class MeansOfLowRank(Map):
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    monkeypatch.setitem(FAMILIES, "low_rank", LowRank)
-    monkeypatch.setitem(METHODS, "means", MeansOfLowRank)
+    monkeypatch.setitem(FAMILIES, "factored", Factored)
+    monkeypatch.setitem(METHODS, "means", MeansOfFactored)
 
 
 def net() -> nn.Sequential:
@@ -104,7 +104,7 @@ def net() -> nn.Sequential:
 def start(module=None) -> State:
     module = module or net()
     state = initial_state(module, Layout.of(module), PosteriorSettings(std=0.1, std_jitter=0.5), 0)
-    return state.as_family("low_rank")
+    return state.as_family("factored")
 
 
 def some_mask(layout: Layout) -> Tensor:
@@ -117,7 +117,7 @@ def data(n: int = 60) -> tuple[Tensor, Tensor]:
 
 
 def assert_equal(a: State, b: State) -> None:
-    assert isinstance(a.posterior, LowRank)
+    assert isinstance(a.posterior, Factored)
     assert a.tensors().keys() == b.tensors().keys()
     assert all(torch.equal(value, b.tensors()[name]) for name, value in a.tensors().items())
     assert torch.equal(a.posterior.mask, b.posterior.mask)
@@ -169,7 +169,7 @@ def test_a_file_holds_the_rows_of_surviving_weights_and_gives_the_ticket_back(tm
 def test_a_factor_with_the_parameters_last_is_stored_alike_and_what_has_none_whole(tmp_path, monkeypatch):
     """Also where by chance r is P, so that both dimensions have that length."""
 
-    class Turned(LowRank):
+    class Turned(Factored):
         family = "turned"
 
         def tensors(self):
@@ -210,7 +210,7 @@ def test_found_tickets_predict_and_the_chain_stays_of_the_family():
     tickets = find_tickets(module, (inputs, targets), train=settings, prune=prune, progress=False)
     assert [round(t.density, 1) for t in tickets] == [1.0, 0.5, 0.2]
     for ticket in tickets:
-        assert isinstance(ticket.posterior, LowRank)
+        assert isinstance(ticket.posterior, Factored)
         assert not ticket.posterior.std[~ticket.mask].any()
         probs = ticket.predict(module, inputs, samples=6).probs_SBC
         assert probs.shape == (6, 60, 3)
@@ -240,7 +240,7 @@ def test_a_training_resumes_from_its_checkpoint(tmp_path):
 
 def test_moved_to_another_device_it_is_the_same_family():
     there = start().to("meta").posterior
-    assert isinstance(there, LowRank)
+    assert isinstance(there, Factored)
     assert {value.device.type for value in (there.mask, *there.tensors().values())} == {"meta"}
     assert_equal(start().to("cpu"), start())
 
@@ -255,7 +255,7 @@ def test_it_takes_the_values_of_a_deterministic_ticket_and_a_point_takes_its_mea
     assert torch.equal(planted.as_family("gaussian").posterior.std > 0, planted.posterior.std > 0)
     torch.testing.assert_close(planted.as_family("gaussian").posterior.std, planted.posterior.std)
     with pytest.raises(TombolaError, match="needs a std"):
-        point.as_family("low_rank")
+        point.as_family("factored")
 
 
 def test_there_is_a_line_between_two_and_none_to_another_family():
@@ -263,11 +263,11 @@ def test_there_is_a_line_between_two_and_none_to_another_family():
     b = replace(a, posterior=a.posterior.with_mean(a.posterior.mean + 1)).masked(some_mask(a.posterior.layout))
     middle = interpolated(a, b, 0.5).posterior
     torch.testing.assert_close(middle.factor, (a.posterior.factor + b.posterior.factor) / 2)
-    with pytest.raises(TombolaError, match="a low_rank and the other a gaussian"):
+    with pytest.raises(TombolaError, match="a factored and the other a gaussian"):
         interpolated(a, a.as_family("gaussian"), 0.5)
 
 
 def test_a_method_that_learns_what_is_not_registered_is_refused(monkeypatch):
-    monkeypatch.delitem(FAMILIES, "low_rank")
-    with pytest.raises(TombolaError, match="no posterior family 'low_rank' is registered, only gaussian, point"):
+    monkeypatch.delitem(FAMILIES, "factored")
+    with pytest.raises(TombolaError, match="no posterior family 'factored' is registered, only gaussian, point"):
         find_tickets(net(), data(), train=TrainSettings(method="means"), progress=False)
