@@ -21,7 +21,7 @@ pytest.importorskip("submitit")
 
 @pytest.fixture
 def folder(tiny, study_file, tmp_path):
-    path = study_file(tiny | {"threads": 1})
+    path = study_file(tiny | {"threads": 1, "prune": {"levels": 0}})  # few stages: each may cost a start of a process
     folder = StudyFolder.of(read(str(path), []), tmp_path / "out", None, tmp_path)
     folder.prepare()
     return folder
