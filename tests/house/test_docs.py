@@ -135,6 +135,9 @@ def patched(page, source):
         file.write_text(text.replace(old, new))
 
 
+NO_PAGE = "from tombola.engine.folder import StudyFolder; StudyFolder.write_report = lambda self, *a, **k: self.path"
+
+
 def test_a_score_and_a_column_are_added_as_the_pages_say(tmp_path):
     source = tmp_path / "src" / "tombola"
     shutil.copytree(ROOT / "src" / "tombola", source)  # with what is compiled: it is known by times and sizes
@@ -142,7 +145,7 @@ def test_a_score_and_a_column_are_added_as_the_pages_say(tmp_path):
     patched("docs/add-a-column.md", source)
     changes = ["seeds=[0]", "arms=[ticket]", "prune.score=margin", "prune.levels=1", "train.epochs=1", "evaluate.samples=2"]
     arguments = ["tombola", "run", "demo", "--device", "cpu", *(f"--set={change}" for change in changes)]
-    code = f"import sys; sys.argv = {arguments}; from tombola.cli.app import main; main()"
+    code = f"import sys; sys.argv = {arguments}; from tombola.cli.app import main; {NO_PAGE}; main()"
     environment = os.environ | {"PYTHONPATH": str(source.parent)}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
     records = pd.read_parquet(tmp_path / "runs" / "demo" / "records.parquet")
