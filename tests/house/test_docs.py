@@ -22,6 +22,7 @@ from tombola.engine.local import _dataset, dataset
 from tombola.metrics.columns import RECORDS
 from tombola.metrics.uncertainty_columns import MEASURED
 from tombola.pruning.scores import SCORES
+from tombola.settings import TrainSettings
 from tombola.study.analyses import ANALYSES
 from tombola.study.plan import plan_study
 from tombola.study.spec import Arm, read, unfold
@@ -94,7 +95,9 @@ PYTHON = [pytest.param(page, marks=ALONE if page in SLOW else []) for page in wi
 
 
 @pytest.mark.parametrize("page", PYTHON)
-def test_python_of_a_page_runs_in_order(page, folder, demo, no_figures):
+def test_python_of_a_page_runs_in_order(page, folder, demo, no_figures, monkeypatch):
+    """With two epochs where it says more: it runs; what it learns is not asked."""
+    monkeypatch.setattr(tombola, "TrainSettings", lambda epochs=30, **more: TrainSettings(epochs=min(epochs, 2), **more))
     here = folder(page)
     (here / "runs").symlink_to(demo)
     namespace = {"__name__": "page"}
