@@ -2,6 +2,7 @@
 
 import re
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -30,7 +31,7 @@ def folder(tiny, study_file, tmp_path):
 def watched(jobs):
     with jobs:
         while jobs.at_work():
-            pass
+            time.sleep(0.05)
 
 
 def test_jobs_that_are_queued_again_and_again_finish_the_study(folder, run_plan):
