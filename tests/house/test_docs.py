@@ -60,7 +60,7 @@ STUDIES = [(page, name) for page in PAGES for name in files(page) if name.endswi
 def demo(tmp_path_factory):
     """The folder `runs` after a small version of the demo."""
     runs = tmp_path_factory.mktemp("demo") / "runs"
-    small = ["train.epochs=1", "prune.levels=2", "seeds=[0, 1]", "model.args.hidden=[30, 20]", "evaluate.samples=2"]
+    small = ["train.epochs=1", "prune.levels=1", "seeds=[0, 1]", "model.args.hidden=[30, 20]", "evaluate.samples=2"]
     small.append("views=[overlap, connectivity]")
     with pytest.MonkeyPatch.context() as patch:
         leave_out_figures(patch)
