@@ -5,14 +5,18 @@ BIN := $(VENV)/bin
 ALONE := $(VENV)/.alone
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow bench docs lint format lock clean install
+.PHONY: demo test suite test-slow bench docs lint format lock clean install
 
 demo: $(ALONE)
 	$(BIN)/tombola run demo
 
+# mypy, a minute on one core, beside the tests
+test: install
+	$(MAKE) --no-print-directory --jobs=2 lint suite
+
 # a file of tests a process at a time, on every core; two threads in each would only get in each other's way.
 # In the order of the files: xdist's own, most tests first, would leave the long files of few tests to the end
-test: lint
+suite: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: install

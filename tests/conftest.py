@@ -1,6 +1,7 @@
 """What several test files need: a command line in this process, modules of a user, small studies."""
 
 import importlib
+import os
 import sys
 import textwrap
 from collections import Counter
@@ -14,8 +15,9 @@ from hypothesis import settings
 from support.running import TINY, command_line, leave_out_figures
 
 torch.set_num_threads(1)
-settings.register_profile("tombola", deadline=None, max_examples=40)  # the first example pays for imports
+settings.register_profile("tombola", deadline=None, max_examples=25)  # other ones in each run; the first pays for imports
 settings.load_profile("tombola")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process that tests start would compile torch anew: four seconds
 
 
 @pytest.hookimpl(tryfirst=True)  # before slow ones are left out

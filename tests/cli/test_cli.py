@@ -113,6 +113,7 @@ def test_a_study_beside_it_reuses_its_stages(cli, finished, tiny, study_file):
     assert "0 of 6 stages to run" in cli("run", other, "--out", "out/other").output.replace("\n", " ")
 
 
+@pytest.mark.usefixtures("quick_pages")
 def test_dry_run_shows_the_graph_and_a_forecast_before_anything_was_run(cli, tiny, study_file, tmp_path):
     path = study_file(tiny)
     before = cli("run", path, "--out", "out/tiny", "--dry-run")
@@ -197,6 +198,7 @@ def test_studies_lists_and_prints(cli):
     assert yaml.safe_load(cli("studies", "demo").output)["name"] == "demo"
 
 
+@pytest.mark.usefixtures("quick_pages")
 def test_a_failed_stage_is_exit_code_1_and_the_rest_is_done(cli, tiny, study_file):
     arms = ["deterministic", {"arm": "ticket", "train": {"lr": 1e9, "optimiser": "sgd"}}]
     result = cli("run", study_file(tiny | {"arms": arms}), "--out", "out/tiny")
@@ -225,6 +227,7 @@ def test_an_interrupt_has_its_exit_code_and_the_same_command_goes_on(end, code, 
     assert (tmp_path / "out" / "tiny" / "records.parquet").is_file()
 
 
+@pytest.mark.usefixtures("quick_pages")
 def test_threads_of_a_study_are_used(cli, tiny, study_file):
     threads = torch.get_num_threads()
     try:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tombola.cli.terminal import ConsoleWatcher, Finished, Follower, Picture, Running, draw, duration, shown, until
+from tombola.engine.folder import StudyFolder
 from tombola.engine.local import LocalEngine, dataset
 from tombola.engine.progress import Progress
 from tombola.engine.store import Store
@@ -293,9 +294,10 @@ def text_of(path):
         return ""
 
 
-def test_status_and_report_of_a_study_of_which_nothing_is_done(cli, tiny, study_file, tmp_path):
-    path, folder = study_file(tiny), tmp_path / "out" / "tiny"
-    cli("run", path, "--out", folder)
+def test_status_and_report_of_a_study_of_which_nothing_is_done(cli, tiny, tmp_path):
+    study = StudyFolder.of(tiny, tmp_path / "out" / "tiny", None, tmp_path)
+    study.prepare()
+    folder = study.path
     described = json.loads((folder / "study.json").read_text())
     (tmp_path / "empty").mkdir()
     shutil.copy(folder / "plan.json", tmp_path / "empty")
@@ -310,6 +312,7 @@ def test_status_and_report_of_a_study_of_which_nothing_is_done(cli, tiny, study_
     assert not (tmp_path / "no-stages").exists()
 
 
+@pytest.mark.usefixtures("quick_pages")
 def test_status_survives_damage_and_shows_failures(cli, tiny, study_file, tmp_path):
     arms = ["deterministic", {"arm": "ticket", "train": {"lr": 1e9, "optimiser": "sgd"}}]
     assert cli("run", study_file(tiny | {"arms": arms}), "--out", "out/tiny").exit_code == 1

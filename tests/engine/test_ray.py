@@ -52,7 +52,7 @@ def study(tmp_path_factory):
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """A head without CPUs, and two nodes of one CPU."""
+    """A head, and another node; each has one CPU."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's workers would wait for all else that this machine computes
@@ -60,9 +60,8 @@ def cluster(monkeypatch):
 
     before = signal.getsignal(signal.SIGTERM)
     small = {"object_store_memory": 80 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, **small)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **small})
+    cluster.add_node(num_cpus=1, **small)
     signal.signal(signal.SIGTERM, before)  # Ray sets one of its own, which other tests of this process would meet
     yield cluster
     cluster.shutdown()
@@ -132,7 +131,7 @@ def test_a_killed_worker_a_removed_node_and_a_killed_driver(cluster, tmp_path, p
         before = {one.progress.pid for one in seen(tmp_path / "tombola-stages" / "unfinished")}
         begun(drivers)
         assert in_training(tmp_path, drivers, before)
-        cluster.remove_node(sorted(cluster.worker_nodes, key=lambda node: node.unique_id)[0], allow_graceful=False)
+        cluster.remove_node(*cluster.worker_nodes, allow_graceful=False)
         assert drivers.wait(120) == 0
     found = Store(tmp_path / "tombola-stages")
     assert missing(plan, found) == []
@@ -187,8 +186,7 @@ def test_at_any_instant(study, cluster, tmp_path, what, trial):
         at_work = [one.progress.pid for one in seen(tmp_path / "tombola-stages" / "unfinished") if one.state == "running"]
         kill(instant.choice(at_work or [found.pid]))
     elif what == "node":
-        nodes = sorted(cluster.worker_nodes, key=lambda node: node.unique_id)
-        cluster.remove_node(instant.choice(nodes), allow_graceful=False)
+        cluster.remove_node(*cluster.worker_nodes, allow_graceful=False)
     else:
         kill(run.pid)
         run.wait()

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +22,7 @@ pytest.importorskip("submitit")
 
 @pytest.fixture
 def folder(tiny, study_file, tmp_path):
-    path = study_file(tiny | {"threads": 1})
+    path = study_file(tiny | {"threads": 1, "prune": {"levels": 0}})  # few stages: each may cost a start of a process
     folder = StudyFolder.of(read(str(path), []), tmp_path / "out", None, tmp_path)
     folder.prepare()
     return folder
@@ -30,7 +31,7 @@ def folder(tiny, study_file, tmp_path):
 def watched(jobs):
     with jobs:
         while jobs.at_work():
-            pass
+            time.sleep(0.05)
 
 
 def test_jobs_that_are_queued_again_and_again_finish_the_study(folder, run_plan):

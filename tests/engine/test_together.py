@@ -2,6 +2,7 @@
 
 import os
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from tombola.engine.together import Together
 from tombola.metrics.columns import names
 from tombola.study.stages import Train
 
-pytest.importorskip("lightning_fabric")
+# not imported here: that takes four seconds, and these processes of tests do not need it
+pytestmark = pytest.mark.skipif(find_spec("lightning_fabric") is None, reason="lightning_fabric is not installed")
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # float32: sums in another order, over ten steps
 
 

@@ -225,7 +225,7 @@ def test_memory_is_forecast(method: str):
     assert forecast_memory(net(), data(), train=settings(method)).total > 0
 
 
-def test_a_study_has_them_as_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, study_file, no_figures):
+def test_a_study_has_them_as_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, study_file, quick_pages):
     from tombola.cli.run import run_studies
 
     monkeypatch.chdir(tmp_path)

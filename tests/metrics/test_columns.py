@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "docs" / "make_records.py")
 
 
-def test_a_metric_is_added_in_two_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_metric_is_added_in_two_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_figures: None) -> None:
     """Its value among the metrics of a classification, and its row: records, documentation and report have it."""
     plain = metrics.classification
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -46,6 +47,12 @@ def drawn(records: pd.DataFrame, stages: pd.DataFrame | None = None) -> tuple[di
     return {name: drawing for plate in found for name, drawing in plate.drawings.items()}, " ".join(p.caption for p in found)
 
 
+@cache
+def drawn_digits() -> tuple[dict[str, Drawing], str]:
+    """What is drawn of the finished study, to look at."""
+    return drawn(digits())
+
+
 @pytest.fixture(scope="module")
 def written_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of the finished study, with its figures beside it."""
@@ -53,7 +60,7 @@ def written_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_operations_have_a_figure_of_their_own_where_records_have_them() -> None:
-    assert set(drawn(digits())[0]) == FIGURES
+    assert set(drawn_digits()[0]) == FIGURES
     drawings, captions = drawn(digits().assign(flops_left=lambda rows: rows["density"] ** 0.5))
     numbers, by_weights = drawings["1-operations"].numbers, drawings["1-accuracy"].numbers
     assert "torch makes them all" in captions
@@ -307,7 +314,7 @@ def test_the_figures_are_files_and_not_blank(written_page: Path) -> None:
 
 
 def test_a_csv_holds_what_the_figure_plots(written_page: Path) -> None:
-    drawings, _ = drawn(digits())
+    drawings, _ = drawn_digits()
     for name in FIGURES - {"1-layers"}:
         table = pd.read_csv(written_page.parent / "figures" / f"{name}.csv")
         plots = [axes for axes in drawings[name].figure.axes if not axes.get_title(loc="left").endswith(", a closer look")]
@@ -345,7 +352,7 @@ def test_a_heat_map_shows_the_layers_by_levels(written_page: Path) -> None:
     for layer, share in LAYERS.items():
         expected = [100 * min(1.0, share * 0.64**level) for level in range(7)]
         assert grid.loc[layer].tolist() == pytest.approx(expected)
-    shades = heat_maps(drawn(digits())[0]["1-layers"])
+    shades = heat_maps(drawn_digits()[0]["1-layers"])
     assert list(shades) == ["ticket (snr)", "deterministic (magnitude)"]
     np.testing.assert_allclose(shades["ticket (snr)"], grid.loc[list(LAYERS)].to_numpy())
 

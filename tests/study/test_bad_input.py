@@ -109,6 +109,7 @@ def test_a_missing_study_names_what_there_is(refused, tmp_path):
     assert "no study 'dmo'" in refused("studies", "dmo")
 
 
+@pytest.mark.usefixtures("quick_pages")
 def test_folders_that_belong_to_something_else(refused, cli, tiny, study_file, tmp_path):
     path = study_file(tiny | {"prune": {"levels": 0}})
     assert cli("run", path, "--out", "out/a").exit_code == 0
@@ -136,6 +137,7 @@ def test_a_gpu_that_is_not_there(refused, tiny, study_file):
     assert "torch sees no GPU" in refused("run", study_file(tiny), "--out", "out", "--device", "cuda")
 
 
+@pytest.mark.usefixtures("quick_pages")
 def test_tickets_that_cannot_be_evaluated(refused, tiny, study_file, cli, tmp_path, monkeypatch):
     assert cli("run", study_file(tiny), "--out", "out/a").exit_code == 0
     store = Store(tmp_path / "out" / "tombola-stages")

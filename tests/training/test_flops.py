@@ -49,6 +49,7 @@ def test_the_count_is_linear_in_the_batch():
     assert counted((inputs[:2], targets[:2])) == counted()
 
 
+@pytest.mark.usefixtures("quick_pages")
 def test_records_have_the_operations_of_a_ticket_and_of_all_it_stands_on(tiny, cli, study_file, tmp_path):
     import pandas as pd
 
@@ -67,6 +68,7 @@ def test_records_have_the_operations_of_a_ticket_and_of_all_it_stands_on(tiny, c
     assert math.isclose(transplanted["total_seconds"], levels[1] + transplanted["train_seconds"])
 
 
+@pytest.mark.usefixtures("quick_pages")
 def test_a_training_that_starts_or_stops_within_an_epoch_counts_its_own_steps(tiny, cli, study_file, tmp_path):
     import pandas as pd
 
@@ -78,6 +80,7 @@ def test_a_training_that_starts_or_stops_within_an_epoch_counts_its_own_steps(ti
     assert rows["total_flops"][1] == pytest.approx((2 + 3 / 5 + 7 / 5) * epoch)  # dense, dense up to step 3, from there
 
 
+@pytest.mark.usefixtures("quick_pages")
 def test_what_torch_cannot_count_is_no_failure_of_the_training(tiny, cli, study_file, tmp_path, monkeypatch):
     import pandas as pd
 

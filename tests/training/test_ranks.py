@@ -1,5 +1,6 @@
 """Two processes at one training make the steps of one process on the same batches and weight samples."""
 
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,8 @@ from support.ranks import by_processes, train
 from tombola.errors import TombolaError
 from tombola.training.ranks import Ranks
 
-pytest.importorskip("lightning_fabric")
+# not imported here: that takes four seconds, and these processes of tests do not need it
+pytestmark = pytest.mark.skipif(find_spec("lightning_fabric") is None, reason="lightning_fabric is not installed")
 
 RIGL = {"method": "map", "sparse": {"way": "rigl", "density": 0.3, "every": 3}}
 CASES = {
