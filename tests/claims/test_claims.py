@@ -1,6 +1,7 @@
 """Every claim of the paper gets the verdict that records with a known answer deserve."""
 
 import json
+import math
 import subprocess
 import sys
 from functools import cache
@@ -26,7 +27,7 @@ from tombola.claims.curves import (
 from tombola.claims.nets import nets_of
 from tombola.claims.paper import CLAIMS
 from tombola.claims.paper.claims import HALF, HIGH, LAST, MEDIUM
-from tombola.claims.table import as_json, frame, headline, remark, row_keys
+from tombola.claims.table import as_json, frame, headline, remark
 from tombola.claims.verdict import above
 from tombola.errors import TombolaError
 from tombola.metrics.records import read
@@ -192,7 +193,7 @@ def test_only_seeds_that_both_curves_have_are_paired():
     records = pd.concat([rows_of(SNR, 2.0, model="vit_tiny", seeds=5), rows_of(DETERMINISTIC, model="vit_tiny", seeds=3)])
     (row,) = judge(records, {"1e": CLAIMS["1e"]})
     assert list(row.joint.deciding.part.contrast.values) == [0, 1, 2]
-    assert len(row_keys(row)) == 3 * 11 * 2
+    assert len(row.keys) == 3 * 11 * 2
 
 
 def test_a_seed_without_a_finite_value_is_left_out():
@@ -220,7 +221,7 @@ def test_relatives_of_a_size_belong_to_the_nets_of_the_paper():
 def test_rows_that_two_studies_share_count_once():
     records = study({SNR: 2.0, DETERMINISTIC: 0.0}, model="vit_tiny")
     once, twice = (judge(found, {"1e": CLAIMS["1e"]})[0] for found in (records, pd.concat([records, records])))
-    assert (once.joint.deciding.n, row_keys(once)) == (twice.joint.deciding.n, row_keys(twice))
+    assert (once.joint.deciding.n, once.keys) == (twice.joint.deciding.n, twice.keys)
     assert once.joint.p_inside == twice.joint.p_inside
 
 
@@ -325,6 +326,12 @@ def test_a_net_whose_dense_networks_are_at_chance_has_no_verdict_but_on_cost():
     assert judge(above_it, {"1e": CLAIMS["1e"]})[0].verdict == "supported"
 
 
+def test_records_with_and_without_their_number_of_examples_are_both_judged_for_chance():
+    records = study({SNR: 0.0}).assign(classes=10, examples=math.nan, accuracy=lambda own: 0.1 - 0.001 * own["seed"])
+    (row,) = judge(records, {"1a": CLAIMS["1a"]})
+    assert (row.verdict, row.joint.deciding.reason) == ("no verdict", "the dense networks are at chance")
+
+
 def test_cost_takes_no_part_in_the_headline_nor_in_the_correction_of_others():
     records = study({SNR: 2.0, DETERMINISTIC: 0.0}, model="vit_tiny")
     alone, *_ = judge(records, {"1e": CLAIMS["1e"]})
@@ -346,6 +353,33 @@ def test_rows_of_one_seed_and_level_that_differ_are_refused_by_name():
     )
     again = pd.concat([records, other.assign(accuracy=records["accuracy"])])  # measured twice, with one result
     assert verdicts(again, "1h") == ["supported"]
+
+
+def test_a_net_whose_rows_differ_is_named_beside_a_relative_that_is_judged():
+    good, bad = (study({SNR: 0.0, MU: 0.0}, model=model) for model in ("resnet20", "resnet32"))
+    other = bad.assign(key="other-" + bad["key"], accuracy=bad["accuracy"] + 0.01)
+    rows = judge(pd.concat([good, bad, other]), {"1h": CLAIMS["1h"]})
+    assert [(row.net, row.verdict, row.mixed) for row in rows] == [
+        ("resnet20", "supported", False),
+        ("resnet32", "no data", True),
+    ]
+
+
+def test_deterministic_tickets_beside_two_methods_are_one_test():
+    records = where_it_holds("3a")
+    by_swag = records[records["method"] == "vi"].assign(method="swag", key="swag-" + records["key"])
+    rows = judge(pd.concat([records, by_swag]), {"3a": CLAIMS["3a"]})
+    assert [row.case for row in rows] == ["Bayesian", "Bayesian", "deterministic"]
+
+
+def test_levels_of_unlike_densities_are_not_compared():
+    """A budget of operations may leave 50% of one net and 10% of another at one level."""
+    records = study({SNR: 0.0, DETERMINISTIC: -2.0}, model="vit_tiny")
+    records.loc[(records["arm"] == "deterministic") & (records["level"] > 1), "density"] *= 1.5
+    (row,) = judge(records, {"1e": CLAIMS["1e"]})
+    assert row.joint.deciding.part.contrast.words.endswith("100% to 64% left")
+    records.loc[(records["arm"] == "deterministic") & (records["level"] > 0), "density"] = 0.9
+    assert verdicts(records, "1e") == ["no data"]
 
 
 # which rows belong together

@@ -119,3 +119,15 @@ def test_a_match_without_power_is_not_testable_and_a_directed_claim_is_inconclus
     assert Joint([outcome(not_worse(wide, 0.5))]).verdict == INCONCLUSIVE  # a better ticket can show that it is not worse
     assert math.isnan(Joint([outcome(above(wide))]).power)
     assert Joint([outcome(matching(narrow, 0.5)), outcome(matching(wide, 0.5))]).verdict == UNTESTABLE
+
+
+@SEEDS
+def test_by_itself_a_row_of_many_parts_is_wrongly_contradicted_no_more_often(n):
+    parts = np.array_split([outcome(above(each)) for each in contrasts(0.0, 1.0, n, 10 * STUDIES // 2)], STUDIES // 2)
+    assert rate(CONTRADICTED, [Joint(list(each)) for each in parts]) <= ALPHA + math.sqrt(2) * THREE
+
+
+def test_a_collapsed_ticket_has_no_power_to_be_not_worse():
+    """Its values would be "supported", and a ticket at chance never is."""
+    collapsed = Contrast("", dict(enumerate((-0.1, 0.0, 0.1))), POINTS, (), at_chance=("a",), pull=-1)
+    assert math.isnan(outcome(not_worse(collapsed, 1.0)).power)

@@ -37,8 +37,8 @@ def test_gaps_are_paired_over_the_seeds_and_levels_of_both() -> None:
     said = sentences(digits(), records[(records["level"] < 6) & (records["seed"] < 2)])
     # differences of .01 and .02: mean 1.5 points, standard error .5; t of 97.5% with one degree of freedom is 12.706
     assert said[0] == (
-        f"a: {TICKET} cannot be told apart from b: {TICKET} with 2 seeds in accuracy at 10.7% of weights left: mean gap "
-        "+1.50 percentage points, 95% interval \N{MINUS SIGN}4.85 to +7.85, n = 2 seeds."
+        f"a: {TICKET} minus b: {TICKET} in accuracy at 10.7% of weights left: mean gap +1.50 percentage points, "
+        "95% interval \N{MINUS SIGN}4.85 to +7.85, n = 2 seeds, so no verdict."
     )
 
 

@@ -131,6 +131,13 @@ def test_the_page_of_2000_records_is_interactive_in_three_seconds(browser: Any, 
     assert min(seconds) < READY_SECONDS * max(1.0, busy), seconds
 
 
+def test_in_the_dark_a_mark_without_a_colour_of_its_own_is_seen(browser: Any, file: Path) -> None:
+    """matplotlib writes no colour for black, which is the default of SVG."""
+    found = Opened(browser, file, color_scheme="dark").ready()
+    assert found.page.locator(".plots svg").first.evaluate("plot => getComputedStyle(plot).fill") == "rgb(242, 242, 242)"
+    found.context.close()
+
+
 def test_curves_are_toggled(opened: Opened) -> None:
     everything = opened.lines()
     assert set(everything) == set(RECORDS["curve"])

@@ -16,14 +16,14 @@ from scipy.stats import ttest_1samp
 
 from support.synthetic import CURVES, LAYERS, STUDY, digits, regression, times
 from tombola.engine.records import stage_times
-from tombola.metrics.column import left, listed
+from tombola.metrics.column import NONE, left, listed
 from tombola.report import write_report
 from tombola.report.explorer import panel_data
 from tombola.report.figures import Drawing
 from tombola.report.images import FORMATS, SETTINGS, Picture
 from tombola.report.looks import styles
 from tombola.report.overview import overview
-from tombola.report.page import render, split
+from tombola.report.page import render, show, split
 from tombola.report.panels import differing, ordered_curves, panels, values, written
 from tombola.report.plates import plates
 from tombola.report.quantities import ACCURACY, duration, shortened
@@ -148,6 +148,8 @@ def test_shared_level_is_one_that_all_have() -> None:
         (Gap(-0.05, -0.09, -0.01, 3), "a is below b in accuracy at 1%: mean gap \N{MINUS SIGN}5.00 percentage points"),
         (Gap(0.01, -0.02, 0.04, 3), "a cannot be told apart from b with 3 seeds in accuracy at 1%"),
         (Gap(0.01, math.nan, math.nan, 1), "no interval and no verdict"),
+        (Gap(0.01, math.nan, math.nan, 3), "n = 3 seeds with equal gaps, so no interval and no verdict"),
+        (Gap(0.05, 0.01, 0.09, 2), "95% interval +1.00 to +9.00, n = 2 seeds, so no verdict"),
     ],
 )
 def test_verdicts(gap: Gap, words: str) -> None:
@@ -174,6 +176,43 @@ def test_gaps_of_the_finished_study() -> None:
     assert rows["ticket (mu)"][-1] == "not told apart"
     assert rows["its dense network"][-1] == "below"
     assert remarks(panel) == []
+
+
+def test_gaps_that_are_equal_or_of_two_seeds_have_no_verdict() -> None:
+    """As a claim's: of equal gaps Student's t is undefined, though its interval would have a width of 0."""
+    records = digits()
+    snr, mu = (records["curve"] == f"ticket ({score})" for score in ("snr", "mu"))
+    records.loc[mu, "accuracy"] = records.loc[snr, "accuracy"].to_numpy() - 1 / 180
+    found = []
+    for own in (records, digits(seeds=2)):
+        (panel,) = panels(own)
+        rows = {row[0]: row[3:] for row in gap_table(panel, every_level=False).rows}
+        found.append((rows["ticket (mu)"], {row[-1] for row in rows.values()}))
+    assert found[0][0] == [NONE, "3", NONE]
+    assert found[1][1] == {NONE}
+
+
+def test_the_control_in_the_three_numbers_is_one_of_the_reference() -> None:
+    """Not the first of any: of a study of several methods, that is another method's."""
+    first = digits()
+    other = first[first["arm"] == "reinit"].assign(
+        arm="transplant_shuffle", curve="other", score="magnitude", method="sghmc"
+    )
+    (panel,) = panels(pd.concat([first, other]))
+    assert next(curve for curve in panel.curves if curve not in panel.uncontrolled()) == "other"
+    assert numbers([panel])[-1][1].startswith("against re-init (snr)")
+
+
+def test_of_many_curves_captions_name_the_first_and_the_legend_is_below() -> None:
+    records = digits()
+    more = [records.assign(curve=records["curve"] + f", method=long_name_{i}") for i in range(3)]
+    (panel,) = panels(pd.concat([records, *more]))
+    one = show(plates(panel, styles(panel.curves), times(panel.records)), 1)
+    assert max(len(shown.plate.caption) for shown in one) < 900
+    assert [one[0].layout, one[-1].layout] == ["many", "beside"]
+    (cost,) = one[-1].pictures
+    labels = [label.get_text() for label in cost.drawing.figure.axes[0].get_yticklabels()]
+    assert max(len(line) for label in labels for line in label.split("\n")) <= 30
 
 
 def test_three_numbers_are_those_of_the_table() -> None:

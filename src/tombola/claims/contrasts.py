@@ -149,7 +149,8 @@ def _interpolated(a: Grid, b: Grid, levels: list[int], share: float, density: fl
 
 
 def _levels(a: Grid, b: Grid) -> list[int]:
-    return [level for level in a.levels if level in b.density]
+    """Return the levels that both have, at densities near one another: a budget may leave unlike shares at one level."""
+    return [at for at in a.levels if at in b.density and 1 / NEAR <= a.density[at] / b.density[at] <= NEAR]
 
 
 def _both(a: Grid, b: Grid) -> str:

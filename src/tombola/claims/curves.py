@@ -231,7 +231,8 @@ class Rows:
         return [
             _is_number(accuracy)
             and _is_number(classes)
-            and accuracy <= 1 / classes + 2 * math.sqrt((classes - 1) / classes**2 / (examples or math.inf))
+            and accuracy
+            <= 1 / classes + (2 * math.sqrt((classes - 1) / classes**2 / examples) if _is_number(examples) else 0)
             for accuracy, classes, examples in zip(*map(self.column, ("accuracy", "classes", "examples")), strict=True)
         ]
 

@@ -33,6 +33,8 @@ class Row:
     net: str
     joint: Joint | None = None
     needs: str = ""
+    mixed: bool = False
+    """True where `needs` names rows of one curve, seed and level that differ."""
     beside: Joint | None = None
     """The outcomes in the column `beside_metric`: the best epoch's accuracy, or MACE as the paper's code."""
     two_sided: Joint | None = None
@@ -47,6 +49,12 @@ class Row:
     @property
     def beside_metric(self) -> str:
         return BESIDE.get(self.claim.metric, "")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the records that the row depends on, each once."""
+        outcomes = self.joint.outcomes if self.joint else []
+        return tuple(dict.fromkeys(key for each in outcomes for key in each.part.contrast.keys))
 
     @property
     def verdict(self) -> str:
@@ -102,9 +110,13 @@ def _rows(claim: Claim, nets: Sequence[Net]) -> list[Row]:
     for case in claim.cases:
         found = [(net, _row(claim, case, net)) for net in about]
         with_data = {(net.family, net.data) for net, row in found if row.joint}
+        tested: set[tuple[str, ...]] = set()
         for net, row in found:
-            family = (net.family, net.data)
-            if row.joint or family not in with_data:
+            family, keys = (net.family, net.data), row.keys
+            if keys and keys in tested:
+                continue  # nets by several methods share their deterministic tickets: the same test, counted once
+            tested.add(keys)
+            if row.joint or row.mixed or family not in with_data:
                 rows.append(row)
                 with_data.add(family)  # of several nets without data, the first speaks for the family
     return rows
@@ -115,7 +127,7 @@ def _row(claim: Claim, case: str, net: Net) -> Row:
     try:
         row = replace(row, joint=_joint(claim, case, net))
     except Mixed as mixed:
-        return replace(row, needs=str(mixed))
+        return replace(row, needs=str(mixed), mixed=True)
     except Missing as missing:
         return replace(row, net=net.model, needs=_sentence(claim, str(missing)))
     if row.beside_metric:

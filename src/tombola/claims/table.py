@@ -23,10 +23,11 @@ SIGNS = {SUPPORTED: "✓", CONTRADICTED: "✗", INCONCLUSIVE: "?", UNTESTABLE: "
 STYLES = {SUPPORTED: "blue", CONTRADICTED: "dark_orange", UNTESTABLE: "dim", NO_VERDICT: "dim", NO_DATA: "dim"}
 NOTE = (
     "Verdicts are by 90% Student t intervals over seeds (two one-sided tests at 5% where values should match), after "
-    "Holm's correction over all rows that have a test, those about cost apart; 'alone' is the row's verdict without it. "
-    "They say what another seed may change, not what other test examples may. Of several parts all must hold, and any "
-    "contradicts; the one that decides is shown. Power: the probability of 'supported' if the true effect were 0; a match "
-    "with less than 50% is not testable here. Variants of a net are never pooled: each has rows of its own."
+    "Holm's correction over all rows that have a test, those about cost apart; 'alone', 'two-sided' and 'beside' are "
+    "without it. They say what another seed may change, not what other test examples may. Of several parts all must hold, "
+    "and any contradicts (at 5% over their number); the one that decides is shown. Power: the probability of 'supported' "
+    "alone if the true effect were 0; a match with less than 50% is not testable here. Variants of a net are never pooled: "
+    "each has rows of its own."
 )
 CHANCE_NOTE = "The records lack the column 'classes': nets at chance are judged like others."
 BESIDE_NOTE = (
@@ -89,7 +90,7 @@ def details(row: Row) -> str:
     assert row.joint is not None
     beside = f"beside*: {verdict_text(row.beside.verdict)}" if row.beside else ""
     found = row.joint.deciding
-    claimed = f"says {region(found)}, n = {found.n}, {len(row_keys(row))} rows"
+    claimed = f"says {region(found)}, n = {found.n}, {len(row.keys)} rows"
     return "; ".join(filter(None, [claimed, found.part.contrast.words, parts(row), remark(row), beside]))
 
 
@@ -136,12 +137,6 @@ def _aligned(row: Row, width: int) -> Text:
     return Text.assemble(
         f"{row.net:<{width}}  ", (f"{decided(row):<14}  ", STYLES.get(row.corrected, "")), effect(row.joint.deciding)
     )
-
-
-def row_keys(row: Row) -> list[str]:
-    """Return the keys of the records that the row depends on, each once."""
-    outcomes = row.joint.outcomes if row.joint else []
-    return list(dict.fromkeys(key for each in outcomes for key in each.part.contrast.keys))
 
 
 def frame(rows: Sequence[Row]) -> pd.DataFrame:
@@ -210,12 +205,12 @@ def _line(row: Row) -> dict[str, object]:
         "reason": row.joint.deciding.reason if row.joint and row.corrected == NO_VERDICT else "",
         "parts": len(outcomes),
         "parts_supported": sum(each.verdict == SUPPORTED for each in outcomes),
-        "rows": len(row_keys(row)),
+        "rows": len(row.keys),
         "beside_metric": row.beside_metric if row.beside else "",
         "beside_verdict": row.beside.verdict if row.beside else "",
         "beside_effect": row.beside.deciding.mean if row.beside else math.nan,
         "needs": row.needs,
-        "keys": " ".join(row_keys(row)),
+        "keys": " ".join(row.keys),
     }
 
 

@@ -91,7 +91,10 @@ class Outcome:
     p_outside: float
     """The p value of the test against "inside the region": small contradicts."""
     power: float = math.nan
-    """The probability of "supported" if the true mean is 0, at the deviation seen; NaN for a region without 0 inside."""
+    """The probability of "supported", alone, if the true mean is 0, at the deviation seen; NaN if 0 is not in the region.
+
+    NaN too for tickets that collapsed, since they are never "not worse".
+    """
     reason: str = ""
     """The reason why there is no verdict; empty if there is one."""
 
@@ -125,7 +128,7 @@ def outcome(part: Part, reason: str = "") -> Outcome:
     over_low, under_low, over_high, under_high = (
         float(stdtr(n - 1, sign * (mean - border) / error)) for border in (part.low, part.high) for sign in (-1, 1)
     )
-    found = power(sd, n, part.low, part.high) if part.low < 0 < part.high else math.nan
+    found = power(sd, n, part.low, part.high) if part.low < 0 < part.high and not part.lost else math.nan
     inside, outside = max(over_low, under_high), min(under_low, over_high)
     return Outcome(part, mean, mean - half, mean + half, n, 1.0 if part.lost else inside, outside, found)
 
@@ -136,9 +139,12 @@ def _untested(part: Part, values: np.ndarray) -> str:
         return f"at chance: {part.chance}"
     if len(values) < LEAST:
         return f"{len(values)} seed{'s' if len(values) > 1 else ''}: no verdict below {LEAST}"
-    if values.std() <= 1e-9 * max(1.0, abs(values.mean())):  # equal but for rounding: t is undefined
-        return "all seeds have the same value: no verdict without a variance"
-    return ""
+    return "all seeds have the same value: no verdict without a variance" if without_variance(values) else ""
+
+
+def without_variance(values: np.ndarray) -> bool:
+    """Return True for values that are equal but for rounding, of which Student's t is undefined."""
+    return bool(values.std() <= 1e-9 * max(1.0, abs(values.mean())))
 
 
 def power(sd: float, n: int, low: float, high: float) -> float:
@@ -174,11 +180,11 @@ class Joint:
 
     @property
     def verdict(self) -> str:
-        """The joint verdict: supported if all parts are (intersection-union), contradicted if any part is."""
-        found = {each.verdict for each in self.outcomes}
-        if CONTRADICTED in found:
+        """The joint verdict: supported if all parts are (intersection-union), contradicted if any is (Bonferroni)."""
+        counted = [each.verdict for each in self.outcomes if each.part.contrast.counted]
+        if self.p_outside < ALPHA or CONTRADICTED in counted:
             return CONTRADICTED
-        return SUPPORTED if found == {SUPPORTED} else self.undecided
+        return SUPPORTED if all(each.verdict == SUPPORTED for each in self.outcomes) else self.undecided
 
     @property
     def undecided(self) -> str:

@@ -18,7 +18,7 @@ function layersExplorer(place, panel) {
       + `${percent(chosen.low[level][layer])} to ${percent(chosen.high[level][layer])} over seeds<br>`
       + `${percent(chosen.left[level])} left overall, level ${chosen.level[level]}`;
     const byLayer = value => names.map((_, layer) => chosen.level.map((_, level) => value(layer, level)));
-    const ticks = [];
+    const ticks = [], across = plainAxis('weights left overall (%)');
     for (let power = Math.floor(Math.log10(100 * least)); power <= 2; power++) {
       ticks.push(...(least > 1e-3 ? [1, 2, 5] : [1]).map(step => step * 10 ** power));
     }
@@ -37,7 +37,7 @@ function layersExplorer(place, panel) {
       font: font(), paper_bgcolor: tone(PAPER), plot_bgcolor: tone(PAPER), height: 175 + row * names.length,
       margin: {l: 40, r: 8, t: 90, b: 45}, dragmode: false,
       xaxis: {
-        ...plainAxis('weights left overall (%)'), title: {text: 'weights left overall (%)', standoff: 22}, ticks: '', fixedrange: true, showgrid: false, linecolor: tone(PAPER),
+        ...across, title: {...across.title, standoff: 22}, ticks: '', fixedrange: true, showgrid: false, linecolor: tone(PAPER),
         ...someTicks(chosen.left.map(value => String(Number((100 * value).toPrecision(3))))),
       },
       yaxis: {

@@ -18,7 +18,7 @@ from .explorer import embedded, scripts
 from .images import DEFAULT_FORMATS, SETTINGS, Picture
 from .learning import learning
 from .looks import Style, styles, swatches
-from .overview import overview
+from .overview import ACROSS, overview
 from .panels import Panel, ordered_curves, panels
 from .plate import Plate
 from .plates import plates
@@ -26,6 +26,8 @@ from .tables import Claims, Table, claims_of
 
 FIGURES = "figures"
 """The folder of a report's figures, beside the page."""
+BESIDE = 12
+"""Names of a legend that are not much taller than the plots."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class Shown:
     def across(self) -> int:
         """Return the number of plots side by side on a wide page."""
         return sum(drawing.across for drawing in self.plate.drawings.values())
+
+    @property
+    def layout(self) -> str:
+        """Return the class of the drawings: a long legend is below them, in columns; beside them where there is room."""
+        return "many" if len(self.legend) > BESIDE else "beside" if self.across < ACROSS else ""
 
 
 @dataclass(frozen=True, kw_only=True)

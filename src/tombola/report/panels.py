@@ -154,7 +154,7 @@ MAIN = {
     "repeats of the evaluation": ("evaluate", "repeats"),
     "calibration bins": ("evaluate", "bins"),
 }
-WHERE_SET = {("prune", "target"), ("prune", "pattern")}
+WHERE_SET = {("prune", name) for name in ("levels", "target", "pattern", "exclude")}
 """Settings of `MAIN` that are left out where a study has none."""
 
 

@@ -1,5 +1,6 @@
 """The numbered figures of a panel, each with its caption."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -144,8 +145,9 @@ def bars(table: pd.DataFrame) -> Drawing:
     """Draw a bar for each curve, of the kinds of stages one after another, with their sum at its end."""
     sums = table.sum(axis=1)
     unit = next((unit for unit, seconds in UNITS.items() if sums.max() >= 2 * seconds), "seconds")
-    margin = 0.2 + min(1.7, 0.062 * max(map(len, table.index)))
-    height = max(HEIGHT - 0.6, TOP + BOTTOM + 0.24 * len(table))
+    lines = [textwrap.wrap(curve, 30) for curve in table.index]
+    margin = 0.2 + 0.062 * max(len(line) for own in lines for line in own)
+    height = max(HEIGHT - 0.6, TOP + BOTTOM + (0.11 + 0.13 * max(map(len, lines))) * len(table))
     figure, ((axes,),), ((box,),) = canvas([height], 1, list(table.columns), left=margin)
     axes.set_gid("cell0")
     before = pd.Series(0.0, index=table.index)
@@ -155,8 +157,8 @@ def bars(table: pd.DataFrame) -> Drawing:
         before = before + width
     for i, (total, words) in enumerate(zip(before, map(duration, sums), strict=True)):
         axes.annotate(words, (total, i), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7.5, color=INK)
-    axes.set_yticks(range(len(table)), list(table.index))
-    axes.set_xlim(0, 1.22 * (before.max() or 1.0))
+    axes.set_yticks(range(len(table)), ["\n".join(own) for own in lines])
+    axes.set_xlim(0, 1.35 * (before.max() or 1.0))
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     entitle(axes, f"time, all seeds and levels ({unit})", margin)

@@ -8,13 +8,15 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
+from tombola.claims.verdict import without_variance
+
 CONFIDENCE = 0.95
 KEYS = ["curve", "level", "seed"]
 
 
 @dataclass(frozen=True)
 class Gap:
-    """A mean difference over n seeds and its 95% interval, in the metric's unit. NaN where n is too small."""
+    """A mean difference over n seeds and its 95% interval, in the metric's unit. NaN below two seeds or without variance."""
 
     mean: float
     low: float
@@ -42,11 +44,11 @@ def by_seed(records: pd.DataFrame, curve: str, level: int, metric: str) -> pd.Se
 
 
 def _gap(differences: pd.Series) -> Gap:
-    """Return the mean and its Student t interval (n - 1 degrees of freedom); no interval below two seeds."""
+    """Return the mean and its Student t interval (n - 1 degrees of freedom), where there are two unlike values or more."""
     found = differences.dropna()  # pandas aligns the seeds and leaves NaN where one of the two is missing
     n = len(found)
     mean = float(found.mean()) if n else math.nan
-    if n < 2:
+    if n < 2 or without_variance(found.to_numpy()):
         return Gap(mean, math.nan, math.nan, n)
     half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2) * found.std(ddof=1) / math.sqrt(n))
     return Gap(mean, mean - half, mean + half, n)

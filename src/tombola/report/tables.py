@@ -10,7 +10,7 @@ import pandas as pd
 
 from tombola.claims import Row, judge
 from tombola.claims.paper import CLAIMS, PAPER
-from tombola.claims.table import BESIDE_NOTE, NOTE, effect, headline, named, parts, region, remark, row_keys, verdict_text
+from tombola.claims.table import BESIDE_NOTE, NOTE, effect, headline, named, parts, region, remark, verdict_text
 from tombola.metrics.column import MINUS, NONE, Column, left, listed
 
 from .panels import CONTROLS, MAIN, OWN_MASK, WHERE_SET, Panel, values, written
@@ -132,12 +132,20 @@ def numbers(panels: list[Panel]) -> list[tuple[str, str]]:
     if not last:
         return found
     found.append(_against_dense(panel))
-    control = next((curve for curve in panel.curves if panel.arm(curve) in CONTROLS), panel.curves[-1])
+    control = _control(panel)
     level = common_level(panel.records, panel.reference, control, quantity.name)
     if control != panel.reference and level:
         gap = paired_gap(panel.records, panel.reference, control, level, quantity.name)
         found.append(_with_interval(panel, gap, f"against {control}"))
     return found
+
+
+def _control(panel: Panel) -> str:
+    """Return the first control of the reference's score and method, failing that the first of any, or the last curve."""
+    firsts = panel.records.drop_duplicates("curve").set_index("curve")
+    controls = [curve for curve in panel.curves if firsts.loc[curve, "arm"] in CONTROLS]
+    alike = (firsts[["score", "method"]] == firsts.loc[panel.reference, ["score", "method"]]).all(axis=1)
+    return next(iter([*(curve for curve in controls if alike[curve]), *controls, panel.curves[-1]]))
 
 
 def _last(panel: Panel) -> int | None:
@@ -274,7 +282,7 @@ def judged(row: Row) -> Judged:
     """Return the texts of a row that has data."""
     assert row.joint is not None
     found = row.joint.deciding
-    words = [found.part.contrast.words, *filter(None, (parts(row), remark(row))), f"{len(row_keys(row))} rows"]
+    words = [found.part.contrast.words, *filter(None, (parts(row), remark(row))), f"{len(row.keys)} rows"]
     return Judged(
         name=named(row),
         sentence=row.claim.sentence,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from tombola.claims.verdict import LEAST
 from tombola.metrics.column import NONE, Column, left, listed
 
 from .panels import Panel, values, written
@@ -14,17 +15,21 @@ from .statistics import Gap, by_seed, common_level, density_at, exceeding, level
 
 INTERVALS = (
     "The intervals are 95% Student t intervals of the paired difference over seeds: they say how much another seed may "
-    "change it. They do not describe the sampling of test examples, and they are not adjusted for how many there are."
+    "change it. They do not describe the sampling of test examples, and they are not adjusted for how many there are. Fewer "
+    "than three seeds, or equal gaps in all, give no verdict."
 )
 
 
 def gap_sentence(a: str, b: str, gap: Gap, quantity: Column, where: str) -> str:
     """State that a is above b, below it, or neither, with the mean gap, its interval and the number of seeds."""
     mean = f"{quantity.signed(gap.mean)} {quantity.gap_unit}"
-    if gap.n < 2:
-        return f"{a} minus {b} is {mean} in {quantity.label} {where}: n = 1 seed, so no interval and no verdict."
-    seeds = f"n = {gap.n} seeds"
+    seeds = f"n = {gap.n} seed{'s' if gap.n > 1 else ''}"
+    if math.isnan(gap.low):
+        equal = " with equal gaps" if gap.n > 1 else ""
+        return f"{a} minus {b} is {mean} in {quantity.label} {where}: {seeds}{equal}, so no interval and no verdict."
     numbers = f"mean gap {mean}, 95% interval {interval(gap, quantity)}, {seeds}"
+    if not judged(gap):
+        return f"{a} minus {b} in {quantity.label} {where}: {numbers}, so no verdict."
     if gap.low > 0:
         verdict = f"is above {b}"
     elif gap.high < 0:
@@ -40,9 +45,14 @@ def interval(gap: Gap, quantity: Column) -> str:
     return NONE if math.isnan(gap.low) else f"{quantity.signed(gap.low)} to {quantity.signed(gap.high)}"
 
 
+def judged(gap: Gap) -> bool:
+    """Return True if the gap has an interval and seeds enough for a verdict, as many as claims need."""
+    return gap.n >= LEAST and not math.isnan(gap.low)
+
+
 def verdict(gap: Gap) -> str:
-    """Return "above", "below" or "not told apart" for the first of two curves; a dash without an interval."""
-    if math.isnan(gap.low):
+    """Return "above", "below" or "not told apart" for the first of two curves; a dash if the gap is not judged."""
+    if not judged(gap):
         return NONE
     return "above" if gap.low > 0 else "below" if gap.high < 0 else "not told apart"
 
@@ -116,11 +126,12 @@ def over_operations(panel: Panel) -> str:
 
 
 def quality(panel: Panel, quantities: list[Column], fewer: bool) -> str:
-    """Caption NLL and calibration errors, with the curves that leave their own range at their last level."""
+    """Caption NLL and calibration errors, with the curves drawn that leave their own range at their last level."""
+    curves = panel.uncontrolled() if fewer else panel.curves
     names = listed([quantity.label for quantity in quantities])
     errors = [quantity for quantity in quantities if f"{quantity.name}_null_high" in panel.records]
     grey = "; grey: what perfect calibration would show, mean and 95% range" if errors else ""
-    seen = "; ".join(_exceeding(panel, quantity) for quantity in errors)
+    seen = "; ".join(_exceeding(panel, curves, quantity) for quantity in errors)
     without = ", without controls" if fewer else ""
     last = f" At a curve's last level, {seen}." if errors else ""
     return f"{names} (lower is better) over weights left{without}; {spread(panel, quantities[0])}{grey}.{last}"
@@ -134,7 +145,7 @@ def drift(panel: Panel) -> str:
         if reached:
             rank = by_seed(panel.records, curve, reached[-1], "drift_rank").mean()
             seen.append(f"{curve} {number(rank)}")
-    ranks = f" Rank correlation at each curve's last level: {listed(seen)}." if seen else ""
+    ranks = f" Rank correlation at each curve's last level: {shortened(seen)}." if seen else ""
     return (
         "How far training moves log sigma: mean and standard deviation of its change over the surviving weights, and the "
         "rank correlation of initial and final sigma (near 1: a score that uses sigma ranks the initial jitter); "
@@ -199,9 +210,9 @@ def leader(panel: Panel, quantity: Column) -> str:
     )
 
 
-def _exceeding(panel: Panel, quantity: Column) -> str:
+def _exceeding(panel: Panel, curves: Sequence[str], quantity: Column) -> str:
     always, sometimes = [], []
-    for curve in panel.curves:
+    for curve in curves:
         reached = levels(panel.records, curve, f"{quantity.name}_null_high")
         if not reached:
             continue
@@ -210,8 +221,8 @@ def _exceeding(panel: Panel, quantity: Column) -> str:
             always.append(curve)
         elif above:
             sometimes.append(curve)
-    names = "every curve" if len(always) == len(panel.curves) else listed(always)
-    some = f", in some seeds for {listed(sometimes)}" if sometimes else ""
+    names = "every curve" if len(always) == len(curves) else shortened(always) if always else "no curve"
+    some = f", in some seeds for {shortened(sometimes)}" if sometimes else ""
     return f"{quantity.label} is above that curve's own range in every seed for {names}{some}"
 
 
