@@ -9,7 +9,7 @@ import typer
 
 import tombola
 from tombola import plugins
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, is_out_of_memory
 from tombola.study.messages import in_short
 
 from .export import export
@@ -42,6 +42,7 @@ from .options import (
 from .predict import predict
 
 _LONGEST = 300  # characters of a sentence
+_MEMORY = "use smaller batches, or look for a size in the files that were given that is too large"
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -85,6 +86,11 @@ def _command(function: Callable[..., int]) -> Callable[..., None]:
             code = 130
         except BrokenPipeError:  # the reader of our output has gone
             code = 0
+        except (MemoryError, RuntimeError, OSError) as error:
+            if not is_out_of_memory(error):
+                raise
+            typer.echo(f"tombola: out of memory ({_bounded(str(error) or 'MemoryError')[:100]}); {_MEMORY}", err=True)
+            code = 2
         raise typer.Exit(code)
 
     return wrapped

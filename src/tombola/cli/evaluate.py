@@ -1,15 +1,18 @@
 """The command evaluate: the metrics of a trained ticket, of a file or of a store."""
 
+import itertools
 import json
 import re
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from tombola import models, plugins
 from tombola.data import load_data
@@ -107,9 +110,29 @@ def ticket_path(name: str, root: Path) -> Path:
 def built(about: dict[str, Any], ticket: Ticket) -> nn.Module:
     """Return the model of a ticket's description. Raises TombolaError for a damaged one, and for another model."""
     _check_fields("model", about, {"name": str, "args": dict, "input_shape": list | tuple, "outputs": int})
-    module = models.build(about["name"], about["args"], about["input_shape"], about["outputs"], ("skeleton",))
+    arguments = (about["name"], about["args"], about["input_shape"], about["outputs"], ("skeleton",))
+    if about["name"] in models.MODELS:  # first without memory for numbers: the file may name a model of any size
+        with torch.device("meta"), _at_most(4 * len(ticket.layout.segments)):
+            ticket.layout.check(models.build(*arguments))
+    module = models.build(*arguments)
     ticket.layout.check(module)
     return module
+
+
+@contextmanager
+def _at_most(tensors: int) -> Iterator[None]:
+    """Raise TombolaError once modules that are made here have more parameter tensors than that."""
+    made = itertools.count(1)
+
+    def count(module: nn.Module, name: str, parameter: Any) -> None:
+        if next(made) > tensors:
+            raise TombolaError("the ticket's description names a larger model than the ticket's; take another copy")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def data_of(ticket: Ticket, path: Path, given: str | None) -> Dataset:
