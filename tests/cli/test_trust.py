@@ -146,8 +146,10 @@ SIGNATURES = {
     "size": [0, 10**9, "8"],
     "pool": [0, -1, 10**30, 1.5],
     "unit": [3, None],
-    "normalise": [{"mean": [0], "std": [0], "scale": 0}, {"mean": [1, 2], "std": [1], "scale": 1}]
-    + [{"mean": [10**400], "std": [1], "scale": 1}, {"mean": ["1"], "std": [1], "scale": 1}],
+    "normalise": [
+        {"mean": mean, "std": std, "scale": scale}
+        for mean, std, scale in (([0], [0], 1), ([0], [1], 0), ([1, 2], [1], 1), ([10**400], [1], 1), (["1"], [1], 1))
+    ],
 }
 
 
@@ -158,3 +160,17 @@ def test_a_signature_that_no_data_has_is_one_sentence(refused, tmp_path, field):
         about["info"]["inputs"][field] = value
         files.write(tmp_path / "x.safetensors", tensors, about)
         assert f"the signature of the inputs has {field}" in refused("predict", "x.safetensors", PICTURES["digits"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t, about: about["info"]["settings"]["train"].update(likelihood="gaussian"), "data 'digits' needs 'categ"),
+        (lambda t, about: t["trained.posterior.gaussian.mean"].fill_(1e38), "has outputs that are NaN"),
+    ],
+)
+def test_what_evaluates_to_nothing_is_one_sentence(refused, tmp_path, change, said):
+    tensors, about = files.read(SHIPPED["digits"])
+    change(tensors, about)
+    files.write(tmp_path / "x.safetensors", tensors, about)
+    assert said in refused("evaluate", "x.safetensors", "--samples", 1)

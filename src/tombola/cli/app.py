@@ -76,11 +76,17 @@ def _command(function: Callable[..., int]) -> Callable[..., None]:
     @app.command(name=function.__name__, help=function.__doc__)
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> None:
+        from tombola.engine.sigterm import Terminated, interrupted_by_sigterm
+
         try:
-            code = function(*args, **kwargs)
+            with interrupted_by_sigterm():
+                code = function(*args, **kwargs)
         except TombolaError as error:
             typer.echo(f"tombola: {_bounded(str(error))}", err=True)
             code = 2
+        except Terminated:
+            typer.echo("tombola: terminated", err=True)
+            code = 143
         except KeyboardInterrupt:
             typer.echo("tombola: interrupted", err=True)
             code = 130

@@ -27,6 +27,7 @@ from tombola.settings.keys import restored
 from tombola.study.messages import in_short
 from tombola.study.parse import parse
 from tombola.training.evaluate import evaluate_ticket
+from tombola.training.scored import check_targets
 
 from .commands import print_json
 
@@ -63,10 +64,8 @@ def evaluate(
     if module is None:
         with plugins.imports(allowed=True):  # the caller has typed it
             module = built(named | {"input_shape": found.input_shape, "outputs": found.outputs}, ticket)
-    chosen, words = choose_device(device), ("evaluate", seed)
-    examples = found.held_out(measure.split)
-    module, inputs = module.to(chosen), found.train[0]
-    row = evaluate_ticket(module, ticket, examples, inputs, measure, train_of(ticket), words, chosen, found.prepare)
+    chosen = choose_device(device)
+    row = measured(module.to(chosen), ticket, found, measure, seed, chosen)
     if as_json:
         row["layer_density"] = json.loads(row["layer_density"])
         print_json({"ticket": str(path), "model": named["name"], "data": found.name, "split": measure.split, **row})
@@ -115,7 +114,7 @@ def built(about: dict[str, Any], ticket: Ticket) -> nn.Module:
         with torch.device("meta"), _at_most(4 * len(ticket.layout.segments)):
             ticket.layout.check(models.build(*arguments))
     module = models.build(*arguments)
-    ticket.layout.check(module)
+    ticket.check(module)
     return module
 
 
@@ -171,6 +170,16 @@ def train_of(ticket: Ticket) -> TrainSettings:
         _check_fields("train", settings["train"], {})
         return restored(TrainSettings, settings["train"])
     return TrainSettings(likelihood="gaussian" if "log_noise" in ticket.end.likelihood else "categorical")
+
+
+def measured(
+    module: nn.Module, ticket: Ticket, data: Dataset, settings: EvaluateSettings, seed: int, device: torch.device
+) -> dict[str, Any]:
+    """Return the ticket's metrics. Raises TombolaError where its likelihood is not of the data's targets."""
+    train = train_of(ticket)
+    check_targets(train.likelihood, data)
+    examples, inputs = data.held_out(settings.split), data.train[0]
+    return evaluate_ticket(module, ticket, examples, inputs, settings, train, ("evaluate", seed), device, data.prepare)
 
 
 def _check_fields(what: str, about: Any, fields: Mapping[str, Any]) -> None:

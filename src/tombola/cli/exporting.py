@@ -17,10 +17,9 @@ from tombola.posterior.batch_norm import KEPT, has_own
 from tombola.pruning.compact import StoredAs
 from tombola.pruning.ticket import Ticket, load
 from tombola.settings import EvaluateSettings
-from tombola.training.evaluate import evaluate_ticket
 from tombola.training.reference import stored_reference
 
-from .evaluate import built, data_of, named_by, ticket_path, train_of
+from .evaluate import built, data_of, measured, named_by, ticket_path
 
 _CPU = torch.device("cpu")
 
@@ -67,7 +66,7 @@ def write_compact(
         print("what rounding costs is not measured: the ticket names no model and data; give --model and --data")
         return 0
     found = found or data_of(ticket, path, data)
-    rows = [_measured(module, one, found, seed) for one in (ticket, small)]
+    rows = [measured(module, one, found, EvaluateSettings(), seed, _CPU) for one in (ticket, small)]
     table = Table(title=f"test split of {found.name} ({rows[0]['examples']} examples)")
     for column in ("metric", path.name, to.name, "change"):
         table.add_column(column, justify="left" if column == "metric" else "right")
@@ -100,14 +99,6 @@ def _first(found: Dataset) -> Tensor:
     """Return two training inputs as the network takes them."""
     inputs = found.train[0][:2]
     return found.prepare(inputs)
-
-
-def _measured(module: nn.Module, ticket: Ticket, found: Dataset, seed: int) -> dict[str, Any]:
-    words = ("evaluate", seed)
-    settings = EvaluateSettings()
-    return evaluate_ticket(
-        module, ticket, found.test, found.train[0], settings, train_of(ticket), words, _CPU, found.prepare
-    )
 
 
 def _beside_dense(path: Path, ticket: Ticket) -> str:

@@ -17,7 +17,7 @@ from tombola.engine.budget import Budget, calibrate, here
 from tombola.engine.folder import StudyFolder
 from tombola.engine.forecast import Forecast, Guesses
 from tombola.engine.local import dataset
-from tombola.engine.sigterm import Terminated, interrupted_by_sigterm
+from tombola.engine.sigterm import Terminated
 from tombola.engine.store import missing
 from tombola.engine.tracking import makers_of
 from tombola.engine.work import outline
@@ -283,11 +283,7 @@ def _run_by(crew: Crew, folder: StudyFolder, under: Conditions, now_and_then: Ca
     """Run as `_run_here` does, in other processes; stages that are left when all of them have died are a failure."""
     store, follower = folder.store, Follower(folder.outline, folder.store, folder.timings)
     store.forget_failures(stage.key for stage in missing(folder.plan, store))
-    with (
-        interrupted_by_sigterm(),
-        shown(under.console, follower.look) as turn,
-        crew,
-    ):
+    with shown(under.console, follower.look) as turn, crew:
         while crew.at_work():
             turn()
             now_and_then()
