@@ -1,7 +1,10 @@
 """The command line's commands and options. Heavy imports wait until a command needs them, so that --help is quick."""
 
 import functools
+import os
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,6 +44,8 @@ from .options import (
 )
 from .predict import predict
 
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes of a command that was ended by Ctrl-C, and by SIGTERM."""
 _LONGEST = 300  # characters of a sentence
 _MEMORY = "use smaller batches, or look for a size in the files that were given that is too large"
 
@@ -86,10 +91,10 @@ def _command(function: Callable[..., int]) -> Callable[..., None]:
             code = 2
         except Terminated:
             typer.echo("tombola: terminated", err=True)
-            code = 143
+            code = TERMINATED
         except KeyboardInterrupt:
             typer.echo("tombola: interrupted", err=True)
-            code = 130
+            code = INTERRUPTED
         except BrokenPipeError:  # the reader of our output has gone
             code = 0
         except (MemoryError, RuntimeError, OSError) as error:
@@ -294,4 +299,13 @@ _command(export)
 
 def main() -> None:
     """Entry point."""
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code in (INTERRUPTED, TERMINATED):
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError):
+                    stream.flush()
+            # at once: torch's threads were interrupted anywhere, and the interpreter's end has been seen to wait for them
+            os._exit(int(end.code))
+        raise

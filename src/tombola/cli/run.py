@@ -31,11 +31,11 @@ from tombola.training.checkpoint import TimeUp
 from tombola.training.out_of_memory import keep_freed_memory
 from tombola.training.ranks import check_shared
 
+from .app import INTERRUPTED, TERMINATED
 from .conditions import Conditions
 from .elsewhere import Elsewhere
 from .terminal import ConsoleWatcher, Follower, duration, graph_table, print_results, print_settled, shown, until
 
-INTERRUPTED, TERMINATED = 130, 143
 STOPPED = {TIME_UP: "the time is up", INTERRUPTED: "interrupted", TERMINATED: "terminated"}
 """Exit code -> reason why a run ended before all was done."""
 _CODES = {TimeUp: TIME_UP, Terminated: TERMINATED, KeyboardInterrupt: INTERRUPTED}  # the first that fits
