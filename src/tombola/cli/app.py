@@ -13,7 +13,7 @@ import typer
 import tombola
 from tombola import plugins
 from tombola.errors import TombolaError, is_out_of_memory
-from tombola.study.messages import in_short
+from tombola.study.messages import in_short, printable
 
 from .export import export
 from .options import (
@@ -69,7 +69,7 @@ def _main(
 
 def _bounded(sentence: str) -> str:
     """Return one line of at most 300 characters: what was given is shortened first, then the middle, and not the mend."""
-    line = " ".join(part.strip() for part in sentence.splitlines())
+    line = printable(" ".join(part.strip() for part in sentence.splitlines()))
     if len(line) > _LONGEST:
         line = " ".join(in_short(word) for word in line.split(" "))
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 125]} ... {line[-120:]}"
@@ -154,12 +154,10 @@ def run(
 
 def _left_as_it_is(studies: list[str], out: Path | None, changes: list[str], store: Path | None, quiet: bool) -> bool:
     """Print the results of one study of which all is done, where this is known without torch, and return True."""
-    from rich.console import Console
-
     from tombola.engine.folder import StudyFolder
     from tombola.study.spec import read, shipped
 
-    from .terminal import print_settled
+    from .terminal import Screen, print_settled
 
     if len(studies) > 1 or not (studies[0] in shipped() or Path(studies[0]).is_file()):
         return False
@@ -167,7 +165,7 @@ def _left_as_it_is(studies: list[str], out: Path | None, changes: list[str], sto
     folder = StudyFolder.of(raw, out or Path("runs") / str(raw["name"]), store, Path(studies[0]).parent)
     if folder.known is None or not folder.settled:
         return False
-    print_settled(Console(quiet=quiet), folder, alone=True)
+    print_settled(Screen(quiet=quiet), folder, alone=True)
     return True
 
 

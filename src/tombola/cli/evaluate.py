@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -30,6 +29,7 @@ from tombola.training.evaluate import evaluate_ticket
 from tombola.training.scored import check_targets
 
 from .commands import print_json
+from .terminal import Screen
 
 _PREFIX = re.compile(r"[0-9a-f]{4,24}")
 
@@ -77,7 +77,7 @@ def evaluate(
     for metric, value in row.items():
         if isinstance(value, int | float):
             table.add_row(metric, f"{value:.6g}")
-    Console().print(table)
+    Screen().print(table)
     return 0
 
 

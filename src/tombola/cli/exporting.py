@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from tombola.settings import EvaluateSettings
 from tombola.training.reference import stored_reference
 
 from .evaluate import built, data_of, measured, named_by, ticket_path
+from .terminal import Screen
 
 _CPU = torch.device("cpu")
 
@@ -73,7 +73,7 @@ def write_compact(
     for metric in [metric for metric in ("accuracy", "rmse", "nll", "ece") if metric in rows[0]]:
         before, after = (float(row[metric]) for row in rows)
         table.add_row(metric, f"{before:.6g}", f"{after:.6g}", f"{after - before:+.2g}")
-    Console().print(table)
+    Screen().print(table)
     return 0
 
 

@@ -34,7 +34,7 @@ from tombola.training.ranks import check_shared
 from .app import INTERRUPTED, TERMINATED
 from .conditions import Conditions
 from .elsewhere import Elsewhere
-from .terminal import ConsoleWatcher, Follower, duration, graph_table, print_results, print_settled, shown, until
+from .terminal import ConsoleWatcher, Follower, Screen, duration, graph_table, print_results, print_settled, shown, until
 
 STOPPED = {TIME_UP: "the time is up", INTERRUPTED: "interrupted", TERMINATED: "terminated"}
 """Exit code -> reason why a run ended before all was done."""
@@ -68,7 +68,7 @@ def run_studies(
     if concurrent is not None and (jobs or 1) > 1 and elsewhere is None:
         raise TombolaError(f"--concurrent {concurrent} is for one process; leave --jobs {jobs} out, or --concurrent")
     ends = math.inf if minutes is None else time.time() + 60 * minutes
-    console = Console(quiet=quiet, force_terminal=False if quiet else None)
+    console = Screen(quiet=quiet, force_terminal=False if quiet else None)
     under = Conditions(
         console=console,
         device=choose_device("auto" if elsewhere else device),  # a cluster's devices are chosen on its nodes
