@@ -203,6 +203,13 @@ def test_names_from_files_steer_no_terminal(finished):
         assert not [c for c in text if c in STEERING and unicodedata.category(c) in ("Cc", "Cf", "Cs")]
 
 
+def test_a_path_that_the_system_refuses_is_one_sentence(refused, tmp_path):
+    (tmp_path / "there.onnx").mkdir()
+    assert "Is a directory: " in refused("export", "digits", "--to", "there.onnx")
+    for command in (["evaluate", "x" * 5000], ["predict", "digits", "x" * 5000]):
+        assert "File name too long: xxx" in refused(*command)
+
+
 def test_reading_commands_import_nothing_heavy_that_they_do_not_need(finished):
     """A run that finds all done and the page written only reads, too."""
     stages = json.loads((finished / "study.json").read_text())["stages"]

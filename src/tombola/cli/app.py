@@ -98,9 +98,11 @@ def _command(function: Callable[..., int]) -> Callable[..., None]:
         except BrokenPipeError:  # the reader of our output has gone
             code = 0
         except (MemoryError, RuntimeError, OSError) as error:
-            if not is_out_of_memory(error):
+            if not is_out_of_memory(error) and not (isinstance(error, OSError) and error.filename):
                 raise
-            typer.echo(f"tombola: out of memory ({_bounded(str(error) or 'MemoryError')[:100]}); {_MEMORY}", err=True)
+            memory = f"out of memory ({str(error) or 'MemoryError':.100}); {_MEMORY}"
+            place = f"{getattr(error, 'strerror', '')}: {getattr(error, 'filename', '')}; give another path"
+            typer.echo(f"tombola: {_bounded(memory if is_out_of_memory(error) else place)}", err=True)
             code = 2
         raise typer.Exit(code)
 
