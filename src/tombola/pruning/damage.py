@@ -75,9 +75,9 @@ def check_surviving(surviving: Any, tensors: dict[str, Tensor], kept: int) -> No
 
     Also for a tensor of a posterior of numbers that torch cannot move about, such as those of 8 bits.
     """
-    for name, value in tensors.items():
-        if name.partition(".")[2].startswith("posterior.") and value.is_floating_point() and value.dtype not in _REALS:
-            raise damaged(f"{name!r} has numbers of {value.dtype}, which no posterior has")
+    for name, stored in tensors.items():
+        if name.partition(".")[2].startswith("posterior.") and stored.is_floating_point() and stored.dtype not in _REALS:
+            raise damaged(f"{name!r} has numbers of {stored.dtype}, which no posterior has")
     if not isinstance(surviving, dict):
         raise damaged("its field 'surviving' is no mapping")
     for name, dim in surviving.items():
