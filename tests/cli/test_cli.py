@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 
 import pandas as pd
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
 import tombola
 from support.running import TINY, command_line
@@ -161,6 +163,52 @@ def test_a_plan_that_is_missing_damaged_or_of_other_settings_is_refused_until_th
         damage()
         for command in ("status", "report", "clean"):
             assert "start the same 'tombola run' again" in refused(command, finished)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"started": {"a": 1}},
+        {"imports": None},
+        {"stages": [1]},
+        {"started": "\ud800"},
+        {"study": {"name": 3}},
+        {"study": {"name": "\ud800"}},
+        {"study": [1]},
+    ],
+)
+def test_a_study_folder_of_another_shape_is_one_sentence(refused, finished, change):
+    described = json.loads((finished / "study.json").read_text())
+    (finished / "study.json").write_text(json.dumps(described | change))
+    for command in ("status", "report", "clean"):
+        assert "study.json is damaged" in refused(command, finished)
+
+
+STEERING = "\x1b]0;theirs\x07\x9b2J\u202e\ud800"
+"""A window's title, a cleared screen, letters from right to left, and half a pair, which no terminal can be sent."""
+
+
+def test_names_from_files_steer_no_terminal(finished):
+    plan = finished / "plan.json"
+    whole = json.loads(plan.read_text())
+    for _, labels in whole["rows"]:
+        labels["curve"] = STEERING
+    plan.write_text(json.dumps(whole))
+    shown = CliRunner().invoke(app, ["status", str(finished)], color=True)
+    assert shown.exit_code == 0, shown.output
+    assert "\\x1b]0;theirs" in shown.output
+    refused = CliRunner().invoke(app, ["status", f"no{STEERING[:-1]}where"], color=True)
+    assert refused.exit_code == 2
+    assert "no\\x1b]0;theirs\\x07\\x9b2J\\u202ewhere holds no study" in refused.stderr
+    for text in (shown.output, refused.stderr):
+        assert not [c for c in text if c in STEERING and unicodedata.category(c) in ("Cc", "Cf", "Cs")]
+
+
+def test_a_path_that_the_system_refuses_is_one_sentence(refused, tmp_path):
+    (tmp_path / "there.onnx").mkdir()
+    assert "Is a directory: " in refused("export", "digits", "--to", "there.onnx")
+    for command in (["evaluate", "x" * 5000], ["predict", "digits", "x" * 5000]):
+        assert "File name too long: xxx" in refused(*command)
 
 
 def test_reading_commands_import_nothing_heavy_that_they_do_not_need(finished):

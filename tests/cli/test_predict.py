@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -188,6 +189,27 @@ def test_bad_arrays_are_refused(refused, tmp_path):
     assert "holds datetime64[D]; give an array of numbers" in refused("predict", "digits", "days.npy")
     np.savez(tmp_path / "two.npz", a=values, b=values)
     assert "has the arrays a, b" in refused("predict", "digits", "two.npz")
+
+
+def test_what_may_never_end_is_not_read(refused, tmp_path):
+    """A pipe waits until somebody writes to it; /dev/zero fills the memory."""
+    os.mkfifo("pipe.npy")
+    os.symlink("/dev/zero", "zero.png")
+    for name in ("pipe.npy", "zero.png"):
+        assert f"{name} is no plain file" in refused("predict", "digits", name)
+    for path in (tmp_path / "pipe.npy", "/dev/zero", "\0", tmp_path):
+        pd.DataFrame({"image": [{"bytes": None, "path": str(path)}]}).to_parquet("rows.parquet")
+        assert "'image' in row 0 is missing" in refused("predict", "digits", "rows.parquet")
+    with open("large.png", "wb") as file:
+        file.truncate(2**30)  # a hole, which takes no space
+    assert "large.png can't be read: larger than 256 MB" in refused("predict", "digits", "large.png")
+
+
+def test_a_damaged_table_is_one_sentence(refused, tmp_path):
+    """`datasets` logs what it cannot read, in several lines."""
+    for name, content in (("x.jsonl", b'{"a": 1}\n[]\n'), ("y.parquet", b"PAR1xxxxPAR1"), ("z.json", b"{")):
+        (tmp_path / name).write_bytes(content)
+        assert f"{name} can't be read" in refused("predict", "digits", name)
 
 
 def test_bad_commands_are_refused(refused, tmp_path):

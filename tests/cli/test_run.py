@@ -1,10 +1,14 @@
 """Several studies by one command: checked before the first, on one store, and stopped when their time is up."""
 
+import os
+import signal
+
 import pandas as pd
 import pytest
 import torch
 
 from tombola.cli.run import spread
+from tombola.engine.local import _dataset
 from tombola.metrics.columns import names
 from tombola.pruning.ticket import load
 from tombola.study.spec import read as read_study
@@ -117,3 +121,28 @@ def test_workers_stop_by_themselves_when_the_time_is_up(cli, two, tmp_path):
     assert "the time is up: what is finished is kept; the same command goes on" in result.output
     assert "died" not in result.output
     assert list((tmp_path / "out").glob("tombola-stages/*/record.json"))
+
+
+WHEN = {
+    "the data is read": "tombola.engine.local.load_data",
+    "steps are timed": "tombola.cli.run.calibrate",
+    "a stage is saved": "tombola.engine.store.Store.save",
+    "records are written": "tombola.engine.records.write",
+    "the page is written": "tombola.engine.folder.StudyFolder.write_report",
+}
+
+
+@pytest.mark.parametrize("when", WHEN)
+def test_sigterm_ends_a_run_at_any_time_and_says_so(cli, tiny, study_file, tmp_path, monkeypatch, when):
+    study = study_file(tiny | {"prune": {"levels": 0}})
+    before = signal.getsignal(signal.SIGTERM)
+    _dataset.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(WHEN[when], lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+        cut = cli("run", study, "--out", "out")
+    assert cut.exit_code == 143, cut.output
+    assert "terminated" in cut.output
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert cli("run", study, "--out", "out").exit_code == 0
+    assert len(pd.read_parquet("out/records.parquet")) == 1
+    assert not [*tmp_path.glob("tombola-stages/unfinished/*"), *tmp_path.rglob("*.part")]

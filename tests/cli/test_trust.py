@@ -115,3 +115,62 @@ def test_a_description_of_another_shape_is_one_sentence(refused, tmp_path, chang
     change(about["info"])
     files.write(tmp_path / "x.safetensors", tensors, about)
     assert re.search(f"the ticket's description is damaged: {said}; take another copy", refused("evaluate", "x.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (changed("model", outputs=10**9), r"has shape \(1000000000, 84\), not \(10, 84\): it is another model"),
+        (changed("model", name="mlp", args={"hidden": [10**5] * 3}), "it is another model"),
+        (changed("model", name="vit_tiny", args={"depth": 10**9}, input_shape=[3, 32, 32]), "names a larger model than"),
+        (changed("model", name="resnet", args={"depth": 6 * 10**9 + 2}, input_shape=[3, 8, 8]), "at most 1202"),
+        (
+            changed("model", name="vit", args={"dim": 10**18, "heads": 1, "depth": 1}, input_shape=[3, 8, 8]),
+            "model vit failed",
+        ),
+    ],
+)
+def test_a_model_of_any_size_in_a_description_takes_no_memory(refused, tmp_path, change, said):
+    """Each would take from 300 GB up."""
+    tensors, about = files.read(SHIPPED["digits"])
+    change(about["info"])
+    files.write(tmp_path / "x.safetensors", tensors, about)
+    assert re.search(said, refused("predict", "x.safetensors", PICTURES["digits"]))
+
+
+SIGNATURES = {
+    "shape": ["abc", [-1], [1, 8.0, 8], None],
+    "dtype": [3, "intx", "load", []],
+    "classes": [True, "ab", [[1]], {"a": 1}],
+    "columns": [3, [None]],
+    "size": [0, 10**9, "8"],
+    "pool": [0, -1, 10**30, 1.5],
+    "unit": [3, None],
+    "normalise": [
+        {"mean": mean, "std": std, "scale": scale}
+        for mean, std, scale in (([0], [0], 1), ([0], [1], 0), ([1, 2], [1], 1), ([10**400], [1], 1), (["1"], [1], 1))
+    ],
+}
+
+
+@pytest.mark.parametrize("field", SIGNATURES)
+def test_a_signature_that_no_data_has_is_one_sentence(refused, tmp_path, field):
+    tensors, about = files.read(SHIPPED["digits"])
+    for value in SIGNATURES[field]:
+        about["info"]["inputs"][field] = value
+        files.write(tmp_path / "x.safetensors", tensors, about)
+        assert f"the signature of the inputs has {field}" in refused("predict", "x.safetensors", PICTURES["digits"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t, about: about["info"]["settings"]["train"].update(likelihood="gaussian"), "data 'digits' needs 'categ"),
+        (lambda t, about: t["trained.posterior.gaussian.mean"].fill_(1e38), "has outputs that are NaN"),
+    ],
+)
+def test_what_evaluates_to_nothing_is_one_sentence(refused, tmp_path, change, said):
+    tensors, about = files.read(SHIPPED["digits"])
+    change(tensors, about)
+    files.write(tmp_path / "x.safetensors", tensors, about)
+    assert said in refused("evaluate", "x.safetensors", "--samples", 1)

@@ -72,7 +72,7 @@ while len(kills) < wanted:  # each time in a new store, until a run gets to its 
         code = ended(pid)
         if code == 0:
             break
-        # SIGTERM before the first stage, or after the last, ends a process as it does any other
+        # SIGTERM before the command begins, or after its end, ends a process as it does any other
         assert code in ((-9,) if end == signal.SIGKILL else (-15, 143)), code
         stages = out.parent / "tombola-stages"
         unfinished = [path for path in stages.glob("unfinished/*.checkpoint")]

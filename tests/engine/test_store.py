@@ -1,6 +1,7 @@
 """The store and the engine: what is done is kept, what fails stops only what builds on it; records and forecasts."""
 
 import json
+import math
 import threading
 
 import pandas as pd
@@ -138,6 +139,43 @@ def test_a_damaged_record_is_not_done_and_the_next_run_makes_it_anew(kind, damag
     assert watcher.began_of == [stage.key]
     timing = names("timing")
     pd.testing.assert_frame_equal(collect(plan, store).drop(columns=timing), before.drop(columns=timing))
+
+
+ROW = {"a": 0, "b": 1, "quantity": "jaccard", "density": 0.5, "value": math.nan, "chance": 0.5, "of_your_own": [1]}
+FOUND = {"train_seconds": 1.0, "best_accuracy": 0.5}
+
+
+def record(kind, found, **more):
+    run = {"seconds": 1.0, "device": "cpu", "torch": "2", "threads": 1}
+    return {"key": "x", "kind": kind, "parents": ["y", "z"], "record": found, "run": run} | more
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        *(
+            (record("overlap", {"rows": [ROW | {end: at}]}), f"its rows have {end}")
+            for end in "ab"
+            for at in (-1, 2, True, "0")
+        ),
+        (record("overlap", {"rows": [{"a": 0, "value": 1.0}]}), "its rows have b None, and 2 tickets"),
+        (record("overlap", {"rows": [ROW | {"quantity": 1.5}]}), "its rows have quantity 1.5"),
+        (record("overlap", {"rows": [ROW | {"value": "1"}]}), "its rows have value '1'"),
+        (record("overlap", {"rows": [ROW | {"x": 10**400}]}), "its rows have x 1000"),
+        (record("train", FOUND | {"train_flops": 10**400}), "its record has train_flops 1000"),
+        (record("train", FOUND, history=[{"epoch": 1, "loss": "low"}]), "its history has 'low'"),
+        (record("train", FOUND | {"train_seconds": 10**400}), "its record has train_seconds 1000"),
+    ],
+)
+def test_numbers_of_a_record_are_as_tables_hold_them(about, said, tmp_path):
+    for good in (record("overlap", {"rows": [ROW]}), record("train", FOUND, history=[{"epoch": 1, "loss": math.inf}])):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        (tmp_path / "x" / "record.json").write_text(json.dumps(good))
+        assert Store(tmp_path).done("x")
+    (tmp_path / "x" / "record.json").write_text(json.dumps(about))
+    assert not Store(tmp_path).done("x")
+    with pytest.raises(TombolaError, match=f"is damaged .{said}"):
+        Store(tmp_path).record("x")
 
 
 def test_a_plug_in_that_exits_is_an_error_of_its_stage(raw, plan_of, run_plan, monkeypatch):

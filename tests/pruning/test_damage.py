@@ -54,6 +54,15 @@ WRONG = {
     "a std that is infinite": (put("rewind.posterior.gaussian.log_std", first_is(99.0)), "the std of its rewind"),
     "a prior that is infinite": (put("rewind.posterior.gaussian.prior_mean", first_is(-math.inf)), "prior_mean of its"),
     "a noise that is nan": (put("trained.likelihood.log_noise", lambda t: t * math.nan), "log_noise .* no finite number"),
+    "a noise beyond all measure": (
+        put("trained.likelihood.log_noise", lambda t: t + 800),
+        "log_noise .* between -40 and 40",
+    ),
+    "a mean of 8 bits": (put(MEAN, lambda t: t.to(torch.float8_e4m3fn)), "has numbers of torch.float8_e4m3fn"),
+    "a mean of complex numbers": (
+        put(MEAN, lambda t: t.to(torch.complex64)),
+        "mean of its trained posterior is torch.complex64",
+    ),
     "a noise of two numbers": (put("trained.likelihood.log_noise", lambda t: torch.zeros(2)), "log_noise"),
     "no mean": (lambda t, about: (t.pop(MEAN), about["surviving"].pop(MEAN)), "posterior do not fit: .*'mean'"),
     "a mean that is listed alone": (lambda t, about: t.pop(MEAN), "'surviving' names 'trained.posterior.gaussian.mean'"),
@@ -130,6 +139,25 @@ def test_buffers_are_those_of_the_model(parts, tmp_path):
         assert re.search(
             "does not fit the model: (it|Sequential) has a buffer '1.running_.*' that (it|Sequential) lacks", said
         )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t[:1],
+        lambda t: t * math.nan,
+        lambda t: t.double(),
+        lambda t: t.to(torch.complex64),
+        lambda t: t.to(torch.float8_e4m3fn),
+        lambda t: t.new_zeros(0),
+    ],
+)
+@pytest.mark.parametrize("name", ["rewind.buffer.1.running_mean", "trained.buffer.1.running_var"])
+def test_batch_norm_statistics_fit_the_model(change, name, parts, tmp_path):
+    tensors, description = copy.deepcopy(parts["point"])
+    put(name, change)(tensors, description)
+    said = loaded(tmp_path / "t", tensors, description, net())
+    assert re.search(r"does not fit the model: its buffer '1.running_\w+' \((start|end)\) is torch.* not finite", said), said
 
 
 def whole(found):

@@ -1,7 +1,10 @@
 """The command line's commands and options. Heavy imports wait until a command needs them, so that --help is quick."""
 
 import functools
+import os
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,8 +12,8 @@ import typer
 
 import tombola
 from tombola import plugins
-from tombola.errors import TombolaError
-from tombola.study.messages import in_short
+from tombola.errors import TombolaError, is_out_of_memory
+from tombola.study.messages import in_short, printable
 
 from .export import export
 from .options import (
@@ -41,7 +44,10 @@ from .options import (
 )
 from .predict import predict
 
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes of a command that was ended by Ctrl-C, and by SIGTERM."""
 _LONGEST = 300  # characters of a sentence
+_MEMORY = "use smaller batches, or look for a size in the files that were given that is too large"
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -63,7 +69,7 @@ def _main(
 
 def _bounded(sentence: str) -> str:
     """Return one line of at most 300 characters: what was given is shortened first, then the middle, and not the mend."""
-    line = " ".join(part.strip() for part in sentence.splitlines())
+    line = printable(" ".join(part.strip() for part in sentence.splitlines()))
     if len(line) > _LONGEST:
         line = " ".join(in_short(word) for word in line.split(" "))
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 125]} ... {line[-120:]}"
@@ -75,16 +81,29 @@ def _command(function: Callable[..., int]) -> Callable[..., None]:
     @app.command(name=function.__name__, help=function.__doc__)
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> None:
+        from tombola.engine.sigterm import Terminated, interrupted_by_sigterm
+
         try:
-            code = function(*args, **kwargs)
+            with interrupted_by_sigterm():
+                code = function(*args, **kwargs)
         except TombolaError as error:
             typer.echo(f"tombola: {_bounded(str(error))}", err=True)
             code = 2
+        except Terminated:
+            typer.echo("tombola: terminated", err=True)
+            code = TERMINATED
         except KeyboardInterrupt:
             typer.echo("tombola: interrupted", err=True)
-            code = 130
+            code = INTERRUPTED
         except BrokenPipeError:  # the reader of our output has gone
             code = 0
+        except (MemoryError, RuntimeError, OSError) as error:
+            if not is_out_of_memory(error) and not (isinstance(error, OSError) and error.filename):
+                raise
+            memory = f"out of memory ({str(error) or 'MemoryError':.100}); {_MEMORY}"
+            place = f"{getattr(error, 'strerror', '')}: {getattr(error, 'filename', '')}; give another path"
+            typer.echo(f"tombola: {_bounded(memory if is_out_of_memory(error) else place)}", err=True)
+            code = 2
         raise typer.Exit(code)
 
     return wrapped
@@ -137,12 +156,10 @@ def run(
 
 def _left_as_it_is(studies: list[str], out: Path | None, changes: list[str], store: Path | None, quiet: bool) -> bool:
     """Print the results of one study of which all is done, where this is known without torch, and return True."""
-    from rich.console import Console
-
     from tombola.engine.folder import StudyFolder
     from tombola.study.spec import read, shipped
 
-    from .terminal import print_settled
+    from .terminal import Screen, print_settled
 
     if len(studies) > 1 or not (studies[0] in shipped() or Path(studies[0]).is_file()):
         return False
@@ -150,7 +167,7 @@ def _left_as_it_is(studies: list[str], out: Path | None, changes: list[str], sto
     folder = StudyFolder.of(raw, out or Path("runs") / str(raw["name"]), store, Path(studies[0]).parent)
     if folder.known is None or not folder.settled:
         return False
-    print_settled(Console(quiet=quiet), folder, alone=True)
+    print_settled(Screen(quiet=quiet), folder, alone=True)
     return True
 
 
@@ -282,4 +299,13 @@ _command(export)
 
 def main() -> None:
     """Entry point."""
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code in (INTERRUPTED, TERMINATED):
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError):
+                    stream.flush()
+            # at once: torch's threads were interrupted anywhere, and the interpreter's end has been seen to wait for them
+            os._exit(int(end.code))
+        raise

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -13,6 +12,7 @@ from tombola.errors import TombolaError
 from tombola.files import in_words
 
 from .commands import print_json
+from .terminal import Screen
 
 
 def clean_store(paths: list[Path], *, keep_masks: bool, orphans: bool, yes: bool, as_json: bool) -> int:
@@ -29,7 +29,7 @@ def clean_store(paths: list[Path], *, keep_masks: bool, orphans: bool, yes: bool
         about = {"store": str(store.root), "studies": names, "bytes": after, "may_free": freed, "removed": yes}
         print_json(about | {"freed": before - after, "parts": parts})
         return 0
-    console = Console()
+    console = Screen()
     if table.row_count:
         console.print(table)
     console.print(Text(f"studies of {store.root}: {', '.join(names) or 'none found beside it'}"), soft_wrap=True)

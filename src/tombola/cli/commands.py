@@ -18,7 +18,7 @@ from tombola.files import in_words
 from tombola.study.spec import read, shipped
 
 from .catalogue import SIZES, costs, first_sentence, studies_table
-from .terminal import Follower, Picture, draw, graph_table
+from .terminal import Follower, Picture, Screen, draw, graph_table
 
 _WATCH_EVERY = 1.0  # seconds
 _LINES_OF_STATUS = 40  # a status that is printed once may be longer than the terminal is high
@@ -33,7 +33,7 @@ def show_status(path: Path, watch: bool, as_json: bool) -> int:
     """Print the stages and the state of a run. watch: again and again until nothing runs any more."""
     if watch and as_json:
         raise TombolaError("--watch draws a picture and --json prints once; leave one of them out")
-    console, folder = Console(), StudyFolder.open(path)
+    console, folder = Screen(), StudyFolder.open(path)
     follower = Follower(folder.outline, folder.store, folder.timings)
     picture = follower.look()
     stored = size_of([folder.store.root])
@@ -137,7 +137,7 @@ def list_studies(name: str | None, as_json: bool) -> int:
     if as_json:
         print_json([_about(study, path) for study, path in known.items()])
         return 0
-    Console().print(studies_table({study: read(study, []).get("description", "") for study in known}, costs()))
+    Screen().print(studies_table({study: read(study, []).get("description", "") for study in known}, costs()))
     return 0
 
 

@@ -22,6 +22,7 @@ from tombola.engine.tracking import Tracking
 from tombola.engine.workers import Workers
 
 from .elsewhere import Elsewhere
+from .terminal import Screen
 
 _WORTH_SHARING = 15.0  # seconds of a run that several processes shorten: each takes a few to start
 
@@ -61,7 +62,7 @@ class Conditions:
 
     def say(self, sentence: str, style: str = "", failure: bool = False) -> None:
         """Print a sentence; in a quiet run a failure alone, on stderr."""
-        console = Console(stderr=True) if failure and self.console.quiet else self.console
+        console = Screen(stderr=True) if failure and self.console.quiet else self.console
         console.print(Text(sentence, style=style), soft_wrap=True)
 
     def tracking(self, folder: StudyFolder) -> Tracking:

@@ -1,15 +1,17 @@
 """The command evaluate: the metrics of a trained ticket, of a file or of a store."""
 
+import itertools
 import json
 import re
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+import torch
 from rich.table import Table
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from tombola import models, plugins
 from tombola.data import load_data
@@ -24,8 +26,10 @@ from tombola.settings.keys import restored
 from tombola.study.messages import in_short
 from tombola.study.parse import parse
 from tombola.training.evaluate import evaluate_ticket
+from tombola.training.scored import check_targets
 
 from .commands import print_json
+from .terminal import Screen
 
 _PREFIX = re.compile(r"[0-9a-f]{4,24}")
 
@@ -60,10 +64,8 @@ def evaluate(
     if module is None:
         with plugins.imports(allowed=True):  # the caller has typed it
             module = built(named | {"input_shape": found.input_shape, "outputs": found.outputs}, ticket)
-    chosen, words = choose_device(device), ("evaluate", seed)
-    examples = found.held_out(measure.split)
-    module, inputs = module.to(chosen), found.train[0]
-    row = evaluate_ticket(module, ticket, examples, inputs, measure, train_of(ticket), words, chosen, found.prepare)
+    chosen = choose_device(device)
+    row = measured(module.to(chosen), ticket, found, measure, seed, chosen)
     if as_json:
         row["layer_density"] = json.loads(row["layer_density"])
         print_json({"ticket": str(path), "model": named["name"], "data": found.name, "split": measure.split, **row})
@@ -75,7 +77,7 @@ def evaluate(
     for metric, value in row.items():
         if isinstance(value, int | float):
             table.add_row(metric, f"{value:.6g}")
-    Console().print(table)
+    Screen().print(table)
     return 0
 
 
@@ -107,9 +109,29 @@ def ticket_path(name: str, root: Path) -> Path:
 def built(about: dict[str, Any], ticket: Ticket) -> nn.Module:
     """Return the model of a ticket's description. Raises TombolaError for a damaged one, and for another model."""
     _check_fields("model", about, {"name": str, "args": dict, "input_shape": list | tuple, "outputs": int})
-    module = models.build(about["name"], about["args"], about["input_shape"], about["outputs"], ("skeleton",))
-    ticket.layout.check(module)
+    arguments = (about["name"], about["args"], about["input_shape"], about["outputs"], ("skeleton",))
+    if about["name"] in models.MODELS:  # first without memory for numbers: the file may name a model of any size
+        with torch.device("meta"), _at_most(4 * len(ticket.layout.segments)):
+            ticket.layout.check(models.build(*arguments))
+    module = models.build(*arguments)
+    ticket.check(module)
     return module
+
+
+@contextmanager
+def _at_most(tensors: int) -> Iterator[None]:
+    """Raise TombolaError once modules that are made here have more parameter tensors than that."""
+    made = itertools.count(1)
+
+    def count(module: nn.Module, name: str, parameter: Any) -> None:
+        if next(made) > tensors:
+            raise TombolaError("the ticket's description names a larger model than the ticket's; take another copy")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def data_of(ticket: Ticket, path: Path, given: str | None) -> Dataset:
@@ -148,6 +170,16 @@ def train_of(ticket: Ticket) -> TrainSettings:
         _check_fields("train", settings["train"], {})
         return restored(TrainSettings, settings["train"])
     return TrainSettings(likelihood="gaussian" if "log_noise" in ticket.end.likelihood else "categorical")
+
+
+def measured(
+    module: nn.Module, ticket: Ticket, data: Dataset, settings: EvaluateSettings, seed: int, device: torch.device
+) -> dict[str, Any]:
+    """Return the ticket's metrics. Raises TombolaError where its likelihood is not of the data's targets."""
+    train = train_of(ticket)
+    check_targets(train.likelihood, data)
+    examples, inputs = data.held_out(settings.split), data.train[0]
+    return evaluate_ticket(module, ticket, examples, inputs, settings, train, ("evaluate", seed), device, data.prepare)
 
 
 def _check_fields(what: str, about: Any, fields: Mapping[str, Any]) -> None:

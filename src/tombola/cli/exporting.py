@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -17,10 +16,10 @@ from tombola.posterior.batch_norm import KEPT, has_own
 from tombola.pruning.compact import StoredAs
 from tombola.pruning.ticket import Ticket, load
 from tombola.settings import EvaluateSettings
-from tombola.training.evaluate import evaluate_ticket
 from tombola.training.reference import stored_reference
 
-from .evaluate import built, data_of, named_by, ticket_path, train_of
+from .evaluate import built, data_of, measured, named_by, ticket_path
+from .terminal import Screen
 
 _CPU = torch.device("cpu")
 
@@ -67,14 +66,14 @@ def write_compact(
         print("what rounding costs is not measured: the ticket names no model and data; give --model and --data")
         return 0
     found = found or data_of(ticket, path, data)
-    rows = [_measured(module, one, found, seed) for one in (ticket, small)]
+    rows = [measured(module, one, found, EvaluateSettings(), seed, _CPU) for one in (ticket, small)]
     table = Table(title=f"test split of {found.name} ({rows[0]['examples']} examples)")
     for column in ("metric", path.name, to.name, "change"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for metric in [metric for metric in ("accuracy", "rmse", "nll", "ece") if metric in rows[0]]:
         before, after = (float(row[metric]) for row in rows)
         table.add_row(metric, f"{before:.6g}", f"{after:.6g}", f"{after - before:+.2g}")
-    Console().print(table)
+    Screen().print(table)
     return 0
 
 
@@ -100,14 +99,6 @@ def _first(found: Dataset) -> Tensor:
     """Return two training inputs as the network takes them."""
     inputs = found.train[0][:2]
     return found.prepare(inputs)
-
-
-def _measured(module: nn.Module, ticket: Ticket, found: Dataset, seed: int) -> dict[str, Any]:
-    words = ("evaluate", seed)
-    settings = EvaluateSettings()
-    return evaluate_ticket(
-        module, ticket, found.test, found.train[0], settings, train_of(ticket), words, _CPU, found.prepare
-    )
 
 
 def _beside_dense(path: Path, ticket: Ticket) -> str:

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
 from tombola.claims import columns_of, judge
 from tombola.claims.field import CLAIMS, claims_of
 from tombola.claims.paper import CLAIMS as PAPERS
@@ -12,13 +10,15 @@ from tombola.errors import TombolaError
 from tombola.files import written_aside
 from tombola.metrics import records
 
+from .terminal import Screen
+
 
 def judge_claims(paths: list[Path], csv: Path | None, json: Path | None) -> int:
     """Print the claims' verdicts. Raises TombolaError for a folder without records, and where a file cannot be written."""
     table = records.read(paths, {"study", *columns_of(CLAIMS | PAPERS)})
     rows = judge(table, claims_of(table))
     if "-" not in (str(csv), str(json)):
-        Console().print(printed(rows))
+        Screen().print(printed(rows))
     for out, text in ((csv, lambda: frame(rows).to_csv(index=False)), (json, lambda: as_json(rows))):
         if out is not None:
             _write(out, text())

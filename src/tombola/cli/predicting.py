@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
@@ -25,6 +24,7 @@ from tombola.predict.writers import Columns, Write, check_ending, json_array, ro
 from tombola.pruning.ticket import Ticket, load
 
 from .evaluate import built, data_of, named_by, ticket_path
+from .terminal import Screen
 
 SHOWN = 50
 """Rows that a terminal's table has; a file has all."""
@@ -63,7 +63,7 @@ def predict_inputs(request: Request, how: dict[str, Any]) -> int:
     signature = _signature(request, ticket, path)
     source = open_source(given, signature, resize=request.resize, split=request.split)
     predictive = Predictive(ticket, module, signature=signature, **how)
-    console = Console(stderr=True, quiet=request.quiet, soft_wrap=True, highlight=False, markup=False)
+    console = Screen(stderr=True, quiet=request.quiet, soft_wrap=True, highlight=False, markup=False)
     if target is not None:
         predictive.check_abstains()  # before its data, which may take long to load
         examples, targets = data_of(ticket, path, request.data).held_out("validation")
@@ -202,7 +202,7 @@ def _show(rows: list[dict[str, Any]], more: int, title: str) -> None:
         )
     for row in cells:
         table.add_row(*row)
-    console = Console(highlight=False, markup=False)
+    console = Screen(highlight=False, markup=False)
     console.width = max(console.width, wide)
     console.print(table)
     if more:

@@ -17,7 +17,7 @@ from tombola.engine.budget import Budget, calibrate, here
 from tombola.engine.folder import StudyFolder
 from tombola.engine.forecast import Forecast, Guesses
 from tombola.engine.local import dataset
-from tombola.engine.sigterm import Terminated, interrupted_by_sigterm
+from tombola.engine.sigterm import Terminated
 from tombola.engine.store import missing
 from tombola.engine.tracking import makers_of
 from tombola.engine.work import outline
@@ -31,11 +31,11 @@ from tombola.training.checkpoint import TimeUp
 from tombola.training.out_of_memory import keep_freed_memory
 from tombola.training.ranks import check_shared
 
+from .app import INTERRUPTED, TERMINATED
 from .conditions import Conditions
 from .elsewhere import Elsewhere
-from .terminal import ConsoleWatcher, Follower, duration, graph_table, print_results, print_settled, shown, until
+from .terminal import ConsoleWatcher, Follower, Screen, duration, graph_table, print_results, print_settled, shown, until
 
-INTERRUPTED, TERMINATED = 130, 143
 STOPPED = {TIME_UP: "the time is up", INTERRUPTED: "interrupted", TERMINATED: "terminated"}
 """Exit code -> reason why a run ended before all was done."""
 _CODES = {TimeUp: TIME_UP, Terminated: TERMINATED, KeyboardInterrupt: INTERRUPTED}  # the first that fits
@@ -68,7 +68,7 @@ def run_studies(
     if concurrent is not None and (jobs or 1) > 1 and elsewhere is None:
         raise TombolaError(f"--concurrent {concurrent} is for one process; leave --jobs {jobs} out, or --concurrent")
     ends = math.inf if minutes is None else time.time() + 60 * minutes
-    console = Console(quiet=quiet, force_terminal=False if quiet else None)
+    console = Screen(quiet=quiet, force_terminal=False if quiet else None)
     under = Conditions(
         console=console,
         device=choose_device("auto" if elsewhere else device),  # a cluster's devices are chosen on its nodes
@@ -283,11 +283,7 @@ def _run_by(crew: Crew, folder: StudyFolder, under: Conditions, now_and_then: Ca
     """Run as `_run_here` does, in other processes; stages that are left when all of them have died are a failure."""
     store, follower = folder.store, Follower(folder.outline, folder.store, folder.timings)
     store.forget_failures(stage.key for stage in missing(folder.plan, store))
-    with (
-        interrupted_by_sigterm(),
-        shown(under.console, follower.look) as turn,
-        crew,
-    ):
+    with shown(under.console, follower.look) as turn, crew:
         while crew.at_work():
             turn()
             now_and_then()

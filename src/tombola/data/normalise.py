@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of ImageNet's red, green and blue in [0, 1], as in most published recipes."""
 
 _CHUNK = 4096  # examples
+_HUGE = 1e30  # beyond any mean, std or scale of data
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,14 @@ class Normalise:
     std: tuple[float, ...]
     scale: float = 1.0
     """Scale of the inputs: 255 for uint8 pixels, so that mean and std are of values in [0, 1]."""
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Return whether it has numbers for inputs [C, ...] of this shape: one or C, finite, std and scale above 0."""
+        counts, given = (1, *shape[:1]), (self.mean, self.std, (self.scale,))
+        if not all(isinstance(part, tuple) and all(isinstance(number, Real) for number in part) for part in given):
+            return False
+        finite = all(abs(number) < _HUGE for part in given for number in part)
+        return finite and len(self.mean) in counts and len(self.std) in counts and min(*self.std, self.scale) > 0
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return normalised inputs [B, C, ...] in float32, on their device."""

@@ -14,6 +14,9 @@ from tombola.errors import TombolaError
 
 from .normalise import Normalise
 
+_LARGEST = 8192
+"""Largest side of a picture in pixels, before it is pooled: what others wrote into a file must not fill the memory."""
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -35,6 +38,25 @@ class Signature:
     """Side of the squares of pixels that are averaged."""
     unit: bool = False
     """True for float32 images whose values are pixels in [0, 1]: uint8 pixels are divided by 255."""
+
+    def __post_init__(self) -> None:
+        """Raise TombolaError for a field that no data has: it may come from a file of others."""
+        sides = self.shape[1:] if _are(self.shape, int) else ()
+        fits = {
+            "shape": _are(self.shape, int) and min(self.shape, default=1) > 0,
+            "dtype": isinstance(self.dtype, str) and isinstance(getattr(torch, self.dtype, None), torch.dtype),
+            "classes": _are(self.classes, str),
+            "columns": _are(self.columns, str),
+            "size": self.size is None or (type(self.size) is int and 0 < self.size <= _LARGEST),
+            "pool": type(self.pool) is int and 0 < self.pool * max(sides, default=1) <= _LARGEST,
+            "unit": type(self.unit) is bool,
+            "normalise": self.normalise is None or self.normalise.fits(self.shape),
+        }
+        if wrong := [name for name, is_right in fits.items() if not is_right]:
+            shown = f"{getattr(self, wrong[0])!r:.60}"
+            raise TombolaError(
+                f"the signature of the inputs has {wrong[0]} {shown}, which no data has; save the ticket anew"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a ticket's `info["inputs"]` has it."""
@@ -85,6 +107,11 @@ class Signature:
                 f"inputs are from {low:.4g} to {high:.4g}; the ticket takes pixels in [0, 1], or uint8 from 0 to 255"
             )
         return inputs.to(getattr(torch, self.dtype)) if whole else inputs.float()
+
+
+def _are(values: Any, kind: type) -> bool:
+    """Return whether it is a tuple of values of exactly this kind."""
+    return isinstance(values, tuple) and all(type(value) is kind for value in values)
 
 
 def check_finite(inputs: Tensor, first: int = 0) -> None:

@@ -264,8 +264,9 @@ def told_apart(folders: list[StudyFolder]) -> list[str]:
 def _description(path: Path) -> dict[str, Any]:
     try:
         description = json.loads((path / "study.json").read_text())
-        _ = description["study"]["name"], Path(description["imports"])  # raise if missing
-        os.fsencode(Path(description["stages"]))  # raises for half of a surrogate pair
+        _ = description["study"]["name"].encode()  # raises if missing, and for half of a surrogate pair, as the next line
+        for place in ("stages", "imports", "started") if "started" in description else ("stages", "imports"):
+            os.fsencode(Path(description[place]))
         return description
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise TombolaError(f"{path / 'study.json'} is damaged ({error}); delete it and run the study again") from None

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tombola.errors import TombolaError
 from tombola.files import written_aside
 from tombola.metrics.columns import ANALYSES, RECORDS
 from tombola.study.graph import AnalysisRows, Graph, GraphRow, Node, RecordRow, ancestors
@@ -86,6 +87,11 @@ def _numbers(analysis: AnalysisRows, store: Store) -> list[dict[str, Any]]:
     shared = {name: analysis.labels[name] for name in ("study", "view", "between", "model", "data", "variant")}
     found = []
     for row in store.record(analysis.stage.key)["record"]["rows"]:
+        if max(row["a"], row["b"]) >= len(analysis.of):
+            raise TombolaError(
+                f"stage {analysis.stage.key} compares ticket {max(row['a'], row['b'])} of {len(analysis.of)}, so its record "
+                f"is damaged; remove its folder in {store.place} and run the study again"
+            )
         ends = {"a": analysis.of[row["a"]].labels, "b": analysis.of[row["b"]].labels}
         of = {f"{name}_{end}": labels[name] for end, labels in ends.items() for name in ("curve", "seed", "level")}
         found.append({**shared, "key": analysis.stage.key, **of, **row})

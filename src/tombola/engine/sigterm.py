@@ -1,12 +1,13 @@
-"""SIGTERM: a run ends at its next checkpoint, its workers with the first process."""
+"""SIGTERM: a run ends at its next checkpoint, its workers with the first process. Without torch: it may come at any time."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from tombola.training.checkpoint import Checkpoint, TimeUp
+if TYPE_CHECKING:
+    from tombola.training.checkpoint import Checkpoint
 
 _GRACE = 8  # seconds after SIGTERM for a step and its checkpoint: clusters mostly kill ten seconds or more after it
 
@@ -20,15 +21,17 @@ class Ending(Protocol):
 
     ends: float
     """Time after which it stops at the next checkpoint or stage's end."""
-    checkpoint: Checkpoint | None
+    checkpoint: "Checkpoint | None"
     """Checkpoint of the training that runs; None outside one."""
 
 
 @contextmanager
 def ended_by_sigterm(run: Ending) -> Iterator[None]:
     """Raise Terminated on SIGTERM: in a training at its next checkpoint, which is then due, else at once."""
+    from tombola.training.checkpoint import TimeUp
+
     main = threading.current_thread() is threading.main_thread()  # only the main thread may set a handler
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    if not main or signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, _terminate):
         yield
         return
 
@@ -54,16 +57,16 @@ def ended_by_sigterm(run: Ending) -> Iterator[None]:
 
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """Raise Terminated on SIGTERM within the context, so that the first process can end its workers."""
+    """Raise Terminated on SIGTERM within the context, in any part of a command: it can end its workers and say so."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set a handler
         yield
         return
-
-    def terminate(*_: object) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated

@@ -15,6 +15,7 @@ from filelock import BaseFileLock, FileLock
 from tombola import files
 from tombola.errors import TombolaError
 from tombola.files import written_aside
+from tombola.metrics.columns import ANALYSES
 from tombola.study.graph import Graph, N, Node
 from tombola.study.messages import in_short
 
@@ -239,10 +240,14 @@ def _check_record(key: str, record: Any) -> None:
     for place, values, fields in (("run", record["run"], _RUN), ("record", found, _TRAINED if kind == TRAIN else {})):
         _ = values.keys()  # raises where it is no mapping
         for name, of in fields.items():
-            if isinstance(values[name], bool) or not isinstance(values[name], of):
+            if (
+                isinstance(values[name], bool)
+                or not isinstance(values[name], of)
+                or not (of is str or _is(values[name], ""))
+            ):
                 raise ValueError(f"its {place} has {name} {in_short(repr(values[name]))}")
     if kind in (TRAIN, EVALUATE):
-        odd = [name for name, value in found.items() if not isinstance(value, int | float) and name != "layer_density"]
+        odd = [name for name, value in found.items() if name != "layer_density" and (value is None or not _is(value, ""))]
         if odd:
             raise ValueError(f"its record has {in_short(odd[0])} {in_short(repr(found[odd[0]]))}")
     if kind == EVALUATE and not isinstance(json.loads(found["layer_density"]), dict):
@@ -250,6 +255,27 @@ def _check_record(key: str, record: Any) -> None:
     for name, rows in (("rows", found.get("rows", [])), ("history", record.get("history", []))):
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise ValueError(f"its {name} are no rows")
+    for row in found.get("rows", []):
+        _check_row(row, len(record["parents"]))
+    if odd := [value for epoch in record.get("history", []) for value in epoch.values() if not _is(value, "")]:
+        raise ValueError(f"its history has {in_short(repr(odd[0]))}")
+
+
+def _check_row(row: dict[str, Any], tickets: int) -> None:
+    """Raise ValueError unless an analysis's row is of two of its tickets, and has texts and numbers where tables do."""
+    for name in ("a", "b"):
+        if type(row.get(name)) is not int or not 0 <= row[name] < tickets:
+            raise ValueError(f"its rows have {name} {in_short(repr(row.get(name)))}, and {tickets} tickets are compared")
+    for name, value in row.items():
+        if name in ANALYSES and not _is(value, ANALYSES[name].unit):
+            raise ValueError(f"its rows have {name} {in_short(repr(value))}")
+
+
+def _is(value: Any, unit: str) -> bool:
+    """Return whether it is a text, or for any other unit a number; or missing."""
+    if unit == "text":
+        return value is None or isinstance(value, str)
+    return value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)  # as tables hold
 
 
 def missing(plan: Graph[N], store: Store) -> list[N]:

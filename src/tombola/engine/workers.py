@@ -23,7 +23,7 @@ from . import TIME_UP
 from .pull import pull
 
 _START = "from tombola.engine.workers import main; raise SystemExit(main())"
-_GRACE = 10.0  # seconds that a worker has to end before it is killed
+_GRACE = 8.0  # seconds that a worker has to end before it is killed: clusters mostly kill ten seconds after SIGTERM
 
 
 class Workers:

@@ -10,6 +10,8 @@ from tombola.errors import TombolaError
 
 from .parts import he_normal, image, positive
 
+_DEEPEST = 1202  # the deepest of He et al. 2016, section 4.2
+
 
 class Block(nn.Module):
     """Two 3x3 convolutions with batch norm, and a shortcut: 1x1 convolution with batch norm where the shape changes."""
@@ -37,8 +39,8 @@ def resnet(depth: int, input_shape: Sequence[int], outputs: int, width: int = 16
     width 16: depth 20 has 272,474 parameters, depth 110 has 1,730,714. He initialisation. Raises TombolaError for another
     depth or no image.
     """
-    if depth < 8 or depth % 6 != 2:
-        raise TombolaError(f"depth of resnet is {depth}; it must be 6n + 2: 8, 14, 20, 32, 44, 56, 110")
+    if not 8 <= depth <= _DEEPEST or depth % 6 != 2:
+        raise TombolaError(f"depth of resnet is {depth}; it must be 6n + 2: 8, 14, 20, 32, 44, 56, 110, at most {_DEEPEST}")
     return _residual(f"resnet{depth}", [(depth - 2) // 6] * 3, input_shape, outputs, width)
 
 

@@ -64,7 +64,7 @@ class Predictive:
             raise TombolaError(f"samples is {samples}, batch {batch}; both must be at least 1")
         if compiled and method != "mean":
             raise TombolaError(f"compiled is of the mean weights, method is {method!r}; give method='mean'")
-        ticket.layout.check(module)
+        ticket.check(module)
         _check_weights(ticket)
         self.ticket, self.abstention = ticket, abstention
         self.signature = signature or signature_of(ticket)

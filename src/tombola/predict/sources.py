@@ -3,6 +3,7 @@
 Legend: B examples of a piece.
 """
 
+import errno
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from tombola.errors import TombolaError
 
 ARRAYS = (".npy", ".npz")
 _HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_LARGEST = 1 << 28  # bytes of a picture's file
 _MODES = {1: "L", 3: "RGB"}
 
 
@@ -65,6 +67,8 @@ def open_source(given: str, signature: Signature, *, resize: bool = False, split
 
             return hub(given, split, signature, _decoder(signature, resize))
         raise TombolaError(f"there is no {given} (seen from {Path.cwd()}); give a file, a folder, or OWNER/NAME on the hub")
+    if not here.is_file():
+        raise TombolaError(f"{given} is no plain file: a pipe or a device may never end; write it to a file first")
     if kind in ARRAYS:
         from .arrays import array
 
@@ -77,6 +81,15 @@ def open_source(given: str, signature: Signature, *, resize: bool = False, split
         return table([here], signature, _decoder(signature, resize))
     known = ", ".join(sorted({*ENDINGS, *FORMATS, *ARRAYS}))
     raise TombolaError(f"{given} is of no known kind ({kind or 'no ending'}); give one of {known}")
+
+
+def picture_at(file: Path) -> bytes:
+    """Return the bytes of a picture. Raises OSError for a pipe or a device, which may never end, and for over 256 MB."""
+    if not file.is_file():
+        raise OSError(errno.EINVAL, "no plain file")
+    if file.stat().st_size > _LARGEST:
+        raise OSError(errno.EFBIG, "larger than 256 MB")
+    return file.read_bytes()
 
 
 def stacked(names: Iterator[tuple[str, Tensor, str | None]], size: int) -> Iterator[Piece]:
@@ -112,7 +125,7 @@ def _pictures(files: list[Path], root: Path | None, signature: Signature, resize
     def read() -> Iterator[tuple[str, Tensor, str | None]]:
         for file, label in zip(files, labels, strict=True):
             try:
-                data = file.read_bytes()
+                data = picture_at(file)
             except OSError as error:
                 raise TombolaError(f"{file} can't be read: {error.strerror}; check its permissions or take it out") from None
             yield str(file.relative_to(root) if root else file), decode(str(file), data), label

@@ -1,7 +1,9 @@
 """Inputs from tables, read as a stream by `datasets`: parquet, arrow, csv, json, and data sets of the Hugging Face hub."""
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from tombola.data.huggingface import FORMATS
 from tombola.data.signature import Signature
 from tombola.errors import TombolaError, is_out_of_memory
 
-from .sources import Source, stacked
+from .sources import Source, picture_at, stacked
 
 _ROWS = 1000  # rows read together
 Decode = Callable[[str, bytes | None], Tensor]
@@ -51,7 +53,7 @@ def _rows(
     load: Callable[[str], Any], where: str, signature: Signature, decode: Decode
 ) -> Iterator[tuple[str, Tensor, str | None]]:
     """Yield number and input of each row."""
-    with tempfile.TemporaryDirectory() as space:
+    with tempfile.TemporaryDirectory() as space, _silent():
         read, count = _reader(None, {}, signature, decode), 0
         try:
             rows = _undecoded(load(space))
@@ -71,6 +73,18 @@ def _rows(
             ) from error
         if not count:
             raise TombolaError(f"{where} has no rows; give at least one")
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Leave out what `datasets` logs of a file that it cannot read: the error says it."""
+    logger = logging.getLogger("datasets")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _undecoded(rows: Any) -> Any:
@@ -131,8 +145,8 @@ def _bytes(cell: Mapping[str, Any]) -> bytes | None:
     if cell is None or cell.get("bytes") is not None or not cell.get("path"):
         return None if cell is None else cell.get("bytes")
     try:
-        return Path(cell["path"]).read_bytes()
-    except OSError:
+        return picture_at(Path(cell["path"]))
+    except (OSError, ValueError, TypeError):  # a path may be anything
         return None
 
 

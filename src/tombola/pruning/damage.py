@@ -4,19 +4,24 @@ Legend: P parameters of the layout.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tombola import files
 from tombola.errors import TombolaError, is_out_of_memory
 from tombola.posterior.batch_norm import Statistics
+from tombola.posterior.binding import buffers_of
 from tombola.posterior.gaussian import Gaussian
 from tombola.posterior.layout import Layout
 from tombola.posterior.point import Point
 from tombola.posterior.state import State
 
+_LARGEST_LOG = 40
+"""Bound of the logarithm of a noise: in float32 its square and the square's inverse are finite and above 0."""
+_REALS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FLAGS = {"random": bool, "decayed": bool, "prunable": bool}
 _ROW = {"name": str, "shape": list, "start": int, **_FLAGS, "fan_in": int, "why": str}
 """Fields of a segment in the description of a layout."""
@@ -66,7 +71,13 @@ def mask_in(bits: Tensor, numel: int) -> Tensor:
 
 
 def check_surviving(surviving: Any, tensors: dict[str, Tensor], kept: int) -> None:
-    """Raise TombolaError unless `surviving` maps tensors to their dimension of the `kept` surviving weights."""
+    """Raise TombolaError unless `surviving` maps tensors to their dimension of the `kept` surviving weights.
+
+    Also for a tensor of a posterior of numbers that torch cannot move about, such as those of 8 bits.
+    """
+    for name, stored in tensors.items():
+        if name.partition(".")[2].startswith("posterior.") and stored.is_floating_point() and stored.dtype not in _REALS:
+            raise damaged(f"{name!r} has numbers of {stored.dtype}, which no posterior has")
     if not isinstance(surviving, dict):
         raise damaged("its field 'surviving' is no mapping")
     for name, dim in surviving.items():
@@ -93,8 +104,8 @@ def state_in(layout: Layout, mask: Tensor, tensors: dict[str, Tensor], when: str
             raise
         raise damaged(f"the tensors of its {when} posterior do not fit: {' '.join(str(error).split())}") from None
     noise = state.likelihood.get("log_noise", torch.zeros(()))
-    if noise.ndim or not noise.is_floating_point() or not noise.isfinite():
-        raise damaged(f"log_noise of its {when} likelihood is no finite number")
+    if noise.ndim or not noise.is_floating_point() or not bool(noise.abs() < _LARGEST_LOG):
+        raise damaged(f"log_noise of its {when} likelihood is no finite number between -{_LARGEST_LOG} and {_LARGEST_LOG}")
     return state
 
 
@@ -113,21 +124,46 @@ def statistics_in(tensors: dict[str, Tensor], trained: State | None) -> Statisti
     for name, mean in found.mean.items():
         own = tuple(trained.buffers[name].shape)
         for value, shape in ((mean, own), (found.samples[name], (found.kept, *own))):
-            if tuple(value.shape) != shape or not value.is_floating_point() or not bool(value.isfinite().all()):
+            if tuple(value.shape) != shape or not _is_finite(value):
                 raise damaged(f"its batch-norm statistics of {name!r} are not finite numbers of shape {list(shape)}")
     return found
+
+
+def check_buffers(states: Mapping[str, Mapping[str, Tensor]], module: nn.Module) -> None:
+    """Raise TombolaError unless each state has the buffers of the module, by name, and batch-norm statistics that fit.
+
+    Other buffers may have another shape: a forward pass may replace them.
+    """
+    own, kind = buffers_of(module), type(module).__name__
+    for when, found in states.items():
+        for name in sorted(own.keys() ^ found.keys()):
+            one, other = ("it", kind) if name in found else (kind, "it")
+            raise TombolaError(f"{one} has a buffer {name!r} that {other} lacks: it is another model")
+        for name, value in found.items():
+            fits = value.shape == own[name].shape and value.dtype == own[name].dtype and _is_finite(value)
+            if name.rpartition(".")[2] in ("running_mean", "running_var") and not fits:
+                raise damaged(
+                    f"its buffer {name!r} ({when}) is {value.dtype} of shape {list(value.shape)}, or not finite; {kind} has "
+                    f"{own[name].dtype} of shape {list(own[name].shape)}"
+                )
+
+
+def _is_finite(value: Tensor) -> bool:
+    """Return whether it has finite real numbers, of a dtype that arithmetic takes: not complex, not of 8 bits."""
+    return value.dtype in _REALS and bool(value.isfinite().all())
 
 
 def _check_posterior(state: State, numel: int, when: str) -> None:
     q = state.posterior
     for name, value in q.tensors().items():
         flat = tuple(value.shape) == (numel,) and value.is_floating_point() and value.dtype == q.mean.dtype
-        # other families have tensors of any shape and dtype
-        if (isinstance(q, Gaussian | Point) and not flat) or not bool(value.isfinite().all()):
+        # other families have tensors of any shape, and whole numbers
+        exotic = (value.is_floating_point() or value.is_complex()) and not _is_finite(value)
+        if (isinstance(q, Gaussian | Point) and not flat) or exotic:
             raise damaged(
                 f"{name} of its {when} posterior is {value.dtype} of shape {list(value.shape)}, or not finite; it must be a "
                 f"finite number for each of {numel} parameters"
             )
     for name, marginal in (("mean", q.mean), ("std", q.std)):
-        if marginal is not None and (tuple(marginal.shape) != (numel,) or not bool(marginal.isfinite().all())):
+        if marginal is not None and (tuple(marginal.shape) != (numel,) or not _is_finite(marginal)):
             raise damaged(f"the {name} of its {when} posterior is not a finite number for each of {numel} parameters")

@@ -18,7 +18,6 @@ from tombola import files
 from tombola.errors import TombolaError
 from tombola.posterior.batch import logits_of
 from tombola.posterior.batch_norm import KEPT, Choice, Statistics, kept_of
-from tombola.posterior.binding import buffers_of
 from tombola.posterior.families import Posterior, draws_of, weight_sample
 from tombola.posterior.layout import Layout
 from tombola.posterior.predictive import Prediction, classes_of, outputs, statistics_of
@@ -26,7 +25,7 @@ from tombola.posterior.state import State
 
 from .compact import FORMAT as COMPACT
 from .compact import expanded
-from .damage import check_fields, check_surviving, damaged, layout_in, mask_in, state_in, statistics_in
+from .damage import check_buffers, check_fields, check_surviving, damaged, layout_in, mask_in, state_in, statistics_in
 from .estimators import Estimator, estimated
 from .surviving import indices, parameters_along, spread
 
@@ -83,6 +82,11 @@ class Ticket:
     def layer_density(self) -> dict[str, float]:
         """Return the surviving fraction of each prunable tensor, by name."""
         return {s.name: self.mask[s.slice].double().mean().item() for s in self.layout.prunable_segments()}
+
+    def check(self, module: nn.Module) -> None:
+        """Raise TombolaError unless `module` has the ticket's parameters and buffers, and sound batch-norm statistics."""
+        self.layout.check(module)
+        check_buffers({"start": self.rewind.buffers, "end": self.end.buffers}, module)
 
     def state_dict(self, module: nn.Module, *, seed: int | None = None, sample: int = 0) -> dict[str, Any]:
         """Return a plain state_dict of `module` with the trained posterior's mean, or with a weight sample of `seed`.
@@ -249,8 +253,7 @@ def load(path: str | Path, module: nn.Module | None = None) -> Ticket:
         raise TombolaError(f"cannot load {path}: {error}") from None
     if module is not None:
         try:
-            ticket.layout.check(module)
-            _check_buffers(ticket, module)
+            ticket.check(module)
         except TombolaError as error:
             raise TombolaError(f"{path} does not fit the model: {error}") from None
     return ticket
@@ -278,14 +281,6 @@ def ticket_in(tensors: dict[str, Tensor], description: dict[str, Any]) -> Ticket
     trained = state_in(layout, mask, states["trained"], "trained") if states["trained"] else None
     statistics = statistics_in(states["statistics"], trained) if states["statistics"] else None
     return Ticket(mask, rewind, trained, description["info"], statistics)
-
-
-def _check_buffers(ticket: Ticket, module: nn.Module) -> None:
-    """Raise TombolaError unless the ticket's states have the buffers of the module."""
-    own, found = buffers_of(module).keys(), ticket.rewind.buffers.keys() | ticket.end.buffers.keys()
-    for name in sorted(own ^ found):
-        one, other = ("it", type(module).__name__) if name in found else (type(module).__name__, "it")
-        raise TombolaError(f"{one} has a buffer {name!r} that {other} lacks: it is another model")
 
 
 def _own_copy(value: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+import unicodedata
 from difflib import get_close_matches
 from typing import Any
 
@@ -9,6 +10,16 @@ from typing import Any
 def in_short(text: str, most: int = 60) -> str:
     """Return a text that others wrote with its middle left out, so that a sentence about it stays readable."""
     return text if len(text) <= most else f"{text[: most - 15]} ... {text[-10:]}"
+
+
+def printable(text: str) -> str:
+    """Return a text that others wrote without characters that steer a terminal or turn the order of letters around.
+
+    Each of them is replaced by its escape, as Python writes it.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in text)
 
 
 def sentence(error: Any, root: type) -> str:

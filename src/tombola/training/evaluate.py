@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tombola import metrics, streams
 from tombola.data import Split
 from tombola.data.batches import Prepare
+from tombola.errors import TombolaError
 from tombola.posterior.families import draws_of
 from tombola.posterior.predictive import outputs, sample_statistics
 from tombola.pruning.estimators import estimated
@@ -41,7 +42,7 @@ def evaluate_ticket(
         unless the settings choose others. A point has its running ones.
     prepare: makes stored inputs into what the network takes, as `Dataset.prepare`.
     further: the examples that `settings.measures` look at, by `further_of`; not needed without measures.
-    Raises TombolaError if the ticket is untrained or of another model.
+    Raises TombolaError if the ticket is untrained or of another model, and for outputs that are NaN.
     """
     q, state = ticket.posterior, ticket.trained
     assert state is not None  # `posterior` has checked it
@@ -62,6 +63,8 @@ def evaluate_ticket(
             statistics = sample_statistics(module, state_there, reference, stream=words, **passes) if own else None
             predict = partial(outputs, module, state_there, stream=words, statistics=statistics, **how)
         out = predict(inputs).cpu()
+        if bool(out.isnan().any()):
+            raise TombolaError(f"{type(module).__name__} has outputs that are NaN: its weights or statistics are damaged")
         row = scored(out, targets, train, state, settings, generator)
         if settings.measures:
             assert further is not None

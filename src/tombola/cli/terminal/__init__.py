@@ -2,6 +2,7 @@
 
 from .follow import Follower
 from .picture import Finished, Picture, Running, draw, duration, until
+from .screen import Screen
 from .tables import graph_table, print_results, print_settled, results_table
 from .watchers import ConsoleWatcher, shown
 
@@ -11,6 +12,7 @@ __all__ = [
     "Follower",
     "Picture",
     "Running",
+    "Screen",
     "draw",
     "duration",
     "graph_table",
