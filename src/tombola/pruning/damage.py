@@ -130,15 +130,16 @@ def statistics_in(tensors: dict[str, Tensor], trained: State | None) -> Statisti
 
 
 def check_buffers(states: Mapping[str, Mapping[str, Tensor]], module: nn.Module) -> None:
-    """Raise TombolaError unless each state has the buffers of the module, by name, and batch-norm statistics that fit.
+    """Raise TombolaError unless the states have the buffers of the module, by name, and batch-norm statistics that fit.
 
-    Other buffers may have another shape: a forward pass may replace them.
+    Other buffers may have another shape, or be in one state alone: a forward pass may make and replace them.
     """
     own, kind = buffers_of(module), type(module).__name__
+    everywhere = {name for found in states.values() for name in found}
+    for name in sorted(own.keys() ^ everywhere):
+        one, other = ("it", kind) if name in everywhere else (kind, "it")
+        raise TombolaError(f"{one} has a buffer {name!r} that {other} lacks: it is another model")
     for when, found in states.items():
-        for name in sorted(own.keys() ^ found.keys()):
-            one, other = ("it", kind) if name in found else (kind, "it")
-            raise TombolaError(f"{one} has a buffer {name!r} that {other} lacks: it is another model")
         for name, value in found.items():
             fits = value.shape == own[name].shape and value.dtype == own[name].dtype and _is_finite(value)
             if name.rpartition(".")[2] in ("running_mean", "running_var") and not fits:
