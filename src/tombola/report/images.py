@@ -65,7 +65,7 @@ ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing with its name and its SVG."""
+    """A drawing with its name and the page's SVG, without the legend (a seventh of its time): the page writes it as text."""
 
     name: str
     drawing: Drawing
@@ -73,18 +73,23 @@ class Picture:
 
     @classmethod
     def of(cls, name: str, drawing: Drawing) -> "Picture":
-        """Write the drawing's SVG. Call it within matplotlib.rc_context(SETTINGS)."""
-        return cls(name, drawing, _saved(drawing.figure, "svg"))
+        """Write the page's SVG. Call it within matplotlib.rc_context(SETTINGS)."""
+        for legend in drawing.figure.legends:
+            legend.set_visible(False)
+        svg = _saved(drawing.figure, "svg")
+        for legend in drawing.figure.legends:
+            legend.set_visible(True)
+        return cls(name, drawing, svg)
 
     def files(self, formats: Sequence[str] = DEFAULT_FORMATS) -> dict[str, bytes]:
         """Return the figure in these formats, and its numbers as CSV, by file name."""
         with matplotlib.rc_context(SETTINGS):
-            figures = {kind: self.svg if kind == "svg" else _saved(self.drawing.figure, kind) for kind in formats}
+            figures = {kind: _saved(self.drawing.figure, kind) for kind in formats}
         numbers = self.drawing.numbers.to_csv(index=False, lineterminator="\n").encode()
         return {f"{self.name}.{kind}": content for kind, content in {**figures, "csv": numbers}.items()}
 
     def plots(self, label: str) -> list[Markup]:
-        """Return each plot as an SVG element that fills its container, without the legend, which the page writes as text.
+        """Return each plot as an SVG element that fills its container.
 
         Ids get the name as prefix, so that a page repeats none. Plots may refer to marks that the first of them defines.
         """
