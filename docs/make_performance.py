@@ -68,11 +68,11 @@ tombola's own (of the study's methods), both times the number of steps in the st
 pruning, storing and the report. Resume is the same command once more when all is done.""",
     "scale": """## Commands, and ten thousand stages
 
-Processor seconds from the start of Python, and the peak of resident memory: of commands on the demo (189 records) and on a
-study of ten thousand stages, and of the claims of a hundred thousand records. The demo itself is by the clock, on as many
-processes as its thread and the cores allow. `status`, `report`, `compare` and `clean` read the plan that the run wrote, so
-they need neither torch nor data; `run` plans anew, because code and data may have changed. Resume is the same command once
-more when all is done.""",
+Processor seconds from the start of Python, the median of five runs, and the peak of resident memory: of commands on the demo
+(189 records) and on a study of ten thousand stages, and of the claims of a hundred thousand records. The demo itself is by
+the clock, on as many processes as its thread and the cores allow. `status`, `report`, `compare` and `clean` read the plan
+that the run wrote, so they need neither torch nor data; `run` plans anew, because code and data may have changed. Resume is
+the same command once more when all is done.""",
     "data": """## An epoch of images
 
 Images of 3x32x32 gathered in shuffled order, mirrored, cropped and normalised. Resident is from memory, streamed from a
