@@ -159,7 +159,9 @@ def test_a_signature_that_no_data_has_is_one_sentence(refused, tmp_path, field):
     for value in SIGNATURES[field]:
         about["info"]["inputs"][field] = value
         files.write(tmp_path / "x.safetensors", tensors, about)
-        assert f"the signature of the inputs has {field}" in refused("predict", "x.safetensors", PICTURES["digits"])
+        assert f"info.inputs is no signature ({field} of the inputs is" in refused(
+            "predict", "x.safetensors", PICTURES["digits"]
+        )
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,16 @@
 
 import hashlib
 import importlib
+import json
 
+import numpy as np
 import pytest
 import torch
 
 from tombola.data import Dataset, Normalise, digits, load_data, split, training_batches
 from tombola.data.batches import StreamedBatches
 from tombola.data.placement import fits
+from tombola.data.signature import Signature
 from tombola.errors import TombolaError
 from tombola.settings import DataSettings
 
@@ -200,3 +203,39 @@ def test_a_factory_of_the_users_own(user_module):
 def test_an_unknown_name_is_refused_with_what_was_meant():
     with pytest.raises(TombolaError, match=r"unknown data set 'digit': did you mean 'digits'\?"):
         load_data("digit", {})
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"classes": ["a", "b"]}, {"classes": ["a", "b"]}),
+        ({"classes": np.array(["a", "b"])}, {"classes": ["a", "b"]}),
+        ({"normalise": Normalise((np.float32(0.5),), (0.25,))}, {"normalise": {"mean": [0.5], "std": [0.25], "scale": 1.0}}),
+        ({"decoding": {"columns": tuple(np.array(["x", "y"]))}}, {"columns": ["x", "y"]}),
+    ],
+)
+def test_what_a_ticket_keeps_of_data_is_plain_json(given: dict, kept: dict):
+    """Names and numbers of numpy's and lists, as a data set of one's own may have them."""
+    inputs, labels = torch.randn(6, 2), torch.arange(6) % 2
+    found = Dataset("own", *3 * [(inputs, labels)], **given).signature.to_json()
+    again = json.loads(json.dumps(found))
+    assert {name: again[name] for name in kept} == kept
+    assert Signature.of_json(again).to_json() == found
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"classes": (1, 2)}, r"data 'own': classes of the inputs is \(1, 2\); it must be texts"),
+        ({"decoding": {"columns": ("x", 1)}}, "columns of the inputs is"),
+        ({"decoding": {"size": "8"}}, "size of the inputs is '8'; it must be 1 to 8192"),
+        ({"decoding": {"pool": True}}, "pool of the inputs is True"),
+        ({"normalise": Normalise((torch.tensor(0.5),), (0.25,))}, "normalise of the inputs is"),
+        ({"normalise": Normalise((0.5, 0.5, 0.5), (0.25,))}, "normalise of the inputs is"),
+        ({"normalise": Normalise((0.5,), (0.0,))}, "it must be numbers, std and scale above 0"),
+    ],
+)
+def test_what_a_ticket_could_not_keep_is_refused_before_a_training(given: dict, said: str):
+    inputs, labels = torch.randn(6, 2), torch.arange(6) % 2
+    with pytest.raises(TombolaError, match=said):
+        Dataset("own", *3 * [(inputs, labels)], **given)

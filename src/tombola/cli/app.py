@@ -75,6 +75,15 @@ def _bounded(sentence: str) -> str:
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 125]} ... {line[-120:]}"
 
 
+def _of_the_machine(error: Exception) -> str:
+    """Return the sentence of an error of the machine's: out of memory, a path that it refuses. Empty for others."""
+    if is_out_of_memory(error):
+        return f"out of memory ({str(error) or 'MemoryError':.100}); {_MEMORY}"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.strerror}: {error.filename}; give another path"
+    return ""
+
+
 def _command(function: Callable[..., int]) -> Callable[..., None]:
     """Register a command that returns its exit code; a TombolaError is one sentence and exit code 2."""
 
@@ -98,11 +107,9 @@ def _command(function: Callable[..., int]) -> Callable[..., None]:
         except BrokenPipeError:  # the reader of our output has gone
             code = 0
         except (MemoryError, RuntimeError, OSError) as error:
-            if not is_out_of_memory(error) and not (isinstance(error, OSError) and error.filename):
+            if not (sentence := _of_the_machine(error)):
                 raise
-            memory = f"out of memory ({str(error) or 'MemoryError':.100}); {_MEMORY}"
-            place = f"{getattr(error, 'strerror', '')}: {getattr(error, 'filename', '')}; give another path"
-            typer.echo(f"tombola: {_bounded(memory if is_out_of_memory(error) else place)}", err=True)
+            typer.echo(f"tombola: {_bounded(sentence)}", err=True)
             code = 2
         raise typer.Exit(code)
 

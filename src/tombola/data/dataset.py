@@ -82,6 +82,8 @@ class Dataset:
                 raise TombolaError(f"data {self.name!r}: {split} has the label {int(targets.min())}; classes count from 0")
         if not len(self.train[0]) or not len(self.test[0]):
             raise TombolaError(f"data {self.name!r}: the train or the test split is empty")
+        object.__setattr__(self, "classes", tuple(self.classes))
+        self._form(self.classes)  # what a ticket could not keep is said here, and not once it is trained
         looked_at = self.digest or not self.train[0].is_floating_point()
         if not looked_at and not all(bool(part.isfinite().all()) for part in _chunks(self.train[0])):
             raise TombolaError(f"data {self.name!r}: train inputs are not finite; clean them first")
@@ -111,9 +113,14 @@ class Dataset:
     @property
     def signature(self) -> Signature:
         """Form of the inputs and names of the classes, by which a ticket predicts new examples without this data."""
-        names = (self.classes or tuple(map(str, range(self.outputs)))) if self.is_classification else ()
-        dtype = str(self.train[0].dtype).removeprefix("torch.")
-        return Signature(self.input_shape, dtype, names, self.normalise, **self.decoding)
+        return self._form((self.classes or tuple(map(str, range(self.outputs)))) if self.is_classification else ())
+
+    def _form(self, names: tuple[str, ...]) -> Signature:
+        try:
+            dtype = str(self.train[0].dtype).removeprefix("torch.")
+            return Signature(self.input_shape, dtype, names, self.normalise, **self.decoding)
+        except TombolaError as error:
+            raise TombolaError(f"data {self.name!r}: {error}") from None
 
     def held_out(self, which: str) -> Split:
         """Return the split `test` or `validation`. Raises TombolaError if no validation examples are held out."""

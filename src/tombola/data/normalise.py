@@ -36,6 +36,10 @@ class Normalise:
         finite = all(abs(number) < _HUGE for part in given for number in part)
         return finite and len(self.mean) in counts and len(self.std) in counts and min(*self.std, self.scale) > 0
 
+    def to_json(self) -> dict[str, Any]:
+        """Return its fields in plain numbers: it may have numpy's."""
+        return {"mean": [*map(float, self.mean)], "std": [*map(float, self.std)], "scale": float(self.scale)}
+
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return normalised inputs [B, C, ...] in float32, on their device."""
         factor, shift = _affine(self, inputs.device, inputs.ndim)

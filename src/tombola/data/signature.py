@@ -4,7 +4,7 @@ Legend: B examples, C channels.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -40,27 +40,31 @@ class Signature:
     """True for float32 images whose values are pixels in [0, 1]: uint8 pixels are divided by 255."""
 
     def __post_init__(self) -> None:
-        """Raise TombolaError for a field that no data has: it may come from a file of others."""
+        """Raise TombolaError for a field that no data has."""
         sides = self.shape[1:] if _are(self.shape, int) else ()
         fits = {
-            "shape": _are(self.shape, int) and min(self.shape, default=1) > 0,
-            "dtype": isinstance(self.dtype, str) and isinstance(getattr(torch, self.dtype, None), torch.dtype),
-            "classes": _are(self.classes, str),
-            "columns": _are(self.columns, str),
-            "size": self.size is None or (type(self.size) is int and 0 < self.size <= _LARGEST),
-            "pool": type(self.pool) is int and 0 < self.pool * max(sides, default=1) <= _LARGEST,
-            "unit": type(self.unit) is bool,
-            "normalise": self.normalise is None or self.normalise.fits(self.shape),
+            "shape": (_are(self.shape, int) and min(self.shape, default=1) > 0, "whole numbers above 0"),
+            "dtype": (isinstance(getattr(torch, str(self.dtype), None), torch.dtype), "the name of one of torch's"),
+            "classes": (_are(self.classes, str), "texts"),
+            "columns": (_are(self.columns, str), "texts"),
+            "size": (
+                self.size is None or (_are((self.size,), int) and 0 < self.size <= _LARGEST),
+                f"1 to {_LARGEST} pixels",
+            ),
+            "pool": (
+                _are((self.pool,), int) and 0 < self.pool * max(sides, default=1) <= _LARGEST,
+                f"1 or more, of pictures of at most {_LARGEST} pixels a side",
+            ),
+            "unit": (isinstance(self.unit, bool), "true or false"),
+            "normalise": (self.normalise is None or self.normalise.fits(self.shape), "numbers, std and scale above 0"),
         }
-        if wrong := [name for name, is_right in fits.items() if not is_right]:
-            shown = f"{getattr(self, wrong[0])!r:.60}"
-            raise TombolaError(
-                f"the signature of the inputs has {wrong[0]} {shown}, which no data has; save the ticket anew"
-            )
+        for name, (is_right, wanted) in fits.items():
+            if not is_right:
+                raise TombolaError(f"{name} of the inputs is {getattr(self, name)!r:.60}; it must be {wanted}")
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a ticket's `info["inputs"]` has it."""
-        normalise = None if self.normalise is None else asdict(self.normalise)
+        normalise = self.normalise and self.normalise.to_json()
         return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()} | {"normalise": normalise}
 
     @classmethod
@@ -72,7 +76,7 @@ class Signature:
             if (given := values.get("normalise")) is not None:
                 values["normalise"] = Normalise(tuple(given["mean"]), tuple(given["std"]), given["scale"])
             return cls(**values)
-        except (TypeError, KeyError, AttributeError) as error:
+        except (TypeError, KeyError, AttributeError, TombolaError) as error:
             raise TombolaError(f"the ticket's info.inputs is no signature ({error}); save the ticket anew") from None
 
     def prepare(self, inputs: Tensor, first: int = 0) -> Tensor:
@@ -110,8 +114,8 @@ class Signature:
 
 
 def _are(values: Any, kind: type) -> bool:
-    """Return whether it is a tuple of values of exactly this kind."""
-    return isinstance(values, tuple) and all(type(value) is kind for value in values)
+    """Return whether it is a tuple of values of this kind; a bool is no number."""
+    return isinstance(values, tuple) and all(isinstance(value, kind) and not isinstance(value, bool) for value in values)
 
 
 def check_finite(inputs: Tensor, first: int = 0) -> None:

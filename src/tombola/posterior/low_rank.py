@@ -1,6 +1,6 @@
 """The Gaussian whose covariance is low rank plus diagonal.
 
-Legend: P parameters of the layout, r columns of the factor.
+Legend: P parameters of the layout, n of them random, r rows of the factor.
 """
 
 from dataclasses import dataclass, replace
